@@ -1,0 +1,229 @@
+"""One folder a model: config.json, tokenizer.model, model.safetensors, train.json, README.md; and how to find and load it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from emogen.atomic import replacing, write_text
+from emogen.data.batches import Limits, encode_context
+from emogen.decoding.sampling import Sample, Sampling, sample
+from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
+from emogen.errors import CheckpointError
+from emogen.models.classifier import Classifier, ClassifierConfig
+from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.vae import TextVAE, TextVaeConfig
+from emogen.text import SentencePieceTokenizer, load_tokenizer
+from emogen.version import __version__
+
+FORMAT = 1
+CHECKPOINTS = Path("checkpoints")
+LATEST = "latest"
+
+Kind = Literal["generator", "vae", "classifier"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What config.json holds.
+
+    Attributes:
+        kind: generator, vae or classifier.
+        labels: the model's emotions, in order.
+        model: the fields of the model's config.
+        limits: of the rows that it was trained on.
+    """
+
+    kind: Kind
+    labels: LabelSet
+    model: Mapping[str, Any]
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded generator or VAE with all that text from it needs.
+
+    Attributes:
+        folder: where it stands.
+        description: its config.
+        model: Generator or TextVAE.
+        tokenizer: its tokenizer.
+    """
+
+    folder: Path
+    description: Description
+    model: Generator | TextVAE
+    tokenizer: SentencePieceTokenizer
+
+    @property
+    def labels(self) -> LabelSet:
+        """The emotions it knows, in order."""
+        return self.description.labels
+
+    @property
+    def generator(self) -> Generator:
+        """The model itself, or a VAE's decoder."""
+        return self.model.decoder if isinstance(self.model, TextVAE) else self.model
+
+    def emotion(self, asked: str | Emotion | None, strength: float = 1.0) -> Emotion:
+        """An emotion over the model's labels from `joy`, `joy=0.7,fear=0.3`, an Emotion, or None for no emotion."""
+        if asked is None:
+            return no_emotion(self.labels)
+        return asked if isinstance(asked, Emotion) else parse_emotion(asked, self.labels, strength)
+
+    def sample(
+        self,
+        emotion: str | Emotion | None = None,
+        n: int = 1,
+        context: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> list[Sample]:
+        """Texts with the emotion that is asked for.
+
+        Args:
+            emotion: `joy`, `joy=0.7,surprise=0.3`, or None for no emotion.
+            n: how many.
+            context: utterances to reply to, oldest first.
+            sampling: decoding options, in place of the model's own defaults; its n and seed give way to those here.
+            seed: the same seed gives the same texts on a CPU.
+
+        Raises:
+            SettingsError: an emotion that the model does not know, or an impossible option.
+        """
+        options = replace(sampling or self.default_sampling, n=n, seed=seed)
+        prefix = encode_context(context, self.tokenizer, self.description.limits)
+        return list(sample(self.generator, self.tokenizer, prefix, self.emotion(emotion), options))
+
+    @property
+    def default_sampling(self) -> Sampling:
+        """Temperature and filters for reading rather than for measuring: 0.8, nucleus 0.95."""
+        return Sampling(temperature=0.8, top_p=0.95, max_tokens=self.description.limits.reply_tokens + 1)
+
+
+def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> Checkpoint:
+    """Loads a generator or a VAE.
+
+    Args:
+        path: a checkpoint's folder; None takes `$EMOGEN_CHECKPOINT`, else checkpoints/latest, else the model that ships.
+        device: where the weights go.
+
+    Raises:
+        CheckpointError: missing, cut short, of another version, or a classifier.
+    """
+    folder = find_checkpoint(path)
+    description = read_description(folder)
+    if description.kind == "classifier":
+        raise CheckpointError(f"{folder}: is a classifier, which writes no text; pass a checkpoint of train-lm, -vae or -gan")
+    model = build_model(description)
+    read_weights(folder, model)
+    model.to(device).eval()
+    return Checkpoint(folder, description, model, load_tokenizer(folder / "tokenizer.model"))
+
+
+def load_classifier(folder: Path) -> tuple[Classifier, LabelSet]:
+    """Loads a classifier and its labels; raises CheckpointError as `load` does."""
+    description = read_description(folder)
+    if description.kind != "classifier":
+        raise CheckpointError(f"{folder}: is a {description.kind}, not a classifier")
+    classifier = Classifier(ClassifierConfig(**description.model))
+    read_weights(folder, classifier)
+    return classifier.eval(), description.labels
+
+
+def find_checkpoint(path: str | Path | None = None) -> Path:
+    """The folder that `load` reads.
+
+    Raises:
+        CheckpointError: nothing there.
+    """
+    chosen = Path(path or os.environ.get("EMOGEN_CHECKPOINT") or _latest() or shipped("default"))
+    if chosen.is_file() and chosen.name == LATEST:
+        chosen = chosen.parent / chosen.read_text(encoding="utf-8").strip()
+    if not (chosen / "config.json").is_file():
+        raise CheckpointError(f"{chosen}: no checkpoint there (no config.json); train one, or leave out --checkpoint")
+    return chosen
+
+
+def shipped(name: str) -> Path:
+    """Folder of a model that ships: inside the installed package, or beside it in a clone."""
+    package = Path(__file__).parent
+    inside = package / "checkpoints" / name
+    return inside if inside.is_dir() else package.parent / "checkpoints" / name
+
+
+def mark_latest(folder: Path) -> None:
+    """Makes `folder` what checkpoints/latest points to, where it stands under checkpoints/."""
+    if folder.resolve().parent == CHECKPOINTS.resolve():
+        write_text(CHECKPOINTS / LATEST, folder.name + "\n")
+
+
+def describe(model: nn.Module, labels: LabelSet, limits: Limits) -> Description:
+    """The description of a model in memory."""
+    kinds: dict[type, Kind] = {Generator: "generator", TextVAE: "vae", Classifier: "classifier"}
+    return Description(kinds[type(model)], labels, asdict(model.config), limits)  # type: ignore[call-overload]
+
+
+def build_model(description: Description) -> Generator | TextVAE:
+    """A model of that description with fresh weights; raises CheckpointError where the description does not fit."""
+    sizes = dict(description.model)
+    if description.kind == "vae":
+        return TextVAE(TextVaeConfig(**{**sizes, "decoder": GeneratorConfig(**sizes["decoder"])}))
+    return Generator(GeneratorConfig(**sizes))
+
+
+def save_model(folder: Path, description: Description, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Writes config and weights, each whole or not at all; weights as safetensors in `dtype`."""
+    content = {
+        "format": FORMAT,
+        "emogen": __version__,
+        "kind": description.kind,
+        "labels": list(description.labels.names),
+        "model": dict(description.model),
+        "limits": asdict(description.limits),
+    }
+    write_text(folder / "config.json", json.dumps(content, indent=1) + "\n")
+    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(folder / "model.safetensors") as beside:
+        beside.write_bytes(safetensors.torch.save(tensors))
+
+
+def read_description(folder: Path) -> Description:
+    """Reads config.json; raises CheckpointError where it is missing, broken or of another format."""
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path}: format {content['format']} (emogen {content['emogen']}), this emogen {__version__} reads {FORMAT}; "
+                "install that version or train again"
+            )
+        labels, limits = LabelSet(tuple(content["labels"])), Limits(**content["limits"])
+        return Description(content["kind"], labels, content["model"], limits)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: no readable model description ({error!r})") from None
+
+
+def read_weights(folder: Path, model: nn.Module) -> None:
+    """Fills `model` from model.safetensors; raises CheckpointError where it is missing, cut short or of other shapes."""
+    path = folder / "model.safetensors"
+    try:
+        tensors = safetensors.torch.load(path.read_bytes())
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read ({reason}); the file is cut short or of another model") from None
+
+
+def _latest() -> Path | None:
+    pointer = CHECKPOINTS / LATEST
+    return pointer if pointer.is_file() else None

@@ -1,0 +1,75 @@
+"""The command line: `emogen COMMAND`. A command's module is imported when the command is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from emogen.errors import EmogenError, Interrupted, SettingsError
+from emogen.version import __version__
+
+_COMMANDS = {
+    "data": ("emogen.cli.data", "data", "Check, count, split and fetch corpora."),
+    "train-lm": ("emogen.cli.training", "train_lm", "Train an emotion-conditioned language model."),
+    "train-vae": ("emogen.cli.training", "train_vae", "Train an emotion-conditioned text VAE."),
+    "train-gan": ("emogen.cli.training", "train_gan", "Train adversarially against a Transformer discriminator."),
+    "sample": ("emogen.cli.sampling", "sample", "Write texts with an emotion."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands' one-line helps, and imports a command only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="emogen")
+def cli() -> None:
+    """Emotional text: train, sample, control and measure.
+
+    Data goes to standard output, progress and messages to standard error. Exit status: 0 done, 1 failed, 2 wrong usage, 130
+    interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Runs the command line; a user's mistake becomes one line on standard error."""
+    try:
+        cli.main(args=arguments, prog_name="emogen", standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = _say("interrupted", 130)
+    except Interrupted as stopped:
+        code = _say(str(stopped), 128 + stopped.signal)
+    except EmogenError as error:
+        code = _say(str(error), 2 if isinstance(error, SettingsError) else 1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 1
+    sys.exit(code)
+
+
+def _say(message: str, code: int) -> int:
+    click.echo(f"emogen: {' '.join(message.split())}", err=True)
+    return code

@@ -1,0 +1,59 @@
+"""The options that say how a data file is read, the same for every command that reads one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from emogen.data.exchange import Columns, Reading
+from emogen.emotions import LABEL_SETS, named_label_set
+
+Command = Callable[..., Any]
+
+_FORMATS = ("jsonl", "csv", "tsv")
+_COLUMNS = ("reply", "emotion", "context", "split")
+_LABELS_HELP = f"{', '.join(LABEL_SETS)}, or names with commas between.  [default: the file's own; ekman for a pipe]"
+
+
+def reading_options(command: Command) -> Command:
+    """Adds the options to a click command, which gets the Reading they make as `reading`."""
+    default = Reading()
+    columns = default.columns
+
+    @_column("reply", columns.reply, "Column of the text; a|b takes the first that is there.")
+    @_column("emotion", columns.emotion, "Column of the emotion.")
+    @_column("context", columns.context, "Column of earlier utterances: a list, or text with || between; optional.")
+    @_column("split", columns.split, "Column of train, valid, test; optional.")
+    @click.option("--labels", metavar="NAMES", help=_LABELS_HELP)
+    @click.option(
+        "--max-words",
+        type=click.IntRange(min=1),
+        default=default.max_words,
+        show_default=True,
+        help="A longer reply is an error; each CJK character is a word.",
+    )
+    @click.option("--format", type=click.Choice(_FORMATS), help="Where the name does not say.  [default for -: jsonl]")
+    @wraps(command)
+    def with_reading(**options: Any) -> Any:
+        return command(reading=_reading(options), **options)
+
+    return with_reading
+
+
+def _column(name: str, default: str, text: str) -> Callable[[Command], Command]:
+    return click.option(f"--{name}-column", metavar="NAME", default=default, show_default=True, help=text)
+
+
+def _reading(options: dict[str, Any]) -> Reading:
+    """Takes its own options out of `options`."""
+    columns = Columns(**{name: options.pop(f"{name}_column") for name in _COLUMNS})
+    labels = options.pop("labels")
+    return Reading(
+        columns=columns,
+        labels=named_label_set(labels) if labels else None,
+        max_words=options.pop("max_words"),
+        format=options.pop("format") or "",
+    )

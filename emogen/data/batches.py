@@ -1,0 +1,234 @@
+"""Token arrays on disk, and batches of similar lengths from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emogen.data.exchange import Exchange
+from emogen.emotions import LabelSet
+from emogen.errors import DataError, EmogenError
+from emogen.text import BOS, EOS, PAD, TURN, Tokenizer
+
+_POOL = 50
+_LAYOUT = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a row may be.
+
+    Attributes:
+        context_tokens: the newest tokens of the context that are kept.
+        reply_tokens: a longer reply is left out (and counted), never cut.
+    """
+
+    context_tokens: int = 32
+    reply_tokens: int = 40
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows `context, BOS, reply, EOS` padded at the end.
+
+    Attributes:
+        tokens: [batch, time], int64.
+        reply_start: [batch], place of the first reply token.
+        emotion: [batch, emotions + 1], the condition; the last column is the share of "no emotion".
+    """
+
+    tokens: Tensor
+    reply_start: Tensor
+    emotion: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on `device`."""
+        return Batch(*(part.to(device, non_blocking=True) for part in (self.tokens, self.reply_start, self.emotion)))
+
+
+@dataclass(frozen=True)
+class TokenArrays:
+    """The rows of one split, memory-mapped.
+
+    Attributes:
+        tokens: all rows one after another, [tokens].
+        offsets: where each row begins, [rows + 1].
+        reply_starts: place of the first reply token in its row, [rows].
+        emotions: [rows, emotions + 1].
+        left_out: rows that were longer than the limits.
+    """
+
+    tokens: NDArray[np.unsignedinteger]
+    offsets: NDArray[np.int64]
+    reply_starts: NDArray[np.int32]
+    emotions: NDArray[np.float32]
+    left_out: int
+
+    def __len__(self) -> int:
+        return len(self.reply_starts)
+
+    def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The given rows as tensors."""
+        pieces = [self.tokens[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        tokens = np.full((len(pieces), max(map(len, pieces))), PAD, dtype=np.int64)
+        for row, piece in zip(tokens, pieces, strict=True):
+            row[: len(piece)] = piece
+        rows = np.asarray(rows)
+        starts = self.reply_starts[rows].astype(np.int64)
+        return Batch(torch.from_numpy(tokens), torch.from_numpy(starts), torch.from_numpy(self.emotions[rows]))
+
+
+def token_arrays(
+    source: str, exchanges: Callable[[], Iterable[Exchange]], tokenizer: Tokenizer, labels: LabelSet, limits: Limits, cache: Path
+) -> dict[str, TokenArrays]:
+    """The corpus as token arrays by split, tokenised once and read from disk from then on.
+
+    Args:
+        source: hash of the data that `exchanges` yields.
+        exchanges: opens the corpus; called only where the arrays are not there yet. Every row names its split.
+        tokenizer: its fingerprint is part of the arrays' name.
+        labels: the emotions' order in the arrays.
+        limits: of a row.
+        cache: folder under which arrays are kept, one folder for each combination of the above.
+
+    Raises:
+        DataError: no row is left for training.
+    """
+    identity = {"layout": _LAYOUT, "source": source, "tokenizer": tokenizer.fingerprint, "labels": labels.names}
+    key = json.dumps(identity | asdict(limits), sort_keys=True)
+    folder = cache / hashlib.sha256(key.encode()).hexdigest()[:20]
+    if not (folder / "source.json").exists():
+        _build(folder, key, exchanges(), tokenizer, len(labels), limits)
+    return {path.name: _open(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+
+
+def batches(arrays: TokenArrays, size: int, seed: int, start: int = 0, by_context: bool = False) -> Iterator[Batch]:
+    """Batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly.
+
+    Args:
+        arrays: the rows.
+        size: rows a batch; the last batch of an epoch may be smaller.
+        seed: of the order.
+        start: number of batches to pass over.
+        by_context: rows of similar context length go together instead of rows of similar length.
+    """
+    if not len(arrays):
+        raise DataError("no row to make batches of")
+    keys = arrays.reply_starts if by_context else np.diff(arrays.offsets)
+    each = -(-len(arrays) // size)
+    epoch, first = divmod(start, each)
+    while True:
+        for rows in epoch_order(keys, size, np.random.default_rng([seed, epoch]))[first:]:
+            yield arrays.batch(rows)
+        epoch, first = epoch + 1, 0
+
+
+def epoch_order(lengths: NDArray[np.integer], size: int, random: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Row numbers of an epoch's batches: shuffled, sorted by length within pools of 50 batches, cut, and shuffled again."""
+    rows = random.permutation(len(lengths))
+    pools = [rows[at : at + _POOL * size] for at in range(0, len(rows), _POOL * size)]
+    ordered = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    cut = [ordered[at : at + size] for at in range(0, len(ordered), size)]
+    return [cut[place] for place in random.permutation(len(cut))]
+
+
+def encode_context(context: Sequence[str], tokenizer: Tokenizer, limits: Limits) -> list[int]:
+    """What stands before a reply: the newest context tokens, each utterance ended by TURN, then BOS."""
+    ids = [token for turn in context for token in (*tokenizer.encode(turn), TURN)]
+    return [*ids[max(0, len(ids) - limits.context_tokens) :], BOS]
+
+
+class _Writer:
+    """Appends the rows of one split to its files."""
+
+    def __init__(self, folder: Path, dtype: type[np.unsignedinteger], emotions: int) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.dtype = dtype
+        self.shape = (-1, emotions + 1)
+        self.tokens, self.rows, self.emotions = ((folder / name).open("wb") for name in ("tokens", "rows", "emotions"))
+        self.end = 0
+        self.left_out = 0
+
+    def add(self, prefix: list[int], reply: list[int], condition: Sequence[float]) -> None:
+        row = [*prefix, *reply, EOS]
+        self.end += len(row)
+        self.tokens.write(np.asarray(row, dtype=self.dtype).tobytes())
+        self.rows.write(np.asarray([self.end, len(prefix)], dtype=np.int64).tobytes())
+        self.emotions.write(np.asarray(condition, dtype=np.float32).tobytes())
+
+    def close(self) -> None:
+        for handle in (self.tokens, self.rows, self.emotions):
+            handle.close()
+
+    def finish(self) -> None:
+        for handle in (self.tokens, self.rows, self.emotions):
+            handle.flush()
+            os.fsync(handle.fileno())
+        self.close()
+        about = {"dtype": np.dtype(self.dtype).name, "emotions": self.shape[1], "left_out": self.left_out}
+        (self.folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def _build(
+    folder: Path, key: str, exchanges: Iterable[Exchange], tokenizer: Tokenizer, emotions: int, limits: Limits
+) -> None:
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    dtype = np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32
+    writers: dict[str, _Writer] = {}
+    try:
+        for exchange in exchanges:
+            if exchange.split not in writers:
+                writers[exchange.split] = _Writer(beside / exchange.split, dtype, emotions)
+            _write_row(writers[exchange.split], exchange, tokenizer, limits)
+        for writer in writers.values():
+            writer.finish()
+        if "train" not in writers or not writers["train"].end:
+            raise DataError(f"no row is left to train on: check the splits, or raise --reply-tokens {limits.reply_tokens}")
+        (beside / "source.json").write_text(key, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.replace(folder)
+    except OSError as error:
+        raise EmogenError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        for writer in writers.values():
+            writer.close()
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_row(writer: _Writer, exchange: Exchange, tokenizer: Tokenizer, limits: Limits) -> None:
+    reply = tokenizer.encode(exchange.reply)
+    if len(reply) > limits.reply_tokens:
+        writer.left_out += 1
+    else:
+        writer.add(encode_context(exchange.context, tokenizer, limits), reply, exchange.emotion.condition)
+
+
+def _open(folder: Path) -> TokenArrays:
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    rows = _map(folder / "rows", np.int64).reshape(-1, 2)
+    return TokenArrays(
+        tokens=_map(folder / "tokens", np.dtype(about["dtype"])),
+        offsets=np.concatenate([[0], rows[:, 0]]),
+        reply_starts=rows[:, 1].astype(np.int32),
+        emotions=_map(folder / "emotions", np.float32).reshape(-1, about["emotions"]),
+        left_out=about["left_out"],
+    )
+
+
+def _map(path: Path, dtype: np.dtype | type) -> NDArray:  # type: ignore[type-arg]
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)

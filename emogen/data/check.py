@@ -1,0 +1,374 @@
+"""A file of exchanges looked over before training: what is wrong with it, what is in it, and its splits."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emogen.data.exchange import Exchange, Problem, Reading, Split, plain_words, read_exchanges, scan
+from emogen.errors import DataError, SettingsError
+
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_SPLITS: tuple[Split, ...] = ("train", "valid", "test", "")
+_SHOWN = 10
+_OPENING_WORDS = 3
+_MAX_OPENINGS = 100_000
+_SUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem, or the same problem in neighbouring rows: `rows` of them, from `line` to `last_line`."""
+
+    line: int
+    last_line: int
+    rows: int
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Quantiles of a length in words (each CJK character is one, marks are none); all 0 where nothing is measured."""
+
+    smallest: int
+    q05: int
+    q25: int
+    median: int
+    q75: int
+    q95: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Rows that stand elsewhere too.
+
+    Attributes:
+        rows: how many.
+        lines: (line, line of the first that is the same), in the order of the file.
+    """
+
+    rows: int
+    lines: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is in a file.
+
+    Attributes:
+        rows: those that are exchanges.
+        labels: rows that carry each label; a row with several counts for each.
+        splits: rows of each split; "" is for those that name none.
+        reply_words: lengths of the replies.
+        context_words: lengths of the contexts, all their utterances together, where there is one.
+        rows_with_context: how many have one.
+    """
+
+    rows: int
+    labels: Mapping[str, int]
+    splits: Mapping[str, int]
+    reply_words: Lengths
+    context_words: Lengths
+    rows_with_context: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_file` found.
+
+    Attributes:
+        path: the file.
+        problems: every row that is no exchange, in the order of the file.
+        counts: of the other rows.
+        duplicates: rows whose context and reply stand in an earlier row, every one.
+        overlap: rows of valid or test whose reply also stands in train (upper and lower case and blanks aside); the
+            first 10 with the line of train.
+        single: labels that a single row carries, with its line.
+    """
+
+    path: str
+    problems: tuple[Finding, ...]
+    counts: Counts
+    duplicates: Repeats
+    overlap: Repeats
+    single: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What `stats` counted.
+
+    Attributes:
+        path: the file.
+        counts: rows, labels, splits and lengths.
+        words: in all replies.
+        distinct_words: different ones among them, upper and lower case aside.
+        words_by_label: words of the rows that carry each label.
+        opening: the commonest first three words of a reply.
+        opening_rows: how many replies begin with them (at least; exact up to 100,000 different beginnings).
+    """
+
+    path: str
+    counts: Counts
+    words: int
+    distinct_words: int
+    words_by_label: Mapping[str, int]
+    opening: str
+    opening_rows: int
+
+
+def check_file(path: str | Path, reading: Reading | None = None) -> Report:
+    """Looks at every row of a file, in one pass that keeps some 33 bytes a row, no text.
+
+    Args:
+        path: a file, or "-" for standard input.
+        reading: columns, labels, limits.
+
+    Raises:
+        DataError: the file cannot be read at all, or holds no rows.
+    """
+    problems = _Problems()
+    tally = _Tally()
+    prints = _Fingerprints()
+    for found in scan(path, reading):
+        if isinstance(found, Problem):
+            problems.add(found)
+            continue
+        line, exchange = found
+        problems.last_was_good()
+        tally.add(line, exchange, len(plain_words(exchange.reply)))
+        prints.add(line, exchange)
+    single = {name: tally.first_line[name] for name, rows in tally.labels.items() if rows == 1}
+    return Report(str(path), tuple(problems.found), tally.counts(), prints.duplicates(), prints.overlap(), single)
+
+
+def stats(path: str | Path, reading: Reading | None = None) -> Stats:
+    """Counts of a file whose rows are all good, in one pass; what grows is the set of distinct words.
+
+    Raises:
+        DataError: at the first row that is no exchange.
+    """
+    tally = _Tally()
+    distinct: set[str] = set()
+    by_label: Counter[str] = Counter()
+    openings = _Openings()
+    total = 0
+    for exchange in read_exchanges(path, reading):
+        found = plain_words(exchange.reply)
+        tally.add(0, exchange, len(found))
+        total += len(found)
+        distinct.update(found)
+        by_label.update(dict.fromkeys(_labels(exchange), len(found)))
+        openings.add(" ".join(found[:_OPENING_WORDS]))
+    opening, rows = openings.commonest()
+    return Stats(str(path), tally.counts(), total, len(distinct), _descending(by_label), opening, rows)
+
+
+def split_exchanges(
+    path: str | Path,
+    reading: Reading | None = None,
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+) -> Iterator[Exchange]:
+    """The exchanges of a file, each with a new split that a hash of its reply decides.
+
+    The same reply (upper and lower case and blanks aside) always gets the same split, whatever its label and wherever
+    it stands, so that none straddles train and test. Each label gets the given shares in expectation, not exactly.
+
+    Args:
+        path: a file, or "-" for standard input.
+        reading: columns, labels, limits.
+        shares: of train, valid and test; they sum to 1.
+        seed: another seed, another split.
+
+    Raises:
+        SettingsError: shares that are no shares.
+        DataError: at the first row that is no exchange; at the end, where a label has a single row.
+    """
+    if min(shares) < 0 or abs(sum(shares) - 1) > _SUM_TOLERANCE or shares[0] == 0:
+        raise SettingsError(f"shares {shares} must not be negative, sum to 1 and leave rows to train on")
+    return _split(path, reading, shares, seed)
+
+
+def _split(
+    path: str | Path, reading: Reading | None, shares: tuple[float, float, float], seed: int
+) -> Iterator[Exchange]:
+    rows: Counter[str] = Counter()
+    first_line: dict[str, int] = {}
+    for found in scan(path, reading):
+        if isinstance(found, Problem):
+            raise DataError(f"{path}:{found.number}: {found.message}")
+        line, exchange = found
+        for name in _labels(exchange):
+            rows[name] += 1
+            first_line.setdefault(name, line)
+        yield replace(exchange, split=_split_of(exchange.reply, shares, seed))
+    for name, count in rows.items():
+        if count == 1:
+            where = f"{path}:{first_line[name]}: emotion {name!r} has only this row, which cannot be split"
+            raise DataError(f"{where}; rename it, merge it with another, or drop it")
+
+
+def _split_of(reply: str, shares: tuple[float, float, float], seed: int) -> Split:
+    place = _hash(f"{seed}\n{_folded(reply)}") / 2**64
+    if place < shares[0]:
+        return "train"
+    return "valid" if place < shares[0] + shares[1] else "test"
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big")
+
+
+def _labels(exchange: Exchange) -> list[str]:
+    emotion = exchange.emotion
+    return [name for name, weight in zip(emotion.labels.names, emotion.weights, strict=True) if weight > 0]
+
+
+@lru_cache(maxsize=1024)
+def _turn_words(turn: str) -> int:
+    # Neighbouring rows of a dialogue share most of their contexts.
+    return len(plain_words(turn))
+
+
+def _descending(counts: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclass
+class _Problems:
+    """Problems as they come, the same one in rows that follow each other as one finding."""
+
+    found: list[Finding] = field(default_factory=list)
+    _open: bool = False
+
+    def add(self, problem: Problem) -> None:
+        last = self.found[-1] if self.found and self._open else None
+        if last and (last.kind, last.message) == (problem.kind, problem.message):
+            self.found[-1] = replace(last, last_line=problem.number, rows=last.rows + 1)
+        else:
+            self.found.append(Finding(problem.number, problem.number, 1, problem.kind, problem.message))
+        self._open = True
+
+    def last_was_good(self) -> None:
+        self._open = False
+
+
+@dataclass
+class _Tally:
+    """Counts that grow with the number of labels and of different lengths, not of rows."""
+
+    rows: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    first_line: dict[str, int] = field(default_factory=dict)
+    splits: Counter[str] = field(default_factory=Counter)
+    replies: Counter[int] = field(default_factory=Counter)
+    contexts: Counter[int] = field(default_factory=Counter)
+
+    def add(self, line: int, exchange: Exchange, reply_words: int) -> None:
+        self.rows += 1
+        self.splits[exchange.split] += 1
+        self.replies[reply_words] += 1
+        if exchange.context:
+            self.contexts[sum(map(_turn_words, exchange.context))] += 1
+        for name in _labels(exchange):
+            self.labels[name] += 1
+            self.first_line.setdefault(name, line)
+
+    def counts(self) -> Counts:
+        return Counts(
+            rows=self.rows,
+            labels=_descending(self.labels),
+            splits={str(split): self.splits[split] for split in _SPLITS if self.splits[split]},
+            reply_words=_lengths(self.replies),
+            context_words=_lengths(self.contexts),
+            rows_with_context=self.contexts.total(),
+        )
+
+
+def _lengths(counts: Mapping[int, int]) -> Lengths:
+    """Nearest-rank quantiles: the smallest length that at least the given share of rows does not exceed."""
+    if not counts:
+        return Lengths(0, 0, 0, 0, 0, 0, 0)
+    lengths = np.array(sorted(counts))
+    shares = np.cumsum([counts[length] for length in lengths.tolist()]) / sum(counts.values())
+    places = np.minimum(np.searchsorted(shares, np.array(_QUANTILES) - 1e-12), len(lengths) - 1)
+    return Lengths(*lengths[places].tolist())
+
+
+class _Openings:
+    """How often each beginning occurs; the rare ones are forgotten whenever there are too many to keep."""
+
+    def __init__(self) -> None:
+        self._rows: Counter[str] = Counter()
+
+    def add(self, opening: str) -> None:
+        if not opening:
+            return
+        self._rows[opening] += 1
+        if len(self._rows) > _MAX_OPENINGS:
+            self._rows = Counter(dict(self._rows.most_common(_MAX_OPENINGS // 10)))
+
+    def commonest(self) -> tuple[str, int]:
+        return min(self._rows.items(), key=lambda item: (-item[1], item[0]), default=("", 0))
+
+
+class _Fingerprints:
+    """Eight bytes for each row's context and reply, eight for its reply, eight for its line, one for its split."""
+
+    def __init__(self) -> None:
+        self._rows = array("Q")
+        self._replies = array("Q")
+        self._lines = array("Q")
+        self._splits = array("B")
+
+    def add(self, line: int, exchange: Exchange) -> None:
+        self._rows.append(_hash("\0".join((*exchange.context, exchange.reply))))
+        self._replies.append(_hash(_folded(exchange.reply)))
+        self._lines.append(line)
+        self._splits.append(_SPLITS.index(exchange.split))
+
+    def duplicates(self) -> Repeats:
+        lines = _as_numpy(self._lines)
+        firsts = _first_places(_as_numpy(self._rows))
+        again = np.flatnonzero(firsts != np.arange(len(firsts)))
+        return Repeats(len(again), _pairs(lines[again], lines[firsts[again]]))
+
+    def overlap(self) -> Repeats:
+        lines, replies, splits = (_as_numpy(part) for part in (self._lines, self._replies, self._splits))
+        train = np.flatnonzero(splits == _SPLITS.index("train"))
+        held_out = np.flatnonzero((splits == _SPLITS.index("valid")) | (splits == _SPLITS.index("test")))
+        known, first = np.unique(replies[train], return_index=True)
+        places = np.minimum(np.searchsorted(known, replies[held_out]), max(len(known) - 1, 0))
+        leaks = known[places] == replies[held_out] if len(known) else np.zeros(len(held_out), dtype=bool)
+        shown = np.flatnonzero(leaks)[:_SHOWN]
+        return Repeats(int(leaks.sum()), _pairs(lines[held_out[shown]], lines[train[first[places[shown]]]]))
+
+
+def _as_numpy(values: array[int]) -> NDArray[Any]:
+    return np.frombuffer(values, dtype=values.typecode) if values else np.zeros(0, dtype=values.typecode)
+
+
+def _first_places(values: NDArray[Any]) -> NDArray[np.int64]:
+    """For each value the place where it stands first, [rows]."""
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], dtype=np.int64)
+
+
+def _pairs(left: NDArray[Any], right: NDArray[Any]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(left.tolist(), right.tolist(), strict=True))

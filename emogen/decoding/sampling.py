@@ -1,0 +1,271 @@
+"""Sampling: frozen options in, frozen samples out, and the token loop between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from emogen.emotions import Emotion
+from emogen.errors import SettingsError
+from emogen.models.generator import Generator
+from emogen.text import EOS, PAD, Tokenizer
+
+_BLOCK = 64
+_COLDEST = 1e-6
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Options of one decoding call.
+
+    Attributes:
+        n: samples for each condition.
+        temperature: divides the scores; 0 takes the likeliest token (greedy).
+        top_k: the k likeliest tokens stay; 0 for all (Fan et al. 2018).
+        top_p: the smallest set of likeliest tokens that holds this probability stays; 1 for all (Holtzman et al. 2020).
+        min_p: tokens stay that are at least this share as likely as the likeliest; 0 for all (Nguyen et al. 2024).
+        max_tokens: a reply is cut after so many.
+        seed: of the random numbers; row i of a call has the stream (seed, i).
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_tokens: int = 40
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.n >= 1, "n", self.n, "at least 1")
+        _require(0 <= self.temperature <= 100, "temperature", self.temperature, "between 0 and 100")
+        _require(self.top_k >= 0, "top-k", self.top_k, "0 (off) or more")
+        _require(0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1")
+        _require(0 <= self.min_p <= 1, "min-p", self.min_p, "between 0 and 1")
+        _require(1 <= self.max_tokens <= 4096, "max-tokens", self.max_tokens, "between 1 and 4096")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated reply.
+
+    Attributes:
+        text: the reply.
+        emotion: what was asked for.
+        log_probability: of the reply under the model at temperature 1, in nats, its end token included.
+        tokens: their number, the end token included.
+        finished: whether the model ended it; false where max_tokens cut it.
+    """
+
+    text: str
+    emotion: str
+    log_probability: float
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """What is given to the generator.
+
+    Attributes:
+        tokens: [rows, time], context tokens and BOS, padded at the end.
+        lengths: [rows].
+        condition: [rows, emotions + 1 + latent].
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    condition: Tensor
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Prefixes with their replies.
+
+    Attributes:
+        tokens: [rows, time], padded at the end.
+        reply_start: [rows].
+        log_probs: [rows, time], of the token at each place under the model at temperature 1; 0 outside replies.
+        states: decoding states before each place, where they were asked for.
+    """
+
+    tokens: Tensor
+    reply_start: Tensor
+    log_probs: Tensor
+    states: tuple[Tensor, ...] = field(default=(), repr=False)
+
+
+Choose = Callable[[Tensor, Tensor], Tensor]
+"""Takes scores [rows, vocabulary] and the number of the reply token [rows]; gives token ids [rows]."""
+
+
+def sample(
+    generator: Generator,
+    tokenizer: Tokenizer,
+    prefix: Sequence[int],
+    emotion: Emotion,
+    sampling: Sampling,
+    latent: Tensor | None = None,
+) -> Iterator[Sample]:
+    """Replies to one context with one emotion, in batches.
+
+    Args:
+        generator: in whatever mode; it decodes in eval mode.
+        tokenizer: the generator's.
+        prefix: context tokens and BOS.
+        emotion: over the generator's labels.
+        sampling: the options.
+        latent: [n, latent] instead of draws from the standard normal prior.
+    """
+    generator.eval()
+    device = generator.bias.device
+    prefixes = repeat_prefix(generator, prefix, emotion, sampling, latent)
+    uniforms = row_uniforms(sampling.seed, sampling.n, sampling.max_tokens).to(device)
+    generated = generate(generator, prefixes, sampling.max_tokens, chooser(sampling, uniforms))
+    for tokens, log_probs in zip(generated.tokens[:, len(prefix) :].tolist(), generated.log_probs, strict=True):
+        kept = tokens[: tokens.index(PAD)] if PAD in tokens else tokens
+        yield Sample(tokenizer.decode(kept), str(emotion), float(log_probs.sum()), len(kept), EOS in kept)
+
+
+def repeat_prefix(
+    generator: Generator, prefix: Sequence[int], emotion: Emotion, sampling: Sampling, latent: Tensor | None = None
+) -> Prefixes:
+    """The same prefix and emotion for n rows, each with a latent of its own."""
+    device = generator.bias.device
+    condition = torch.tensor(emotion.condition).expand(sampling.n, -1)
+    if latent is None:
+        latent = row_normals(sampling.seed, sampling.n, generator.config.latent)
+    return Prefixes(
+        tokens=torch.tensor(list(prefix), device=device).expand(sampling.n, -1),
+        lengths=torch.full((sampling.n,), len(prefix), device=device),
+        condition=torch.cat([condition, latent], 1).to(device),
+    )
+
+
+@torch.no_grad()
+def generate(
+    generator: Generator, prefixes: Prefixes, max_tokens: int, choose: Choose, keep_states: bool = False
+) -> Generated:
+    """The token loop: reads each prefix, then chooses up to `max_tokens` tokens, until every row has its end token.
+
+    Args:
+        generator: its mode is left alone; sampling wants eval mode.
+        prefixes: may differ in length; rows do not influence each other.
+        max_tokens: of the reply, the end token included.
+        choose: picks the next tokens.
+        keep_states: whether `Generated.states` is filled, for rollouts.
+    """
+    lengths, width = prefixes.lengths, prefixes.tokens.shape[1]
+    capacity = width + max_tokens
+    tokens = functional.pad(prefixes.tokens, (0, max_tokens), value=PAD)
+    log_probs = torch.zeros(tokens.shape, device=tokens.device)
+    shifts = generator.shifts(prefixes.condition)
+    state = generator.start(shifts, capacity)
+    states = []
+    ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    shortest = int(lengths.min())
+    for place in range(capacity - 1):
+        if keep_states:
+            states.append(state)
+        positions = torch.full_like(lengths, place)
+        scores, state = generator.step(tokens[:, place], positions, shifts, state)
+        if place + 1 < shortest:
+            continue
+        number = place + 1 - lengths
+        writing = (number >= 0) & (number < max_tokens) & ~ended
+        chosen = choose(scores, number.clamp(0, max_tokens - 1))
+        taken = scores.float().log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
+        tokens[:, place + 1] = torch.where(writing, chosen, tokens[:, place + 1])
+        log_probs[:, place + 1] = torch.where(writing, taken, 0.0)
+        ended = ended | (writing & (chosen == EOS)) | (number >= max_tokens - 1)
+        if bool(ended.all()):
+            break
+    used = place + 2
+    return Generated(tokens[:, :used], lengths, log_probs[:, :used], tuple(states))
+
+
+def chooser(sampling: Sampling, uniforms: Tensor) -> Choose:
+    """The choice that the options describe.
+
+    Args:
+        sampling: temperature and filters.
+        uniforms: [rows, max_tokens], a random number in [0, 1) for every token.
+    """
+
+    def choose(scores: Tensor, number: Tensor) -> Tensor:
+        if sampling.temperature < _COLDEST:
+            return scores.argmax(-1)
+        probabilities = filtered(scores.float() / sampling.temperature, sampling).softmax(-1)
+        return inverse_cdf(probabilities, uniforms.gather(1, number[:, None]).squeeze(1))
+
+    return choose
+
+
+def filtered(scores: Tensor, sampling: Sampling) -> Tensor:
+    """Scores [rows, vocabulary] with the tokens that top-k, top-p and min-p take away at minus infinity."""
+    if 0 < sampling.top_k < scores.shape[-1]:
+        scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], -math.inf)
+    if sampling.top_p < 1:
+        ordered, places = scores.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        scores = scores.masked_fill((before >= sampling.top_p).scatter(-1, places, before >= sampling.top_p), -math.inf)
+    if sampling.min_p > 0:
+        best = scores.max(-1, keepdim=True).values
+        scores = scores.masked_fill(scores < best + math.log(sampling.min_p), -math.inf)
+    return scores
+
+
+def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """One draw a row by inverting the cumulative distribution in two levels: first a block of 64 ids, then the id in it.
+
+    Args:
+        probabilities: [rows, vocabulary], float32, each row of sum 1.
+        uniforms: [rows], in [0, 1).
+
+    Returns:
+        [rows], ids; never one of probability 0. Adding up V / 64 blocks and one block costs one pass over the
+        probabilities where `torch.multinomial` makes several.
+    """
+    rows, vocabulary = probabilities.shape
+    blocks = functional.pad(probabilities, (0, -vocabulary % _BLOCK)).view(rows, -1, _BLOCK)
+    upto = blocks.sum(-1).cumsum(-1)
+    target = uniforms[:, None] * upto[:, -1:]
+    block = torch.searchsorted(upto, target, right=True).clamp(max=upto.shape[1] - 1)
+    before = functional.pad(upto, (1, 0)).gather(1, block)
+    inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).squeeze(1)
+    place = torch.searchsorted(inside.cumsum(-1), target - before, right=True)
+    last = _BLOCK - 1 - (inside > 0).flip(-1).int().argmax(-1, keepdim=True)
+    # The bound holds even where the probabilities are not numbers: a broken model is reported by its loss.
+    return (block * _BLOCK + torch.minimum(place, last)).squeeze(1).clamp(max=vocabulary - 1)
+
+
+def row_uniforms(seed: int, rows: int, numbers: int) -> Tensor:
+    """Uniform random numbers [rows, numbers]; each row's depend on the seed and its own number alone."""
+    streams = (torch.Generator().manual_seed(_mixed(seed, row)) for row in range(rows))
+    return torch.stack([torch.rand(numbers, generator=stream) for stream in streams])
+
+
+def row_normals(seed: int, rows: int, numbers: int) -> Tensor:
+    """Standard normal numbers [rows, numbers], row by row as in `row_uniforms` but of streams of their own."""
+    streams = (torch.Generator().manual_seed(_mixed(~seed, row)) for row in range(rows))
+    return torch.stack([torch.randn(numbers, generator=stream) for stream in streams])
+
+
+def _mixed(seed: int, row: int) -> int:
+    """A 63-bit stream number from (seed, row), by the finaliser of splitmix64 (Steele et al. 2014)."""
+    mask = (1 << 64) - 1
+    value = (seed * 0x9E3779B97F4A7C15 + row * 0xD1342543DE82EF95 + 1) & mask
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+    return (value ^ (value >> 31)) >> 1
+
+
+def _require(holds: bool, name: str, value: float, allowed: str) -> None:
+    if not holds:
+        raise SettingsError(f"--{name} {value}: allowed is {allowed}")

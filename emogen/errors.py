@@ -1,0 +1,29 @@
+"""The errors that a user can cause. Each message is one line and says the way out."""
+
+
+class EmogenError(Exception):
+    """A user's mistake or a condition outside the program; the command line prints it and exits with 1."""
+
+
+class DataError(EmogenError):
+    """A file, row, column or label that cannot be read as exchanges."""
+
+
+class SettingsError(EmogenError):
+    """A setting with an impossible value or an unknown name; the command line exits with 2."""
+
+
+class CheckpointError(EmogenError):
+    """A checkpoint that is missing, cut short, of another version or of another kind."""
+
+
+class TrainingError(EmogenError):
+    """Training that cannot go on: a loss that is not a number, memory or disk used up."""
+
+
+class Interrupted(EmogenError):
+    """The run was asked to stop by a signal and has saved its state; the command line exits with 128 + `signal`."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

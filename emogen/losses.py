@@ -1,0 +1,203 @@
+"""Losses and estimates as pure functions on tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A diagonal normal distribution; both tensors [..., latent]."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """The point that standard normal `noise` [..., latent] is mapped to (reparametrisation; Kingma & Welling 2014)."""
+        return self.mean + noise * (0.5 * self.log_variance).exp()
+
+    def log_density(self, point: Tensor) -> Tensor:
+        """Log density of `point` [..., latent], summed over the last axis, in nats."""
+        scaled = (point - self.mean).square() / self.log_variance.exp()
+        return -0.5 * (scaled + self.log_variance + math.log(2 * math.pi)).sum(-1)
+
+
+def standard_normal(like: Tensor) -> Gaussian:
+    """The standard normal distribution in the shape of `like`."""
+    return Gaussian(torch.zeros_like(like), torch.zeros_like(like))
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask` of the same shape is true; 0 where it is true nowhere."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of each target, in nats.
+
+    Args:
+        logits: [..., vocabulary].
+        targets: [...], ids.
+
+    Returns:
+        [...], float32.
+    """
+    flat = functional.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
+    return flat.view(targets.shape)
+
+
+def kl_to_prior(posterior: Gaussian, prior: Gaussian) -> Tensor:
+    """Kullback-Leibler divergence KL(posterior || prior), in nats.
+
+    Args:
+        posterior: mean and log variance, each [batch, latent].
+        prior: the same shapes; broadcasts over the batch.
+
+    Returns:
+        [batch, latent], one term a dimension: sum over the last axis for the rate.
+
+    Source: Kingma & Welling 2014, appendix B.
+    """
+    variance_ratio = (posterior.log_variance - prior.log_variance).exp()
+    shift = (posterior.mean - prior.mean).square() / prior.log_variance.exp()
+    return 0.5 * (variance_ratio + shift - 1 - (posterior.log_variance - prior.log_variance))
+
+
+def free_bits(kl: Tensor, target_rate: float) -> Tensor:
+    """The rate, never pushed below its target: each dimension's batch mean counts with at least target / latent nats.
+
+    Args:
+        kl: [batch, latent], from `kl_to_prior`.
+        target_rate: nats a row for all dimensions together.
+
+    Returns:
+        Scalar, nats a row.
+
+    Source: Kingma et al. 2016, section 4 (free bits a dimension).
+    """
+    return kl.mean(0).clamp(min=target_rate / kl.shape[-1]).sum()
+
+
+def active_units(means: Tensor, threshold: float = 0.01) -> int:
+    """Latent dimensions whose posterior mean varies over the data by more than `threshold`.
+
+    Args:
+        means: [rows, latent].
+        threshold: variance.
+
+    Source: Burda et al. 2016, section 5.3.
+    """
+    return int((means.var(0, unbiased=False) > threshold).sum())
+
+
+def mutual_information(posterior: Gaussian, points: Tensor) -> Tensor:
+    """Mutual information of text and latent under the encoder, in nats, by a minibatch estimate of the aggregate posterior.
+
+    Args:
+        posterior: [rows, latent].
+        points: [rows, latent], one draw from each posterior.
+
+    Returns:
+        Scalar: E[log q(z|x)] - E[log q(z)]; at most log(rows), which is also the estimate's ceiling.
+
+    Source: Hoffman & Johnson 2016; estimator as in He et al. 2019, section 3.
+    """
+    every = Gaussian(posterior.mean[None], posterior.log_variance[None]).log_density(points[:, None])
+    aggregate = every.logsumexp(1) - math.log(len(points))
+    return (every.diagonal() - aggregate).mean()
+
+
+def importance_weighted_nll(log_likelihood: Tensor, log_prior: Tensor, log_posterior: Tensor) -> Tensor:
+    """Upper bound on -log p(x), tighter with more draws.
+
+    Args:
+        log_likelihood: log p(x|z), [draws, rows], nats.
+        log_prior: log p(z), the same shape.
+        log_posterior: log q(z|x), the same shape.
+
+    Returns:
+        [rows], nats.
+
+    Source: Burda et al. 2016, equation 8.
+    """
+    weights = log_likelihood + log_prior - log_posterior
+    return math.log(len(weights)) - weights.logsumexp(0)
+
+
+def bradley_terry(real: Tensor, generated: Tensor) -> Tensor:
+    """Loss of a discriminator that should prefer the real text of each pair.
+
+    Args:
+        real: scores [batch] of real texts.
+        generated: scores [batch] of generated texts for the same conditions.
+
+    Returns:
+        Scalar: mean of -log sigmoid(real - generated).
+
+    Source: Bradley & Terry 1952; as a relativistic discriminator: Jolicoeur-Martineau 2019.
+    """
+    return -functional.logsigmoid(real - generated).mean()
+
+
+def prefix_cross_entropy(scores: Tensor, real: bool, mask: Tensor) -> Tensor:
+    """Loss of a discriminator that tells real from generated at every prefix.
+
+    Args:
+        scores: [batch, time], log odds of "real".
+        real: what the rows are.
+        mask: [batch, time], true at prefixes that count.
+    """
+    return masked_mean(functional.softplus(-scores if real else scores), mask)
+
+
+def leave_one_out(returns: Tensor, mask: Tensor) -> Tensor:
+    """Returns less the mean return of the other samples of the same condition at the same position.
+
+    Args:
+        returns: [conditions, samples, time].
+        mask: the same shape; where false nothing counts. A position that no other sample reaches is compared with the mean
+            of the others' last returns.
+
+    Returns:
+        The advantages, the same shape, 0 outside the mask.
+
+    Source: Kool, van Hoof & Welling 2019 (REINFORCE with a leave-one-out baseline).
+    """
+    places = torch.arange(mask.shape[-1], device=mask.device)
+    last = returns.gather(-1, (places * mask).amax(-1, keepdim=True))
+    held = torch.where(mask, returns, last)
+    others = max(returns.shape[1] - 1, 1)
+    baseline = (held.sum(1, keepdim=True) - held) / others
+    return (returns - baseline) * mask
+
+
+def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> Tensor:
+    """Proximal policy loss, summed over time and averaged over rows.
+
+    Args:
+        log_prob: [batch, time], of the tokens taken, under the model in training.
+        old_log_prob: the same, under the model that sampled; no gradient.
+        advantages: [batch, time]; no gradient.
+        mask: [batch, time], true up to and including the end token.
+        clip: how far the probability ratio may move an update, 0.2 in the paper.
+
+    Source: Schulman et al. 2017, equation 7. With log_prob == old_log_prob its gradient is REINFORCE's.
+    """
+    ratio = (log_prob - old_log_prob).exp()
+    gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    return -(gain * mask).sum(1).mean()
+
+
+def policy_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
+    """KL(policy || reference) at each position, in nats; both are log probabilities [..., vocabulary]."""
+    return (log_probs.exp() * (log_probs - reference)).sum(-1)
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Entropy at each position, in nats, of log probabilities [..., vocabulary]."""
+    return -(log_probs.exp() * log_probs).sum(-1)

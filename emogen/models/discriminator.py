@@ -1,0 +1,99 @@
+"""The discriminator: a Transformer that scores real against generated, per sequence or per prefix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from emogen.errors import SettingsError
+from emogen.models.transformer import Encoder, present_tokens
+from emogen.text import PAD
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Sizes of a discriminator.
+
+    Attributes:
+        vocabulary: number of token ids.
+        emotions: number of labels; the condition has one weight more.
+        reading: sequence (every position sees the whole text, one score a row) or prefix (causal, one score a position).
+        width: of embeddings and states.
+        layers: Transformer blocks.
+        heads: of attention.
+        dropout: in training only; scoring is always done in eval mode.
+    """
+
+    vocabulary: int
+    emotions: int
+    reading: Literal["sequence", "prefix"] = "sequence"
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise SettingsError(f"discriminator width {self.width} does not split into {self.heads} heads of an even width")
+
+
+class Discriminator(nn.Module):
+    """Reads a row (context, BOS, reply, EOS) together with the emotion that was asked for."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
+        self.condition = nn.Linear(config.emotions + 1, config.width, bias=False)
+        self.encoder = Encoder(
+            config.width, config.layers, config.heads, config.dropout, causal=config.reading == "prefix"
+        )
+        self.head = nn.Linear(config.width, 1)
+        nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
+
+    def forward(self, tokens: Tensor, emotion: Tensor) -> Tensor:
+        """Log odds that the text is real.
+
+        Args:
+            tokens: [batch, time], padded at the end; padding and what stands behind an end token change nothing.
+            emotion: [batch, emotions + 1].
+
+        Returns:
+            Reading sequence: [batch]. Reading prefix: [batch, time], at each position for the text up to and with it.
+        """
+        present = present_tokens(tokens)
+        states = self.encoder(self.embedding(tokens) + self.condition(emotion)[:, None], present)
+        if self.config.reading == "prefix":
+            return self._odds(states)
+        pooled = (states * present[..., None]).sum(1) / present.sum(1, keepdim=True)
+        return self._odds(pooled)
+
+    def _odds(self, states: Tensor) -> Tensor:
+        odds: Tensor = self.head(states)
+        return odds.squeeze(-1).float()
+
+
+@torch.no_grad()
+def score(discriminator: Discriminator, tokens: Tensor, emotion: Tensor, chunk: int = 4096) -> Tensor:
+    """Scores without gradient and without dropout, whatever mode the discriminator is in; it is left in that mode.
+
+    Args:
+        discriminator: the model.
+        tokens: [batch, time].
+        emotion: [batch, emotions + 1].
+        chunk: rows scored at once, which bounds the memory.
+
+    Returns:
+        What `Discriminator.forward` returns.
+    """
+    training = discriminator.training
+    discriminator.eval()
+    try:
+        pieces = zip(torch.split(tokens, chunk), torch.split(emotion, chunk), strict=True)
+        parts = [discriminator(*piece) for piece in pieces]
+        return torch.cat(parts)
+    finally:
+        discriminator.train(training)

@@ -1,0 +1,231 @@
+"""The generator p(reply | context, latent, emotion): one class over interchangeable backbones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from emogen.errors import SettingsError
+from emogen.models.transformer import Block, present_tokens, rotation_angles
+from emogen.text import BOS, PAD, TURN, UNKNOWN
+
+_NEVER = -1e4
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Sizes of a generator.
+
+    Attributes:
+        vocabulary: number of token ids.
+        emotions: number of labels; the condition has one weight more, for "no emotion".
+        backbone: lstm or transformer.
+        width: of embeddings and states.
+        layers: of the backbone.
+        heads: of attention; the LSTM has none.
+        latent: dimensions of the latent, 0 for a plain language model.
+        dropout: share of states dropped in training.
+    """
+
+    vocabulary: int
+    emotions: int
+    backbone: Literal["lstm", "transformer"] = "lstm"
+    width: int = 256
+    layers: int = 1
+    heads: int = 4
+    latent: int = 0
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.backbone not in ("lstm", "transformer"):
+            raise SettingsError(f"backbone {self.backbone!r} is not one of lstm, transformer")
+        if self.backbone == "transformer" and (self.width % self.heads or self.width // self.heads % 2):
+            raise SettingsError(f"width {self.width} does not split into {self.heads} heads of an even width")
+
+
+class Backbone(Protocol):
+    """What turns embedded tokens into states: whole sequences in training, one token a row in decoding.
+
+    A decoding state is one tensor whose axis 2 runs over the rows.
+    """
+
+    def __call__(self, stream: Tensor, shifts: Tensor) -> Tensor:
+        """States [batch, time, width] from inputs of that shape; `shifts` [layers, batch, width] enter each layer."""
+
+    def start(self, like: Tensor, capacity: int) -> Tensor:
+        """State of rows that have seen nothing; `like` [rows, width], room for `capacity` tokens."""
+
+    def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """States [rows, width] after one more token a row, at `positions` [rows], and the decoding state then."""
+
+    def branch(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
+        """The decoding state of each of `rows` as it was in `history[time]`, as a copy."""
+
+
+class LstmBackbone(nn.Module):
+    """LSTM layers with residual connections; the condition is added to every layer's input at every step."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.layers = nn.ModuleList(nn.LSTM(config.width, config.width, batch_first=True) for _ in range(config.layers))
+
+    def train(self, mode: bool = True) -> LstmBackbone:
+        """As in any module, but the LSTMs stay in training mode: cuDNN has no backward for others, and they drop nothing."""
+        super().train(mode)
+        self.layers.train()
+        return self
+
+    def forward(self, stream: Tensor, shifts: Tensor) -> Tensor:
+        """See `Backbone.__call__`."""
+        for layer, shift in zip(self.layers, shifts, strict=True):
+            states, _ = layer(functional.dropout(stream, self.dropout, self.training) + shift[:, None])
+            stream = stream + states
+        return functional.dropout(stream, self.dropout, self.training)
+
+    def start(self, like: Tensor, capacity: int) -> Tensor:
+        """See `Backbone.start`; [layers, 2 (hidden, cell), rows, width], whatever the capacity."""
+        return like.new_zeros(len(self.layers), 2, *like.shape)
+
+    def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Backbone.step`."""
+        states = []
+        for layer, shift, (hidden, cell) in zip(self.layers, shifts, state, strict=True):
+            hidden, cell = torch.lstm_cell(stream + shift, (hidden, cell), *layer.all_weights[0])  # type: ignore[index]
+            stream = stream + hidden
+            states.append(torch.stack([hidden, cell]))
+        return stream, torch.stack(states)
+
+    def branch(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
+        """See `Backbone.branch`."""
+        return torch.stack(list(history))[times, :, :, rows].permute(1, 2, 0, 3).contiguous()
+
+
+class TransformerBackbone(nn.Module):
+    """Causal Transformer blocks; the condition is added to the stream before every block."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.head_width = config.width // config.heads
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+
+    def forward(self, stream: Tensor, shifts: Tensor) -> Tensor:
+        """See `Backbone.__call__`."""
+        rotation = rotation_angles(torch.arange(stream.shape[1], device=stream.device), self.head_width)
+        for block, shift in zip(self.blocks, shifts, strict=True):
+            stream = block(stream + shift[:, None], rotation, None, True)
+        normed: Tensor = self.norm(stream)
+        return normed
+
+    def start(self, like: Tensor, capacity: int) -> Tensor:
+        """See `Backbone.start`; [layers, 2 (key, value), rows, heads, capacity, head width]."""
+        return like.new_zeros(len(self.blocks), 2, len(like), self.heads, capacity, self.head_width)
+
+    def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Backbone.step`; `state` is written in place."""
+        rotation = rotation_angles(positions, self.head_width)[:, None, None]
+        stream = stream[:, None]
+        for block, shift, cache in zip(self.blocks, shifts, state, strict=True):
+            stream = block.step(stream + shift[:, None], rotation, cache, positions)  # type: ignore[operator]
+        return self.norm(stream).squeeze(1), state
+
+    def branch(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
+        """See `Backbone.branch`; entries behind a row's position are never read, so the last state serves all times."""
+        return history[-1].index_select(2, rows)
+
+
+class Generator(nn.Module):
+    """Writes replies token by token.
+
+    A row is `context tokens, BOS, reply tokens, EOS`. The condition holds the emotion's weights, the share of "no emotion", and
+    the latent; one linear map of it is added to the embedding in front and to the input of every layer, since a condition that
+    enters only in front is ignored in training.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
+        self.inject = nn.Linear(config.emotions + 1 + config.latent, (config.layers + 1) * config.width, bias=False)
+        self.backbone: Backbone = LstmBackbone(config) if config.backbone == "lstm" else TransformerBackbone(config)
+        self.bias = nn.Parameter(torch.zeros(config.vocabulary))
+        never = torch.zeros(config.vocabulary)
+        never[[PAD, UNKNOWN, BOS, TURN]] = _NEVER
+        self.register_buffer("never", never, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
+        with torch.no_grad():
+            self.embedding.weight[PAD].zero_()
+        for name, parameter in self.named_parameters():
+            if name.endswith((".out.weight", ".down.weight")):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
+
+    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        """States [batch, time, width] after each token.
+
+        Args:
+            tokens: [batch, time], padded at the end.
+            condition: [batch, emotions + 1 + latent].
+        """
+        shifts = self.shifts(condition)
+        return self.backbone(self.embedding(tokens) + shifts[0][:, None], shifts[1:])
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Scores of the next token, [..., vocabulary], of states [..., width]; ids that no reply holds are out of reach."""
+        return functional.linear(states, self.embedding.weight, self.bias + self.never)  # type: ignore[operator]
+
+    def shifts(self, condition: Tensor) -> Tensor:
+        """What the condition adds in front and to each layer, [1 + layers, batch, width]."""
+        added: Tensor = self.inject(condition)
+        return added.view(len(condition), self.config.layers + 1, self.config.width).transpose(0, 1)
+
+    def start(self, shifts: Tensor, capacity: int) -> Tensor:
+        """Decoding state of rows that have seen nothing, with room for `capacity` tokens."""
+        return self.backbone.start(shifts[0], capacity)
+
+    def step(self, tokens: Tensor, positions: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Reads one token a row.
+
+        Args:
+            tokens: [rows].
+            positions: [rows], place of the token in its row.
+            shifts: [1 + layers, rows, width], from `shifts`.
+            state: from `start` or the step before.
+
+        Returns:
+            Scores of the next token [rows, vocabulary], and the state after this one.
+        """
+        hidden, state = self.backbone.step(self.embedding(tokens) + shifts[0], shifts[1:], positions, state)
+        return self.logits(hidden), state
+
+
+def reply_mask(tokens: Tensor, reply_start: Tensor) -> Tensor:
+    """Where the token to be predicted belongs to the reply or is its end token.
+
+    Args:
+        tokens: [batch, time], padded at the end.
+        reply_start: [batch], place of the first reply token.
+
+    Returns:
+        [batch, time - 1], true at t if token t + 1 counts; nothing behind the end token does.
+    """
+    places = torch.arange(1, tokens.shape[1], device=tokens.device)
+    return (places >= reply_start[:, None]) & present_tokens(tokens)[:, 1:]
+
+
+def reply_lengths(tokens: Tensor, reply_start: Tensor) -> Tensor:
+    """Tokens of each reply, its end token included, [batch]."""
+    return reply_mask(tokens, reply_start).sum(1)
+
+
+__all__ = ["Backbone", "Generator", "GeneratorConfig", "LstmBackbone", "TransformerBackbone", "reply_lengths", "reply_mask"]

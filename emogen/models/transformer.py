@@ -1,0 +1,127 @@
+"""The Transformer block that generator, VAE encoder and discriminator share: pre-norm, rotary positions, SwiGLU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from emogen.text import EOS, PAD
+
+_ROTARY_BASE = 10_000.0
+
+
+class Block(nn.Module):
+    """Attention and a gated feed-forward layer, each on a normalised input and added to the stream.
+
+    Source: Vaswani et al. 2017; RMSNorm (Zhang & Sennrich 2019), SwiGLU (Shazeer 2020), rotary positions (Su et al. 2021).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        inner = feedforward_width(width)
+        self.attention_norm = nn.RMSNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.feedforward_norm = nn.RMSNorm(width, eps=1e-6)
+        self.gate_up = nn.Linear(width, 2 * inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, stream: Tensor, rotation: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """One layer over whole sequences.
+
+        Args:
+            stream: [batch, time, width].
+            rotation: [time, head width], from `rotation_angles`.
+            mask: [batch, 1, 1, time], true where a key may be seen; None for all.
+            causal: whether a position sees only itself and what came before.
+        """
+        query, key, value = self._project(stream)
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self._finish(stream, mixed)
+
+    def step(self, stream: Tensor, rotation: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
+        """One layer for one token a row; writes its key and value into `cache` at `positions`.
+
+        Args:
+            stream: [rows, 1, width].
+            rotation: [rows, 1, 1, head width], for each row's own position.
+            cache: [2, rows, heads, capacity, head width].
+            positions: [rows].
+        """
+        query, key, value = self._project(stream)
+        rows = torch.arange(len(positions), device=positions.device)
+        cache[0][rows, :, positions] = rotate(key, rotation).squeeze(2)
+        cache[1][rows, :, positions] = value.squeeze(2)
+        seen = torch.arange(cache.shape[3], device=positions.device) <= positions[:, None]
+        mixed = functional.scaled_dot_product_attention(
+            rotate(query, rotation), cache[0], cache[1], attn_mask=seen[:, None, None]
+        )
+        return self._finish(stream, mixed)
+
+    def _project(self, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, time, width = stream.shape
+        parts = self.qkv(self.attention_norm(stream)).view(batch, time, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def _finish(self, stream: Tensor, mixed: Tensor) -> Tensor:
+        stream = stream + self._drop(self.out(mixed.transpose(1, 2).flatten(2)))
+        gate, up = self.gate_up(self.feedforward_norm(stream)).chunk(2, -1)
+        return stream + self._drop(self.down(functional.silu(gate) * up))
+
+    def _drop(self, stream: Tensor) -> Tensor:
+        return functional.dropout(stream, self.dropout, self.training)
+
+
+def feedforward_width(width: int) -> int:
+    """8/3 of the width, rounded up to a multiple of 32: a gated layer then costs what a plain one of 4 widths does."""
+    return -(-8 * width // 96) * 32
+
+
+def rotation_angles(positions: Tensor, head_width: int) -> Tensor:
+    """Angles [..., head width] of rotary positions for integer `positions` [...]."""
+    exponents = torch.arange(0, head_width, 2, device=positions.device).float() / head_width
+    angles = positions.float()[..., None] * _ROTARY_BASE**-exponents
+    return torch.cat([angles, angles], -1)
+
+
+def rotate(heads: Tensor, angles: Tensor) -> Tensor:
+    """Rotates `heads` [batch, heads, time, head width] by `angles` that broadcast to it."""
+    left, right = heads.chunk(2, -1)
+    turned = torch.cat([-right, left], -1)
+    return (heads * angles.cos() + turned * angles.sin()).to(heads.dtype)
+
+
+def present_tokens(tokens: Tensor) -> Tensor:
+    """Where the tokens of each row stand, [batch, time]: no padding, and nothing behind an end token."""
+    ends = tokens == EOS
+    return (tokens != PAD) & (ends.cumsum(1) - ends.long() == 0)
+
+
+class Encoder(nn.Module):
+    """A stack of blocks over embedded tokens, normalised at the end."""
+
+    def __init__(self, width: int, layers: int, heads: int, dropout: float, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        self.head_width = width // heads
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+
+    def forward(self, stream: Tensor, present: Tensor) -> Tensor:
+        """States [batch, time, width] of inputs of that shape; `present` [batch, time] is false at padding.
+
+        Padding stands at the end of a row, so a causal stack needs no mask for it.
+        """
+        rotation = rotation_angles(torch.arange(stream.shape[1], device=stream.device), self.head_width)
+        mask = None if self.causal else present[:, None, None]
+        for block in self.blocks:
+            stream = block(stream, rotation, mask, self.causal)
+        normed: Tensor = self.norm(stream)
+        return normed

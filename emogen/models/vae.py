@@ -1,0 +1,86 @@
+"""The conditional text VAE: an encoder q(z | reply, emotion) and a generator as its decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from emogen.errors import SettingsError
+from emogen.losses import Gaussian
+from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.transformer import Encoder, present_tokens
+
+_LOG_VARIANCE_RANGE = (-8.0, 4.0)
+
+
+@dataclass(frozen=True)
+class TextVaeConfig:
+    """Sizes of a text VAE.
+
+    Attributes:
+        decoder: the generator; its `latent` is the size of z.
+        encoder_layers: Transformer blocks of the encoder, which is as wide as the decoder.
+        encoder_heads: of its attention.
+    """
+
+    decoder: GeneratorConfig
+    encoder_layers: int = 2
+    encoder_heads: int = 4
+
+    def __post_init__(self) -> None:
+        if self.decoder.latent < 1:
+            raise SettingsError("a VAE needs --latent of at least 1")
+        width, heads = self.decoder.width, self.encoder_heads
+        if width % heads or width // heads % 2:
+            raise SettingsError(f"width {width} does not split into {heads} encoder heads of an even width")
+
+
+class TextVAE(nn.Module):
+    """Encoder and decoder over one embedding, with an emotion adversary on z.
+
+    The adversary predicts the emotion from z through a reversed gradient (Ganin et al. 2016): the encoder learns to leave the emotion
+    to the condition, so that changing the condition changes the emotion.
+    """
+
+    def __init__(self, config: TextVaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, latent, emotions = config.decoder.width, config.decoder.latent, config.decoder.emotions
+        self.decoder = Generator(config.decoder)
+        self.condition = nn.Linear(emotions + 1, width, bias=False)
+        self.encoder = Encoder(width, config.encoder_layers, config.encoder_heads, config.decoder.dropout, causal=False)
+        self.posterior = nn.Linear(width, 2 * latent)
+        self.adversary = nn.Sequential(nn.Linear(latent, width), nn.ReLU(), nn.Linear(width, emotions))
+
+    def encode(self, tokens: Tensor, reply_start: Tensor, emotion: Tensor) -> Gaussian:
+        """The posterior over z of each row, mean and log variance [batch, latent], from the reply alone.
+
+        Args:
+            tokens: [batch, time], rows as the generator takes them.
+            reply_start: [batch], place of the first reply token.
+            emotion: [batch, emotions + 1].
+        """
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        present = (places >= reply_start[:, None]) & present_tokens(tokens)
+        stream = self.decoder.embedding(tokens) + self.condition(emotion)[:, None]
+        states = self.encoder(stream, present)
+        pooled = (states * present[..., None]).sum(1) / present.sum(1, keepdim=True)
+        mean, log_variance = self.posterior(pooled).float().chunk(2, -1)
+        return Gaussian(mean, log_variance.clamp(*_LOG_VARIANCE_RANGE))
+
+    def emotion_logits(self, latent: Tensor) -> Tensor:
+        """The adversary's guess of the emotion, [batch, emotions]; its gradient reaches `latent` with the sign reversed."""
+        guess: Tensor = self.adversary(_Reversed.apply(latent))  # type: ignore[no-untyped-call]
+        return guess
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, latent: Tensor) -> Tensor:
+        return latent.view_as(latent)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        return -gradient

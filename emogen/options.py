@@ -1,0 +1,128 @@
+"""Settings as frozen dataclasses, and the click options, TOML files and environment variables that set their fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import click
+
+from emogen.errors import SettingsError
+
+T = TypeVar("T")
+Command = Callable[..., Any]
+
+
+def setting(default: T, help_text: str) -> T:
+    """A dataclass field that becomes an option with this help."""
+    return typing.cast(T, dataclasses.field(default=default, metadata={"help": help_text}))
+
+
+def options_of(settings: type) -> Callable[[Command], Command]:
+    """Adds a click option for each field of a settings class; one that is not given arrives as None.
+
+    `batch_size` becomes `--batch-size` and is also read from `EMOGEN_BATCH_SIZE`.
+    """
+
+    def decorate(command: Command) -> Command:
+        for field in reversed(dataclasses.fields(settings)):
+            command = _option(field, typing.get_type_hints(settings)[field.name])(command)
+        return command
+
+    return decorate
+
+
+def resolve(settings: type[T], given: Mapping[str, object], *files: Mapping[str, object]) -> T:
+    """Settings from defaults, then `files` in their order, then what was given (None counts as not given).
+
+    Raises:
+        SettingsError: a value that the settings class refuses.
+    """
+    values: dict[str, object] = {}
+    for table in (*files, {name: value for name, value in given.items() if value is not None}):
+        values |= table
+    return settings(**values)
+
+
+def read_settings(path: Path, settings: type, table: str) -> dict[str, object]:
+    """The settings in a TOML file: its top level, or the table of that name where it has one.
+
+    Raises:
+        SettingsError: unreadable, a key that is no setting, or a value of another type.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as TOML ({error})") from None
+    return checked(content.get(table, content), settings, str(path))
+
+
+def checked(values: Mapping[str, Any], settings: type, where: str) -> dict[str, object]:
+    """`values` with the settings' types.
+
+    Raises:
+        SettingsError: a key that is no setting, or a value of another type.
+    """
+    hints = typing.get_type_hints(settings)
+    names = {field.name for field in dataclasses.fields(settings)}
+    result: dict[str, object] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in names:
+            raise SettingsError(f"{where}: unknown setting {key!r}; known are {', '.join(sorted(names))}")
+        result[name] = _typed(value, hints[name], f"{where}: {key}")
+    return result
+
+
+def as_toml(settings: object) -> str:
+    """Settings as TOML that `--config` reads back; unset ones are left out."""
+    lines = []
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(settings, field.name)
+        if value is not None:
+            lines.append(f"{field.name} = {_toml_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Command]:
+    kind = _plain(hint)
+    flag = f"--{field.name.replace('_', '-')}"
+    envvar = f"EMOGEN_{field.name.upper()}"
+    shown = "" if field.default is None or field.default == "" else f"  [default: {field.default}]"
+    help_text = field.metadata.get("help", "") + shown
+    if kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", field.name, default=None, envvar=envvar, help=help_text)
+    choice = click.Choice(typing.get_args(kind)) if typing.get_origin(kind) is Literal else kind
+    return click.option(flag, field.name, type=choice, default=None, envvar=envvar, help=help_text)
+
+
+def _plain(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    kind = _plain(hint)
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise SettingsError(f"{where}: {value!r} is not one of {', '.join(map(str, typing.get_args(kind)))}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise SettingsError(f"{where}: {value!r} is no {kind.__name__}")
+    return value
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)

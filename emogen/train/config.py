@@ -1,0 +1,164 @@
+"""Settings of every training command: frozen dataclasses, free of PyTorch so that help and checks need none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from emogen.errors import SettingsError
+from emogen.options import setting
+
+Precision = Literal["auto", "bf16", "float32"]
+Estimator = Literal["rollout", "dense"]
+BackboneName = Literal["lstm", "transformer"]
+
+
+@dataclass(frozen=True)
+class MleConfig:
+    """Maximum-likelihood training. Dropping the emotion makes guidance possible later (Ho & Salimans 2022)."""
+
+    learning_rate: float = setting(2e-3, "Learning rate at its peak.")
+    weight_decay: float = setting(0.01, "Of matrices (AdamW).")
+    emotion_dropout: float = setting(0.1, "Share of rows that are told no emotion.")
+    precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "learning-rate", self.learning_rate, "above 0")
+        require(0 <= self.emotion_dropout < 1, "emotion-dropout", self.emotion_dropout, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class VaeConfig(MleConfig):
+    """Training of a text VAE: first an autoencoder (Li et al. 2019), then the rate comes in, held by free bits."""
+
+    learning_rate: float = setting(1e-3, "Learning rate at its peak.")
+    target_rate: float = setting(8.0, "Nats of KL a row below which the rate is not pushed.")
+    autoencoder_share: float = setting(0.2, "Part of the run without a rate term.")
+    annealing_share: float = setting(0.2, "Part of the run after that over which the rate term comes in.")
+    adversary_weight: float = setting(0.1, "Of the emotion adversary on the latent; 0 turns it off.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.target_rate >= 0, "target-rate", self.target_rate, "at least 0")
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """Adversarial training.
+
+    `rollout` gives a token the mean reward of completed replies (SeqGAN); `dense` gives it the rise of the discriminator's own
+    score of the prefix.
+    """
+
+    estimator: Estimator = setting("rollout", "Where the return of a token comes from.")
+    learning_rate: float = setting(1e-4, "Of the generator, at its peak.")
+    discriminator_rate: float = setting(3e-4, "Learning rate of the discriminator.")
+    samples: int = setting(4, "Replies a condition; the others are each one's baseline, so at least 2.")
+    rollouts: int = setting(4, "Completions of each prefix (rollout).")
+    discount: float = setting(1.0, "Of later rewards (dense).")
+    max_tokens: int = setting(24, "Longest reply in adversarial training, its end token included.")
+    warmup_steps: int = setting(200, "Discriminator updates before the generator's first.")
+    generator_updates: int = setting(1, "Policy updates on the same samples.")
+    clip: float = setting(0.2, "How far the probability ratio may move (PPO).")
+    kl_weight: float = setting(0.05, "Of the divergence from the starting model, nats a token.")
+    entropy_floor: float = setting(0.8, "Share of the starting model's entropy below which entropy is rewarded.")
+    entropy_weight: float = setting(0.1, "Of what lacks to that floor.")
+    accuracy_ceiling: float = setting(0.85, "Above this pairwise accuracy the discriminator waits.")
+    precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
+    chunk: int = setting(4096, "Rollouts and scores computed at once; lower it where memory is short.")
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, "learning-rate", self.learning_rate, "above 0")
+        require(self.samples >= 2, "samples", self.samples, "2 or more, since the others are each sample's baseline")
+        require(self.rollouts >= 1, "rollouts", self.rollouts, "1 or more")
+        require(self.generator_updates >= 1, "generator-updates", self.generator_updates, "1 or more")
+        require(self.max_tokens >= 2, "max-tokens", self.max_tokens, "2 or more")
+        require(self.chunk >= 1, "chunk", self.chunk, "1 or more")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run around a loop, and the rows it is fed with."""
+
+    out: str | None = setting(None, "Folder of the checkpoint; by default a new one under checkpoints/.")
+    steps: int = setting(10_000, "Updates at most.")
+    minutes: float = setting(0.0, "Stop after this long, resumed runs added up; 0 for no limit.")
+    batch_size: int = setting(64, "Rows an update.")
+    validate_every: int = setting(500, "Updates between looks at the held-out rows.")
+    patience: int = setting(0, "Stop after so many looks without a better one; 0 never.")
+    save_every: int = setting(500, "Updates between saved states.")
+    seed: int = setting(0, "Of weights, order, dropout and draws.")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute.")
+    threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch.")
+    vocabulary: int | None = setting(None, "Number of token ids; by default chosen from the corpus.")
+    context_tokens: int = setting(32, "Newest tokens of the context that are kept.")
+    reply_tokens: int = setting(40, "Rows with longer replies are left out, and counted.")
+
+    def _check_run(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "save_every", "reply_tokens"):
+            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+        for name in ("minutes", "patience", "threads", "context_tokens"):
+            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a generator that is trained from scratch."""
+
+    backbone: BackboneName = setting("lstm", "What the generator is made of.")
+    width: int = setting(256, "Of embeddings and states.")
+    layers: int = setting(1, "Of the backbone.")
+    heads: int = setting(4, "Of attention.")
+    dropout: float = setting(0.2, "Share of states dropped in training.")
+
+    def _check_model(self) -> None:
+        for name in ("width", "layers", "heads"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class LmSettings(MleConfig, ModelConfig, RunConfig):
+    """`emogen train-lm`: an emotion-conditioned language model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_run()
+        self._check_model()
+
+
+@dataclass(frozen=True)
+class VaeSettings(VaeConfig, ModelConfig, RunConfig):
+    """`emogen train-vae`: an emotion-conditioned text VAE."""
+
+    latent: int = setting(32, "Dimensions of the latent.")
+    encoder_layers: int = setting(2, "Transformer blocks of the encoder.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_run()
+        self._check_model()
+        require(self.latent >= 1, "latent", self.latent, "1 or more")
+
+
+@dataclass(frozen=True)
+class GanSettings(GanConfig, RunConfig):
+    """`emogen train-gan`: adversarial training of a model that stands in `init`, or is trained first."""
+
+    init: str | None = setting(None, "Checkpoint to start from; without it a VAE is trained first (see warm_steps).")
+    warm_steps: int = setting(10_000, "Updates of the warm start, where there is no --init.")
+    warm_minutes: float = setting(0.0, "Time limit of the warm start; 0 for none.")
+    discriminator_width: int = setting(128, "Of the discriminator's states.")
+    discriminator_layers: int = setting(2, "Transformer blocks of the discriminator.")
+    discriminator_heads: int = setting(4, "Of its attention.")
+    discriminator_dropout: float = setting(0.2, "Of the discriminator, in training.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_run()
+
+
+def require(holds: bool, name: str, value: object, allowed: str) -> None:
+    """Raises SettingsError that names the option, its value and what is allowed, unless `holds`."""
+    if not holds:
+        raise SettingsError(f"--{name} {value}: allowed is {allowed}")

@@ -1,0 +1,129 @@
+"""From files to what a run is fed with: label set, tokenizer and token arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from emogen.atomic import sha256
+from emogen.data.batches import Limits, TokenArrays, token_arrays
+from emogen.data.corpora import data_folder, resolve
+from emogen.data.exchange import Exchange, Reading, Split, infer_labels, read_exchanges
+from emogen.emotions import LabelSet
+from emogen.errors import DataError
+from emogen.text import SentencePieceTokenizer, train_tokenizer
+from emogen.train.config import RunConfig
+
+_HELD_OUT = 0.05
+_TOKENIZER_LINES = 500_000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus ready to train on.
+
+    Attributes:
+        tokenizer: trained on its training rows, or the given one.
+        labels: of its emotions.
+        limits: of its rows.
+        arrays: by split; `train` is there, `valid` and `test` may be.
+        sources: SHA-256 of each file.
+    """
+
+    tokenizer: SentencePieceTokenizer
+    labels: LabelSet
+    limits: Limits
+    arrays: dict[str, TokenArrays]
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+    reading: Reading
+
+
+def prepare(
+    files: Sequence[str],
+    reading: Reading,
+    config: RunConfig,
+    tokenizer: SentencePieceTokenizer | None = None,
+    labels: LabelSet | None = None,
+    cache: Path | None = None,
+) -> Prepared:
+    """Reads, tokenises (once for given files, tokenizer and limits) and maps a corpus.
+
+    Args:
+        files: paths or names of corpora. Rows that name no split are held out by a hash of their reply: 5% valid, 5% test.
+        reading: columns and labels.
+        config: limits, vocabulary and seed.
+        tokenizer: of a model that is trained on; None trains one on the training rows.
+        labels: of that model; None takes those of `reading`, else of the files.
+        cache: where token arrays are kept; None takes `arrays` in `data_folder()`.
+
+    Raises:
+        DataError: a file or row that cannot be read, a label with a single row, nothing to train on.
+    """
+    if "-" in files:
+        raise DataError("-: training reads its data more than once, so not from standard input; give a file")
+    sources = [_File(*resolve(file, replace(reading, labels=labels or reading.labels))) for file in files]
+    labels = labels or _joint_labels(sources)
+    sources = [_File(source.path, replace(source.reading, labels=labels)) for source in sources]
+    hashes = {Path(source.path).name: sha256(Path(source.path)) for source in sources}
+    opened = partial(_exchanges, sources)
+    tokenizer = tokenizer or train_tokenizer(_training_texts(opened(), config.seed), config.vocabulary, config.seed)
+    limits = Limits(config.context_tokens, config.reply_tokens)
+    identity = hashlib.sha256(repr([sorted(hashes.items()), [source.reading for source in sources]]).encode()).hexdigest()
+    arrays = token_arrays(identity, opened, tokenizer, labels, limits, cache or data_folder() / "arrays")
+    _refuse_lone_labels(arrays["train"], labels)
+    return Prepared(tokenizer, labels, limits, arrays, hashes)
+
+
+def held_out_split(reply: str) -> Split:
+    """The split of a row that names none; the same reply always falls into the same one.
+
+    >>> held_out_split("See you!") == held_out_split(" see  you! ")
+    True
+    """
+    normal = " ".join(reply.casefold().split())
+    share = int.from_bytes(hashlib.sha256(normal.encode("utf-8", "replace")).digest()[:8]) / 2**64
+    return "valid" if share < _HELD_OUT else "test" if share < 2 * _HELD_OUT else "train"
+
+
+def _exchanges(sources: Sequence[_File]) -> Iterator[Exchange]:
+    for source in sources:
+        for exchange in read_exchanges(source.path, source.reading):
+            yield exchange if exchange.split else replace(exchange, split=held_out_split(exchange.reply))
+
+
+def _joint_labels(sources: Sequence[_File]) -> LabelSet:
+    found = [source.reading.labels or infer_labels(source.path, source.reading) for source in sources]
+    if len(set(found)) == 1:
+        return found[0]
+    return LabelSet(tuple(sorted({name for labels in found for name in labels.names})))
+
+
+def _training_texts(exchanges: Iterable[Exchange], seed: int) -> list[str]:
+    """Replies and the last utterance before each, of training rows; beyond half a million an even sample (Vitter 1985)."""
+    texts = (
+        text for exchange in exchanges if exchange.split == "train" for text in (*exchange.context[-1:], exchange.reply)
+    )
+    kept = list(islice(texts, _TOKENIZER_LINES))
+    draw = random.Random(seed)
+    for seen, text in enumerate(texts, _TOKENIZER_LINES + 1):
+        place = draw.randrange(seen)
+        if place < _TOKENIZER_LINES:
+            kept[place] = text
+    return kept
+
+
+def _refuse_lone_labels(arrays: TokenArrays, labels: LabelSet) -> None:
+    rows = (arrays.emotions[:, :-1] > 0).sum(0)
+    for name, count in zip(labels.names, rows.tolist(), strict=True):
+        if count == 1:
+            raise DataError(f"emotion {name!r} has a single training row; give it more, rename it, or leave it out of --labels")

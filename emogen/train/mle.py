@@ -1,0 +1,81 @@
+"""Maximum-likelihood training of a generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from emogen.data.batches import Batch
+from emogen.losses import masked_mean, token_nll
+from emogen.models.generator import Generator, reply_mask
+from emogen.train.config import MleConfig
+from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update
+
+
+def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig, state: TrainState) -> Iterator[Step]:
+    """Updates `generator` in place on one batch after another, with the optimizer `state.optimizers["generator"]`.
+
+    Yields after each update; stop by not asking for the next one.
+
+    Raises:
+        TrainingError: the loss is not finite; the generator keeps its last weights.
+    """
+    device = generator.bias.device
+    for batch in batches:
+        generator.train()
+        moved = drop_emotion(batch.to(device), config.emotion_dropout)
+        with mixed_precision(config.precision, device):
+            nll, mask = reply_nll(generator, moved.tokens, moved.reply_start, with_no_latent(generator, moved.emotion))
+        loss = nll.sum() / mask.sum()
+        update(loss, state.optimizers["generator"], scheduled(config.learning_rate, state), state)
+        state.step += 1
+        yield Step(state.step, {"nll": float(loss.detach()), "tokens": int(mask.sum())})
+
+
+def reply_nll(generator: Generator, tokens: Tensor, reply_start: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of each reply token.
+
+    Args:
+        generator: the model.
+        tokens: [batch, time].
+        reply_start: [batch].
+        condition: [batch, emotions + 1 + latent].
+
+    Returns:
+        nats [batch, time - 1], 0 outside the reply, and the mask of the same shape. Scores are computed inside replies only.
+    """
+    mask = reply_mask(tokens, reply_start)
+    states = generator(tokens[:, :-1], condition)[mask]
+    nll = torch.zeros(mask.shape, device=tokens.device)
+    nll[mask] = token_nll(generator.logits(states), tokens[:, 1:][mask])
+    return nll, mask
+
+
+def with_no_latent(generator: Generator, emotion: Tensor) -> Tensor:
+    """The condition of rows whose latent, if the generator has one, is the prior's mean."""
+    return torch.cat([emotion, emotion.new_zeros(len(emotion), generator.config.latent)], 1)
+
+
+def drop_emotion(batch: Batch, share: float) -> Batch:
+    """The batch with about `share` of its rows asking for no emotion."""
+    dropped = torch.rand(len(batch)) < share
+    nothing = torch.zeros_like(batch.emotion)
+    nothing[:, -1] = 1.0
+    emotion = torch.where(dropped.to(batch.emotion.device)[:, None], nothing, batch.emotion)
+    return Batch(batch.tokens, batch.reply_start, emotion)
+
+
+@torch.no_grad()
+def held_out_nll(generator: Generator, batches: Iterable[Batch]) -> dict[str, float]:
+    """Negative log-likelihood of held-out replies in float32: `nll` (nats a token), `nll_reply` (nats a reply), `perplexity`."""
+    generator.eval()
+    device = generator.bias.device
+    nats, tokens, rows = 0.0, 0, 0
+    for batch in batches:
+        moved = batch.to(device)
+        nll, mask = reply_nll(generator, moved.tokens, moved.reply_start, with_no_latent(generator, moved.emotion))
+        nats, tokens, rows = nats + float(masked_mean(nll, mask) * mask.sum()), tokens + int(mask.sum()), rows + len(batch)
+    return {"nll": nats / tokens, "nll_reply": nats / rows, "perplexity": math.exp(nats / tokens)}

@@ -1,0 +1,150 @@
+"""What a run is made of besides its data: models, optimizers, random numbers and the place in the run."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from emogen.errors import CheckpointError, SettingsError, TrainingError
+from emogen.train.config import Precision
+
+_WARMUP_STEPS = 100
+_FINAL_RATE = 0.05
+_MAX_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training loop yields after each update: its number, counted from 1, and named figures."""
+
+    number: int
+    figures: dict[str, float]
+
+
+@dataclass
+class TrainState:
+    """All that a stopped run needs to go on as if it had not stopped, but its data.
+
+    Attributes:
+        modules: in training, by name.
+        optimizers: by name.
+        random: the stream that loops sample from; dropout takes PyTorch's own.
+        step: updates done.
+        progress: share of the run that is done, 0 to 1; the learning rate follows it.
+        figures: numbers that a loop or the run keeps between steps.
+    """
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    random: torch.Generator
+    step: int = 0
+    progress: float = 0.0
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def dump(self) -> bytes:
+        """The state as bytes that `restore` reads."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "modules": {name: module.state_dict() for name, module in self.modules.items()},
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                "random": self.random.get_state(),
+                "torch_random": torch.get_rng_state(),
+                "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "step": self.step,
+                "progress": self.progress,
+                "figures": self.figures,
+            },
+            buffer,
+        )
+        return buffer.getvalue()
+
+    def restore(self, dumped: bytes, where: str) -> None:
+        """Takes over what `dump` gave, in place, random numbers included.
+
+        Raises:
+            CheckpointError: cut short, or of models of another shape.
+        """
+        try:
+            saved: dict[str, Any] = torch.load(io.BytesIO(dumped), map_location="cpu", weights_only=True)
+            for name, module in self.modules.items():
+                module.load_state_dict(saved["modules"][name])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(saved["optimizers"][name])
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise CheckpointError(f"{where}: cannot be resumed ({reason}); start again with another --out") from None
+        self.random.set_state(saved["random"])
+        torch.set_rng_state(saved["torch_random"])
+        if saved["cuda_random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(saved["cuda_random"])
+        self.step, self.progress, self.figures = saved["step"], saved["progress"], saved["figures"]
+
+
+def adamw(module: nn.Module, weight_decay: float = 0.0) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) whose rate `update` sets; vectors (biases, norms) are not decayed."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    matrices = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay}
+    vectors = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
+    return torch.optim.AdamW([matrices, vectors], lr=0.0, betas=(0.9, 0.98), fused=True)
+
+
+def update(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, state: TrainState) -> float:
+    """One clipped gradient step; returns the gradient's norm before clipping.
+
+    Raises:
+        TrainingError: loss or gradient is not finite; nothing is changed then.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = float(nn.utils.clip_grad_norm_(parameters, _MAX_NORM))
+    if not math.isfinite(norm) or not math.isfinite(float(loss.detach())):
+        raise TrainingError(
+            f"step {state.step + 1}: loss {float(loss.detach()):g} with gradient {norm:g} is not finite; lower the learning rate"
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return norm
+
+
+def scheduled(rate: float, state: TrainState) -> float:
+    """The learning rate now: linear warm-up over 100 steps, then half a cosine over the run down to a twentieth."""
+    warm = min(1.0, (state.step + 1) / _WARMUP_STEPS)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(state.progress, 1.0)))
+    return rate * warm * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one.
+
+    Raises:
+        SettingsError: a device that is unknown or not there.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise SettingsError(f"--device {name}: allowed is auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("--device cuda: this PyTorch sees no CUDA device; pass --device cpu, or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def mixed_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """bfloat16 matrix products where that is asked for, or where `auto` finds a processor with instructions for them."""
+    enabled = precision == "bf16" or (precision == "auto" and _has_bf16(device))
+    with torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False):
+        yield
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))

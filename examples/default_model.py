@@ -1,0 +1,153 @@
+"""The recipe of the default model: corpora, judge, guide, and the training commands, one stage after another.
+
+    emogen data fetch goemotions && emogen data fetch dailydialog && emogen data fetch empatheticdialogues
+    python examples/default_model.py prepare --work runs
+    emogen train-lm runs/replies.jsonl.gz --preset small --minutes 30 --out runs/lm
+    emogen train-gan runs/replies.jsonl.gz --preset small --minutes 60 --init runs/lm --out runs/gan
+    python examples/default_model.py ship --work runs --model runs/lm
+
+`prepare` writes the generator's corpus and trains two classifiers on disjoint rows. The guide, trained on the generator's share of
+GoEmotions and DailyDialog, labels the listeners' replies of EmpatheticDialogues, whose own labels say what the *speaker* feels. The
+judge, trained on the other share, is for evaluation alone. `ship` stores a model in float16.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import torch
+
+from emogen.atomic import sha256, write_text
+from emogen.checkpoint import describe, load, save_model
+from emogen.data.batches import Limits
+from emogen.data.corpora import locate
+from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
+from emogen.emotions import EKMAN, Emotion
+from emogen.models.classifier import Classifier, ClassifierConfig, emotion_probabilities
+from emogen.train.classifier import ClassifierTraining, train_classifier
+
+JUDGE_SHARE = 0.3
+NEUTRAL_SHARE = 0.5
+LEAST_SHARE = 0.2
+NATIVE = Reading(labels=EKMAN)
+
+
+@click.group()
+def recipe() -> None:
+    """Prepare the data of the default model, and store a trained one for shipping."""
+
+
+@recipe.command()
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for what is made.")
+def prepare(work: Path) -> None:
+    """Write replies.jsonl.gz and judge.jsonl.gz, and train the judge and the guide."""
+    labelled = [*cleaned("goemotions"), *thinned(cleaned("dailydialog"))]
+    for_judge = [e for e in labelled if e.split == "train" and share_of(e.reply) < JUDGE_SHARE]
+    for_generator = [e for e in labelled if e.split != "train" or share_of(e.reply) >= JUDGE_SHARE]
+    judge = classifier_of(for_judge, seed=1)
+    save_classifier(work / "judge", judge)
+    write_exchanges(work / "judge.jsonl.gz", for_judge)
+    guide = classifier_of([e for e in for_generator if e.split == "train"], seed=2)
+    empathetic = relabelled(list(cleaned("empatheticdialogues")), guide)
+    count = write_exchanges(work / "replies.jsonl.gz", shuffled([*for_generator, *empathetic]))
+    for name, model in (("judge", judge), ("guide", guide)):
+        click.echo(json.dumps({name: report(model, [e for e in labelled if e.split == "test"])}))
+    click.echo(json.dumps({"replies": count, "judge_rows": len(for_judge)}))
+
+
+@recipe.command()
+@click.option("--work", type=click.Path(path_type=Path), required=True)
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Trained checkpoint.")
+@click.option("--to", "target", type=click.Path(path_type=Path), default=Path("checkpoints/default"), show_default=True)
+def ship(work: Path, model: Path, target: Path) -> None:
+    """Store the model in float16, with the facts of its training, beside the judge."""
+    trained = load(model)
+    save_model(target, trained.description, trained.generator, torch.float16)
+    trained.tokenizer.save(target / "tokenizer.model")
+    facts = json.loads((model / "train.json").read_text(encoding="utf-8"))
+    facts["replies_sha256"] = sha256(work / "replies.jsonl.gz")
+    write_text(target / "train.json", json.dumps(facts, indent=1) + "\n")
+    click.echo(f"{target}: {sum(path.stat().st_size for path in target.iterdir()) / 1e6:.1f} MB")
+
+
+def cleaned(corpus: str) -> Iterator[Exchange]:
+    """Rows of a fetched corpus with spacing repaired; rows with placeholders such as [NAME] are left out."""
+    for exchange in read_exchanges(locate(corpus), NATIVE):
+        reply = repaired(exchange.reply)
+        if "[" not in reply and "http" not in reply and 1 < len(reply) < 240:
+            yield replace(exchange, reply=reply, context=tuple(repaired(turn) for turn in exchange.context))
+
+
+def repaired(text: str) -> str:
+    """Text as people type it: no space before punctuation or inside contractions, commas where `_comma_` stands.
+
+    >>> repaired("Say , Jim , it ' s late . I don ’ t care !")
+    "Say, Jim, it's late. I don't care!"
+    """
+    text = text.replace("_comma_", ",").replace("’", "'").replace("‘", "'").replace("“", '"').replace("”", '"')
+    text = re.sub(r"(\w) ?' ?(s|t|m|d|re|ve|ll|S|T|M)\b", r"\1'\2", text)
+    text = re.sub(r"\s+([,.!?;:%)])", r"\1", text)
+    return " ".join(text.split())
+
+
+def thinned(exchanges: Iterable[Exchange]) -> Iterator[Exchange]:
+    """Half of the neutral training rows are left out: five in six rows of DailyDialog are neutral."""
+    for exchange in exchanges:
+        if exchange.split != "train" or exchange.emotion.name != "neutral" or share_of("n" + exchange.reply) < NEUTRAL_SHARE:
+            yield exchange
+
+
+def share_of(reply: str) -> float:
+    """A number in [0, 1) that depends on the case-folded reply alone, so that equal replies stay together."""
+    return int.from_bytes(hashlib.sha256(reply.casefold().encode()).digest()[:8]) / 2**64
+
+
+def relabelled(exchanges: Sequence[Exchange], guide: Classifier) -> Iterator[Exchange]:
+    """The same replies with the emotions that the guide reads in them: shares under a fifth are dropped."""
+    for at in range(0, len(exchanges), 1024):
+        part = exchanges[at : at + 1024]
+        for exchange, shares in zip(part, emotion_probabilities(guide, [e.reply for e in part]), strict=True):
+            kept = torch.where(shares >= min(LEAST_SHARE, float(shares.max())), shares, 0.0).double()
+            yield replace(exchange, emotion=Emotion(EKMAN, tuple((kept / kept.sum()).tolist())))
+
+
+def classifier_of(exchanges: Sequence[Exchange], seed: int) -> Classifier:
+    """A classifier trained on the replies."""
+    torch.manual_seed(seed)
+    classifier = Classifier(ClassifierConfig(emotions=len(EKMAN)))
+    for _ in train_classifier(classifier, exchanges, ClassifierTraining(seed=seed)):
+        pass
+    return classifier
+
+
+def save_classifier(folder: Path, classifier: Classifier) -> None:
+    """Stores a classifier in float16."""
+    save_model(folder, describe(classifier, EKMAN, Limits()), classifier, torch.float16)
+
+
+def report(classifier: Classifier, exchanges: Sequence[Exchange]) -> dict[str, float]:
+    """Accuracy over rows, and its mean over emotions."""
+    judged = [EKMAN.names[place] for place in emotion_probabilities(classifier, [e.reply for e in exchanges]).argmax(1)]
+    hits = [(e.emotion.name, e.emotion.weights[EKMAN.position(name)] > 0) for e, name in zip(exchanges, judged, strict=True)]
+    recalls = [[hit for asked, hit in hits if asked == name] for name in EKMAN.names]
+    return {
+        "accuracy": sum(hit for _, hit in hits) / len(hits),
+        "mean_recall": sum(sum(recall) / max(len(recall), 1) for recall in recalls) / len(EKMAN),
+    }
+
+
+def shuffled(exchanges: list[Exchange]) -> list[Exchange]:
+    """In an order that depends on nothing but their number."""
+    random.Random(0).shuffle(exchanges)
+    return exchanges
+
+
+if __name__ == "__main__":
+    recipe()
