@@ -161,6 +161,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int | None = None, seed: i
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
             character_coverage=_COVERAGE,
+            required_chars=_SPACE_MARK,
             hard_vocab_limit=vocabulary is not None,
             pad_id=PAD,
             unk_id=UNKNOWN,

@@ -51,10 +51,10 @@ def prepare(work: Path) -> None:
     labelled = [*cleaned("goemotions"), *thinned(cleaned("dailydialog"))]
     for_judge = [e for e in labelled if e.split == "train" and share_of(e.reply) < JUDGE_SHARE]
     for_generator = [e for e in labelled if e.split != "train" or share_of(e.reply) >= JUDGE_SHARE]
-    judge = classifier_of(for_judge, seed=1)
+    judge = classifier_of(for_judge, ClassifierTraining(epochs=4, balance=1.0, seed=1))
     save_classifier(work / "judge", judge)
     write_exchanges(work / "judge.jsonl.gz", for_judge)
-    guide = classifier_of([e for e in for_generator if e.split == "train"], seed=2)
+    guide = classifier_of([e for e in for_generator if e.split == "train"], ClassifierTraining(seed=2))
     empathetic = relabelled(list(cleaned("empatheticdialogues")), guide)
     count = write_exchanges(work / "replies.jsonl.gz", shuffled([*for_generator, *empathetic]))
     for name, model in (("judge", judge), ("guide", guide)):
@@ -118,11 +118,11 @@ def relabelled(exchanges: Sequence[Exchange], guide: Classifier) -> Iterator[Exc
             yield replace(exchange, emotion=Emotion(EKMAN, tuple((kept / kept.sum()).tolist())))
 
 
-def classifier_of(exchanges: Sequence[Exchange], seed: int) -> Classifier:
+def classifier_of(exchanges: Sequence[Exchange], training: ClassifierTraining) -> Classifier:
     """A classifier trained on the replies."""
-    torch.manual_seed(seed)
+    torch.manual_seed(training.seed)
     classifier = Classifier(ClassifierConfig(emotions=len(EKMAN)))
-    for _ in train_classifier(classifier, exchanges, ClassifierTraining(seed=seed)):
+    for _ in train_classifier(classifier, exchanges, training):
         pass
     return classifier
 

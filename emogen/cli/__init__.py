@@ -51,10 +51,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Runs the command line; a user's mistake becomes one line on standard error."""
     try:
-        cli.main(args=arguments, prog_name="emogen", standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as done:
-        code = done.exit_code
+        code = cli.main(args=arguments, prog_name="emogen", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         code = error.exit_code

@@ -307,7 +307,7 @@ def _lengths(counts: Mapping[int, int]) -> Lengths:
         return Lengths(0, 0, 0, 0, 0, 0, 0)
     lengths = np.array(sorted(counts))
     shares = np.cumsum([counts[length] for length in lengths.tolist()]) / sum(counts.values())
-    places = np.minimum(np.searchsorted(shares, np.array(_QUANTILES) - 1e-12), len(lengths) - 1)
+    places = np.minimum(np.searchsorted(shares, _QUANTILES), len(lengths) - 1)
     return Lengths(*lengths[places].tolist())
 
 

@@ -139,7 +139,7 @@ def exchanges_of(
             continue
         try:
             yield row.number, _exchange(row.fields, reading, labels)
-        except _Unfit as unfit:
+        except _UnfitError as unfit:
             yield Problem(row.number, unfit.kind, str(unfit))
 
 
@@ -158,7 +158,7 @@ def infer_labels(path: str | Path, reading: Reading) -> LabelSet:
         if isinstance(row, Row):
             try:
                 names.update(_shares(_pick(row.fields, reading.columns.emotion, "emotion")))
-            except _Unfit:
+            except _UnfitError:
                 continue
             if len(names) > _MAX_LABELS:
                 column = _present(row.fields, reading.columns.emotion)
@@ -227,7 +227,7 @@ def as_json(exchange: Exchange) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
-class _Unfit(Exception):
+class _UnfitError(Exception):
     """A record that is no exchange."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -248,6 +248,8 @@ def _open(path: str | Path) -> AbstractContextManager[BinaryIO]:
 def _format_of(path: str | Path) -> str:
     if str(path) == "-":
         return "jsonl"
+    if Path(path).is_dir():
+        raise DataError(f"{path}: is a folder; give a file")
     suffix = Path(str(path).removesuffix(".gz")).suffix.lower()
     if suffix not in _FORMATS:
         allowed = f"{', '.join(_FORMATS)} (each may be gzipped, .gz)"
@@ -323,6 +325,8 @@ def _header(where: str, cells: list[str] | csv.Error, bad: list[Problem]) -> lis
 
 
 def _broken(error: csv.Error) -> str:
+    if "new-line character" in str(error):
+        return "broken table row (a carriage return alone); end lines with a line feed, and quote cells that hold either"
     return f"broken table row ({error}); write a quote inside a quoted cell twice"
 
 
@@ -350,7 +354,7 @@ def _exchange(fields: Mapping[str, object], reading: Reading, labels: LabelSet) 
     reply = _text(_pick(fields, columns.reply, "reply"), "reply")
     if len(reply) > reading.max_words and (length := len(plain_words(reply))) > reading.max_words:
         message = f"reply has {length} words, more than {reading.max_words}; split it or raise --max-words"
-        raise _Unfit("too long", message)
+        raise _UnfitError("too long", message)
     return Exchange(
         context=_context(_optional(fields, columns.context)),
         reply=reply,
@@ -374,17 +378,17 @@ def _pick(fields: Mapping[str, object], column: str, what: str) -> object:
     if name is None:
         wanted = " or ".join(repr(part) for part in column.split("|"))
         found = ", ".join(map(str, fields)) or "none"
-        raise _Unfit("no such column", f"no column {wanted}, found {found}; name it with --{what}-column")
+        raise _UnfitError("no such column", f"no column {wanted}, found {found}; name it with --{what}-column")
     return fields[name]
 
 
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise _Unfit(f"{what} is no text", f"{what} {_shown(value)} is no text")
+        raise _UnfitError(f"{what} is no text", f"{what} {_shown(value)} is no text")
     if not value.strip():
-        raise _Unfit(f"empty {what}", f"the {what} is empty")
+        raise _UnfitError(f"empty {what}", f"the {what} is empty")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise _Unfit("not UTF-8", f"the {what} holds half of a surrogate pair, which is no character")
+        raise _UnfitError("not UTF-8", f"the {what} holds half of a surrogate pair, which is no character")
     return value.strip()
 
 
@@ -392,7 +396,7 @@ def _context(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [part for part in value.split(_TURN_MARK) if part.strip()]
     if not isinstance(value, list | tuple):
-        raise _Unfit("context is no text", f"context {_shown(value)} is neither text nor a list of texts")
+        raise _UnfitError("context is no text", f"context {_shown(value)} is neither text nor a list of texts")
     return tuple(_text(turn, "context") for turn in value)
 
 
@@ -402,12 +406,12 @@ def _emotion(value: object, labels: LabelSet) -> Emotion:
         known = name if name in labels else _ekman(name, labels)
         if known is None:
             message = f"emotion {_shown(name)} is not one of {', '.join(labels.names)}; rename it or pass --labels"
-            raise _Unfit("unknown emotion", message)
+            raise _UnfitError("unknown emotion", message)
         shares[known] = shares.get(known, 0.0) + share
     try:
         return mixture(shares, labels)
     except SettingsError as error:
-        raise _Unfit("no emotion", str(error)) from None
+        raise _UnfitError("no emotion", str(error)) from None
 
 
 def _ekman(name: str, labels: LabelSet) -> str | None:
@@ -420,7 +424,7 @@ def _shares(value: object) -> dict[str, float]:
         try:
             shares = parse_shares(value)
         except SettingsError as error:
-            raise _Unfit("no emotion", str(error)) from None
+            raise _UnfitError("no emotion", str(error)) from None
     elif isinstance(value, str):
         shares = _even([part.strip() for part in value.replace("|", ",").split(",") if part.strip()])
     elif isinstance(value, list) and all(isinstance(name, str) for name in value):
@@ -430,7 +434,7 @@ def _shares(value: object) -> dict[str, float]:
     else:
         shares = {}
     if not shares or not all(is_name(name) for name in shares):
-        raise _Unfit("no emotion", f"emotion {_shown(value)} is neither a name, a list of names nor a table of shares")
+        raise _UnfitError("no emotion", f"emotion {_shown(value)} is neither a name, a list of names nor a table of shares")
     return shares
 
 
@@ -449,7 +453,7 @@ def _number(share: float) -> float:
 def _split(value: object) -> Split:
     name = _SPLIT_NAMES.get(str(value), value)
     if name not in _SPLITS:
-        raise _Unfit("unknown split", f"split {_shown(value)} is not one of train, valid, test")
+        raise _UnfitError("unknown split", f"split {_shown(value)} is not one of train, valid, test")
     return name  # type: ignore[return-value]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emogen.errors import SettingsError
-from emogen.models.transformer import Block, present_tokens, rotation_angles
+from emogen.models.transformer import Block, present_tokens, rotation_of
 from emogen.text import BOS, PAD, TURN, UNKNOWN
 
 _NEVER = -1e4
@@ -119,7 +119,7 @@ class TransformerBackbone(nn.Module):
 
     def forward(self, stream: Tensor, shifts: Tensor) -> Tensor:
         """See `Backbone.__call__`."""
-        rotation = rotation_angles(torch.arange(stream.shape[1], device=stream.device), self.head_width)
+        rotation = rotation_of(torch.arange(stream.shape[1], device=stream.device), self.head_width)
         for block, shift in zip(self.blocks, shifts, strict=True):
             stream = block(stream + shift[:, None], rotation, None, True)
         normed: Tensor = self.norm(stream)
@@ -131,7 +131,7 @@ class TransformerBackbone(nn.Module):
 
     def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.step`; `state` is written in place."""
-        rotation = rotation_angles(positions, self.head_width)[:, None, None]
+        rotation = rotation_of(positions, self.head_width)[:, :, None, None]
         stream = stream[:, None]
         for block, shift, cache in zip(self.blocks, shifts, state, strict=True):
             stream = block.step(stream + shift[:, None], rotation, cache, positions)  # type: ignore[operator]

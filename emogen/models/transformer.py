@@ -34,7 +34,7 @@ class Block(nn.Module):
 
         Args:
             stream: [batch, time, width].
-            rotation: [time, head width], from `rotation_angles`.
+            rotation: [2, time, head width], from `rotation_of`.
             mask: [batch, 1, 1, time], true where a key may be seen; None for all.
             causal: whether a position sees only itself and what came before.
         """
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
         Args:
             stream: [rows, 1, width].
-            rotation: [rows, 1, 1, head width], for each row's own position.
+            rotation: [2, rows, 1, 1, head width], for each row's own position.
             cache: [2, rows, heads, capacity, head width].
             positions: [rows].
         """
@@ -84,18 +84,25 @@ def feedforward_width(width: int) -> int:
     return -(-8 * width // 96) * 32
 
 
-def rotation_angles(positions: Tensor, head_width: int) -> Tensor:
-    """Angles [..., head width] of rotary positions for integer `positions` [...]."""
+def rotation_of(positions: Tensor, head_width: int) -> Tensor:
+    """Cosines and sines [2, ..., head width] of rotary positions for integer `positions` [...]."""
     exponents = torch.arange(0, head_width, 2, device=positions.device).float() / head_width
     angles = positions.float()[..., None] * _ROTARY_BASE**-exponents
-    return torch.cat([angles, angles], -1)
+    both = torch.stack([angles.cos(), angles.sin()])
+    return torch.cat([both, both], -1)
 
 
-def rotate(heads: Tensor, angles: Tensor) -> Tensor:
-    """Rotates `heads` [batch, heads, time, head width] by `angles` that broadcast to it."""
+def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
+    """Rotates `heads` [batch, heads, time, head width] by a `rotation` [2, ...] that broadcasts to it."""
+    cosine, sine = rotation.to(heads.dtype)
     left, right = heads.chunk(2, -1)
-    turned = torch.cat([-right, left], -1)
-    return (heads * angles.cos() + turned * angles.sin()).to(heads.dtype)
+    return heads * cosine + torch.cat([-right, left], -1) * sine
+
+
+def present_tokens(tokens: Tensor) -> Tensor:
+    """Where the tokens of each row stand, [batch, time]: no padding, and nothing behind an end token."""
+    ends = tokens == EOS
+    return (tokens != PAD) & (ends.cumsum(1) - ends.long() == 0)
 
 
 def present_tokens(tokens: Tensor) -> Tensor:
@@ -119,7 +126,7 @@ class Encoder(nn.Module):
 
         Padding stands at the end of a row, so a causal stack needs no mask for it.
         """
-        rotation = rotation_angles(torch.arange(stream.shape[1], device=stream.device), self.head_width)
+        rotation = rotation_of(torch.arange(stream.shape[1], device=stream.device), self.head_width)
         mask = None if self.causal else present[:, None, None]
         for block in self.blocks:
             stream = block(stream, rotation, mask, self.causal)

@@ -126,4 +126,4 @@ def _refuse_lone_labels(arrays: TokenArrays, labels: LabelSet) -> None:
     rows = (arrays.emotions[:, :-1] > 0).sum(0)
     for name, count in zip(labels.names, rows.tolist(), strict=True):
         if count == 1:
-            raise DataError(f"emotion {name!r} has a single training row; give it more, rename it, or leave it out of --labels")
+            raise DataError(f"emotion {name!r} has a single training row; give it more rows, rename it, or drop that row")

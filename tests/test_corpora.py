@@ -1,0 +1,340 @@
+"""Where corpora come from, fetching them (from file addresses and folders, never the network), and finding them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import tarfile
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from emogen.data import corpora
+from emogen.data.corpora import CORPORA, Corpus, Source, corpus_named, data_folder, exchanges, fetch, locate, resolve
+from emogen.data.exchange import Exchange, Reading, read_exchanges
+from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, blend
+from emogen.errors import DataError
+
+HEADER = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags\n"
+EMPATHETIC_FILES = {
+    "train.csv": HEADER + "c,1,proud,p,7,I won.,5,\nc,2,proud,p,3,You did?,5,\nc,3,proud,p,7,I did.,5,\nc,4,proud,p,3,Oh,5,\n",
+    "valid.csv": HEADER,
+    "test.csv": HEADER,
+}
+GOEMOTIONS_FILES = {
+    "emotions.txt": "\n".join(GOEMOTIONS.names) + "\n",
+    "train.tsv": "Thank you so much\t15,17\tx\n",
+    "dev.tsv": "Hm\t27\tx\n",
+    "test.tsv": "Wow\t26\tx\n",
+}
+
+
+def tar_gz(files: dict[str, str]) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"folder/{name}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return raw.getvalue()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return raw.getvalue()
+
+
+def folder(path: Path, files: dict[str, str]) -> Path:
+    path.mkdir()
+    for name, text in files.items():
+        (path / name).write_text(text, encoding="utf-8")
+    return path
+
+
+def from_files(corpus: Corpus, at: Path) -> Corpus:
+    """The corpus with every address turned into one of a file in `at`."""
+    sources = tuple(Source((at / source.name).as_uri()) for source in corpus.sources)
+    return dataclasses.replace(corpus, sources=sources)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMOGEN_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+# ---- the list
+
+
+def test_the_corpora_are_those_of_the_documentation() -> None:
+    assert [corpus.name for corpus in CORPORA] == [
+        *("starter", "goemotions", "tweeteval_emotion", "empatheticdialogues"),
+        *("dailydialog", "esconv", "meld", "dailydialog_zh"),
+    ]
+    assert {corpus.name for corpus in CORPORA if corpus.language == "zh"} == {"dailydialog_zh"}
+    assert all(corpus.licence and corpus.note and corpus.home for corpus in CORPORA)
+
+
+def test_owners_checksums_stand_where_owners_give_them() -> None:
+    sums = {corpus.name: corpus.sources[0].sha256 for corpus in CORPORA if corpus.sources and corpus.sources[0].sha256}
+    # ParlAI, parlai/tasks/{dailydialog,empathetic_dialogues}/build.py.
+    assert sums == {
+        "dailydialog": "c3adb09bd715b9fa5cd1ac41613b7de61eb5afbe477826a6146abefef573e6bb",
+        "empatheticdialogues": "56f234d77b7dd1f005fd365bb17769cfe346c3c84295b69bc069c8ccb83be03d",
+    }
+
+
+def test_unknown_corpus_is_told_with_the_known_ones() -> None:
+    with pytest.raises(DataError, match="'iemocap' is not one of starter, goemotions"):
+        corpus_named("iemocap")
+
+
+# ---- to exchanges
+
+
+def test_contexts_are_the_last_ten_utterances() -> None:
+    texts = [f"line {number}" for number in range(14)]
+    line = "".join(f"{text}__eou__" for text in texts) + "\t1\t" + "1 " * 14 + "\t" + "0 " * 14
+    files = {"zh_train_human.txt": line.encode(), "zh_dev_human.txt": b"", "zh_test_human.txt": b""}
+    found = list(exchanges(corpus_named("dailydialog_zh"), files))
+    assert [found[place].context for place in (0, 1, 13)] == [(), ("line 0",), tuple(texts[3:13])]
+
+
+def test_several_labels_are_an_even_mixture() -> None:
+    files = {name: text.encode() for name, text in GOEMOTIONS_FILES.items()}
+    first = next(exchanges(corpus_named("goemotions"), files))
+    assert first == Exchange((), "Thank you so much", blend(["gratitude", "joy"], GOEMOTIONS), "train")
+
+
+def test_roles_decide_whether_the_speaker_counts() -> None:
+    files = {name: text.encode() for name, text in EMPATHETIC_FILES.items()}
+    corpus = corpus_named("empatheticdialogues")
+    assert [(found.context, found.reply) for found in exchanges(corpus, files)] == [
+        (("I won.",), "You did?"),
+        (("I won.", "You did?", "I did."), "Oh"),
+    ]
+    assert [found.reply for found in exchanges(corpus, files, "all")] == ["I won.", "You did?", "I did.", "Oh"]
+    assert {found.emotion.name for found in exchanges(corpus, files, "all")} == {"proud"}
+
+
+def test_a_label_that_the_corpus_does_not_have_is_told() -> None:
+    files = {name: text.replace("proud", "smug").encode() for name, text in EMPATHETIC_FILES.items()}
+    with pytest.raises(DataError, match="empatheticdialogues: emotion 'smug' is not one of afraid"):
+        list(exchanges(corpus_named("empatheticdialogues"), files))
+
+
+# ---- from a folder
+
+
+def test_fetch_reads_official_files_of_a_folder(tmp_path: Path, cache: Path) -> None:
+    path = fetch(corpus_named("goemotions"), from_folder=folder(tmp_path / "raw", GOEMOTIONS_FILES))
+    assert path == cache / "goemotions.jsonl.gz" == locate("goemotions")
+    assert [found.reply for found in read_exchanges(path)] == ["Thank you so much", "Hm", "Wow"]
+
+
+def test_fetch_reads_an_archive_of_a_folder(tmp_path: Path) -> None:
+    raw = folder(tmp_path / "raw", {})
+    (raw / "empatheticdialogues.tar.gz").write_bytes(tar_gz(EMPATHETIC_FILES))
+    path = fetch(corpus_named("empatheticdialogues"), tmp_path / "out", raw)
+    assert path.parent == tmp_path / "out"
+    assert [found.split for found in read_exchanges(path)] == ["train", "train"]
+
+
+def test_dailydialog_is_read_from_either_archive(tmp_path: Path) -> None:
+    raw = folder(tmp_path / "raw", {})
+    parts: dict[str, bytes] = {"__MACOSX/ijcnlp_dailydialog/._train.zip": b"junk"}
+    for name in ("train", "validation", "test"):
+        texts = {
+            f"{name}/dialogues_{name}.txt": f"New {name} ! __eou__\n".encode(),
+            f"{name}/dialogues_emotion_{name}.txt": b"4 \n",
+        }
+        parts[f"ijcnlp_dailydialog/{name}.zip"] = zipped(texts)
+    (raw / "ijcnlp_dailydialog.zip").write_bytes(zipped(parts))
+    found = list(read_exchanges(fetch(corpus_named("dailydialog"), tmp_path / "out", raw)))
+    assert [(one.reply, one.emotion.name, one.split) for one in found] == [
+        ("New train !", "joy", "train"),
+        ("New validation !", "joy", "valid"),
+        ("New test !", "joy", "test"),
+    ]
+    talk = json.dumps({"dialogue": [{"text": "Hello .", "emotion": "no_emotion"}]})
+    (raw / "dailydialog.tar.gz").write_bytes(tar_gz({"train.json": talk, "valid.json": "", "test.json": ""}))
+    found = list(read_exchanges(fetch(corpus_named("dailydialog"), tmp_path / "out", raw)))
+    assert [(one.reply, one.emotion.name) for one in found] == [("Hello .", "neutral")]
+
+
+@pytest.mark.parametrize("name", ["empatheticdialogues.jsonl", "empatheticdialogues.jsonl.gz"])
+def test_fetch_reads_the_normalised_format(tmp_path: Path, name: str) -> None:
+    rows = [
+        {"text": "I won.", "emotion": "proud", "context": [], "split": "train", "meta": {"role": "speaker"}},
+        {"text": "You did?", "emotion": "proud", "context": ["I won."], "split": "train", "meta": {"role": "listener"}},
+        {"text": "Oh", "emotion": "sad", "context": ["No"], "split": "test", "meta": {"role": "listener", "leaky": True}},
+    ]
+    raw = folder(tmp_path / "raw", {})
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (raw / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    corpus = corpus_named("empatheticdialogues")
+    path = fetch(corpus, tmp_path / "out", raw)
+    assert list(read_exchanges(path, Reading(labels=EMPATHETIC))) == [
+        Exchange(("I won.",), "You did?", blend(["proud"], EMPATHETIC), "train")
+    ]
+    again = fetch(corpus, tmp_path / "again", tmp_path / "out")
+    assert again.read_bytes() == path.read_bytes()
+    every = fetch(corpus, tmp_path / "every", raw, roles="all")
+    assert [found.reply for found in read_exchanges(every)] == ["I won.", "You did?"]
+
+
+def test_happiness_of_the_normalised_dailydialog_is_joy(tmp_path: Path) -> None:
+    raw = folder(tmp_path / "raw", {"dailydialog.jsonl": '{"text": "Good !", "emotion": "happiness", "split": "train"}'})
+    (found,) = read_exchanges(fetch(corpus_named("dailydialog"), from_folder=raw))
+    assert found.emotion == blend(["joy"], EKMAN)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "neither goemotions.jsonl.gz nor train.tsv, dev.tsv, test.tsv, emotions.txt; get the files from https://"),
+        ({"train.tsv": "", "emotions.txt": ""}, "neither goemotions.jsonl.gz nor dev.tsv, test.tsv; get"),
+        ({"goemotions.jsonl": '{"text": "Hi", "emotion": "rage"}'}, "goemotions.jsonl:1: emotion 'rage' is not one of"),
+        ({"goemotions.jsonl": ""}, "goemotions: the files hold no utterance"),
+        ({**GOEMOTIONS_FILES, "dev.tsv": "Hm\n"}, "dev.tsv:1: 1 cells"),
+    ],
+)
+def test_a_folder_without_the_right_files_is_told(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        fetch(corpus_named("goemotions"), tmp_path / "out", folder(tmp_path / "raw", files))
+    assert list((tmp_path).rglob("*.gz")) == []
+
+
+def test_alternative_names_and_missing_folders_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nor dailydialog\.tar\.gz or ijcnlp_dailydialog\.zip"):
+        fetch(corpus_named("dailydialog"), from_folder=tmp_path)
+    with pytest.raises(DataError, match="none: is no folder"):
+        fetch(corpus_named("dailydialog"), from_folder=tmp_path / "none")
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", tar_gz(EMPATHETIC_FILES)[:-40]])
+def test_a_broken_archive_is_told(tmp_path: Path, content: bytes) -> None:
+    raw = folder(tmp_path / "raw", {})
+    (raw / "empatheticdialogues.tar.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"empatheticdialogues\.tar\.gz: cannot be read"):
+        fetch(corpus_named("empatheticdialogues"), from_folder=raw)
+
+
+# ---- by address
+
+
+def test_fetch_downloads_and_tells_progress(tmp_path: Path) -> None:
+    raw = folder(tmp_path / "raw", GOEMOTIONS_FILES)
+    told: list[tuple[str, int, int | None]] = []
+    path = fetch(from_files(corpus_named("goemotions"), raw), progress=lambda *step: told.append(step))
+    assert sum(1 for _ in read_exchanges(path)) == 3
+    size = (raw / "train.tsv").stat().st_size
+    assert told[0] == ((raw / "train.tsv").as_uri(), size, size)
+    assert len(told) == 4
+
+
+def test_a_checksum_that_differs_is_told_with_both_values(tmp_path: Path, cache: Path) -> None:
+    raw = folder(tmp_path / "raw", {"ESConv.json": "[]"})
+    source = Source((raw / "ESConv.json").as_uri(), "0" * 64)
+    corpus = dataclasses.replace(corpus_named("esconv"), sources=(source,))
+    found = hashlib.sha256(b"[]").hexdigest()
+    with pytest.raises(DataError, match=f"SHA-256 is {found}, the owners give {'0' * 64}"):
+        fetch(corpus)
+    assert not cache.exists()
+
+
+def test_no_answer_is_told_with_address_and_way_out(tmp_path: Path) -> None:
+    corpus = from_files(corpus_named("esconv"), tmp_path / "nowhere")
+    with pytest.raises(DataError) as caught:
+        fetch(corpus)
+    message = str(caught.value)
+    assert message.startswith(corpus.sources[0].url + ": no download (")
+    assert message.endswith("put ESConv.json in a folder and run: emogen data fetch esconv --from FOLDER")
+
+
+def test_a_second_address_is_tried(tmp_path: Path) -> None:
+    raw = folder(tmp_path / "raw", {})
+    (raw / "empatheticdialogues.tar.gz").write_bytes(tar_gz(EMPATHETIC_FILES))
+    second = Source((raw / "empatheticdialogues.tar.gz").as_uri())
+    first = Source((tmp_path / "none.tar.gz").as_uri(), otherwise=second)
+    corpus = dataclasses.replace(corpus_named("empatheticdialogues"), sources=(first,))
+    assert sum(1 for _ in read_exchanges(fetch(corpus))) == 2
+
+
+class _Answer(io.BytesIO):
+    def __init__(self, content: bytes, length: int) -> None:
+        super().__init__(content)
+        self.headers = {"Content-Length": str(length)}
+
+
+@pytest.mark.parametrize("failure", ["short", "reset", "protocol"])
+def test_a_download_that_breaks_off_leaves_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    def answer(*_: object, **__: object) -> _Answer:
+        if failure == "reset":
+            raise ConnectionResetError(104, "Connection reset by peer")
+        if failure == "protocol":
+            raise http.client.IncompleteRead(b"")
+        return _Answer(b"[]", 1000)
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    reason = {"short": "ended after 2 of 1000 bytes", "reset": "Connection reset", "protocol": "IncompleteRead"}[failure]
+    with pytest.raises(DataError, match=reason):
+        fetch(corpus_named("esconv"))
+    assert not cache.exists()
+
+
+# ---- finding
+
+
+def test_a_corpus_that_is_not_there_is_told_with_the_command(cache: Path) -> None:
+    with pytest.raises(DataError, match=r"'meld' is not in .*cache; fetch it with: emogen data fetch meld"):
+        locate("meld")
+
+
+def test_the_starter_is_bundled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bundled = tmp_path / "starter.jsonl"
+    monkeypatch.setattr(corpora, "_STARTER", bundled)
+    with pytest.raises(DataError, match="missing from this installation"):
+        locate("starter")
+    bundled.write_text('{"reply": "Hi", "emotion": "joy"}\n')
+    assert locate("starter") == bundled == fetch(corpus_named("starter"))
+    assert list(corpus_named("starter").parse({})) == []
+
+
+def test_a_name_brings_its_labels_and_a_file_does_not(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "goemotions").mkdir()
+    fetch(corpus_named("goemotions"), from_folder=folder(tmp_path / "raw", GOEMOTIONS_FILES))
+    assert resolve("goemotions", Reading()) == (str(cache / "goemotions.jsonl.gz"), Reading(labels=GOEMOTIONS))
+    assert resolve("goemotions", Reading(labels=EKMAN))[1].labels == EKMAN
+    assert resolve("-", Reading()) == ("-", Reading())
+    assert resolve("any.jsonl", Reading()) == ("any.jsonl", Reading())
+    with pytest.raises(DataError, match="'gomotions' is neither a file nor a corpus"):
+        resolve("gomotions", Reading())
+
+
+def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert data_folder() == tmp_path / "cache"
+    monkeypatch.delenv("EMOGEN_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert data_folder() == tmp_path / "xdg" / "emogen"
+    # A relative path is to be ignored: XDG base directory specification 0.8.
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert data_folder() == tmp_path / "home" / ".cache" / "emogen"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert data_folder() == tmp_path / "home" / "Library" / "Caches" / "emogen"

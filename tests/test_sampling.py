@@ -1,0 +1,306 @@
+"""Sampling: the inverse CDF against the exact distribution, filters against transformers, and the token loop."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from emogen.decoding.sampling import (
+    Prefixes,
+    Sampling,
+    chooser,
+    filtered,
+    generate,
+    inverse_cdf,
+    row_normals,
+    row_uniforms,
+    sample,
+)
+from emogen.emotions import EKMAN, parse_emotion
+from emogen.errors import SettingsError
+from emogen.models.generator import Generator, GeneratorConfig
+from emogen.text import BOS, EOS, PAD, TURN, train_tokenizer
+
+TOKENIZER = train_tokenizer(["so happy today", "the dog ran home", "we lost it"] * 20)
+JOY = parse_emotion("joy", EKMAN)
+BACKBONES = pytest.mark.parametrize("backbone", ["lstm", "transformer"])
+
+
+def generator(backbone="lstm", latent=2):
+    torch.manual_seed(1)
+    config = GeneratorConfig(TOKENIZER.vocabulary, 7, backbone, width=16, layers=2, latent=latent, dropout=0.5)
+    model = Generator(config)
+    model.bias.data[EOS] = 4.0
+    return model.eval()
+
+
+def replies(model, emotion=JOY, prefix=(BOS,), latent=None, **options):
+    return list(sample(model, TOKENIZER, prefix, emotion, Sampling(**{"max_tokens": 8} | options), latent))
+
+
+def test_draws_follow_the_distribution():
+    """Chi-square of 200,000 draws over 150 ids (149 degrees of freedom, mean 149, deviation sqrt(298)): within 4 deviations."""
+    probabilities = torch.softmax(torch.randn(150) * 1.5, 0)
+    probabilities[::7] = 0
+    probabilities /= probabilities.sum()
+    drawn = inverse_cdf(probabilities.expand(200_000, -1), torch.rand(200_000))
+    counts = torch.bincount(drawn, minlength=150).double()
+    expected = 200_000 * probabilities.double()
+    assert (counts[expected == 0] == 0).all()
+    kept = expected > 0
+    freedom = int(kept.sum()) - 1
+    chi_square = float(((counts - expected)[kept] ** 2 / expected[kept]).sum())
+    assert abs(chi_square - freedom) < 4 * math.sqrt(2 * freedom)
+
+
+def test_draws_equal_one_search_over_the_whole_sum():
+    """But for draws that fall on a boundary of the sums, where rounding decides: then the next possible id."""
+    probabilities = torch.softmax(torch.randn(20_000, 1000) * 2, 1)
+    uniforms = torch.rand(20_000)
+    found = inverse_cdf(probabilities, uniforms)
+    exact = probabilities.double().cumsum(1)
+    expected = torch.searchsorted(exact, uniforms[:, None].double() * exact[:, -1:], right=True).squeeze(1)
+    assert (found == expected).float().mean() > 0.999
+    assert (found - expected).abs().max() <= 3
+
+
+WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1.0)), min_size=1, max_size=140).filter(any)
+EDGES = st.sampled_from([0.0, 2.0**-24, 2.0**-60, 0.5, 1 - 2.0**-24])
+
+
+@given(WEIGHTS, st.one_of(EDGES, st.floats(0, 1 - 2.0**-24, width=32)))
+def test_no_draw_is_impossible(weights, uniform):
+    """Whatever the zeros and the random number, the id has a probability, and numpy's sums agree with it."""
+    probabilities = torch.tensor([weights])
+    probabilities /= probabilities.sum()
+    found = int(inverse_cdf(probabilities, torch.tensor([uniform])))
+    assert probabilities[0, found] > 0
+    exact = np.cumsum(probabilities[0].double().numpy())
+    target = uniform * exact[-1]
+    assert exact[found] - float(probabilities[0, found]) - 1e-6 <= target <= exact[found] + 1e-6
+
+
+@pytest.mark.parametrize("place", [0, 63, 64, 100, 129])
+def test_a_certain_id_is_always_drawn(place):
+    """At block borders too, for the smallest and the largest random number."""
+    probabilities = torch.zeros(2, 130)
+    probabilities[:, place] = 1
+    assert inverse_cdf(probabilities, torch.tensor([0.0, 1 - 2.0**-24])).tolist() == [place, place]
+
+
+def test_broken_probabilities_give_an_id():
+    """Not one outside the vocabulary; the loss then reports the broken model."""
+    assert 0 <= int(inverse_cdf(torch.full((1, 70), math.nan), torch.tensor([0.3]))) < 70
+
+
+@pytest.mark.parametrize(
+    ("options", "theirs"),
+    [
+        ({"top_k": 5}, TopKLogitsWarper(5)),
+        ({"top_k": 1}, TopKLogitsWarper(1)),
+        ({"top_p": 0.7}, TopPLogitsWarper(0.7)),
+        ({"top_p": 0.01}, TopPLogitsWarper(0.01)),
+        ({"min_p": 0.1}, MinPLogitsWarper(0.1)),
+        ({"min_p": 1.0}, MinPLogitsWarper(1.0)),
+    ],
+)
+def test_filters_equal_transformers(options, theirs):
+    """The same tokens stay, with their scores."""
+    scores = torch.randn(50, 40) * 2
+    torch.testing.assert_close(filtered(scores, Sampling(**options)), theirs(None, scores))
+
+
+def test_filters_compose_and_default_to_nothing():
+    """In the order top-k, top-p, min-p; a k beyond the vocabulary keeps all."""
+    scores = torch.randn(50, 40) * 2
+    expected = MinPLogitsWarper(0.1)(None, TopPLogitsWarper(0.8)(None, TopKLogitsWarper(20)(None, scores)))
+    torch.testing.assert_close(filtered(scores, Sampling(top_k=20, top_p=0.8, min_p=0.1)), expected)
+    assert torch.equal(filtered(scores, Sampling(top_k=100)), scores)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-12, 1e-5])
+def test_no_temperature_is_greedy(temperature):
+    """The likeliest token, whatever the random numbers; so is one too low for floating point."""
+    scores = torch.randn(9, 30)
+    scores[:, :3] = -1e4
+    found = chooser(Sampling(temperature=temperature), torch.rand(9, 1))(scores, torch.zeros(9, dtype=torch.long))
+    assert torch.equal(found, scores.argmax(1))
+
+
+def test_temperature_divides_the_scores():
+    """Draws at temperature 2 are those of halved scores."""
+    scores, uniforms, number = torch.randn(99, 30), torch.rand(99, 1), torch.zeros(99, dtype=torch.long)
+    found = chooser(Sampling(temperature=2), uniforms)(scores, number)
+    assert torch.equal(found, chooser(Sampling(), uniforms)(scores / 2, number))
+    assert not torch.equal(found, chooser(Sampling(), uniforms)(scores, number))
+
+
+def test_random_numbers_of_a_row_are_its_own():
+    """They do not depend on how many rows there are, and differ between rows, seeds, and the two kinds."""
+    for numbers in (row_uniforms, row_normals):
+        assert torch.equal(numbers(3, 5, 4)[:2], numbers(3, 2, 4))
+        assert len({tuple(row) for seed in (3, 4, -1) for row in numbers(seed, 5, 4).tolist()}) == 15
+    assert row_normals(0, 3, 0).shape == (3, 0)
+
+
+def test_random_numbers_are_spread_evenly_over_rows():
+    """First numbers of 20,000 rows: mean 1/2 and variance 1/12; normals 0 and 1; within 4 standard errors."""
+    uniforms, normals = row_uniforms(5, 20_000, 1), row_normals(5, 20_000, 1)
+    assert abs(float(uniforms.mean()) - 0.5) < 4 / math.sqrt(12 * 20_000)
+    assert abs(float(uniforms.var()) - 1 / 12) < 4 / math.sqrt(180 * 20_000)
+    assert abs(float(normals.mean())) < 4 / math.sqrt(20_000)
+    assert abs(float(normals.var()) - 1) < 4 * math.sqrt(2 / 20_000)
+    assert abs(float(torch.corrcoef(torch.cat([uniforms, normals], 1).T)[0, 1])) < 4 / math.sqrt(20_000)
+
+
+@BACKBONES
+def test_same_seed_same_text(backbone):
+    """Also from a generator in training mode; another seed gives other texts."""
+    model = generator(backbone)
+    first = replies(model, n=4, seed=7)
+    model.train()
+    assert replies(model, n=4, seed=7) == first
+    assert replies(model, n=4, seed=8) != first
+
+
+@BACKBONES
+def test_more_samples_begin_with_the_fewer(backbone):
+    """The first two of five are the two of two."""
+    model = generator(backbone)
+    five, two = replies(model, n=5), replies(model, n=2)
+    assert [found.text for found in five[:2]] == [found.text for found in two]
+    assert [found.log_probability for found in five[:2]] == pytest.approx([found.log_probability for found in two], abs=1e-4)
+    assert len({found.text for found in five}) > 1
+
+
+def greedy(model, prefixes, max_tokens=7):
+    return generate(model, prefixes, max_tokens, chooser(Sampling(temperature=0), torch.zeros(len(prefixes.lengths), max_tokens)))
+
+
+def prefixes_of(model, *rows):
+    time = max(map(len, rows))
+    tokens = torch.tensor([[*row, *[PAD] * (time - len(row))] for row in rows])
+    condition = torch.linspace(-1, 1, len(rows) * (8 + model.config.latent)).view(len(rows), -1)
+    return Prefixes(tokens, torch.tensor([len(row) for row in rows]), condition)
+
+
+@BACKBONES
+def test_prefixes_of_different_lengths_do_not_influence_each_other(backbone):
+    """A batch gives what its rows give alone (greedy), prefix kept."""
+    model = generator(backbone)
+    model.bias.data[EOS] = 0.0
+    rows = [[BOS], [270, 271, TURN, BOS], [265, TURN, BOS], [262] * 6 + [TURN, BOS]]
+    together = prefixes_of(model, *rows)
+    found = greedy(model, together)
+    for number, row in enumerate(rows):
+        one = slice(number, number + 1)
+        alone = greedy(model, Prefixes(torch.tensor([row]), together.lengths[one], together.condition[one]))
+        written = alone.tokens[0]
+        assert written[: len(row)].tolist() == row
+        assert found.tokens[number, : len(written)].tolist() == written.tolist()
+        assert (found.tokens[number, len(written) :] == PAD).all()
+        torch.testing.assert_close(found.log_probs[number, : len(written)], alone.log_probs[0], atol=1e-4, rtol=0)
+        assert (found.log_probs[number, len(written) :] == 0).all()
+
+
+@BACKBONES
+def test_replies_end_once_and_in_time(backbone):
+    """Padding and nothing else behind the end token, and no reply is longer than asked for."""
+    model = generator(backbone)
+    together = prefixes_of(model, *([[BOS], [270, TURN, BOS]] * 100))
+    found = generate(model, together, 5, chooser(Sampling(), torch.rand(200, 5)))
+    lengths = []
+    for row, start in zip(found.tokens.tolist(), found.reply_start.tolist(), strict=True):
+        reply = row[start:]
+        end = reply.index(EOS) + 1 if EOS in reply else 5
+        assert set(reply[end:]) <= {PAD}
+        assert not {PAD, BOS, TURN} & set(reply[:end])
+        lengths.append(end if EOS in reply else 6)
+    assert set(lengths) == {1, 2, 3, 4, 5, 6}
+
+
+@BACKBONES
+@torch.no_grad()
+def test_log_probability_is_the_likelihood(backbone):
+    """That of the tokens read in one pass at temperature 1, whatever the sampling was."""
+    model = generator(backbone)
+    together = prefixes_of(model, [BOS], [270, TURN, BOS])
+    found = generate(model, together, 8, chooser(Sampling(temperature=0.7, top_p=0.9), torch.rand(2, 8)))
+    scores = model.logits(model(found.tokens[:, :-1], together.condition)).log_softmax(-1)
+    taken = scores.gather(2, found.tokens[:, 1:, None]).squeeze(2)
+    places = torch.arange(1, found.tokens.shape[1])
+    counts = (places >= together.lengths[:, None]) & (found.tokens[:, 1:] != PAD)
+    torch.testing.assert_close(found.log_probs[:, 1:], taken * counts, atol=1e-4, rtol=0)
+
+
+def test_what_a_sample_says_of_itself():
+    """Emotion, number of tokens, whether it ended, and the log probability of its text."""
+    model = generator()
+    found = replies(model, parse_emotion("joy=0.7,fear=0.3", EKMAN), n=50, max_tokens=6)
+    assert {one.emotion for one in found} == {"fear=0.3,joy=0.7"}
+    assert {one.finished for one in found} == {True, False}
+    assert all(one.tokens == 6 for one in found if not one.finished)
+    assert all(one.log_probability < 0 for one in found)
+    condition = torch.cat([torch.tensor(parse_emotion("joy=0.7,fear=0.3", EKMAN).condition), row_normals(0, 1, 2)[0]])
+    uniforms = row_uniforms(0, 1, 6)
+    row = generate(model, Prefixes(torch.tensor([[BOS]]), torch.tensor([1]), condition[None]), 6, chooser(Sampling(), uniforms))
+    assert found[0].text == TOKENIZER.decode(row.tokens[0].tolist())
+    assert found[0].log_probability == pytest.approx(float(row.log_probs.sum()), abs=1e-4)
+
+
+def test_first_token_follows_the_model():
+    """Frequencies of 4,000 one-token replies against the model's own probabilities: each within 4.5 deviations."""
+    model = generator(latent=0)
+    prefix = Prefixes(torch.full((4000, 1), BOS), torch.ones(4000, dtype=torch.long), torch.tensor([JOY.condition]).expand(4000, -1))
+    drawn = generate(model, prefix, 1, chooser(Sampling(), row_uniforms(2, 4000, 1))).tokens[:, 1]
+    with torch.no_grad():
+        expected = model.logits(model(prefix.tokens[:1], prefix.condition[:1]))[0, 0].softmax(0)
+    found = torch.bincount(drawn, minlength=len(expected)) / 4000
+    deviation = (expected * (1 - expected) / 4000).sqrt()
+    assert ((found - expected).abs() <= 4.5 * deviation + 1 / 4000).all()
+
+
+def test_a_given_latent_is_taken():
+    """The drawn one, given, changes nothing; another one does."""
+    model = generator()
+    drawn = row_normals(0, 3, 2)
+    assert replies(model, n=3, latent=drawn) == replies(model, n=3)
+    assert replies(model, n=3, latent=drawn + 2) != replies(model, n=3)
+
+
+def test_states_are_those_before_each_place():
+    """As many as tokens were read; of the LSTM the first is empty and the next has read the first token."""
+    model = generator()
+    together = prefixes_of(model, [BOS], [270, TURN, BOS])
+    found = generate(model, together, 4, chooser(Sampling(), torch.rand(2, 4)), keep_states=True)
+    assert len(found.states) == found.tokens.shape[1] - 1
+    assert (found.states[0] == 0).all()
+    assert (found.states[1] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n", 0),
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("max_tokens", 0),
+        ("max_tokens", 5000),
+    ],
+)
+def test_bad_options(name, value):
+    """One line with the option, its value and what is allowed."""
+    with pytest.raises(SettingsError, match=f"^--{name.replace('_', '-')} {value}: allowed is ") as caught:
+        replace(Sampling(), **{name: value})
+    assert "\n" not in str(caught.value)
