@@ -15,7 +15,7 @@ from torch import nn
 
 from emogen.atomic import replacing, write_text
 from emogen.data.batches import Limits, encode_context
-from emogen.decoding.sampling import Sample, Sampling, sample
+from emogen.decoding.sampling import Prompt, Sample, Sampling, sample
 from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError
 from emogen.models.classifier import Classifier, ClassifierConfig
@@ -100,9 +100,29 @@ class Checkpoint:
         Raises:
             SettingsError: an emotion that the model does not know, or an impossible option.
         """
+        return self.reply([context], [self.emotion(emotion)], n, sampling, seed)
+
+    def reply(
+        self,
+        contexts: Sequence[Sequence[str]],
+        emotions: Sequence[Emotion],
+        n: int = 1,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> list[Sample]:
+        """Replies to many contexts at once, each with its emotion, `n` to each; options as in `sample`.
+
+        Args:
+            contexts: for each reply the utterances before it, oldest first.
+            emotions: one for each context, over the model's labels.
+            n: replies to each.
+            sampling: decoding options.
+            seed: the same seed gives the same texts on a CPU.
+        """
         options = replace(sampling or self.default_sampling, n=n, seed=seed)
-        prefix = encode_context(context, self.tokenizer, self.description.limits)
-        return list(sample(self.generator, self.tokenizer, prefix, self.emotion(emotion), options))
+        encoded = (encode_context(context, self.tokenizer, self.description.limits) for context in contexts)
+        prompts = [Prompt(tokens, emotion) for tokens, emotion in zip(encoded, emotions, strict=True)]
+        return list(sample(self.generator, self.tokenizer, prompts, options))
 
     @property
     def default_sampling(self) -> Sampling:

@@ -135,9 +135,7 @@ def agreement(estimator, backbone, shuffled=False, repeats=100):
         return judged_at_the_end(discriminator, tokens, emotion) if estimator == "dense" else table_reward(tokens, starts)
 
     exact = exact_gradient(model, reward)
-    estimates = torch.stack(
-        [estimated_gradient(model, estimator, random, discriminator, shuffled) for _ in range(repeats)]
-    )
+    estimates = torch.stack([estimated_gradient(model, estimator, random, discriminator, shuffled) for _ in range(repeats)])
     mean, error = estimates.mean(0), estimates.std(0) / math.sqrt(repeats)
     distance = ((mean - exact).abs() - 1e-6).clamp(min=0) / error.clamp(min=1e-12)
     return float(torch.cosine_similarity(mean, exact, dim=0)), float(distance.max())
@@ -283,7 +281,7 @@ def test_broken_weights_stop_the_run(estimator):
         target = models.generator.bias if broken == "generator" else models.discriminator.head.weight
         target.data.view(-1)[-1] = math.nan
         before = [weights(models.generator), weights(models.discriminator)]
-        with pytest.raises(TrainingError, match="^step 1: ") as caught:
+        with pytest.raises(TrainingError, match=r"^step 1: ") as caught:
             advance(models, replace(SMALL, estimator=estimator), 1)
         assert "\n" not in str(caught.value)
         for module, kept in zip((models.generator, models.discriminator), before, strict=True):
@@ -360,11 +358,9 @@ def test_what_stands_behind_the_end_never_counts(estimator, behind):
     wider = replace(generated, tokens=beyond(generated.tokens))
     wider_batch = replace(batch, tokens=beyond(batch.tokens))
     mask = reply_mask(generated.tokens, generated.reply_start)
-    assert 0 < int((~mask[:, 2:]).sum())
+    assert not mask[:, 2:].all()
     assert not torch.equal(wider.tokens, generated.tokens)
-    found, again = (
-        experience_of(models, config, *pair, condition) for pair in ((batch, generated), (wider_batch, wider))
-    )
+    found, again = (experience_of(models, config, *pair, condition) for pair in ((batch, generated), (wider_batch, wider)))
     time = mask.shape[1]
     assert again.reward == pytest.approx(found.reward, abs=1e-6)
     for name in ("advantages", "old_log_probs", "mask"):
@@ -375,8 +371,7 @@ def test_what_stands_behind_the_end_never_counts(estimator, behind):
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*(flat_gradient(loss, models.generator) for loss in losses), atol=1e-6, rtol=1e-4)
     judged = [
-        discriminator_loss(models.discriminator, *pair, 3)
-        for pair in ((batch, generated.tokens), (wider_batch, wider.tokens))
+        discriminator_loss(models.discriminator, *pair, 3) for pair in ((batch, generated.tokens), (wider_batch, wider.tokens))
     ]
     torch.testing.assert_close(judged[0], judged[1])
     gradients = [flat_gradient(loss, models.discriminator) for loss, _ in judged]

@@ -16,9 +16,7 @@ BACKBONES = pytest.mark.parametrize("backbone", ["lstm", "transformer"])
 
 def generator(backbone):
     return Generator(
-        GeneratorConfig(
-            VOCABULARY, EMOTIONS, backbone, width=16, layers=2, heads=4, latent=LATENT, dropout=0.3
-        )
+        GeneratorConfig(VOCABULARY, EMOTIONS, backbone, width=16, layers=2, heads=4, latent=LATENT, dropout=0.3)
     ).eval()
 
 

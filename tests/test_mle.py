@@ -124,7 +124,7 @@ def test_a_loss_that_is_no_number_changes_nothing():
     model = generator()
     model.bias.data[20] = math.nan
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(TrainingError, match="^step 1: loss nan .* lower the learning rate$"):
+    with pytest.raises(TrainingError, match=r"^step 1: loss nan .* lower the learning rate$"):
         train(model, four_examples(), MleConfig(precision="float32"), 1)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name], equal_nan=True, atol=0, rtol=0)

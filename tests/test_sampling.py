@@ -12,6 +12,7 @@ from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from emogen.decoding.sampling import (
     Prefixes,
+    Prompt,
     Sampling,
     chooser,
     filtered,
@@ -40,7 +41,7 @@ def generator(backbone="lstm", latent=2):
 
 
 def replies(model, emotion=JOY, prefix=(BOS,), latent=None, **options):
-    return list(sample(model, TOKENIZER, prefix, emotion, Sampling(**{"max_tokens": 8} | options), latent))
+    return list(sample(model, TOKENIZER, [Prompt(prefix, emotion)], Sampling(**{"max_tokens": 8} | options), latent))
 
 
 def test_draws_follow_the_distribution():
@@ -179,7 +180,9 @@ def test_more_samples_begin_with_the_fewer(backbone):
 
 
 def greedy(model, prefixes, max_tokens=7):
-    return generate(model, prefixes, max_tokens, chooser(Sampling(temperature=0), torch.zeros(len(prefixes.lengths), max_tokens)))
+    return generate(
+        model, prefixes, max_tokens, chooser(Sampling(temperature=0), torch.zeros(len(prefixes.lengths), max_tokens))
+    )
 
 
 def prefixes_of(model, *rows):
@@ -256,7 +259,9 @@ def test_what_a_sample_says_of_itself():
 def test_first_token_follows_the_model():
     """Frequencies of 4,000 one-token replies against the model's own probabilities: each within 4.5 deviations."""
     model = generator(latent=0)
-    prefix = Prefixes(torch.full((4000, 1), BOS), torch.ones(4000, dtype=torch.long), torch.tensor([JOY.condition]).expand(4000, -1))
+    prefix = Prefixes(
+        torch.full((4000, 1), BOS), torch.ones(4000, dtype=torch.long), torch.tensor([JOY.condition]).expand(4000, -1)
+    )
     drawn = generate(model, prefix, 1, chooser(Sampling(), row_uniforms(2, 4000, 1))).tokens[:, 1]
     with torch.no_grad():
         expected = model.logits(model(prefix.tokens[:1], prefix.condition[:1]))[0, 0].softmax(0)

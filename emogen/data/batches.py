@@ -92,7 +92,12 @@ class TokenArrays:
 
 
 def token_arrays(
-    source: str, exchanges: Callable[[], Iterable[Exchange]], tokenizer: Tokenizer, labels: LabelSet, limits: Limits, cache: Path
+    source: str,
+    exchanges: Callable[[], Iterable[Exchange]],
+    tokenizer: Tokenizer,
+    labels: LabelSet,
+    limits: Limits,
+    cache: Path,
 ) -> dict[str, TokenArrays]:
     """The corpus as token arrays by split, tokenised once and read from disk from then on.
 
@@ -183,9 +188,7 @@ class _Writer:
         (self.folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
 
-def _build(
-    folder: Path, key: str, exchanges: Iterable[Exchange], tokenizer: Tokenizer, emotions: int, limits: Limits
-) -> None:
+def _build(folder: Path, key: str, exchanges: Iterable[Exchange], tokenizer: Tokenizer, emotions: int, limits: Limits) -> None:
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     dtype = np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from emogen.emotions import Emotion
@@ -70,6 +70,19 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What one reply is asked for with.
+
+    Attributes:
+        tokens: context tokens and BOS, from `encode_context`.
+        emotion: over the generator's labels.
+    """
+
+    tokens: Sequence[int]
+    emotion: Emotion
+
+
+@dataclass(frozen=True)
 class Prefixes:
     """What is given to the generator.
 
@@ -108,50 +121,53 @@ Choose = Callable[[Tensor, Tensor], Tensor]
 def sample(
     generator: Generator,
     tokenizer: Tokenizer,
-    prefix: Sequence[int],
-    emotion: Emotion,
+    prompts: Sequence[Prompt],
     sampling: Sampling,
     latent: Tensor | None = None,
+    chunk: int = 256,
 ) -> Iterator[Sample]:
-    """Replies to one context with one emotion, in batches.
+    """`sampling.n` replies to each prompt, those of one prompt after another.
 
     Args:
         generator: in whatever mode; it decodes in eval mode.
         tokenizer: the generator's.
-        prefix: context tokens and BOS.
-        emotion: over the generator's labels.
+        prompts: each with a context and an emotion of its own.
         sampling: the options.
-        latent: [n, latent] instead of draws from the standard normal prior.
+        latent: [prompts * n, latent] in place of draws from the standard normal prior.
+        chunk: rows decoded at once; a row's text does not depend on it.
     """
     generator.eval()
-    device = generator.bias.device
-    prefixes = repeat_prefix(generator, prefix, emotion, sampling, latent)
-    uniforms = row_uniforms(sampling.seed, sampling.n, sampling.max_tokens).to(device)
-    generated = generate(generator, prefixes, sampling.max_tokens, chooser(sampling, uniforms))
-    for tokens, log_probs in zip(generated.tokens[:, len(prefix) :].tolist(), generated.log_probs, strict=True):
-        kept = tokens[: tokens.index(PAD)] if PAD in tokens else tokens
-        yield Sample(tokenizer.decode(kept), str(emotion), float(log_probs.sum()), len(kept), EOS in kept)
-
-
-def repeat_prefix(
-    generator: Generator, prefix: Sequence[int], emotion: Emotion, sampling: Sampling, latent: Tensor | None = None
-) -> Prefixes:
-    """The same prefix and emotion for n rows, each with a latent of its own."""
-    device = generator.bias.device
-    condition = torch.tensor(emotion.condition).expand(sampling.n, -1)
+    rows = [prompt for prompt in prompts for _ in range(sampling.n)]
     if latent is None:
-        latent = row_normals(sampling.seed, sampling.n, generator.config.latent)
+        latent = row_normals(sampling.seed, len(rows), generator.config.latent)
+    for at in range(0, len(rows), chunk):
+        part = rows[at : at + chunk]
+        prefixes = _padded(part, latent[at : at + chunk], generator.bias.device)
+        uniforms = row_uniforms(sampling.seed, len(part), sampling.max_tokens, first=at).to(generator.bias.device)
+        generated = generate(generator, prefixes, sampling.max_tokens, chooser(sampling, uniforms))
+        yield from _samples(generated, part, tokenizer)
+
+
+def _padded(prompts: Sequence[Prompt], latent: Tensor, device: torch.device) -> Prefixes:
+    tokens = [torch.tensor(prompt.tokens) for prompt in prompts]
+    condition = torch.tensor([prompt.emotion.condition for prompt in prompts])
     return Prefixes(
-        tokens=torch.tensor(list(prefix), device=device).expand(sampling.n, -1),
-        lengths=torch.full((sampling.n,), len(prefix), device=device),
+        tokens=nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=PAD).to(device),
+        lengths=torch.tensor([len(row) for row in tokens], device=device),
         condition=torch.cat([condition, latent], 1).to(device),
     )
 
 
+def _samples(generated: Generated, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> Iterator[Sample]:
+    totals = generated.log_probs.sum(1).tolist()
+    for row, prompt, total in zip(generated.tokens.tolist(), prompts, totals, strict=True):
+        reply = row[len(prompt.tokens) :]
+        kept = reply[: reply.index(PAD)] if PAD in reply else reply
+        yield Sample(tokenizer.decode(kept).strip(), str(prompt.emotion), total, len(kept), EOS in kept)
+
+
 @torch.no_grad()
-def generate(
-    generator: Generator, prefixes: Prefixes, max_tokens: int, choose: Choose, keep_states: bool = False
-) -> Generated:
+def generate(generator: Generator, prefixes: Prefixes, max_tokens: int, choose: Choose, keep_states: bool = False) -> Generated:
     """The token loop: reads each prefix, then chooses up to `max_tokens` tokens, until every row has its end token.
 
     Args:
@@ -245,9 +261,9 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return (block * _BLOCK + torch.minimum(place, last)).squeeze(1).clamp(max=vocabulary - 1)
 
 
-def row_uniforms(seed: int, rows: int, numbers: int) -> Tensor:
-    """Uniform random numbers [rows, numbers]; each row's depend on the seed and its own number alone."""
-    streams = (torch.Generator().manual_seed(_mixed(seed, row)) for row in range(rows))
+def row_uniforms(seed: int, rows: int, numbers: int, first: int = 0) -> Tensor:
+    """Uniform random numbers [rows, numbers] of the rows from `first` on; a row's depend on the seed and its own number alone."""
+    streams = (torch.Generator().manual_seed(_mixed(seed, row)) for row in range(first, first + rows))
     return torch.stack([torch.rand(numbers, generator=stream) for stream in streams])
 
 

@@ -48,9 +48,7 @@ class Discriminator(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.condition = nn.Linear(config.emotions + 1, config.width, bias=False)
-        self.encoder = Encoder(
-            config.width, config.layers, config.heads, config.dropout, causal=config.reading == "prefix"
-        )
+        self.encoder = Encoder(config.width, config.layers, config.heads, config.dropout, causal=config.reading == "prefix")
         self.head = nn.Linear(config.width, 1)
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
 

@@ -94,15 +94,9 @@ def rotation_of(positions: Tensor, head_width: int) -> Tensor:
 
 def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
     """Rotates `heads` [batch, heads, time, head width] by a `rotation` [2, ...] that broadcasts to it."""
-    cosine, sine = rotation.to(heads.dtype)
+    cosine, sine = rotation.to(heads.dtype).unbind()
     left, right = heads.chunk(2, -1)
     return heads * cosine + torch.cat([-right, left], -1) * sine
-
-
-def present_tokens(tokens: Tensor) -> Tensor:
-    """Where the tokens of each row stand, [batch, time]: no padding, and nothing behind an end token."""
-    ends = tokens == EOS
-    return (tokens != PAD) & (ends.cumsum(1) - ends.long() == 0)
 
 
 def present_tokens(tokens: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ class TextVaeConfig:
 class TextVAE(nn.Module):
     """Encoder and decoder over one embedding, with an emotion adversary on z.
 
-    The adversary predicts the emotion from z through a reversed gradient (Ganin et al. 2016): the encoder learns to leave the emotion
-    to the condition, so that changing the condition changes the emotion.
+    The adversary predicts the emotion from z through a reversed gradient (Ganin et al. 2016): the encoder learns to leave the
+    emotion to the condition, so that changing the condition changes the emotion.
     """
 
     def __init__(self, config: TextVaeConfig) -> None:

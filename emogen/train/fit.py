@@ -16,7 +16,7 @@ from emogen.atomic import write_text
 from emogen.checkpoint import CHECKPOINTS, Checkpoint, describe, find_checkpoint, load, mark_latest, save_model
 from emogen.data.batches import Batch, TokenArrays, batches
 from emogen.data.exchange import Reading
-from emogen.decoding.sampling import Sampling, sample
+from emogen.decoding.sampling import Prompt, Sampling, sample
 from emogen.emotions import LabelSet, mixture
 from emogen.errors import CheckpointError
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig
@@ -233,5 +233,5 @@ def _preview(model: nn.Module, tokenizer: SentencePieceTokenizer, labels: LabelS
     assert isinstance(generator, Generator)
     name = labels.names[seed // 10 % len(labels)]
     options = Sampling(temperature=0.8, top_p=0.95, seed=seed)
-    found = next(sample(generator, tokenizer, [BOS], mixture({name: 1.0}, labels), options))
+    found = next(sample(generator, tokenizer, [Prompt([BOS], mixture({name: 1.0}, labels))], options))
     return f"{name}: {found.text}"

@@ -131,7 +131,11 @@ def gather_experience(
     grouped = (len(batch), config.samples, mask.shape[1])
     advantages = leave_one_out(returns.view(grouped), mask.view(grouped)).view(mask.shape)
     return Experience(
-        generated, condition, mask, advantages, token_log_probs(generator, generated.tokens, condition, mask)[0],
+        generated,
+        condition,
+        mask,
+        advantages,
+        token_log_probs(generator, generated.tokens, condition, mask)[0],
         float(worth.mean()),
     )
 
@@ -210,9 +214,7 @@ def cut_to(batch: Batch, max_tokens: int) -> Batch:
     return Batch(tokens, batch.reply_start, batch.emotion)
 
 
-def discriminator_loss(
-    discriminator: Discriminator, real: Batch, generated: Tensor, samples: int
-) -> tuple[Tensor, Tensor]:
+def discriminator_loss(discriminator: Discriminator, real: Batch, generated: Tensor, samples: int) -> tuple[Tensor, Tensor]:
     """The discriminator's loss on real replies and generated ones to the same conditions, and its pairwise accuracy.
 
     Args:

@@ -70,7 +70,7 @@ def drop_emotion(batch: Batch, share: float) -> Batch:
 
 @torch.no_grad()
 def held_out_nll(generator: Generator, batches: Iterable[Batch]) -> dict[str, float]:
-    """Negative log-likelihood of held-out replies in float32: `nll` (nats a token), `nll_reply` (nats a reply), `perplexity`."""
+    """Negative log-likelihood of held-out replies in float32: `nll` (nats a token), `nll_reply` (a reply), `perplexity`."""
     generator.eval()
     device = generator.bias.device
     nats, tokens, rows = 0.0, 0, 0

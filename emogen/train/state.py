@@ -106,10 +106,10 @@ def update(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, state: T
     loss.backward()  # type: ignore[no-untyped-call]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = float(nn.utils.clip_grad_norm_(parameters, _MAX_NORM))
-    if not math.isfinite(norm) or not math.isfinite(float(loss.detach())):
-        raise TrainingError(
-            f"step {state.step + 1}: loss {float(loss.detach()):g} with gradient {norm:g} is not finite; lower the learning rate"
-        )
+    value = float(loss.detach())
+    if not (math.isfinite(norm) and math.isfinite(value)):
+        found = f"loss {value:g} with gradient {norm:g}"
+        raise TrainingError(f"step {state.step + 1}: {found} is not finite; lower the learning rate")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

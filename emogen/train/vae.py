@@ -19,8 +19,8 @@ from emogen.losses import (
     standard_normal,
 )
 from emogen.models.vae import TextVAE
-from emogen.train.mle import drop_emotion, reply_nll
 from emogen.train.config import VaeConfig
+from emogen.train.mle import drop_emotion, reply_nll
 from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update
 
 
