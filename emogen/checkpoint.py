@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import safetensors.torch
 import torch
@@ -17,7 +18,7 @@ from emogen.atomic import replacing, write_text
 from emogen.data.batches import Limits, encode_context
 from emogen.decoding.sampling import Prompt, Sample, Sampling, sample
 from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
-from emogen.errors import CheckpointError
+from emogen.errors import CheckpointError, SettingsError
 from emogen.models.classifier import Classifier, ClassifierConfig
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.vae import TextVAE, TextVaeConfig
@@ -27,6 +28,7 @@ from emogen.version import __version__
 FORMAT = 1
 CHECKPOINTS = Path("checkpoints")
 LATEST = "latest"
+_MOST_TOKENS = 4096
 
 Kind = Literal["generator", "vae", "classifier"]
 
@@ -45,7 +47,7 @@ class Description:
     kind: Kind
     labels: LabelSet
     model: Mapping[str, Any]
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Checkpoint:
     @property
     def default_sampling(self) -> Sampling:
         """Temperature and filters for reading rather than for measuring: 0.8, nucleus 0.95."""
-        return Sampling(temperature=0.8, top_p=0.95, max_tokens=self.description.limits.reply_tokens + 1)
+        return Sampling(temperature=0.8, top_p=0.95, max_tokens=min(self.description.limits.reply_tokens + 1, _MOST_TOKENS))
 
 
 def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> Checkpoint:
@@ -144,10 +146,12 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
     description = read_description(folder)
     if description.kind == "classifier":
         raise CheckpointError(f"{folder}: is a classifier, which writes no text; pass a checkpoint of train-lm, -vae or -gan")
-    model = build_model(description)
+    model = build_model(description, folder)
     read_weights(folder, model)
     model.to(device).eval()
-    return Checkpoint(folder, description, model, load_tokenizer(folder / "tokenizer.model"))
+    found = Checkpoint(folder, description, model, load_tokenizer(folder / "tokenizer.model"))
+    _refuse_mixed(found)
+    return found
 
 
 def load_classifier(folder: Path) -> tuple[Classifier, LabelSet]:
@@ -155,7 +159,8 @@ def load_classifier(folder: Path) -> tuple[Classifier, LabelSet]:
     description = read_description(folder)
     if description.kind != "classifier":
         raise CheckpointError(f"{folder}: is a {description.kind}, not a classifier")
-    classifier = Classifier(ClassifierConfig(**description.model))
+    with _fitting(folder):
+        classifier = Classifier(ClassifierConfig(**description.model))
     read_weights(folder, classifier)
     return classifier.eval(), description.labels
 
@@ -166,12 +171,17 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     Raises:
         CheckpointError: nothing there.
     """
-    chosen = Path(path or os.environ.get("EMOGEN_CHECKPOINT") or _latest() or shipped("default"))
-    if chosen.is_file() and chosen.name == LATEST:
-        chosen = chosen.parent / chosen.read_text(encoding="utf-8").strip()
-    if not (chosen / "config.json").is_file():
-        raise CheckpointError(f"{chosen}: no checkpoint there (no config.json); train one, or leave out --checkpoint")
-    return chosen
+    named = path or os.environ.get("EMOGEN_CHECKPOINT")
+    chosen = Path(named) if named else _latest() or shipped("default")
+    folder = _pointed(chosen) if chosen.name == LATEST and chosen.is_file() else chosen
+    if (folder / "config.json").is_file():
+        return folder
+    problem = f"{folder}: no checkpoint there (no config.json)"
+    if not path and named:
+        raise CheckpointError(f"{problem}; EMOGEN_CHECKPOINT names it, set that to another folder or to nothing")
+    if folder != chosen:
+        raise CheckpointError(f"{problem}; {chosen} names it, remove that file or name a folder with --checkpoint")
+    raise CheckpointError(f"{problem}; train one, or name another folder")
 
 
 def shipped(name: str) -> Path:
@@ -193,16 +203,20 @@ def describe(model: nn.Module, labels: LabelSet, limits: Limits) -> Description:
     return Description(kinds[type(model)], labels, asdict(model.config), limits)  # type: ignore[call-overload]
 
 
-def build_model(description: Description) -> Generator | TextVAE:
+def build_model(description: Description, folder: Path = Path()) -> Generator | TextVAE:
     """A model of that description with fresh weights; raises CheckpointError where the description does not fit."""
-    sizes = dict(description.model)
-    if description.kind == "vae":
-        return TextVAE(TextVaeConfig(**{**sizes, "decoder": GeneratorConfig(**sizes["decoder"])}))
-    return Generator(GeneratorConfig(**sizes))
+    with _fitting(folder):
+        sizes = dict(description.model)
+        if description.kind == "vae":
+            return TextVAE(TextVaeConfig(**{**sizes, "decoder": GeneratorConfig(**sizes["decoder"])}))
+        return Generator(GeneratorConfig(**sizes))
 
 
 def save_model(folder: Path, description: Description, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Writes config and weights, each whole or not at all; weights as safetensors in `dtype`."""
+    """Writes weights, as safetensors in `dtype`, then config, each whole or not at all: where a config is, weights are."""
+    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(folder / "model.safetensors") as beside:
+        beside.write_bytes(safetensors.torch.save(tensors))
     content = {
         "format": FORMAT,
         "emogen": __version__,
@@ -212,9 +226,6 @@ def save_model(folder: Path, description: Description, model: nn.Module, dtype: 
         "limits": asdict(description.limits),
     }
     write_text(folder / "config.json", json.dumps(content, indent=1) + "\n")
-    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(folder / "model.safetensors") as beside:
-        beside.write_bytes(safetensors.torch.save(tensors))
 
 
 def read_description(folder: Path) -> Description:
@@ -224,12 +235,14 @@ def read_description(folder: Path) -> Description:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise CheckpointError(
-                f"{path}: format {content['format']} (emogen {content['emogen']}), this emogen {__version__} reads {FORMAT}; "
-                "install that version or train again"
+                f"{path}: format {content['format']} (emogen {content.get('emogen', 'unknown')}), this emogen {__version__} "
+                f"reads {FORMAT}; install that version or train again"
             )
+        if content["kind"] not in get_args(Kind):
+            raise CheckpointError(f"{path}: kind {content['kind']!r} is not one of {', '.join(get_args(Kind))}")
         labels, limits = LabelSet(tuple(content["labels"])), Limits(**content["limits"])
         return Description(content["kind"], labels, content["model"], limits)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingsError) as error:
         raise CheckpointError(f"{path}: no readable model description ({error!r})") from None
 
 
@@ -240,10 +253,38 @@ def read_weights(folder: Path, model: nn.Module) -> None:
         tensors = safetensors.torch.load(path.read_bytes())
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: cannot be read ({reason}); the file is cut short or of another model") from None
+
+
+@contextmanager
+def _fitting(folder: Path) -> Iterator[None]:
+    """Says of sizes that make no model where they stand."""
+    try:
+        yield
+    except (TypeError, KeyError, ValueError, ArithmeticError, RuntimeError, SettingsError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{folder / 'config.json'}: describes no model that can be built ({reason})") from None
+
+
+def _refuse_mixed(found: Checkpoint) -> None:
+    """Raises CheckpointError where config, labels and tokenizer are not of one model."""
+    sizes = found.generator.config
+    pairs = {"labels": (sizes.emotions, len(found.labels)), "token ids": (sizes.vocabulary, found.tokenizer.vocabulary)}
+    for what, (needed, there) in pairs.items():
+        if needed != there:
+            raise CheckpointError(
+                f"{found.folder}: the model has {needed} {what}, its files {there}; they are of different models"
+            )
 
 
 def _latest() -> Path | None:
     pointer = CHECKPOINTS / LATEST
     return pointer if pointer.is_file() else None
+
+
+def _pointed(pointer: Path) -> Path:
+    try:
+        return pointer.parent / pointer.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{pointer}: cannot be read ({error}); remove it or name a folder with --checkpoint") from None

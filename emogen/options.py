@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tomllib
 import types
 import typing
@@ -20,7 +21,7 @@ Command = Callable[..., Any]
 
 def setting(default: T, help_text: str) -> T:
     """A dataclass field that becomes an option with this help."""
-    return typing.cast(T, dataclasses.field(default=default, metadata={"help": help_text}))
+    return dataclasses.field(default=default, metadata={"help": help_text})
 
 
 def options_of(settings: type) -> Callable[[Command], Command]:
@@ -59,7 +60,12 @@ def read_settings(path: Path, settings: type, table: str) -> dict[str, object]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as TOML ({error})") from None
-    return checked(content.get(table, content), settings, str(path))
+    if not isinstance(content.get(table), dict):
+        return checked(content, settings, str(path))
+    outside = [key for key, value in content.items() if not isinstance(value, dict)]
+    if outside:
+        raise SettingsError(f"{path}: {outside[0]!r} stands outside [{table}]; move it into that table")
+    return checked(content[table], settings, str(path))
 
 
 def checked(values: Mapping[str, Any], settings: type, where: str) -> dict[str, object]:
@@ -124,5 +130,5 @@ def _toml_value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

@@ -6,9 +6,10 @@
     emogen train-gan runs/replies.jsonl.gz --preset small --minutes 60 --init runs/lm --out runs/gan
     python examples/default_model.py ship --work runs --model runs/lm
 
-`prepare` writes the generator's corpus and trains two classifiers on disjoint rows. The guide, trained on the generator's share of
-GoEmotions and DailyDialog, labels the listeners' replies of EmpatheticDialogues, whose own labels say what the *speaker* feels. The
-judge, trained on the other share, is for evaluation alone. `ship` stores a model in float16.
+`prepare` writes the generator's corpus and trains two classifiers on disjoint rows. The guide, trained on the generator's
+share of GoEmotions and DailyDialog, labels the listeners' replies of EmpatheticDialogues, whose own labels say what the
+*speaker* feels. The judge, trained on the replies that the generator's corpus does not hold, is for evaluation alone. `ship`
+stores a model in float16.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from emogen.train.classifier import ClassifierTraining, train_classifier
 JUDGE_SHARE = 0.3
 NEUTRAL_SHARE = 0.5
 LEAST_SHARE = 0.2
+KEPT_FACTS = ("emogen", "torch", "command", "settings", "sources", "rows", "left_out", "steps", "figures")
 NATIVE = Reading(labels=EKMAN)
 
 
@@ -49,14 +51,15 @@ def recipe() -> None:
 def prepare(work: Path) -> None:
     """Write replies.jsonl.gz and judge.jsonl.gz, and train the judge and the guide."""
     labelled = [*cleaned("goemotions"), *thinned(cleaned("dailydialog"))]
-    for_judge = [e for e in labelled if e.split == "train" and share_of(e.reply) < JUDGE_SHARE]
     for_generator = [e for e in labelled if e.split != "train" or share_of(e.reply) >= JUDGE_SHARE]
+    guide = classifier_of([e for e in for_generator if e.split == "train"], ClassifierTraining(seed=2))
+    empathetic = list(relabelled(list(cleaned("empatheticdialogues")), guide))
+    count = write_exchanges(work / "replies.jsonl.gz", shuffled([*for_generator, *empathetic]))
+    taken = {e.reply.casefold() for e in (*for_generator, *empathetic)}
+    for_judge = [e for e in labelled if e.split == "train" and e.reply.casefold() not in taken]
+    write_exchanges(work / "judge.jsonl.gz", for_judge)
     judge = classifier_of(for_judge, ClassifierTraining(epochs=4, balance=1.0, seed=1))
     save_classifier(work / "judge", judge)
-    write_exchanges(work / "judge.jsonl.gz", for_judge)
-    guide = classifier_of([e for e in for_generator if e.split == "train"], ClassifierTraining(seed=2))
-    empathetic = relabelled(list(cleaned("empatheticdialogues")), guide)
-    count = write_exchanges(work / "replies.jsonl.gz", shuffled([*for_generator, *empathetic]))
     for name, model in (("judge", judge), ("guide", guide)):
         click.echo(json.dumps({name: report(model, [e for e in labelled if e.split == "test"])}))
     click.echo(json.dumps({"replies": count, "judge_rows": len(for_judge)}))
@@ -69,11 +72,13 @@ def prepare(work: Path) -> None:
 def ship(work: Path, model: Path, target: Path) -> None:
     """Store the model in float16, with the facts of its training, beside the judge."""
     trained = load(model)
-    save_model(target, trained.description, trained.generator, torch.float16)
+    description = describe(trained.generator, trained.labels, trained.description.limits)
+    save_model(target, description, trained.generator, torch.float16)
     trained.tokenizer.save(target / "tokenizer.model")
     facts = json.loads((model / "train.json").read_text(encoding="utf-8"))
-    facts["replies_sha256"] = sha256(work / "replies.jsonl.gz")
-    write_text(target / "train.json", json.dumps(facts, indent=1) + "\n")
+    facts["settings"] = {name: value for name, value in facts["settings"].items() if name not in ("out", "init")}
+    kept = {name: facts[name] for name in KEPT_FACTS} | {"replies_sha256": sha256(work / "replies.jsonl.gz")}
+    write_text(target / "train.json", json.dumps(kept, indent=1) + "\n")
     click.echo(f"{target}: {sum(path.stat().st_size for path in target.iterdir()) / 1e6:.1f} MB")
 
 

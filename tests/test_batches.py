@@ -1,6 +1,7 @@
 """Token arrays on disk and the batches from them."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +170,16 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, error):
         arrays_of(tmp_path, interrupted(error))
     assert list((tmp_path / "cache").iterdir()) == []
     assert len(arrays_of(tmp_path)["train"]) == 7
+
+
+def test_an_interrupted_build_closes_its_files(tmp_path, monkeypatch):
+    """Every file that was opened to be written."""
+    opened, plain = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *mode, **options: opened.append(plain(path, *mode, **options)) or opened[-1])
+    with pytest.raises(RuntimeError):
+        arrays_of(tmp_path, interrupted(RuntimeError("x")))
+    assert len(opened) == 3
+    assert all(handle.closed for handle in opened)
 
 
 def test_a_full_disk_is_reported(tmp_path):

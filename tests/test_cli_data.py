@@ -68,9 +68,7 @@ def test_check_as_json(folder: Path) -> None:
 def test_check_reads_standard_input() -> None:
     assert run("check", "-", stdin=ROWS).exit_code == 0
     table = "mood\twords\njoy\tHi\njoy\tHo\n"
-    result = run(
-        "check", "-", "--format", "tsv", "--emotion-column", "mood", "--reply-column", "words", "--json", stdin=table
-    )
+    result = run("check", "-", "--format", "tsv", "--emotion-column", "mood", "--reply-column", "words", "--json", stdin=table)
     assert json.loads(result.stdout)["counts"]["labels"] == {"joy": 2}
 
 

@@ -312,9 +312,7 @@ def test_the_starter_is_bundled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert list(corpus_named("starter").parse({})) == []
 
 
-def test_a_name_brings_its_labels_and_a_file_does_not(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_brings_its_labels_and_a_file_does_not(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "goemotions").mkdir()
     fetch(corpus_named("goemotions"), from_folder=folder(tmp_path / "raw", GOEMOTIONS_FILES))

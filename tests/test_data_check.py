@@ -98,9 +98,7 @@ triples = st.tuples(st.sampled_from("abcd"), st.sampled_from("pqPQ"), st.sampled
 
 
 @given(st.lists(triples))
-def test_repeats_are_those_of_a_plain_count(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
-) -> None:
+def test_repeats_are_those_of_a_plain_count(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]) -> None:
     rows = [*rows, ("z", "z", "")]
     records: list[Row] = [([one], two, "joy", split) for one, two, split in rows]
     path = file_of(tmp_path_factory.mktemp("rows") / "rows.jsonl", records)

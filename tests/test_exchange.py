@@ -332,9 +332,7 @@ def test_bytes_that_are_not_utf8_are_told_in_tables_too(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from(["jsonl", "csv", "tsv"]))
-def test_no_bytes_raise_anything_but_a_data_error(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes, kind: str
-) -> None:
+def test_no_bytes_raise_anything_but_a_data_error(tmp_path_factory: pytest.TempPathFactory, content: bytes, kind: str) -> None:
     path = write(tmp_path_factory.mktemp("any") / f"rows.{kind}", content)
     with contextlib.suppress(DataError):
         assert list(scan(path))

@@ -168,8 +168,12 @@ def test_empatheticdialogues_tells_speaker_from_listener() -> None:
 
 def esconv(count: int) -> bytes:
     talk = [{"speaker": "seeker", "content": "No sleep.\n", "annotation": {}}, {"speaker": "supporter", "content": "Why?"}]
-    return json.dumps([{"emotion_type": "anxiety", "dialog": [*talk, {"speaker": "seeker", "content": str(number)}]}
-                       for number in range(count)]).encode()
+    return json.dumps(
+        [
+            {"emotion_type": "anxiety", "dialog": [*talk, {"speaker": "seeker", "content": str(number)}]}
+            for number in range(count)
+        ]
+    ).encode()
 
 
 def test_esconv_is_split_by_hash_in_eight_one_one() -> None:

@@ -168,6 +168,25 @@ def test_dense_returns_by_hand():
     torch.testing.assert_close(found, torch.tensor([[0.0, 0.2, -0.2], [0.2, 0.0, 0.0]]))
 
 
+def test_prefix_discriminators_learn_from_begin_to_end():
+    """Scores that are right at BOS by 1 and at reply tokens by 2, and wrong at every other place, by hand."""
+    batch = real_batch()
+    begin = torch.arange(9) == batch.reply_start[:, None] - 1
+    reply = (torch.arange(9) >= batch.reply_start[:, None]) & (batch.tokens != PAD)
+    signs = iter([1.0, -1.0])
+
+    def judge_by_place(_tokens, _emotion):
+        sign = next(signs)
+        return sign * torch.where(begin, 1.0, torch.where(reply, 2.0, -50.0))
+
+    judge_by_place.config = DiscriminatorConfig(14, 2, "prefix", width=8, layers=1, heads=2)
+    loss, accuracy = discriminator_loss(judge_by_place, batch, batch.tokens, samples=1)
+    tokens = int(reply.sum())
+    expected = (6 * math.log(1 + math.exp(-1)) + tokens * math.log(1 + math.exp(-2))) / (6 + tokens)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert accuracy == 1
+
+
 def test_cut_to_by_hand():
     """Three reply tokens, wherever the reply begins."""
     tokens = torch.tensor([[BOS, 5, 6, 5, 6, EOS], [6, TURN, BOS, 5, EOS, PAD]])

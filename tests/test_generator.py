@@ -145,6 +145,16 @@ def test_first_scores_are_nearly_even(backbone):
     assert abs(float(loss) - math.log(1996)) < 1
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(1,), (256,), (257,), (3, 200), (2, 3, 100)])
+def test_logits_of_any_number_of_states(shape):
+    """One product with the embedding and the bias, whatever the leading shape."""
+    model, states = generator("lstm"), torch.randn(*shape, 16)
+    model.bias.normal_()
+    found = model.logits(states)[..., TURN + 1 :]
+    torch.testing.assert_close(found, states @ model.embedding.weight[TURN + 1 :].T + model.bias[TURN + 1 :])
+
+
 def test_no_dropout_in_eval_mode():
     """Two passes are equal, though the LSTM layers themselves stay in training mode for cuDNN."""
     for backbone in ("lstm", "transformer"):

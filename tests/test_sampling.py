@@ -156,7 +156,12 @@ def test_random_numbers_are_spread_evenly_over_rows():
     assert abs(float(uniforms.var()) - 1 / 12) < 4 / math.sqrt(180 * 20_000)
     assert abs(float(normals.mean())) < 4 / math.sqrt(20_000)
     assert abs(float(normals.var()) - 1) < 4 * math.sqrt(2 / 20_000)
-    assert abs(float(torch.corrcoef(torch.cat([uniforms, normals], 1).T)[0, 1])) < 4 / math.sqrt(20_000)
+
+
+def test_the_two_kinds_of_random_numbers_are_independent():
+    """No correlation of size and uniform number within 4 standard errors: a Box-Muller normal of the same stream has one."""
+    uniforms, normals = row_uniforms(5, 1000, 16), row_normals(5, 1000, 16)
+    assert abs(float(torch.corrcoef(torch.stack([uniforms.flatten(), normals.abs().flatten()]))[0, 1])) < 4 / math.sqrt(16_000)
 
 
 @BACKBONES
@@ -254,6 +259,42 @@ def test_what_a_sample_says_of_itself():
     row = generate(model, Prefixes(torch.tensor([[BOS]]), torch.tensor([1]), condition[None]), 6, chooser(Sampling(), uniforms))
     assert found[0].text == TOKENIZER.decode(row.tokens[0].tolist())
     assert found[0].log_probability == pytest.approx(float(row.log_probs.sum()), abs=1e-4)
+
+
+@BACKBONES
+def test_prompts_of_one_call_keep_their_own(backbone):
+    """Context and emotion, in order, n replies each; greedy replies are those of one prompt a call."""
+    model = generator(backbone)
+    model.bias.data[EOS] = 0.0
+    prompts = [
+        Prompt([BOS], JOY),
+        Prompt([270, 271, TURN, BOS], parse_emotion("fear", EKMAN)),
+        Prompt([265, TURN, BOS], parse_emotion("anger", EKMAN)),
+    ]
+    options = Sampling(n=2, temperature=0, max_tokens=8)
+    latent = torch.linspace(-2, 2, 12).view(6, 2)
+    found = list(sample(model, TOKENIZER, prompts, options, latent))
+    assert [one.emotion for one in found] == ["joy", "joy", "fear", "fear", "anger", "anger"]
+    assert len({round(one.log_probability, 3) for one in found}) == 6
+    for number, prompt in enumerate(prompts):
+        two = slice(2 * number, 2 * number + 2)
+        alone = sample(model, TOKENIZER, [prompt], options, latent[two])
+        for one, other in zip(alone, found[two], strict=True):
+            assert one.text == other.text
+            assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+
+
+@BACKBONES
+def test_chunks_change_no_text(backbone):
+    """Seven rows at once, or three at a time: each keeps its own random numbers and latent, drawn or given."""
+    model = generator(backbone)
+    for latent in (None, torch.randn(7, 2) * 3):
+        whole, parts = (
+            [one.text for one in sample(model, TOKENIZER, [Prompt([BOS], JOY)], Sampling(n=7, max_tokens=8), latent, chunk)]
+            for chunk in (256, 3)
+        )
+        assert whole == parts
+        assert len(set(whole)) > 1
 
 
 def test_first_token_follows_the_model():

@@ -61,9 +61,12 @@ def main(arguments: list[str] | None = None) -> Any:
         code = _say(str(stopped), 128 + stopped.signal)
     except EmogenError as error:
         code = _say(str(error), 2 if isinstance(error, SettingsError) else 1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 1
+    except OSError as error:
+        code = _say(f"{error.filename or 'file'}: {error.strerror or error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        code = _say("out of memory; close other programs, or take a smaller model", 1)
     sys.exit(code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import click
 
@@ -11,10 +12,16 @@ from emogen.errors import SettingsError
 
 
 @click.command("sample")
-@click.option("--emotion", "emotions", multiple=True, help="joy, or a mixture joy=0.7,surprise=0.3; may be given several times.")
+@click.option(
+    "--emotion", "emotions", multiple=True, help="joy, or a mixture joy=0.7,surprise=0.3; may be given several times."
+)
 @click.option("-n", "count", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="Texts for each emotion.")
 @click.option("--context", "contexts", multiple=True, help="What is replied to; given several times: a dialogue, oldest first.")
-@click.option("--checkpoint", default=None, help="Folder of a model  [default: $EMOGEN_CHECKPOINT, checkpoints/latest, the one that ships]")
+@click.option(
+    "--checkpoint",
+    default=None,
+    help="Folder of a model  [default: $EMOGEN_CHECKPOINT, checkpoints/latest, the one that ships]",
+)
 @click.option("--strength", type=float, default=1.0, show_default=True, help="Of the emotion, 0 to 1.")
 @click.option("--temperature", type=float, default=None, help="0 takes the likeliest token.  [default: 0.8]")
 @click.option("--top-k", type=int, default=None, help="Only the k likeliest tokens.")
@@ -46,7 +53,13 @@ def sample(
     from emogen.train.state import choose_device
 
     model = load(checkpoint, choose_device(device))
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "max_tokens": max_tokens}
+    given: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "max_tokens": max_tokens,
+    }
     options = dataclasses.replace(model.default_sampling, **{name: value for name, value in given.items() if value is not None})
     asked = [model.emotion(text, strength) for text in emotions or model.labels.names]
     if any(not context.strip() for context in contexts):
@@ -55,6 +68,12 @@ def sample(
     for emotion in asked:
         for found in model.sample(emotion, count, contexts, options, seed):
             if as_json:
-                click.echo(json.dumps({**dataclasses.asdict(found), "seed": seed}, ensure_ascii=False))
+                _print(json.dumps({**dataclasses.asdict(found), "seed": seed}, ensure_ascii=False))
             else:
-                click.echo(found.text if len(asked) == 1 else f"{found.emotion}\t{found.text}")
+                text = " ".join(found.text.split())
+                _print(text if len(asked) == 1 else f"{found.emotion}\t{text}")
+
+
+def _print(line: str) -> None:
+    # Bytes, because these texts are UTF-8 whatever the terminal's locale.
+    click.echo(line.encode("utf-8", errors="backslashreplace"))

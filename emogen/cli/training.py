@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import replace
+from importlib.resources import as_file
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -12,12 +13,14 @@ import click
 
 from emogen.cli.reading import reading_options
 from emogen.data.exchange import Reading
-from emogen.errors import SettingsError
+from emogen.errors import CheckpointError, SettingsError
 from emogen.options import as_toml, checked, options_of, read_settings, resolve
 from emogen.train.config import GanSettings, LmSettings, VaeSettings
 
 Settings = TypeVar("Settings", LmSettings, VaeSettings, GanSettings)
 PRESETS = ("tiny", "small", "base")
+_MODEL = ("backbone", "width", "layers", "heads", "latent", "encoder_layers", "vocabulary")
+_FIXED = ("seed", "estimator", *_MODEL, *(f"discriminator_{name}" for name in ("width", "layers", "heads")))
 
 
 def _training_options(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -42,7 +45,13 @@ def _training_options(settings: type) -> Callable[[Callable[..., Any]], Callable
 @click.command("train-lm")
 @_training_options(LmSettings)
 def train_lm(
-    files: tuple[str, ...], preset: str, config_file: Path | None, resuming: bool, show_config: bool, reading: Reading, **given: object
+    files: tuple[str, ...],
+    preset: str,
+    config_file: Path | None,
+    resuming: bool,
+    show_config: bool,
+    reading: Reading,
+    **given: object,
 ) -> None:
     """Train an emotion-conditioned language model on FILES (default: the starter corpus)."""
     settings = _settings("train-lm", LmSettings, preset, config_file, resuming, given)
@@ -51,13 +60,19 @@ def train_lm(
         return
     from emogen.train.fit import fit_lm
 
-    click.echo(fit_lm(files or ("starter",), reading, settings, resuming))
+    click.echo(fit_lm(*_data(files, reading, settings, resuming), settings, resuming))
 
 
 @click.command("train-vae")
 @_training_options(VaeSettings)
 def train_vae(
-    files: tuple[str, ...], preset: str, config_file: Path | None, resuming: bool, show_config: bool, reading: Reading, **given: object
+    files: tuple[str, ...],
+    preset: str,
+    config_file: Path | None,
+    resuming: bool,
+    show_config: bool,
+    reading: Reading,
+    **given: object,
 ) -> None:
     """Train an emotion-conditioned text VAE on FILES (default: the starter corpus)."""
     settings = _settings("train-vae", VaeSettings, preset, config_file, resuming, given)
@@ -66,18 +81,24 @@ def train_vae(
         return
     from emogen.train.fit import fit_vae
 
-    click.echo(fit_vae(files or ("starter",), reading, settings, resuming))
+    click.echo(fit_vae(*_data(files, reading, settings, resuming), settings, resuming))
 
 
 @click.command("train-gan")
 @_training_options(GanSettings)
 def train_gan(
-    files: tuple[str, ...], preset: str, config_file: Path | None, resuming: bool, show_config: bool, reading: Reading, **given: object
+    files: tuple[str, ...],
+    preset: str,
+    config_file: Path | None,
+    resuming: bool,
+    show_config: bool,
+    reading: Reading,
+    **given: object,
 ) -> None:
     """Train a generator adversarially on FILES (default: the starter corpus).
 
-    It starts from --init, a checkpoint of train-lm or train-vae; without it, from a VAE that is trained first with the settings that
-    `emogen train-vae --preset PRESET --show-config` prints.
+    It starts from --init, a checkpoint of train-lm or train-vae; without it, from a VAE that is trained first with the settings
+    that `emogen train-vae --preset PRESET --show-config` prints.
     """
     settings = _settings("train-gan", GanSettings, preset, config_file, resuming, given)
     if show_config:
@@ -85,13 +106,27 @@ def train_gan(
         return
     from emogen.train.fit import fit_gan
 
-    click.echo(fit_gan(files or ("starter",), reading, settings, _warm(preset, settings), resuming))
+    click.echo(fit_gan(*_data(files, reading, settings, resuming), settings, _warm(preset, settings, resuming), resuming))
 
 
-def _warm(preset: str, settings: GanSettings) -> VaeSettings:
-    """Settings of the warm start: the preset's VAE, with the run's own data limits, seed and device."""
-    warm = resolve(VaeSettings, {}, _preset(preset, "train-vae", VaeSettings))
-    return replace(
+def _data(
+    files: tuple[str, ...], reading: Reading, settings: LmSettings | VaeSettings | GanSettings, resuming: bool
+) -> tuple[tuple[str, ...], Reading]:
+    """Files and how to read them; a resumed run takes those it began with where none are given."""
+    saved_files: tuple[str, ...] = ()
+    saved_reading = Reading()
+    if resuming:
+        from emogen.train.fit import saved_data
+
+        saved_files, saved_reading = saved_data(Path(settings.out or ""))
+    return files or saved_files or ("starter",), saved_reading if reading == Reading() else reading
+
+
+def _warm(preset: str, settings: GanSettings, resuming: bool) -> VaeSettings:
+    """Settings of the warm start: the preset's VAE (or that of the resumed run), with the run's own seed, device and limits."""
+    saved = _saved_warm(settings) if resuming else {}
+    warm = resolve(VaeSettings, {}, saved or _preset(preset, "train-vae", VaeSettings))
+    return dataclasses.replace(
         warm,
         steps=settings.warm_steps or warm.steps,
         minutes=settings.warm_minutes,
@@ -99,26 +134,45 @@ def _warm(preset: str, settings: GanSettings) -> VaeSettings:
     )
 
 
+def _saved_warm(settings: GanSettings) -> dict[str, object]:
+    from emogen.train.fit import read_train_file
+
+    return _checked_saved(read_train_file(Path(settings.out or "")).get("warm", {}), VaeSettings, settings.out or "")
+
+
 def _settings(
     command: str, kind: type[Settings], preset: str, config_file: Path | None, resuming: bool, given: dict[str, object]
 ) -> Settings:
     """Default < preset < TOML file < environment < flag; a resumed run takes its saved settings in place of the first three."""
+    if resuming and config_file:
+        raise SettingsError(f"--config {config_file}: a resumed run keeps its settings; change single ones by options")
     if resuming:
-        return _saved(kind, given)
+        return _saved(command, kind, given)
     own = read_settings(config_file, kind, command) if config_file else {}
     return resolve(kind, given, _preset(preset, command, kind), own)
 
 
-def _saved(kind: type[Settings], given: dict[str, object]) -> Settings:
+def _saved(command: str, kind: type[Settings], given: dict[str, object]) -> Settings:
     from emogen.train.fit import read_train_file, resumable_folder
 
-    folder = resumable_folder(cast("str | None", given.get("out")))
-    saved = {name: value for name, value in read_train_file(folder).get("settings", {}).items() if value is not None}
+    folder = resumable_folder(cast("str | None", given.get("out")), command)
+    saved = _checked_saved(read_train_file(folder).get("settings", {}), kind, str(folder))
     if not saved:
-        raise SettingsError(f"{folder}: no train.json with settings to resume; leave out --resume to start anew")
-    return resolve(kind, {**given, "out": str(folder)}, checked(saved, kind, str(folder / "train.json")))
+        raise CheckpointError(f"{folder}: no train.json with settings to resume; start again with another --out")
+    before, now = resolve(kind, {}, saved), resolve(kind, {**given, "out": str(folder)}, saved)
+    for field in dataclasses.fields(kind):
+        began, asked = getattr(before, field.name), getattr(now, field.name)
+        if field.name in _FIXED and asked != began:
+            found = f"--{field.name.replace('_', '-')} {asked}: the run in {folder} began with {began}, which cannot change"
+            raise SettingsError(f"{found}; leave it out, or start anew with another --out")
+    return now
+
+
+def _checked_saved(values: dict[str, object], kind: type, where: str) -> dict[str, object]:
+    given = {name: value for name, value in values.items() if value is not None}
+    return checked(given, kind, f"{where}/train.json")
 
 
 def _preset(name: str, command: str, kind: type) -> dict[str, object]:
-    with resources("emogen.presets").joinpath(f"{name}.toml") as path:
-        return read_settings(Path(str(path)), kind, command)
+    with as_file(resources("emogen.presets").joinpath(f"{name}.toml")) as path:
+        return read_settings(path, kind, command)

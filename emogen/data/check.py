@@ -201,9 +201,7 @@ def split_exchanges(
     return _split(path, reading, shares, seed)
 
 
-def _split(
-    path: str | Path, reading: Reading | None, shares: tuple[float, float, float], seed: int
-) -> Iterator[Exchange]:
+def _split(path: str | Path, reading: Reading | None, shares: tuple[float, float, float], seed: int) -> Iterator[Exchange]:
     rows: Counter[str] = Counter()
     first_line: dict[str, int] = {}
     for found in scan(path, reading):

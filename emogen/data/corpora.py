@@ -340,8 +340,8 @@ CORPORA: tuple[Corpus, ...] = (
     Corpus(
         name="starter",
         home="comes with emogen",
-        licence="CC BY 4.0",
-        language="en",
+        licence="Apache-2.0",
+        language="en, zh",
         labels=EKMAN,
         sources=(),
         parse=lambda files: iter(()),
@@ -420,9 +420,7 @@ CORPORA: tuple[Corpus, ...] = (
         licence="CC BY-NC 4.0",
         language="en",
         labels=_ESCONV,
-        sources=_files_at(
-            "https://raw.githubusercontent.com/thu-coai/Emotional-Support-Conversation/main/", "ESConv.json"
-        ),
+        sources=_files_at("https://raw.githubusercontent.com/thu-coai/Emotional-Support-Conversation/main/", "ESConv.json"),
         parse=parse_esconv,
         note=(
             "The label is the help seeker's feeling, one a conversation; replies are the supporter's utterances, roles "

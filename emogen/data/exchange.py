@@ -129,9 +129,7 @@ def scan(path: str | Path, reading: Reading | None = None) -> Iterator[tuple[int
         raise DataError(f"{path}: holds no rows; one exchange a line is expected")
 
 
-def exchanges_of(
-    rows: Iterable[Row | Problem], reading: Reading, labels: LabelSet
-) -> Iterator[tuple[int, Exchange] | Problem]:
+def exchanges_of(rows: Iterable[Row | Problem], reading: Reading, labels: LabelSet) -> Iterator[tuple[int, Exchange] | Problem]:
     """Each row as an exchange with its line, or why it is none; problems pass through."""
     for row in rows:
         if isinstance(row, Problem):

@@ -165,9 +165,7 @@ def _daily_json(files: Files) -> Iterator[Dialogue]:
 
 
 _DAILY_CODES = ("neutral", "anger", "disgust", "fear", "joy", "sadness", "surprise")
-_DAILY_WORDS = {"no_emotion": "neutral", "no emotion": "neutral", "happiness": "joy"} | {
-    name: name for name in EKMAN.names
-}
+_DAILY_WORDS = {"no_emotion": "neutral", "no emotion": "neutral", "happiness": "joy"} | {name: name for name in EKMAN.names}
 
 
 def parse_xdailydialog(files: Files) -> Iterator[Dialogue]:

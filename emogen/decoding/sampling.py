@@ -262,7 +262,7 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def row_uniforms(seed: int, rows: int, numbers: int, first: int = 0) -> Tensor:
-    """Uniform random numbers [rows, numbers] of the rows from `first` on; a row's depend on the seed and its own number alone."""
+    """Uniform random numbers [rows, numbers] of the rows from `first` on; a row's depend on seed and own number alone."""
     streams = (torch.Generator().manual_seed(_mixed(seed, row)) for row in range(first, first + rows))
     return torch.stack([torch.rand(numbers, generator=stream) for stream in streams])
 

@@ -177,9 +177,7 @@ def _matches(sentences: Sequence[Sequence[str]], n: int) -> list[int]:
     """N-grams of each sentence, clipped at their largest count in one other sentence."""
     counts = [Counter(_ngrams(sentence, n)) for sentence in sentences]
     tops = _top_counts(counts)
-    return [
-        sum(min(count, tops[ngram].without(text)) for ngram, count in own.items()) for text, own in enumerate(counts)
-    ]
+    return [sum(min(count, tops[ngram].without(text)) for ngram, count in own.items()) for text, own in enumerate(counts)]
 
 
 def _closest_other_lengths(lengths: Sequence[int]) -> list[int]:

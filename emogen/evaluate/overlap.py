@@ -65,9 +65,7 @@ def _tokenizer(references: Sequence[Sequence[str]], language: str) -> str:
     return _TOKENIZERS[known]
 
 
-def _sentence_statistics(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], metric: BLEU
-) -> NDArray[np.int64]:
+def _sentence_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]], metric: BLEU) -> NDArray[np.int64]:
     """BLEU's sufficient statistics, [hypotheses, 10]: both lengths, matches and n-grams of orders 1 to 4."""
     tokenizer = metric.tokenizer.signature()
     # The effective order changes no count; without it sacrebleu warns at every sentence.

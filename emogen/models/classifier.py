@@ -50,7 +50,11 @@ class Classifier(nn.Module):
         device = self.head.bias.device
         ids = torch.tensor([gram for text in grams for gram in text], device=device)
         sizes = torch.tensor([len(text) for text in grams], device=device)
-        keep = (torch.rand(len(ids)) >= self.config.dropout).float().to(device) if self.training else torch.ones(len(ids)).to(device)
+        keep = (
+            (torch.rand(len(ids)) >= self.config.dropout).float().to(device)
+            if self.training
+            else torch.ones(len(ids)).to(device)
+        )
         summed = self.vectors(ids, sizes.cumsum(0) - sizes, per_sample_weights=keep)
         scores: Tensor = self.head(summed / sizes.clamp(min=1)[:, None] ** 0.5)
         return scores

@@ -16,6 +16,7 @@ from emogen.models.transformer import Block, present_tokens, rotation_of
 from emogen.text import BOS, PAD, TURN, UNKNOWN
 
 _NEVER = -1e4
+_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,16 @@ class Generator(nn.Module):
         return self.backbone(self.embedding(tokens) + shifts[0][:, None], shifts[1:])
 
     def logits(self, states: Tensor) -> Tensor:
-        """Scores of the next token, [..., vocabulary], of states [..., width]; ids that no reply holds are out of reach."""
-        return functional.linear(states, self.embedding.weight, self.bias + self.never)  # type: ignore[operator]
+        """Scores of the next token, [..., vocabulary], of states [..., width]; ids that no reply holds are out of reach.
+
+        More than 256 states are filled up to a multiple of that: replies come in a thousand different totals, and the
+        allocator keeps large blocks of each size it has seen.
+        """
+        rows = states.flatten(0, -2)
+        if len(rows) > _ROWS:
+            rows = functional.pad(rows, (0, 0, 0, -len(rows) % _ROWS))
+        scores = functional.linear(rows, self.embedding.weight, self.bias + self.never)  # type: ignore[operator]
+        return scores[: states.shape[:-1].numel()].view(*states.shape[:-1], -1)
 
     def shifts(self, condition: Tensor) -> Tensor:
         """What the condition adds in front and to each layer, [1 + layers, batch, width]."""

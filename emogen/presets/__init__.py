@@ -1,0 +1,1 @@
+"""Settings of the training commands as TOML files."""

@@ -33,9 +33,7 @@ class ClassifierTraining:
     seed: int = 0
 
 
-def train_classifier(
-    classifier: Classifier, exchanges: Sequence[Exchange], config: ClassifierTraining
-) -> Iterator[Step]:
+def train_classifier(classifier: Classifier, exchanges: Sequence[Exchange], config: ClassifierTraining) -> Iterator[Step]:
     """Updates `classifier` in place, with the emotion mixtures of the replies as soft targets; yields after each update."""
     random = torch.Generator().manual_seed(config.seed)
     grams = [ngram_ids(exchange.reply, classifier.config) for exchange in exchanges]
@@ -45,7 +43,7 @@ def train_classifier(
     total = config.epochs * -(-len(grams) // config.batch_size)
     number = 0
     for _ in range(config.epochs):
-        for rows in torch.randperm(len(grams), generator=random).split(config.batch_size):
+        for rows in torch.split(torch.randperm(len(grams), generator=random), config.batch_size):
             classifier.train()
             loss = functional.cross_entropy(
                 classifier.scores([grams[row] for row in rows.tolist()]), targets[rows], weight=weights

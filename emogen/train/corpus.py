@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -69,18 +70,18 @@ def prepare(
     Raises:
         DataError: a file or row that cannot be read, a label with a single row, nothing to train on.
     """
-    if "-" in files:
-        raise DataError("-: training reads its data more than once, so not from standard input; give a file")
     sources = [_File(*resolve(file, replace(reading, labels=labels or reading.labels))) for file in files]
+    for source in sources:
+        _refuse_pipe(source.path)
     labels = labels or _joint_labels(sources)
     sources = [_File(source.path, replace(source.reading, labels=labels)) for source in sources]
-    hashes = {Path(source.path).name: sha256(Path(source.path)) for source in sources}
+    hashes = _hashes([source.path for source in sources])
     opened = partial(_exchanges, sources)
     tokenizer = tokenizer or train_tokenizer(_training_texts(opened(), config.seed), config.vocabulary, config.seed)
     limits = Limits(config.context_tokens, config.reply_tokens)
-    identity = hashlib.sha256(repr([sorted(hashes.items()), [source.reading for source in sources]]).encode()).hexdigest()
+    identity = hashlib.sha256(repr([*hashes.items(), *(source.reading for source in sources)]).encode()).hexdigest()
     arrays = token_arrays(identity, opened, tokenizer, labels, limits, cache or data_folder() / "arrays")
-    _refuse_lone_labels(arrays["train"], labels)
+    _refuse_lone_labels(arrays, labels)
     return Prepared(tokenizer, labels, limits, arrays, hashes)
 
 
@@ -110,9 +111,7 @@ def _joint_labels(sources: Sequence[_File]) -> LabelSet:
 
 def _training_texts(exchanges: Iterable[Exchange], seed: int) -> list[str]:
     """Replies and the last utterance before each, of training rows; beyond half a million an even sample (Vitter 1985)."""
-    texts = (
-        text for exchange in exchanges if exchange.split == "train" for text in (*exchange.context[-1:], exchange.reply)
-    )
+    texts = (text for exchange in exchanges if exchange.split == "train" for text in (*exchange.context[-1:], exchange.reply))
     kept = list(islice(texts, _TOKENIZER_LINES))
     draw = random.Random(seed)
     for seen, text in enumerate(texts, _TOKENIZER_LINES + 1):
@@ -122,8 +121,22 @@ def _training_texts(exchanges: Iterable[Exchange], seed: int) -> list[str]:
     return kept
 
 
-def _refuse_lone_labels(arrays: TokenArrays, labels: LabelSet) -> None:
-    rows = (arrays.emotions[:, :-1] > 0).sum(0)
-    for name, count in zip(labels.names, rows.tolist(), strict=True):
-        if count == 1:
-            raise DataError(f"emotion {name!r} has a single training row; give it more rows, rename it, or drop that row")
+def _refuse_pipe(path: str) -> None:
+    if path == "-" or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()):
+        raise DataError(f"{path}: training reads its data more than once, so not from a pipe; give a file")
+
+
+def _hashes(paths: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of each file under its name, or its whole path where another has the same name."""
+    names = Counter(Path(path).name for path in set(paths))
+    try:
+        return {Path(path).name if names[Path(path).name] == 1 else path: sha256(Path(path)) for path in paths}
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
+def _refuse_lone_labels(arrays: Mapping[str, TokenArrays], labels: LabelSet) -> None:
+    rows = {split: (part.emotions[:, :-1] > 0).sum(0) for split, part in arrays.items()}
+    for place, name in enumerate(labels.names):
+        if rows["train"][place] == 1 or sum(int(counts[place]) for counts in rows.values()) == 1:
+            raise DataError(f"emotion {name!r} has a single row to train on; give it more rows, rename it, or drop that row")

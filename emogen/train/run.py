@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,10 @@ STATE_FILE = "train_state.pt"
 LOG_FILE = "log.jsonl"
 _LOG_EVERY = 10
 _SHOWN = 60
+_KEPT = "; the last good state stands in"
+_MEMORY_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+_IN_A_STEP = ("batch_size", "chunk", "rollouts", "reply_tokens")
+_IN_A_MODEL = ("batch_size", "width", "layers", "vocabulary", "discriminator_width")
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,17 @@ class Watch:
 
 @dataclass
 class _Meanwhile:
-    """Sums of a loop's figures since the last line of the log."""
+    """A loop's figures since the last line of the log; a step need not have all of them."""
 
-    sums: dict[str, float] = field(default_factory=dict)
-    steps: int = 0
+    values: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, figures: dict[str, float]) -> None:
-        self.steps += 1
         for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.values.setdefault(name, []).append(value)
 
     def take(self) -> dict[str, float]:
-        means = {name: round(value / self.steps, 5) for name, value in self.sums.items()}
-        self.sums, self.steps = {}, 0
+        means = {name: round(sum(values) / len(values), 5) for name, values in self.values.items()}
+        self.values = {}
         return means
 
 
@@ -70,71 +72,105 @@ def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path
         Interrupted: by SIGINT or SIGTERM, after saving.
         TrainingError: the loss is not finite or memory is short; what was saved before stays.
     """
-    meanwhile = _Meanwhile()
-    began = time.monotonic() - state.figures.get("elapsed", 0.0)
-    with _stop_requests() as stop, _progress(state, config) as bar:
-        while not _done(state, config):
-            step = _advance(loop, state, config, folder)
-            state.figures["elapsed"] = time.monotonic() - began
-            state.progress = max(state.step / config.steps, _time_share(state, config))
-            meanwhile.add(step.figures)
-            if state.step % _LOG_EVERY == 0:
-                figures = meanwhile.take()
-                _log(folder, state, figures)
-                _show(bar, state, config, figures)
-            if state.step % config.validate_every == 0:
-                _look(state, config, folder, watch, bar)
-            if state.step % config.save_every == 0 or stop:
-                _save(state, folder)
-            if stop:
-                raise Interrupted(f"stopped at step {state.step}, state saved in {folder}; go on with --resume", stop[0])
-    _look(state, config, folder, watch, None)
-    _save(state, folder)
+    state.progress = _share_done(state, config)
+    with explaining(config, folder, state):
+        if not (folder / STATE_FILE).exists():
+            _save(state, folder)
+        _advance(loop, state, config, folder, watch)
+        _look(state, folder, watch, None)
+        _save(state, folder)
 
 
 def resume(state: TrainState, folder: Path) -> None:
-    """Takes over the state saved in `folder`, if there is one, and cuts the log back to it.
+    """Takes over the state saved in `folder`, if there is one, cuts the log back to it, and clears half-written files away.
 
     Raises:
         CheckpointError: the state is cut short or of another model.
     """
     path = folder / STATE_FILE
-    if not path.exists():
-        return
-    state.restore(path.read_bytes(), str(path))
+    if path.exists():
+        state.restore(_content(path), str(path))
+    for unfinished in folder.glob(".*.part"):
+        unfinished.unlink(missing_ok=True)
     log = folder / LOG_FILE
     if log.exists():
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(log, "".join(line for line in lines if _step_of(line) <= state.step))
+        lines = _content(log).decode("utf-8", errors="replace").split("\n")
+        write_text(log, "".join(f"{line}\n" for line in lines if _step_of(line) <= state.step))
 
 
 def refuse_overwriting(folder: Path, resuming: bool) -> None:
     """Raises CheckpointError where training would overwrite what another run left in `folder`."""
-    if not resuming and (folder / STATE_FILE).exists():
+    if not resuming and ((folder / STATE_FILE).exists() or any(folder.glob(f"*/{STATE_FILE}"))):
         raise CheckpointError(f"{folder}: holds another run; pass --resume to go on with it, or another --out")
     if not resuming and (folder / "config.json").exists():
         raise CheckpointError(f"{folder}: holds a model; choose another --out")
 
 
-def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path) -> Step:
+@contextmanager
+def explaining(config: RunConfig, folder: Path, state: TrainState | None = None) -> Iterator[None]:
+    """Makes one line of what ends a run: what to lower where memory is short, and which state is kept.
+
+    Args:
+        config: names and values of what can be lowered are taken from it.
+        folder: of the run.
+        state: of a loop; None while models are built.
+
+    Raises:
+        TrainingError: in place of a lack of memory or an overflow, and with more words where there was one already.
+    """
     try:
-        return next(loop)
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        yield
+    except TrainingError as error:
+        raise TrainingError(_with_kept(str(error), folder)) from None
+    except OverflowError:
+        raise TrainingError(_with_kept(f"{_at(state)}figures grow past all bounds; lower the learning rate", folder)) from None
+    except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
-        lower = "; ".join(
-            f"--{name.replace('_', '-')} (now {getattr(config, name)})"
-            for name in ("batch_size", "chunk", "rollouts", "reply_tokens")
-            if hasattr(config, name)
-        )
-        raise TrainingError(f"step {state.step + 1}: out of memory; lower {lower}") from None
-    except TrainingError as error:
-        kept = folder / STATE_FILE
-        raise TrainingError(f"{error}; the last good state stands in {kept}" if kept.exists() else str(error)) from None
+        lower = _lowerable(config, _IN_A_STEP if state else _IN_A_MODEL)
+        raise TrainingError(_with_kept(f"{_at(state)}out of memory; lower {lower}", folder)) from None
+
+
+def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path, watch: Watch) -> None:
+    meanwhile = _Meanwhile()
+    began = time.monotonic() - state.figures.get("elapsed", 0.0)
+    with _stop_requests() as stop, _progress(state, config) as bar:
+        while not _done(state, config):
+            meanwhile.add(next(loop).figures)
+            state.figures["elapsed"] = time.monotonic() - began
+            state.progress = _share_done(state, config)
+            if state.step % _LOG_EVERY == 0:
+                figures = meanwhile.take()
+                _log(folder, state, figures)
+                _show(bar, state, config, figures)
+            if state.step % config.validate_every == 0:
+                _look(state, folder, watch, bar)
+            if state.step % config.save_every == 0 or stop:
+                _save(state, folder)
+            if stop:
+                raise Interrupted(f"stopped at step {state.step}, state saved; go on with --resume --out {folder}", stop[0])
+        bar.update(state.step - bar.n)
+
+
+def _at(state: TrainState | None) -> str:
+    return f"step {state.step + 1}: " if state else ""
+
+
+def _lowerable(config: RunConfig, names: tuple[str, ...]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')} (now {getattr(config, name)})" for name in names if hasattr(config, name))
+
+
+def _with_kept(message: str, folder: Path) -> str:
+    path = folder / STATE_FILE
+    return f"{message}{_KEPT} {path}" if path.exists() and _KEPT not in message else message
 
 
 def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
+def _share_done(state: TrainState, config: RunConfig) -> float:
+    return max(state.step / config.steps, _time_share(state, config))
 
 
 def _done(state: TrainState, config: RunConfig) -> bool:
@@ -146,30 +182,56 @@ def _time_share(state: TrainState, config: RunConfig) -> float:
     return state.figures.get("elapsed", 0.0) / (60 * config.minutes) if config.minutes else 0.0
 
 
-def _look(state: TrainState, config: RunConfig, folder: Path, watch: Watch, bar: tqdm[None] | None) -> None:
+def _look(state: TrainState, folder: Path, watch: Watch, bar: tqdm[None] | None) -> None:
     """Held-out figures, a sample, and the model saved if it is the best so far (or if the newest is kept)."""
     if state.figures.get("looked") == state.step:
         return
+    _refuse_broken_weights(state)
     figures = watch.validate()
     text = watch.preview()
     _log(folder, state, {"held_out": figures, "sample": text})
     if bar is not None:
         bar.set_description_str(text[:_SHOWN], refresh=False)
-    chosen = figures.get(watch.select, -math.inf)
-    better = chosen < state.figures.get("best", math.inf) or not watch.select
+    better = _is_better(state, figures, watch.select)
     state.figures["stale"] = 0 if better else state.figures.get("stale", 0) + 1
     state.figures["looked"] = state.step
     if better:
-        state.figures |= {"best": chosen, "best_step": state.step}
+        state.figures["best_step"] = state.step
         watch.save()
 
 
+def _is_better(state: TrainState, figures: dict[str, float], select: str) -> bool:
+    """Whether the model is to be kept; notes the smallest selected figure."""
+    if not select:
+        return True
+    if not math.isfinite(figures[select]):
+        found = f"held-out {select} {figures[select]:g}"
+        raise TrainingError(f"step {state.step}: {found} is not finite; lower the learning rate")
+    better = figures[select] < state.figures.get("best", math.inf)
+    state.figures["best"] = min(figures[select], state.figures.get("best", math.inf))
+    return better
+
+
 def _save(state: TrainState, folder: Path) -> None:
+    _refuse_broken_weights(state)
     with replacing(folder / STATE_FILE) as beside:
         beside.write_bytes(state.dump())
 
 
-def _log(folder: Path, state: TrainState, figures: dict[str, object] | dict[str, float]) -> None:
+def _refuse_broken_weights(state: TrainState) -> None:
+    for name, module in state.modules.items():
+        if not all(bool(weights.isfinite().all()) for weights in module.parameters()):
+            raise TrainingError(f"step {state.step}: weights of the {name} are not finite; lower the learning rate")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _log(folder: Path, state: TrainState, figures: Mapping[str, object]) -> None:
     line = json.dumps({"step": state.step, "seconds": round(state.figures["elapsed"], 1), **figures}, ensure_ascii=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,8 +251,13 @@ def _step_of(line: str) -> int:
 def _progress(state: TrainState, config: RunConfig) -> tqdm[None]:
     terminal = sys.stderr.isatty()
     return tqdm(
-        total=config.steps, initial=state.step, file=sys.stderr, unit="step", mininterval=0.5 if terminal else 30.0,
-        dynamic_ncols=terminal, smoothing=0.05,
+        total=config.steps,
+        initial=state.step,
+        file=sys.stderr,
+        unit="step",
+        mininterval=0.5 if terminal else 30.0,
+        dynamic_ncols=terminal,
+        smoothing=0.05,
     )
 
 

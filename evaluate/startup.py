@@ -1,0 +1,57 @@
+"""How long a user waits: the help, the first line from the default model, a thousand samples. Medians of 5 whole processes.
+
+python evaluate/startup.py
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from emogen.checkpoint import shipped
+from emogen.evaluate.report import write_result
+
+RESULT = Path("evaluate/results/startup.json")
+EMOGEN = (sys.executable, "-m", "emogen")
+MODEL = ("--checkpoint", str(shipped("default")), "--seed", "1", "--emotion", "joy")
+CASES = {
+    "help": ("--help",),
+    "first line": ("sample", *MODEL),
+    "1,000 samples of 20 tokens": ("sample", *MODEL, "-n", "1000", "--max-tokens", "20"),
+}
+
+
+@click.command()
+@click.option("--runs", default=5, show_default=True, help="Counted runs of each case, after one that is not.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
+def main(runs: int, out: Path) -> None:
+    """Time each case from process start to its first line of output and to its end."""
+    rows = []
+    for system, arguments in CASES.items():
+        times = [timed(arguments) for _ in range(runs + 1)][1:]
+        first, whole = (statistics.median(column) for column in zip(*times, strict=True))
+        rows.append({"system": system, "seed": 1, "seconds_to_first_line": first, "seconds": whole, "runs": runs})
+        click.echo(rows[-1], err=True)
+    write_result(out, "python evaluate/startup.py", [shipped("default")], rows)
+
+
+def timed(arguments: tuple[str, ...]) -> tuple[float, float]:
+    """Seconds to the first line on standard output, and to the end."""
+    began = time.perf_counter()
+    with subprocess.Popen([*EMOGEN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        first = time.perf_counter() - began
+        process.stdout.read()
+    if process.returncode:
+        raise click.ClickException(f"emogen {' '.join(arguments)} ended with {process.returncode}")
+    return first, time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

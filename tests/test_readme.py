@@ -1,0 +1,63 @@
+"""Every block of the README runs: Python as it stands, commands with the smallest settings that they take."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from emogen.cli import main
+from emogen.data.exchange import Reading, read_exchanges
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands():
+    lines = "".join(blocks("console")).splitlines()
+    return [line[2:].partition("   #")[0].strip() for line in lines if line.startswith("$ emogen ")]
+
+
+def run(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(shlex.split(command)[1:])
+    captured = capsys.readouterr()
+    assert stopped.value.code == 0, captured.err
+    return captured.out
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_runs(code, capsys):
+    exec(code, {})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("emogen sample")])
+def test_sample_prints_as_many_lines_as_the_readme_shows(command, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shown = README.partition(f"$ {command}")[2].partition("\n")[2]
+    lines = re.split(r"^\$|^```", shown, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
+    assert len(run(command, capsys).splitlines()) == max(len(lines), 1)
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("emogen train")])
+def test_training_options_are_known(command, capsys):
+    assert "learning_rate" in run(f"{command} --show-config", capsys)
+
+
+def test_own_columns_are_checked(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("my.csv").write_text("answer,mood\nsee you at six,neutral\nhurray we won,joy\n", encoding="utf-8")
+    (command,) = [line for line in commands() if line.startswith("emogen data check")]
+    assert "joy" in run(command, capsys)
+
+
+def test_the_example_row_is_read(tmp_path):
+    path = tmp_path / "row.jsonl"
+    path.write_text("".join(blocks("json")), encoding="utf-8")
+    (exchange,) = read_exchanges(path, Reading())
+    assert exchange.emotion.name == json.loads(blocks("json")[0])["emotion"]
