@@ -77,7 +77,7 @@ def ship(work: Path, model: Path, target: Path) -> None:
     trained.tokenizer.save(target / "tokenizer.model")
     facts = json.loads((model / "train.json").read_text(encoding="utf-8"))
     facts["settings"] = {name: value for name, value in facts["settings"].items() if name not in ("out", "init")}
-    kept = {name: facts[name] for name in KEPT_FACTS} | {"replies_sha256": sha256(work / "replies.jsonl.gz")}
+    kept = {name: facts[name] for name in KEPT_FACTS if name in facts} | {"replies_sha256": sha256(work / "replies.jsonl.gz")}
     write_text(target / "train.json", json.dumps(kept, indent=1) + "\n")
     click.echo(f"{target}: {sum(path.stat().st_size for path in target.iterdir()) / 1e6:.1f} MB")
 

@@ -1,4 +1,4 @@
-"""On a CUDA device: training, rollouts and sampling run there and agree with the CPU. Skipped, and said so, where there is none."""
+"""On a CUDA device: training, rollouts and states agree with the CPU. Skipped, and said so, where there is none."""
 
 import copy
 

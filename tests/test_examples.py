@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from emogen.checkpoint import load, load_classifier
 from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
-from emogen.emotions import EKMAN, GOEMOTIONS, EMPATHETIC, blend
+from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, blend
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -88,7 +88,7 @@ class Corpus:
     name: str
     home: str
     licence: str
-    language: Literal["en", "zh"]
+    language: Literal["en", "zh", "en, zh"]
     labels: LabelSet
     sources: tuple[Source, ...]
     parse: Callable[[Files], Iterator[Dialogue]]
