@@ -24,7 +24,7 @@ def _fixed_seed():
 
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory):
-    """Forty labelled exchanges, joy and sadness, four of them for validation; read only."""
+    """Forty labelled exchanges, joy and sadness, eight of them for validation; read only."""
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     rows = (
         {

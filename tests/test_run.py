@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +16,8 @@ from emogen.train import run as run_module
 from emogen.train.config import GanSettings, RunConfig
 from emogen.train.run import Watch, explaining, refuse_overwriting, resume, run
 from emogen.train.state import Step, TrainState, adamw
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and messages of POSIX")
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,7 @@ def test_a_state_that_is_cut_short_cannot_be_resumed(folder, content):
     assert "\n" not in str(broken.value)
 
 
+@POSIX
 def test_a_folder_in_the_place_of_a_state(folder):
     (folder / "train_state.pt").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"train_state\.pt: cannot be read \(Is a directory\)"):
@@ -323,6 +327,7 @@ def test_other_errors_are_left_as_they_are(folder, error):
     assert ended.value is error
 
 
+@POSIX
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_after_the_step_and_says_how_to_go_on(folder, number):
     before = signal.getsignal(number)
@@ -334,6 +339,7 @@ def test_a_signal_saves_after_the_step_and_says_how_to_go_on(folder, number):
     assert signal.getsignal(number) == before
 
 
+@POSIX
 def test_a_second_sigint_does_not_wait_for_the_step(folder):
     def impatient():
         os.kill(os.getpid(), signal.SIGINT)
@@ -362,6 +368,7 @@ def test_a_full_disk_keeps_the_state_before(folder, monkeypatch):
     assert not list(folder.glob(".*"))
 
 
+@POSIX
 def test_a_log_that_cannot_be_written_is_one_line(folder):
     (folder / "log.jsonl").mkdir(parents=True)
     with pytest.raises(EmogenError, match=r"log\.jsonl: cannot be written \(Is a directory\)"):
