@@ -24,8 +24,7 @@ from emogen.evaluate import bleu, commonest, distinct, emotion_accuracy, emotion
 from emogen.evaluate.report import write_result
 from emogen.models.classifier import emotion_probabilities
 from emogen.train.config import RunConfig
-from emogen.train.corpus import prepare
-from emogen.train.fit import held_out_batches
+from emogen.train.corpus import held_out_batches, prepare
 from emogen.train.mle import held_out_nll
 
 RESULT = Path("evaluate/results/adversarial.json")
@@ -51,8 +50,8 @@ def main(replies: Path, before: Path, after: Path, each: int, seeds: int, out: P
                 {"system": system, "seed": seed, "nll_heldout": nll, **figures(written(model, held_out, seed), held_out)}
             )
             click.echo(rows[-1], err=True)
-    models = f"--before {before.name} --after {after.name}"
-    command = f"python evaluate/adversarial.py {replies.name} {models} --each {each} --seeds {seeds}"
+    models = " ".join(f"--{name} {path.parent.name}/{path.name}" for name, path in (("before", before), ("after", after)))
+    command = f"python evaluate/adversarial.py {replies.parent.name}/{replies.name} {models} --each {each} --seeds {seeds}"
     write_result(out, command, [replies, before, after, shipped("judge")], rows)
 
 

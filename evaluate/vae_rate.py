@@ -19,8 +19,8 @@ from emogen.errors import CheckpointError
 from emogen.evaluate.report import write_result
 from emogen.models.vae import TextVAE
 from emogen.train.config import RunConfig
-from emogen.train.corpus import prepare
-from emogen.train.fit import held_out_batches, read_train_file
+from emogen.train.corpus import held_out_batches, prepare
+from emogen.train.folder import read_train_file
 from emogen.train.vae import held_out_elbo
 
 RESULT = Path("evaluate/results/vae_rate.json")
@@ -41,10 +41,11 @@ def main(corpus: str, checkpoint: Path, count: int, out: Path) -> None:
     config = RunConfig(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
     data = prepare([corpus], Reading(labels=EKMAN), config, loaded.tokenizer, loaded.labels)
     figures = held_out_elbo(loaded.model, held_out_batches(data.arrays, "test", count), DRAWS)
-    settings = read_train_file(checkpoint).get("settings", {})
+    settings = {name: value for name, value in read_train_file(checkpoint).get("settings", {}).items() if name != "out"}
     row = {"system": "vae", "seed": settings.get("seed", 0), "latent": loaded.generator.config.latent, **figures}
     click.echo(row)
-    command = f"python evaluate/vae_rate.py {Path(corpus).name} --checkpoint {checkpoint.name} --rows {count}"
+    shown = f"{checkpoint.parent.name}/{checkpoint.name}"
+    command = f"python evaluate/vae_rate.py {Path(corpus).name} --checkpoint {shown} --rows {count}"
     source = Path(resolve(corpus, Reading())[0])
     write_result(out, command, [source, checkpoint], [row], {"target_rate": settings.get("target_rate"), "settings": settings})
 

@@ -154,7 +154,7 @@ def test_training_prints_the_folder_alone(emogen, rows_file, folder):
     status, out, err = emogen("train-lm", rows_file, *SMALL, "--out", "mine")
     assert (status, out) == (0, "mine\n")
     assert "Traceback" not in err
-    names = {"config.json", "log.jsonl", "model.safetensors", "tokenizer.model", "train.json", "train_state.pt"}
+    names = {"README.md", "config.json", "log.jsonl", "model.safetensors", "tokenizer.model", "train.json", "train_state.pt"}
     assert {path.name for path in (folder / "mine").iterdir()} == names
     facts = json.loads((folder / "mine" / "train.json").read_text())
     assert facts["finished"] is True

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from emogen.errors import SettingsError
-from emogen.models.discriminator import Discriminator, DiscriminatorConfig, score
+from emogen.models.discriminator import Discriminator, DiscriminatorConfig, adopt_embedding, score
 from emogen.text import BOS, EOS, PAD
 
 VOCABULARY, EMOTIONS = 20, 2
@@ -123,3 +123,14 @@ def test_impossible_settings(width, heads):
     """Heads that do not divide the width, or leave an odd one."""
     with pytest.raises(SettingsError, match=f"width {width}"):
         DiscriminatorConfig(VOCABULARY, EMOTIONS, width=width, heads=heads)
+
+
+@torch.no_grad()
+def test_adopted_word_vectors_keep_their_geometry():
+    """With as many dimensions as the vectors have, principal components only turn them: all distances keep their ratio."""
+    discriminator = Discriminator(DiscriminatorConfig(30, 7, width=16, heads=4))
+    vectors = torch.randn(30, 16)
+    adopt_embedding(discriminator, vectors)
+    found, expected = torch.pdist(discriminator.embedding.weight[1:]), torch.pdist(vectors[1:])
+    torch.testing.assert_close(found / found.mean(), expected / expected.mean(), atol=1e-4, rtol=1e-4)
+    assert not discriminator.embedding.weight[0].any()

@@ -43,7 +43,7 @@ def test_the_demo_ends_with_its_table(workplace, capsys):
 
 def corpus(labels, names, context):
     return [
-        Exchange(context, f"{name} word{number} and more of it , isn ' t it", blend([name], labels), split)
+        Exchange(context, f"{name} word{number} {split} and more of it , isn ' t it", blend([name], labels), split)
         for number in range(12)
         for name in names
         for split in ("train", "test")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.resources import as_file
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import click
 
@@ -42,84 +43,77 @@ def _training_options(settings: type) -> Callable[[Callable[..., Any]], Callable
     return decorate
 
 
+@dataclass(frozen=True)
+class _Order(Generic[Settings]):
+    """What a training command was asked for."""
+
+    files: tuple[str, ...]
+    reading: Reading
+    settings: Settings
+    resuming: bool
+    preset: str
+
+
 @click.command("train-lm")
 @_training_options(LmSettings)
-def train_lm(
-    files: tuple[str, ...],
-    preset: str,
-    config_file: Path | None,
-    resuming: bool,
-    show_config: bool,
-    reading: Reading,
-    **given: object,
-) -> None:
+def train_lm(**options: Any) -> None:
     """Train an emotion-conditioned language model on FILES (default: the starter corpus)."""
-    settings = _settings("train-lm", LmSettings, preset, config_file, resuming, given)
-    if show_config:
-        click.echo(as_toml(settings), nl=False)
-        return
-    from emogen.train.fit import fit_lm
+    if order := _order("train-lm", LmSettings, **options):
+        from emogen.train.fit import fit_lm
 
-    click.echo(fit_lm(*_data(files, reading, settings, resuming), settings, resuming))
+        click.echo(fit_lm(order.files, order.reading, order.settings, order.resuming))
 
 
 @click.command("train-vae")
 @_training_options(VaeSettings)
-def train_vae(
-    files: tuple[str, ...],
-    preset: str,
-    config_file: Path | None,
-    resuming: bool,
-    show_config: bool,
-    reading: Reading,
-    **given: object,
-) -> None:
+def train_vae(**options: Any) -> None:
     """Train an emotion-conditioned text VAE on FILES (default: the starter corpus)."""
-    settings = _settings("train-vae", VaeSettings, preset, config_file, resuming, given)
-    if show_config:
-        click.echo(as_toml(settings), nl=False)
-        return
-    from emogen.train.fit import fit_vae
+    if order := _order("train-vae", VaeSettings, **options):
+        from emogen.train.fit import fit_vae
 
-    click.echo(fit_vae(*_data(files, reading, settings, resuming), settings, resuming))
+        click.echo(fit_vae(order.files, order.reading, order.settings, order.resuming))
 
 
 @click.command("train-gan")
 @_training_options(GanSettings)
-def train_gan(
-    files: tuple[str, ...],
-    preset: str,
-    config_file: Path | None,
-    resuming: bool,
-    show_config: bool,
-    reading: Reading,
-    **given: object,
-) -> None:
+def train_gan(**options: Any) -> None:
     """Train a generator adversarially on FILES (default: the starter corpus).
 
     It starts from --init, a checkpoint of train-lm or train-vae; without it, from a VAE that is trained first with the settings
     that `emogen train-vae --preset PRESET --show-config` prints.
     """
-    settings = _settings("train-gan", GanSettings, preset, config_file, resuming, given)
+    if order := _order("train-gan", GanSettings, **options):
+        from emogen.train.fit import fit_gan
+
+        warm = _warm(order.preset, order.settings, order.resuming)
+        click.echo(fit_gan(order.files, order.reading, order.settings, warm, order.resuming))
+
+
+def _order(
+    command: str,
+    kind: type[Settings],
+    files: tuple[str, ...],
+    preset: str,
+    config_file: Path | None,
+    resuming: bool,
+    show_config: bool,
+    reading: Reading,
+    **given: object,
+) -> _Order[Settings] | None:
+    """The order that the options make; None where only its settings were to be shown, which is done then.
+
+    A resumed run takes files and reading that it began with where none are given.
+    """
+    settings = _settings(command, kind, preset, config_file, resuming, given)
     if show_config:
         click.echo(as_toml(settings), nl=False)
-        return
-    from emogen.train.fit import fit_gan
-
-    click.echo(fit_gan(*_data(files, reading, settings, resuming), settings, _warm(preset, settings, resuming), resuming))
-
-
-def _data(
-    files: tuple[str, ...], reading: Reading, settings: LmSettings | VaeSettings | GanSettings, resuming: bool
-) -> tuple[tuple[str, ...], Reading]:
-    """Files and how to read them; a resumed run takes those it began with where none are given."""
-    saved_files: tuple[str, ...] = ()
-    saved_reading = Reading()
+        return None
     if resuming:
-        from emogen.train.fit import saved_data
+        from emogen.train.folder import saved_data
 
         saved_files, saved_reading = saved_data(Path(settings.out or ""))
-    return files or saved_files or ("starter",), saved_reading if reading == Reading() else reading
+        files, reading = files or saved_files, saved_reading if reading == Reading() else reading
+    return _Order(files or ("starter",), reading, settings, resuming, preset)
 
 
 def _warm(preset: str, settings: GanSettings, resuming: bool) -> VaeSettings:
@@ -135,7 +129,7 @@ def _warm(preset: str, settings: GanSettings, resuming: bool) -> VaeSettings:
 
 
 def _saved_warm(settings: GanSettings) -> dict[str, object]:
-    from emogen.train.fit import read_train_file
+    from emogen.train.folder import read_train_file
 
     return _checked_saved(read_train_file(Path(settings.out or "")).get("warm", {}), VaeSettings, settings.out or "")
 
@@ -153,7 +147,7 @@ def _settings(
 
 
 def _saved(command: str, kind: type[Settings], given: dict[str, object]) -> Settings:
-    from emogen.train.fit import read_train_file, resumable_folder
+    from emogen.train.folder import read_train_file, resumable_folder
 
     folder = resumable_folder(cast("str | None", given.get("out")), command)
     saved = _checked_saved(read_train_file(folder).get("settings", {}), kind, str(folder))

@@ -32,7 +32,7 @@ class ClassifierConfig:
 
 
 class Classifier(nn.Module):
-    """Text to emotion probabilities: the mean vector of its n-grams, through one linear layer."""
+    """Text to emotion probabilities: its n-gram vectors' sum over the square root of their number, then a linear layer."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
@@ -48,14 +48,10 @@ class Classifier(nn.Module):
     def scores(self, grams: Sequence[Sequence[int]]) -> Tensor:
         """Scores of texts given as n-gram ids, [texts, emotions]."""
         device = self.head.bias.device
-        ids = torch.tensor([gram for text in grams for gram in text], device=device)
-        sizes = torch.tensor([len(text) for text in grams], device=device)
-        keep = (
-            (torch.rand(len(ids)) >= self.config.dropout).float().to(device)
-            if self.training
-            else torch.ones(len(ids)).to(device)
-        )
-        summed = self.vectors(ids, sizes.cumsum(0) - sizes, per_sample_weights=keep)
+        ids = torch.tensor([gram for text in grams for gram in text], dtype=torch.long)
+        sizes = torch.tensor([len(text) for text in grams], dtype=torch.long, device=device)
+        kept = torch.rand(len(ids)) >= self.config.dropout if self.training else torch.ones(len(ids))
+        summed = self.vectors(ids.to(device), sizes.cumsum(0) - sizes, per_sample_weights=kept.float().to(device))
         scores: Tensor = self.head(summed / sizes.clamp(min=1)[:, None] ** 0.5)
         return scores
 

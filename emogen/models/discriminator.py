@@ -75,6 +75,25 @@ class Discriminator(nn.Module):
 
 
 @torch.no_grad()
+def adopt_embedding(discriminator: Discriminator, vectors: Tensor) -> None:
+    """Gives the discriminator word vectors that another model has learnt, reduced to its width by their principal components.
+
+    From scratch a Transformer needs thousands of updates before it tells real from generated text better than chance.
+
+    Args:
+        discriminator: changed in place; its vectors keep the size that they were initialised to.
+        vectors: [vocabulary, any width], from a model of the same vocabulary.
+    """
+    centred = (vectors - vectors.mean(0)).float()
+    width = min(discriminator.config.width, centred.shape[1])
+    _, directions = torch.linalg.eigh(centred.T @ centred)
+    reduced = centred @ directions[:, -width:]
+    scale = discriminator.config.width**-0.5 / reduced.std()
+    discriminator.embedding.weight[:, :width] = reduced * scale
+    discriminator.embedding.weight[PAD].zero_()
+
+
+@torch.no_grad()
 def score(discriminator: Discriminator, tokens: Tensor, emotion: Tensor, chunk: int = 4096) -> Tensor:
     """Scores without gradient and without dropout, whatever mode the discriminator is in; it is left in that mode.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emogen.data.exchange import Exchange
+from emogen.errors import DataError
 from emogen.models.classifier import Classifier, ngram_ids
 from emogen.train.state import Step
 
@@ -34,7 +35,13 @@ class ClassifierTraining:
 
 
 def train_classifier(classifier: Classifier, exchanges: Sequence[Exchange], config: ClassifierTraining) -> Iterator[Step]:
-    """Updates `classifier` in place, with the emotion mixtures of the replies as soft targets; yields after each update."""
+    """Updates `classifier` in place, with the emotion mixtures of the replies as soft targets; yields after each update.
+
+    Raises:
+        DataError: no exchange at all.
+    """
+    if not exchanges:
+        raise DataError("no row to train a classifier on")
     random = torch.Generator().manual_seed(config.seed)
     grams = [ngram_ids(exchange.reply, classifier.config) for exchange in exchanges]
     targets = torch.tensor([exchange.emotion.weights for exchange in exchanges])

@@ -24,6 +24,7 @@ class MleConfig:
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, "learning-rate", self.learning_rate, "above 0")
+        require(self.weight_decay >= 0, "weight-decay", self.weight_decay, "0 or more")
         require(0 <= self.emotion_dropout < 1, "emotion-dropout", self.emotion_dropout, "at least 0 and below 1")
 
 
@@ -39,7 +40,8 @@ class VaeConfig(MleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.target_rate >= 0, "target-rate", self.target_rate, "at least 0")
+        for name in ("target_rate", "autoencoder_share", "annealing_share", "adversary_weight"):
+            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ class GanConfig:
         require(self.generator_updates >= 1, "generator-updates", self.generator_updates, "1 or more")
         require(self.max_tokens >= 2, "max-tokens", self.max_tokens, "2 or more")
         require(self.chunk >= 1, "chunk", self.chunk, "1 or more")
+        require(self.discriminator_rate > 0, "discriminator-rate", self.discriminator_rate, "above 0")
+        for name in ("warmup_steps", "kl_weight", "entropy_floor", "entropy_weight"):
+            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+        for name in ("discount", "accuracy_ceiling"):
+            require(0 <= getattr(self, name) <= 1, name.replace("_", "-"), getattr(self, name), "between 0 and 1")
+        require(self.clip > 0, "clip", self.clip, "above 0")
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,8 @@ class VaeSettings(VaeConfig, ModelConfig, RunConfig):
         super().__post_init__()
         self._check_run()
         self._check_model()
-        require(self.latent >= 1, "latent", self.latent, "1 or more")
+        for name in ("latent", "encoder_layers"):
+            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,12 @@ class GanSettings(GanConfig, RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_run()
+        for name in ("discriminator_width", "discriminator_layers", "discriminator_heads"):
+            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+        dropout = self.discriminator_dropout
+        require(0 <= dropout < 1, "discriminator-dropout", dropout, "at least 0 and below 1")
+        for name in ("warm_steps", "warm_minutes"):
+            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
 
 
 def require(holds: bool, name: str, value: object, allowed: str) -> None:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from emogen.atomic import sha256
-from emogen.data.batches import Limits, TokenArrays, token_arrays
+from emogen.data.batches import Batch, Limits, TokenArrays, token_arrays
 from emogen.data.corpora import data_folder, resolve
 from emogen.data.exchange import Exchange, Reading, Split, infer_labels, read_exchanges
 from emogen.emotions import LabelSet
@@ -22,6 +22,8 @@ from emogen.train.config import RunConfig
 
 _HELD_OUT = 0.05
 _TOKENIZER_LINES = 500_000
+_HELD_OUT_ROWS = 2_000
+_HELD_OUT_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,15 @@ def prepare(
     arrays = token_arrays(identity, opened, tokenizer, labels, limits, cache or data_folder() / "arrays")
     _refuse_lone_labels(arrays, labels)
     return Prepared(tokenizer, labels, limits, arrays, hashes)
+
+
+def held_out_batches(arrays: dict[str, TokenArrays], split: str = "valid", rows: int = _HELD_OUT_ROWS) -> Iterator[Batch]:
+    """Rows spread evenly over a held-out split, in order of length; of `train` where that split has none."""
+    chosen = arrays[split] if len(arrays.get(split, ())) else arrays["train"]
+    spread = {at * len(chosen) // min(rows, len(chosen)) for at in range(min(rows, len(chosen)))}
+    places = sorted(spread, key=lambda row: (int(chosen.offsets[row + 1] - chosen.offsets[row]), row))
+    for at in range(0, len(places), _HELD_OUT_BATCH):
+        yield chosen.batch(places[at : at + _HELD_OUT_BATCH])
 
 
 def held_out_split(reply: str) -> Split:
