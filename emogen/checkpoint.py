@@ -128,8 +128,8 @@ class Checkpoint:
 
     @property
     def default_sampling(self) -> Sampling:
-        """Temperature and filters for reading rather than for measuring: 0.8, nucleus 0.95."""
-        return Sampling(temperature=0.8, top_p=0.95, max_tokens=min(self.description.limits.reply_tokens + 1, _MOST_TOKENS))
+        """Temperature and filters for reading rather than for measuring: 0.7, nucleus 0.9."""
+        return Sampling(temperature=0.7, top_p=0.9, max_tokens=min(self.description.limits.reply_tokens + 1, _MOST_TOKENS))
 
 
 def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> Checkpoint:

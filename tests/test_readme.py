@@ -39,7 +39,7 @@ def test_python_runs(code, capsys):
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith("emogen sample")])
 def test_sample_prints_as_many_lines_as_the_readme_shows(command, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    shown = README.partition(f"$ {command}")[2].partition("\n")[2]
+    shown = re.split(rf"^\$ {re.escape(command)}(?: +#.*)?\n", README, maxsplit=1, flags=re.MULTILINE)[1]
     lines = re.split(r"^\$|^```", shown, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
     assert len(run(command, capsys).splitlines()) == max(len(lines), 1)
 
