@@ -50,6 +50,8 @@ def in_child(folder, arguments, strike):
     os.chdir(folder)
     os.environ["EMOGEN_DATA"] = str(Path(folder) / "cache")
     torch.set_num_threads(1)
+    # A shell lets its background jobs ignore SIGINT, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if strike:
         arm(*strike)
     with Path("stdout").open("w") as out, Path("stderr").open("w") as err, redirect_stdout(out), redirect_stderr(err):

@@ -16,6 +16,7 @@ from emogen.models.generator import Generator
 from emogen.text import EOS, PAD, Tokenizer
 
 _BLOCK = 64
+_NUCLEUS = 1024
 _COLDEST = 1e-6
 
 
@@ -228,13 +229,25 @@ def filtered(scores: Tensor, sampling: Sampling) -> Tensor:
     if 0 < sampling.top_k < scores.shape[-1]:
         scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], -math.inf)
     if sampling.top_p < 1:
-        ordered, places = scores.sort(-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        scores = scores.masked_fill((before >= sampling.top_p).scatter(-1, places, before >= sampling.top_p), -math.inf)
+        scores = _nucleus(scores, sampling.top_p)
     if sampling.min_p > 0:
         best = scores.max(-1, keepdim=True).values
         scores = scores.masked_fill(scores < best + math.log(sampling.min_p), -math.inf)
     return scores
+
+
+def _nucleus(scores: Tensor, share: float) -> Tensor:
+    """Top-p; only as many of the likeliest tokens are sorted as hold the share in every row, since sorting all is slow."""
+    probabilities = scores.softmax(-1)
+    width = min(_NUCLEUS, scores.shape[-1])
+    while True:
+        best, places = probabilities.topk(width)
+        upto = best.cumsum(-1)
+        if width == scores.shape[-1] or bool((upto[:, -1] >= share).all()):
+            break
+        width = min(4 * width, scores.shape[-1])
+    kept = scores.gather(-1, places).masked_fill(upto - best >= share, -math.inf)
+    return torch.full_like(scores, -math.inf).scatter(-1, places, kept)
 
 
 def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
