@@ -54,7 +54,7 @@ def main(vae_minutes: float, gan_minutes: float) -> None:
     }
     click.echo(table({system: measured(texts, held_out) for system, texts in rows.items()}))
     click.echo(f"\nDone in {time.monotonic() - began:.0f} s. More from it: emogen sample --checkpoint {GAN} --emotion joy")
-    click.echo("The model that ships was trained on 120,000 replies: emogen sample --emotion joy -n 5")
+    click.echo("The model that ships was trained on 100,000 replies: emogen sample --emotion joy -n 5")
 
 
 def emogen_command(*arguments: str) -> None:

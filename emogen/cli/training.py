@@ -21,7 +21,14 @@ from emogen.train.config import GanSettings, LmSettings, VaeSettings
 Settings = TypeVar("Settings", LmSettings, VaeSettings, GanSettings)
 PRESETS = ("tiny", "small", "base")
 _MODEL = ("backbone", "width", "layers", "heads", "latent", "encoder_layers", "vocabulary")
-_FIXED = ("seed", "estimator", *_MODEL, *(f"discriminator_{name}" for name in ("width", "layers", "heads")))
+_FIXED = (
+    "seed",
+    "estimator",
+    "context_tokens",
+    "reply_tokens",
+    *_MODEL,
+    *(f"discriminator_{name}" for name in ("width", "layers", "heads")),
+)
 
 
 def _training_options(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -117,7 +124,7 @@ def _order(
 
 
 def _warm(preset: str, settings: GanSettings, resuming: bool) -> VaeSettings:
-    """Settings of the warm start: the preset's VAE (or that of the resumed run), with the run's own seed, device and limits."""
+    """Settings of the warm start: the preset's VAE (or that of the resumed run), with the run's own seed and device."""
     saved = _saved_warm(settings) if resuming else {}
     warm = resolve(VaeSettings, {}, saved or _preset(preset, "train-vae", VaeSettings))
     return dataclasses.replace(

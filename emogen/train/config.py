@@ -154,7 +154,7 @@ class VaeSettings(VaeConfig, ModelConfig, RunConfig):
 class GanSettings(GanConfig, RunConfig):
     """`emogen train-gan`: adversarial training of a model that stands in `init`, or is trained first."""
 
-    init: str | None = setting(None, "Checkpoint to start from; without it a VAE is trained first .")
+    init: str | None = setting(None, "Checkpoint to start from; without it a VAE is trained first.")
     warm_steps: int = setting(0, "Updates of the warm start, where there is no --init; 0 for the preset's own.")
     warm_minutes: float = setting(0.0, "Time limit of the warm start; 0 for none.")
     discriminator_width: int = setting(128, "Of the discriminator's states.")

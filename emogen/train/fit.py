@@ -252,7 +252,7 @@ def _drive(
     rows = batches(data.arrays["train"], settings.batch_size, settings.seed, state.step, by_context)
     run(loop(rows, state), state, settings, folder, watch)
     facts |= {"finished": True, "steps": state.step, "figures": state.figures}
-    write_model_card(folder, facts)
+    write_model_card(folder, facts, data.labels)
     write_train_file(folder, facts)
     mark_latest(folder)
     return folder
@@ -263,6 +263,6 @@ def _preview(model: nn.Module, tokenizer: SentencePieceTokenizer, labels: LabelS
     generator = model.decoder if isinstance(model, TextVAE) else model
     assert isinstance(generator, Generator)
     name = labels.names[seed // 10 % len(labels)]
-    options = Sampling(temperature=0.8, top_p=0.95, seed=seed)
+    options = Sampling(temperature=0.7, top_p=0.9, seed=seed)
     found = next(sample(generator, tokenizer, [Prompt([BOS], mixture({name: 1.0}, labels))], options))
     return f"{name}: {found.text}"

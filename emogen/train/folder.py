@@ -124,9 +124,15 @@ def write_train_file(folder: Path, content: Mapping[str, Any]) -> None:
     write_text(folder / TRAIN_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_model_card(folder: Path, content: Mapping[str, Any]) -> None:
-    """Writes README.md from what train.json holds: what the model is, its data by hash, and how to sample from it."""
-    sources = "".join(f"- `{name}` (SHA-256 `{digest}`)\n" for name, digest in content["sources"].items())
+def write_model_card(folder: Path, content: Mapping[str, Any], labels: LabelSet) -> None:
+    """Writes README.md from what train.json holds: what the model is, its data by hash, and how to sample from it.
+
+    A card that stands there is left alone: its reader may have added to it.
+    """
+    if (folder / "README.md").exists():
+        return
+    every = content["sources"] | content.get("start_sources", {})
+    sources = "".join(f"- `{name}` (SHA-256 `{digest}`)\n" for name, digest in every.items())
     rows = ", ".join(f"{count} {split}" for split, count in content["rows"].items())
     settings = "".join(f"{name} = {value}\n" for name, value in content["settings"].items() if name not in ("out", "init"))
     write_text(
@@ -134,6 +140,6 @@ def write_model_card(folder: Path, content: Mapping[str, Any]) -> None:
         f"# {folder.name}\n\nTrained by `emogen {content['command']}` {content['emogen']} for {content['steps']} steps.\n\n"
         f"## Data\n\n{sources}\nRows: {rows}. The weights carry the licence of these data: say here which one that is.\n\n"
         f"## Settings\n\n```\n{settings}```\n\n"
-        f"## Use\n\n`emogen sample --checkpoint {folder.name} --emotion joy -n 5`\n\n"
+        f"## Use\n\n`emogen sample --checkpoint {folder} --emotion {labels.names[0]} -n 5`\n\n"
         "Figures on held-out rows, and samples that nobody picked, are in `log.jsonl`.\n",
     )

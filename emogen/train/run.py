@@ -28,7 +28,7 @@ _LOG_EVERY = 10
 _SHOWN = 60
 _KEPT = "; the last good state stands in"
 _MEMORY_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
-_IN_A_STEP = ("batch_size", "chunk", "rollouts", "reply_tokens")
+_IN_A_STEP = ("batch_size", "samples", "max_tokens", "chunk", "reply_tokens")
 _IN_A_MODEL = ("batch_size", "width", "layers", "vocabulary", "discriminator_width")
 
 
