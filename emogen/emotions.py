@@ -90,8 +90,6 @@ class Emotion:
         return (*(weight * self.strength for weight in self.weights), 1.0 - self.strength)
 
     def __str__(self) -> str:
-        if self.strength == 0:
-            return "none"
         parts = [(name, weight) for name, weight in zip(self.labels.names, self.weights, strict=True) if weight > 0]
         return parts[0][0] if len(parts) == 1 else ",".join(f"{name}={weight:g}" for name, weight in parts)
 

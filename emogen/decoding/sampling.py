@@ -57,7 +57,7 @@ class Sample:
 
     Attributes:
         text: the reply.
-        emotion: what was asked for.
+        emotion: what was asked for; "none" for no emotion.
         log_probability: of the reply under the model at temperature 1, in nats, its end token included.
         tokens: their number, the end token included.
         finished: whether the model ended it; false where max_tokens cut it.
@@ -164,7 +164,13 @@ def _samples(generated: Generated, prompts: Sequence[Prompt], tokenizer: Tokeniz
     for row, prompt, total in zip(generated.tokens.tolist(), prompts, totals, strict=True):
         reply = row[len(prompt.tokens) :]
         kept = reply[: reply.index(PAD)] if PAD in reply else reply
-        yield Sample(tokenizer.decode(kept).strip(), str(prompt.emotion), total, len(kept), EOS in kept)
+        yield Sample(
+            tokenizer.decode(kept).strip(),
+            str(prompt.emotion) if prompt.emotion.strength else "none",
+            total,
+            len(kept),
+            EOS in kept,
+        )
 
 
 @torch.no_grad()
