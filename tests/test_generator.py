@@ -30,7 +30,7 @@ def read(model, tokens, shifts, state, places):
     for place in places:
         history.append(state)
         found, state = model.step(tokens[:, place], torch.full((len(tokens),), place), shifts, state)
-        scores.append(found)
+        scores.append(model.logits(found))
     return torch.stack(scores, 1), history
 
 
@@ -72,7 +72,8 @@ def test_branches_go_on_by_themselves(backbone):
     state = model.backbone.branch(history, chosen, times)
     other = torch.randint(5, VOCABULARY, (4, 4))
     for place in range(4):
-        scores, state = model.step(other[:, place], times + place, shifts[:, chosen], state)
+        hidden, state = model.step(other[:, place], times + place, shifts[:, chosen], state)
+    scores = model.logits(hidden)
     for row, (source, time) in enumerate(zip(chosen.tolist(), times.tolist(), strict=True)):
         whole = torch.cat([tokens[source, :time], other[row]])[None]
         expected = model.logits(model(whole, condition[source : source + 1]))[0, -1]
@@ -177,7 +178,7 @@ def test_half_precision_decodes(backbone):
         found, history = read(model, tokens, shifts, model.start(shifts, 8), range(8))
         whole = model.logits(model(tokens, condition))
         branched = model.backbone.branch(history, torch.tensor([1]), torch.tensor([7]))
-        again, _ = model.step(tokens[1:2, 7], torch.tensor([7]), shifts[:, 1:2], branched)
+        again = model.logits(model.step(tokens[1:2, 7], torch.tensor([7]), shifts[:, 1:2], branched)[0])
     allowed = slice(TURN + 1, None)
     torch.testing.assert_close(found.float()[..., allowed], expected[..., allowed], atol=0.1, rtol=0)
     torch.testing.assert_close(whole.float()[..., allowed], expected[..., allowed], atol=0.1, rtol=0)

@@ -95,9 +95,9 @@ def complete(
     alive = torch.arange(len(rows), device=rows.device)
     places = places.clone()
     while len(alive):
-        scores, state = generator.step(kept[alive, places], places, shifts, state)
+        hidden, state = generator.step(kept[alive, places], places, shifts, state)
         uniforms = torch.rand(len(alive), generator=random).to(rows.device)
-        chosen = inverse_cdf(scores.float().softmax(-1), uniforms)
+        chosen = inverse_cdf(generator.logits(hidden).float().softmax(-1), uniforms)
         places = places + 1
         room = places < ends[alive]
         kept[alive[room], places[room]] = chosen[room]

@@ -197,9 +197,10 @@ def generate(generator: Generator, prefixes: Prefixes, max_tokens: int, choose: 
         if keep_states:
             states.append(state)
         positions = torch.full_like(lengths, place)
-        scores, state = generator.step(tokens[:, place], positions, shifts, state)
+        hidden, state = generator.step(tokens[:, place], positions, shifts, state)
         if place + 1 < shortest:
             continue
+        scores = generator.logits(hidden)
         number = place + 1 - lengths
         writing = (number >= 0) & (number < max_tokens) & ~ended
         chosen = choose(scores, number.clamp(0, max_tokens - 1))

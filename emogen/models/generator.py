@@ -212,10 +212,9 @@ class Generator(nn.Module):
             state: from `start` or the step before.
 
         Returns:
-            Scores of the next token [rows, vocabulary], and the state after this one.
+            What `logits` turns into scores of the next token, [rows, width], and the state after this token.
         """
-        hidden, state = self.backbone.step(self.embedding(tokens) + shifts[0], shifts[1:], positions, state)
-        return self.logits(hidden), state
+        return self.backbone.step(self.embedding(tokens) + shifts[0], shifts[1:], positions, state)
 
 
 def reply_mask(tokens: Tensor, reply_start: Tensor) -> Tensor:
