@@ -17,9 +17,14 @@ _BLOCK = 1 << 20
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to; on success it takes the place of `path`, on failure `path` stays as it was.
 
+    A link stays a link: what it points to is replaced.
+
     Raises:
-        EmogenError: the disk is full or the folder cannot be written.
+        EmogenError: the disk is full, the folder cannot be written, or a folder, device or pipe stands at `path`.
     """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        raise EmogenError(f"{path}: is no regular file and is not replaced; name another file")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

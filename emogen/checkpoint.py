@@ -20,6 +20,7 @@ from emogen.decoding.sampling import Prompt, Sample, Sampling, sample
 from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.classifier import Classifier, ClassifierConfig
+from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import SentencePieceTokenizer, load_tokenizer
@@ -80,13 +81,17 @@ class Checkpoint:
         """An emotion over the model's labels from `joy`, `joy=0.7,fear=0.3`, an Emotion, or None for no emotion."""
         if asked is None:
             return no_emotion(self.labels)
-        return asked if isinstance(asked, Emotion) else parse_emotion(asked, self.labels, strength)
+        if not isinstance(asked, Emotion):
+            return parse_emotion(asked, self.labels, strength)
+        if asked.labels != self.labels:
+            raise SettingsError(f"emotion {asked} is over other labels than the model's: {', '.join(self.labels.names)}")
+        return asked
 
     def sample(
         self,
         emotion: str | Emotion | None = None,
         n: int = 1,
-        context: Sequence[str] = (),
+        context: str | Sequence[str] = (),
         sampling: Sampling | None = None,
         seed: int = 0,
     ) -> list[Sample]:
@@ -95,19 +100,19 @@ class Checkpoint:
         Args:
             emotion: `joy`, `joy=0.7,surprise=0.3`, or None for no emotion.
             n: how many.
-            context: utterances to reply to, oldest first.
+            context: the utterance to reply to, or several, oldest first.
             sampling: decoding options, in place of the model's own defaults; its n and seed give way to those here.
             seed: the same seed gives the same texts on a CPU.
 
         Raises:
             SettingsError: an emotion that the model does not know, or an impossible option.
         """
-        return self.reply([context], [self.emotion(emotion)], n, sampling, seed)
+        return self.reply([context], [emotion], n, sampling, seed)
 
     def reply(
         self,
-        contexts: Sequence[Sequence[str]],
-        emotions: Sequence[Emotion],
+        contexts: Sequence[str | Sequence[str]],
+        emotions: Sequence[str | Emotion | None],
         n: int = 1,
         sampling: Sampling | None = None,
         seed: int = 0,
@@ -115,15 +120,18 @@ class Checkpoint:
         """Replies to many contexts at once, each with its emotion, `n` to each; options as in `sample`.
 
         Args:
-            contexts: for each reply the utterances before it, oldest first.
-            emotions: one for each context, over the model's labels.
+            contexts: for each reply the utterance before it, or several, oldest first.
+            emotions: one for each context, as `sample` takes them.
             n: replies to each.
             sampling: decoding options.
             seed: the same seed gives the same texts on a CPU.
         """
+        if len(contexts) != len(emotions):
+            raise SettingsError(f"{len(contexts)} contexts for {len(emotions)} emotions; give one for each")
         options = replace(sampling or self.default_sampling, n=n, seed=seed)
-        encoded = (encode_context(context, self.tokenizer, self.description.limits) for context in contexts)
-        prompts = [Prompt(tokens, emotion) for tokens, emotion in zip(encoded, emotions, strict=True)]
+        turns = ([context] if isinstance(context, str) else context for context in contexts)
+        encoded = (encode_context(each, self.tokenizer, self.description.limits) for each in turns)
+        prompts = [Prompt(tokens, self.emotion(emotion)) for tokens, emotion in zip(encoded, emotions, strict=True)]
         return list(sample(self.generator, self.tokenizer, prompts, options))
 
     @property
@@ -137,18 +145,20 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
 
     Args:
         path: a checkpoint's folder; None takes `$EMOGEN_CHECKPOINT`, else checkpoints/latest, else the model that ships.
-        device: where the weights go.
+        device: where the weights go: cpu, cuda, auto, or a device of PyTorch.
 
     Raises:
         CheckpointError: missing, cut short, of another version, or a classifier.
+        SettingsError: a device that is unknown or not there.
     """
+    where = choose_device(device) if isinstance(device, str) else device
     folder = find_checkpoint(path)
     description = read_description(folder)
     if description.kind == "classifier":
         raise CheckpointError(f"{folder}: is a classifier, which writes no text; pass a checkpoint of train-lm, -vae or -gan")
     model = build_model(description, folder)
     read_weights(folder, model)
-    model.to(device).eval()
+    model.to(where).eval()
     found = Checkpoint(folder, description, model, load_tokenizer(folder / "tokenizer.model"))
     _refuse_mixed(found)
     return found
@@ -171,6 +181,8 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     Raises:
         CheckpointError: nothing there.
     """
+    if path is not None and not str(path):
+        raise CheckpointError("--checkpoint is empty; name a folder, or leave it out")
     named = path or os.environ.get("EMOGEN_CHECKPOINT")
     chosen = Path(named) if named else _latest() or shipped("default")
     folder = _pointed(chosen) if chosen.name == LATEST and chosen.is_file() else chosen

@@ -23,7 +23,7 @@ from emogen.checkpoint import (
 )
 from emogen.data.batches import Limits
 from emogen.decoding.sampling import Sampling
-from emogen.emotions import EKMAN, LabelSet, parse_emotion
+from emogen.emotions import EKMAN, GOEMOTIONS, LabelSet, parse_emotion
 from emogen.errors import CheckpointError, EmogenError, SettingsError
 from emogen.models.classifier import Classifier, ClassifierConfig, emotion_probabilities
 from emogen.models.generator import Generator, GeneratorConfig
@@ -176,7 +176,7 @@ def test_replies_need_an_emotion_each(tiny_checkpoint):
     model = emogen.load(tiny_checkpoint)
     found = model.reply([["How was day 1?"], []], [model.emotion("joy"), model.emotion("fear")], n=2)
     assert [sample.emotion for sample in found] == ["joy", "joy", "fear", "fear"]
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(SettingsError, match="1 contexts for 0 emotions"):
         model.reply([[]], [])
 
 
@@ -353,3 +353,16 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     model = MODELS["lstm"]()
     with pytest.raises(EmogenError, match="cannot be written"):
         save_model(tmp_path / "file" / "model", describe(model, LABELS, LIMITS), model)
+
+
+def test_a_context_may_be_one_text(tiny_checkpoint):
+    model = load(tiny_checkpoint)
+    assert model.sample("joy", context="hi there", seed=3) == model.sample("joy", context=["hi there"], seed=3)
+    assert model.reply(["hi there"], ["joy"], seed=3) == model.sample("joy", context=["hi there"], seed=3)
+    assert model.reply([], []) == []
+    with pytest.raises(SettingsError, match="1 contexts for 2 emotions"):
+        model.reply(["hi"], ["joy", "fear"])
+    with pytest.raises(SettingsError, match="other labels"):
+        model.sample(parse_emotion("grief", GOEMOTIONS))
+    with pytest.raises(SettingsError, match="--device gpu"):
+        load(tiny_checkpoint, device="gpu")

@@ -408,7 +408,7 @@ DATA = [
         "words,mood\nHi,joy\n",
         "column.csv:2: no column 'reply' or 'text', found words, mood; name it with --reply-column",
     ),
-    ("lone.jsonl", rows() + rows(1, emotion="disgust"), "emotion 'disgust' has a single row to train on; give it more rows"),
+    ("lone.jsonl", rows() + rows(1, emotion="disgust"), "emotion 'disgust' has a single row to train on (held-out"),
     ("held.jsonl", rows() + rows(1, emotion="disgust", split="test"), "emotion 'disgust' has a single row to train on"),
     ("one.jsonl", rows(1), "emotion 'joy' has a single row to train on"),
     (
@@ -521,7 +521,10 @@ def test_a_folder_that_holds_another_run_or_a_model(emogen, refusal, rows_file, 
     assert refusal("train-vae", rows_file, *SMALL, "--out", "begun") == (1, message)
     assert {path.name: path.read_bytes() for path in begun.iterdir()} == before
     (begun / "train_state.pt").unlink()
-    assert refusal("train-lm", rows_file, *SMALL, "--out", "begun") == (1, "begun: holds a model; choose another --out")
+    assert refusal("train-lm", rows_file, *SMALL, "--out", "begun") == (
+        1,
+        "begun: holds a config.json already; choose another --out",
+    )
 
 
 def test_what_a_run_left_that_never_got_to_train_is_written_over(emogen, rows_file, tiny_checkpoint, folder):
@@ -574,7 +577,7 @@ def test_a_full_disk(refusal, rows_file, begun, monkeypatch):
 # ---- training that goes wrong
 
 
-@pytest.mark.parametrize("rate", ["1e30", "inf"])
+@pytest.mark.parametrize("rate", ["1e30", "1e200"])
 def test_a_run_that_explodes_stops_and_keeps_the_last_good_model(refusal, begun, rate):
     before = (begun / "model.safetensors").read_bytes()
     resumed = ["--resume", "--out", "begun", "--steps", "50", "--validate-every", "1", "--save-every", "50"]

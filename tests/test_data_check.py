@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ from emogen.data import check
 from emogen.data.check import Finding, Lengths, Repeats, check_file, split_exchanges, stats
 from emogen.data.exchange import Reading, write_exchanges
 from emogen.emotions import EKMAN
-from emogen.errors import DataError, SettingsError
+from emogen.errors import DataError, EmogenError, SettingsError
 
 Row = tuple[list[str], str, str, str]
 
@@ -210,3 +211,16 @@ def test_split_stops_at_a_bad_row(tmp_path: Path) -> None:
 def test_shares_that_are_none_are_refused(tmp_path: Path, shares: tuple[float, float, float]) -> None:
     with pytest.raises(SettingsError, match="shares"):
         split_exchanges(tmp_path / "rows.jsonl", shares=shares)
+
+
+def test_nothing_but_a_regular_file_is_replaced(tmp_path):
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link.jsonl", tmp_path / "target.jsonl"
+    os.mkfifo(pipe)
+    target.write_text("old")
+    link.symlink_to(target)
+    for path in (pipe, tmp_path):
+        with pytest.raises(EmogenError, match="is no regular file"):
+            write_exchanges(path, [])
+    write_exchanges(link, [])
+    assert link.is_symlink()
+    assert target.read_text() == ""

@@ -90,7 +90,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
-    with pytest.raises(EmogenError, match=r"rows\.jsonl: cannot be written"):
+    with pytest.raises(EmogenError, match=r"rows\.jsonl: is no regular file"):
         write_exchanges(tmp_path / "rows.jsonl", [Exchange((), "Good.", JOY)])
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 

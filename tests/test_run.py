@@ -301,7 +301,7 @@ def test_adversarial_training_can_lower_more(tmp_path):
     state = Toy(tmp_path).state
     with (
         pytest.raises(
-            TrainingError, match=r"lower --batch-size \(now 8\), --chunk \(now 4096\), --rollouts \(now 4\), --reply-tok"
+            TrainingError, match=r"lower --batch-size \(now 8\), --samples \(now 4\), --max-tokens \(now 24\), --chunk"
         ),
         explaining(settings, tmp_path, state),
     ):

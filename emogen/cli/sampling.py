@@ -50,9 +50,8 @@ def sample(
     import secrets
 
     from emogen.checkpoint import load
-    from emogen.train.state import choose_device
 
-    model = load(checkpoint, choose_device(device))
+    model = load(checkpoint, device)
     given: dict[str, Any] = {
         "temperature": temperature,
         "top_k": top_k,

@@ -196,7 +196,7 @@ def split_exchanges(
         SettingsError: shares that are no shares.
         DataError: at the first row that is no exchange; at the end, where a label has a single row.
     """
-    if min(shares) < 0 or abs(sum(shares) - 1) > _SUM_TOLERANCE or shares[0] == 0:
+    if not (min(shares) >= 0 and abs(sum(shares) - 1) <= _SUM_TOLERANCE and shares[0] > 0):
         raise SettingsError(f"shares {shares} must not be negative, sum to 1 and leave rows to train on")
     return _split(path, reading, shares, seed)
 

@@ -239,6 +239,8 @@ def _reads_once(path: str | Path) -> bool:
 
 def _open(path: str | Path) -> AbstractContextManager[BinaryIO]:
     if str(path) == "-":
+        if sys.stdin is None:
+            raise DataError("-: standard input is closed; name a file")
         return nullcontext(sys.stdin.buffer)
     return gzip.open(path, "rb") if str(path).endswith(".gz") else Path(path).open("rb")  # type: ignore[return-value]
 

@@ -139,6 +139,8 @@ def sample(
     """
     generator.eval()
     rows = [prompt for prompt in prompts for _ in range(sampling.n)]
+    if not rows:
+        return
     if latent is None:
         latent = row_normals(sampling.seed, len(rows), generator.config.latent)
     for at in range(0, len(rows), chunk):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ class MleConfig:
     precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, "learning-rate", self.learning_rate, "above 0")
+        require(0 < self.learning_rate < math.inf, "learning-rate", self.learning_rate, "above 0 and finite")
         require(self.weight_decay >= 0, "weight-decay", self.weight_decay, "0 or more")
         require(0 <= self.emotion_dropout < 1, "emotion-dropout", self.emotion_dropout, "at least 0 and below 1")
 
@@ -70,7 +71,7 @@ class GanConfig:
     chunk: int = setting(4096, "Rollouts and scores computed at once; lower it where memory is short.")
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, "learning-rate", self.learning_rate, "above 0")
+        require(0 < self.learning_rate < math.inf, "learning-rate", self.learning_rate, "above 0 and finite")
         require(self.samples >= 2, "samples", self.samples, "2 or more, since the others are each sample's baseline")
         require(self.rollouts >= 1, "rollouts", self.rollouts, "1 or more")
         require(self.generator_updates >= 1, "generator-updates", self.generator_updates, "1 or more")
@@ -105,6 +106,7 @@ class RunConfig:
     def _check_run(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "save_every", "reply_tokens"):
             require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+        require(0 <= self.seed < 1 << 32, "seed", self.seed, "0 to 4294967295")
         for name in ("minutes", "patience", "threads", "context_tokens"):
             require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
 

@@ -150,4 +150,6 @@ def _refuse_lone_labels(arrays: Mapping[str, TokenArrays], labels: LabelSet) -> 
     rows = {split: (part.emotions[:, :-1] > 0).sum(0) for split, part in arrays.items()}
     for place, name in enumerate(labels.names):
         if rows["train"][place] == 1 or sum(int(counts[place]) for counts in rows.values()) == 1:
-            raise DataError(f"emotion {name!r} has a single row to train on; give it more rows, rename it, or drop that row")
+            raise DataError(
+                f"emotion {name!r} has a single row to train on (held-out rows do not count); add rows, rename it, or drop it"
+            )

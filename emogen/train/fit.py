@@ -19,6 +19,7 @@ from emogen.data.exchange import Reading
 from emogen.decoding.sampling import Prompt, Sampling, sample
 from emogen.emotions import LabelSet, mixture
 from emogen.errors import CheckpointError, Interrupted
+from emogen.models.device import choose_device
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, adopt_embedding
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.vae import TextVAE, TextVaeConfig
@@ -38,7 +39,7 @@ from emogen.train.gan import Adversaries, train_gan
 from emogen.train.memory import keep_freed_memory
 from emogen.train.mle import held_out_nll, train_mle
 from emogen.train.run import Watch, explaining, resume, run
-from emogen.train.state import Step, TrainState, adamw, choose_device
+from emogen.train.state import Step, TrainState, adamw
 from emogen.train.vae import held_out_elbo, train_vae
 from emogen.version import __version__
 

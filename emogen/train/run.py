@@ -102,8 +102,10 @@ def refuse_overwriting(folder: Path, resuming: bool) -> None:
     """Raises CheckpointError where training would overwrite what another run left in `folder`."""
     if not resuming and ((folder / STATE_FILE).exists() or any(folder.glob(f"*/{STATE_FILE}"))):
         raise CheckpointError(f"{folder}: holds another run; pass --resume to go on with it, or another --out")
-    if not resuming and (folder / "config.json").exists():
-        raise CheckpointError(f"{folder}: holds a model; choose another --out")
+    if not resuming:
+        for name in ("config.json", "model.safetensors", LOG_FILE):
+            if (folder / name).exists():
+                raise CheckpointError(f"{folder}: holds a {name} already; choose another --out")
 
 
 @contextmanager

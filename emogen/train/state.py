@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emogen.errors import CheckpointError, SettingsError, TrainingError
+from emogen.errors import CheckpointError, TrainingError
 from emogen.train.config import Precision
 
 _WARMUP_STEPS = 100
@@ -79,8 +79,9 @@ class TrainState:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(saved["optimizers"][name])
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise CheckpointError(f"{where}: cannot be resumed ({reason}); start again with another --out") from None
+            other = "state_dict" in str(error)
+            fault = "it is of another model" if other else "it is cut short, or no saved state"
+            raise CheckpointError(f"{where}: cannot be resumed ({fault}); start again with another --out") from None
         self.random.set_state(saved["random"])
         torch.set_rng_state(saved["torch_random"])
         if saved["cuda_random"] and torch.cuda.is_available():
@@ -121,19 +122,6 @@ def scheduled(rate: float, state: TrainState) -> float:
     warm = min(1.0, (state.step + 1) / _WARMUP_STEPS)
     cosine = 0.5 * (1 + math.cos(math.pi * min(state.progress, 1.0)))
     return rate * warm * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` takes CUDA where there is one.
-
-    Raises:
-        SettingsError: a device that is unknown or not there.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise SettingsError(f"--device {name}: allowed is auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("--device cuda: this PyTorch sees no CUDA device; pass --device cpu, or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
