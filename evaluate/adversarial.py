@@ -28,7 +28,7 @@ from emogen.train.corpus import held_out_batches, prepare
 from emogen.train.mle import held_out_nll
 
 RESULT = Path("evaluate/results/adversarial.json")
-NLL_ROWS = 4_000
+NLL_ROWS = 3_000
 
 
 @click.command()
