@@ -367,3 +367,8 @@ def test_reading_and_writing_hold_a_row_at_a_time(tmp_path: Path) -> None:
 @given(exchanges)
 def test_json_of_an_exchange_is_one_line(exchange: Exchange) -> None:
     assert "\n" not in as_json(exchange)
+
+
+def test_json_lines_are_not_written_under_a_table_s_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="name the file"):
+        write_exchanges(tmp_path / "rows.csv.gz", [Exchange((), "Good.", JOY)])

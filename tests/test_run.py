@@ -14,6 +14,7 @@ from torch import nn
 from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingError
 from emogen.train import run as run_module
 from emogen.train.config import GanSettings, RunConfig
+from emogen.train.folder import held
 from emogen.train.run import Watch, explaining, refuse_overwriting, resume, run
 from emogen.train.state import Step, TrainState, adamw
 
@@ -373,3 +374,12 @@ def test_a_log_that_cannot_be_written_is_one_line(folder):
     (folder / "log.jsonl").mkdir(parents=True)
     with pytest.raises(EmogenError, match=r"log\.jsonl: cannot be written \(Is a directory\)"):
         Toy(folder).run()
+
+
+@POSIX
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    with held(tmp_path):
+        with pytest.raises(CheckpointError, match="another run is going on there"), held(tmp_path):
+            pass
+        assert (tmp_path / ".lock").exists()
+    assert not list(tmp_path.iterdir())

@@ -193,6 +193,8 @@ def write_exchanges(path: Path, exchanges: Iterable[Exchange]) -> int:
         DataError: a text with half of a surrogate pair, which no file can hold.
         EmogenError: the disk is full or the folder cannot be written.
     """
+    if path.name.removesuffix(".gz").endswith((".csv", ".tsv")):
+        raise DataError(f"{path}: JSON lines are written; name the file .jsonl or .jsonl.gz")
     count = 0
     with replacing(path) as beside, _text_file(beside, zipped=path.suffix == ".gz") as handle:
         for count, exchange in enumerate(exchanges, 1):

@@ -27,6 +27,7 @@ from emogen.text import BOS, SentencePieceTokenizer, load_tokenizer
 from emogen.train.config import GanSettings, LmSettings, RunConfig, VaeSettings
 from emogen.train.corpus import Prepared, held_out_batches, prepare
 from emogen.train.folder import (
+    held,
     is_resumable,
     order_of,
     own_folder,
@@ -142,7 +143,7 @@ def _begun(command: str, settings: RunConfig, resuming: bool) -> Iterator[tuple[
     folder, is_new = own_folder(command, settings, resuming)
     torch.manual_seed(settings.seed)
     try:
-        with explaining(settings, folder):
+        with held(folder), explaining(settings, folder):
             yield folder, device
     finally:
         if is_new:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from emogen.errors import CheckpointError, EmogenError
 from emogen.train.config import RunConfig
 from emogen.train.run import STATE_FILE, refuse_overwriting
 
+try:
+    import fcntl
+except ImportError:
+    # Windows has none.
+    fcntl = None  # type: ignore[assignment]
+
 TRAIN_FILE = "train.json"
+LOCK_FILE = ".lock"
 
 
 def resumable_folder(out: str | None, command: str) -> Path:
@@ -117,6 +124,28 @@ def is_resumable(folder: Path) -> bool:
 def order_of(command: str, files: Sequence[str], reading: Reading, settings: RunConfig) -> dict[str, Any]:
     """What was asked for, as train.json keeps it."""
     return {"command": command, "files": list(files), "reading": asdict(reading), "settings": asdict(settings)}
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of the folder until this one ends, however it ends; without effect where there is no `flock`.
+
+    Raises:
+        CheckpointError: another run is going on there.
+    """
+    path = folder / LOCK_FILE
+    with path.open("w") as handle:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise CheckpointError(
+                    f"{folder}: another run is going on there; wait for it, or choose another --out"
+                ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_train_file(folder: Path, content: Mapping[str, Any]) -> None:
