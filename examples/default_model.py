@@ -2,8 +2,8 @@
 
     emogen data fetch goemotions && emogen data fetch dailydialog && emogen data fetch empatheticdialogues
     python examples/default_model.py prepare --work runs
-    emogen train-lm runs/replies.jsonl.gz --preset small --minutes 30 --out runs/lm
-    emogen train-gan runs/replies.jsonl.gz --preset small --minutes 60 --init runs/lm --out runs/gan
+    emogen train-lm runs/replies.jsonl.gz --preset small --vocabulary 8000 --steps 200000 --minutes 46 --out runs/lm
+    emogen train-gan runs/replies.jsonl.gz --preset small --steps 100000 --minutes 60 --init runs/lm --out runs/gan
     python examples/default_model.py ship --work runs --model runs/lm
 
 `prepare` writes the generator's corpus and trains two classifiers on disjoint rows. The guide, trained on the generator's
