@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from emogen.errors import SettingsError
-from emogen.models.generator import Generator, GeneratorConfig, reply_lengths, reply_mask
+from emogen.models.generator import Generator, GeneratorConfig, reply_mask
 from emogen.text import BOS, EOS, PAD, TURN, UNKNOWN
 
 VOCABULARY, EMOTIONS, LATENT = 30, 3, 2
@@ -190,7 +190,7 @@ def test_reply_mask_by_hand():
     tokens = torch.tensor([[7, TURN, BOS, 8, 9, EOS], [BOS, 8, EOS, PAD, PAD, PAD], [BOS, 8, EOS, 9, EOS, 9]])
     start = torch.tensor([3, 1, 1])
     assert reply_mask(tokens, start).int().tolist() == [[0, 0, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 0, 0, 0]]
-    assert reply_lengths(tokens, start).tolist() == [3, 2, 2]
+    assert reply_mask(tokens, start).sum(1).tolist() == [3, 2, 2]
 
 
 def test_impossible_settings():

@@ -21,7 +21,7 @@ from emogen.errors import DataError, EmogenError
 from emogen.text import BOS, EOS, PAD, TURN, Tokenizer
 
 _POOL = 50
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 @dataclass(frozen=True)

@@ -211,14 +211,24 @@ def _split(path: str | Path, reading: Reading | None, shares: tuple[float, float
         for name in _labels(exchange):
             rows[name] += 1
             first_line.setdefault(name, line)
-        yield replace(exchange, split=_split_of(exchange.reply, shares, seed))
+        yield replace(exchange, split=split_of(exchange.reply, shares, seed))
     for name, count in rows.items():
         if count == 1:
             where = f"{path}:{first_line[name]}: emotion {name!r} has only this row, which cannot be split"
             raise DataError(f"{where}; rename it, merge it with another, or drop it")
 
 
-def _split_of(reply: str, shares: tuple[float, float, float], seed: int) -> Split:
+def split_of(reply: str, shares: tuple[float, float, float], seed: int) -> Split:
+    """The split that a hash gives a reply: whatever its case and spacing, the same one always falls into the same split.
+
+    Args:
+        reply: the text.
+        shares: of train, valid and test.
+        seed: another one gives another division.
+
+    >>> split_of("See you!", (0.5, 0.25, 0.25), 0) == split_of(" see  you! ", (0.5, 0.25, 0.25), 0)
+    True
+    """
     place = _hash(f"{seed}\n{_folded(reply)}") / 2**64
     if place < shares[0]:
         return "train"

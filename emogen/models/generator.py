@@ -229,11 +229,3 @@ def reply_mask(tokens: Tensor, reply_start: Tensor) -> Tensor:
     """
     places = torch.arange(1, tokens.shape[1], device=tokens.device)
     return (places >= reply_start[:, None]) & present_tokens(tokens)[:, 1:]
-
-
-def reply_lengths(tokens: Tensor, reply_start: Tensor) -> Tensor:
-    """Tokens of each reply, its end token included, [batch]."""
-    return reply_mask(tokens, reply_start).sum(1)
-
-
-__all__ = ["Backbone", "Generator", "GeneratorConfig", "LstmBackbone", "TransformerBackbone", "reply_lengths", "reply_mask"]

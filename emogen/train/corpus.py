@@ -13,14 +13,16 @@ from pathlib import Path
 
 from emogen.atomic import sha256
 from emogen.data.batches import Batch, Limits, TokenArrays, token_arrays
+from emogen.data.check import split_of
 from emogen.data.corpora import data_folder, resolve
-from emogen.data.exchange import Exchange, Reading, Split, infer_labels, read_exchanges
+from emogen.data.exchange import Exchange, Reading, infer_labels, read_exchanges
 from emogen.emotions import LabelSet
 from emogen.errors import DataError
 from emogen.text import SentencePieceTokenizer, train_tokenizer
 from emogen.train.config import RunConfig
 
-_HELD_OUT = 0.05
+_SHARES = (0.9, 0.05, 0.05)
+_SPLIT_SEED = 0
 _TOKENIZER_LINES = 500_000
 _HELD_OUT_ROWS = 2_000
 _HELD_OUT_BATCH = 64
@@ -96,21 +98,10 @@ def held_out_batches(arrays: dict[str, TokenArrays], split: str = "valid", rows:
         yield chosen.batch(places[at : at + _HELD_OUT_BATCH])
 
 
-def held_out_split(reply: str) -> Split:
-    """The split of a row that names none; the same reply always falls into the same one.
-
-    >>> held_out_split("See you!") == held_out_split(" see  you! ")
-    True
-    """
-    normal = " ".join(reply.casefold().split())
-    share = int.from_bytes(hashlib.sha256(normal.encode("utf-8", "replace")).digest()[:8]) / 2**64
-    return "valid" if share < _HELD_OUT else "test" if share < 2 * _HELD_OUT else "train"
-
-
 def _exchanges(sources: Sequence[_File]) -> Iterator[Exchange]:
     for source in sources:
         for exchange in read_exchanges(source.path, source.reading):
-            yield exchange if exchange.split else replace(exchange, split=held_out_split(exchange.reply))
+            yield exchange if exchange.split else replace(exchange, split=split_of(exchange.reply, _SHARES, _SPLIT_SEED))
 
 
 def _joint_labels(sources: Sequence[_File]) -> LabelSet:
