@@ -22,6 +22,7 @@ from emogen.errors import CheckpointError, SettingsError
 from emogen.models.classifier import Classifier, ClassifierConfig
 from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.pretrained import Pretrained, build_encoder, load_tokenizer_of
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import SentencePieceTokenizer, load_tokenizer
 from emogen.version import __version__
@@ -30,6 +31,7 @@ FORMAT = 1
 CHECKPOINTS = Path("checkpoints")
 LATEST = "latest"
 _MOST_TOKENS = 4096
+_TOKENIZER_FOLDER = "tokenizer"
 
 Kind = Literal["generator", "vae", "classifier"]
 
@@ -164,15 +166,32 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
     return found
 
 
-def load_classifier(folder: Path) -> tuple[Classifier, LabelSet]:
-    """Loads a classifier and its labels; raises CheckpointError as `load` does."""
+def load_classifier(folder: Path, device: str | torch.device = "cpu") -> tuple[Classifier, LabelSet]:
+    """Loads a classifier and its labels; raises CheckpointError and SettingsError as `load` does."""
     description = read_description(folder)
     if description.kind != "classifier":
         raise CheckpointError(f"{folder}: is a {description.kind}, not a classifier")
     with _fitting(folder):
-        classifier = Classifier(ClassifierConfig(**description.model))
+        sizes = dict(description.model)
+        config = ClassifierConfig(**{**sizes, "thresholds": tuple(sizes.get("thresholds", ()))})
+        classifier = Classifier(config, _pretrained(config, folder))
     read_weights(folder, classifier)
-    return classifier.eval(), description.labels
+    if len(description.labels) != config.emotions:
+        raise CheckpointError(f"{folder}: the classifier has {config.emotions} labels, its config {len(description.labels)}")
+    return classifier.to(choose_device(device) if isinstance(device, str) else device).eval(), description.labels
+
+
+def _pretrained(config: ClassifierConfig, folder: Path) -> Pretrained | None:
+    if config.backbone != "pretrained":
+        return None
+    return Pretrained(str(folder), build_encoder(config.encoder), load_tokenizer_of(folder / _TOKENIZER_FOLDER))
+
+
+def save_classifier(folder: Path, labels: LabelSet, classifier: Classifier, dtype: torch.dtype = torch.float32) -> None:
+    """Writes a classifier, with the tokenizer of its encoder where it has one."""
+    if classifier.tokenizer:
+        classifier.tokenizer.save_pretrained(folder / _TOKENIZER_FOLDER)
+    save_model(folder, describe(classifier, labels, Limits()), classifier, dtype)
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:
@@ -213,6 +232,15 @@ def describe(model: nn.Module, labels: LabelSet, limits: Limits) -> Description:
     """The description of a model in memory."""
     kinds: dict[type, Kind] = {Generator: "generator", TextVAE: "vae", Classifier: "classifier"}
     return Description(kinds[type(model)], labels, asdict(model.config), limits)  # type: ignore[call-overload]
+
+
+def architecture_of(description: Description, folder: Path = Path()) -> str:
+    """Kind and backbone of a model, in a few words: what a judge and a guide must not share."""
+    with _fitting(folder):
+        if description.kind == "classifier":
+            return ClassifierConfig(**description.model).architecture
+        sizes = description.model["decoder"] if description.kind == "vae" else description.model
+        return f"{description.kind} {sizes['backbone']}"
 
 
 def build_model(description: Description, folder: Path = Path()) -> Generator | TextVAE:

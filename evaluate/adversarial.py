@@ -23,7 +23,7 @@ from emogen.emotions import EKMAN
 from emogen.evaluate import bleu, commonest, distinct, emotion_accuracy, emotion_f1, self_bleu, unique
 from emogen.evaluate.report import write_result
 from emogen.models.classifier import emotion_probabilities
-from emogen.train.config import RunConfig
+from emogen.train.config import GeneratorRun
 from emogen.train.corpus import held_out_batches, prepare
 from emogen.train.mle import held_out_nll
 
@@ -95,7 +95,7 @@ def figures(texts: Sequence[str], held_out: Sequence[Exchange]) -> dict[str, obj
 def held_out_rows(model: Checkpoint, replies: Path) -> Iterator[Batch]:
     """Test rows as the model's tokenizer has them."""
     limits = model.description.limits
-    config = RunConfig(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
+    config = GeneratorRun(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
     arrays: dict[str, TokenArrays] = prepare([str(replies)], Reading(), config, model.tokenizer, model.labels).arrays
     return held_out_batches(arrays, "test", NLL_ROWS)
 

@@ -18,7 +18,7 @@ from emogen.emotions import EKMAN
 from emogen.errors import CheckpointError
 from emogen.evaluate.report import write_result
 from emogen.models.vae import TextVAE
-from emogen.train.config import RunConfig
+from emogen.train.config import GeneratorRun
 from emogen.train.corpus import held_out_batches, prepare
 from emogen.train.folder import read_train_file
 from emogen.train.vae import held_out_elbo
@@ -38,7 +38,7 @@ def main(corpus: str, checkpoint: Path, count: int, out: Path) -> None:
     if not isinstance(loaded.model, TextVAE):
         raise CheckpointError(f"{checkpoint}: is no VAE; train one with emogen train-vae")
     limits = loaded.description.limits
-    config = RunConfig(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
+    config = GeneratorRun(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
     data = prepare([corpus], Reading(labels=EKMAN), config, loaded.tokenizer, loaded.labels)
     figures = held_out_elbo(loaded.model, held_out_batches(data.arrays, "test", count), DRAWS)
     settings = {name: value for name, value in read_train_file(checkpoint).get("settings", {}).items() if name != "out"}

@@ -53,6 +53,22 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return raw.getvalue()
 
 
+SMP_FILES = {
+    f"{topic}_{part}.txt": json.dumps([{"id": 1, "content": f"{topic} {part}", "label": label}])
+    for part, label in (("train", "angry"), ("eval_labeled", "happy"), ("test_labeled", "sad"))
+    for topic in ("usual", "virus")
+}
+BY_HAND = {
+    "dair_emotion": {
+        "train.jsonl": '{"text": "wet feet", "label": 0}\n',
+        "validation.jsonl": '{"text": "dry feet", "label": 1}\n',
+        "test.jsonl": '{"text": "my cat", "label": 2}\n',
+    },
+    "smp2020_ewect": SMP_FILES,
+    "zh_multi_emotion": {"Simplified_Chinese_Multi-Emotion_Dialogue_Dataset.csv": "text,label\n真的吗,疑问\n"},
+}
+
+
 def folder(path: Path, files: dict[str, str]) -> Path:
     path.mkdir()
     for name, text in files.items():
@@ -79,8 +95,10 @@ def test_the_corpora_are_those_of_the_documentation() -> None:
     assert [corpus.name for corpus in CORPORA] == [
         *("starter", "goemotions", "tweeteval_emotion", "empatheticdialogues"),
         *("dailydialog", "esconv", "meld", "dailydialog_zh"),
+        *("dair_emotion", "mr", "smp2020_ewect", "zh_multi_emotion", "image_coco"),
     ]
-    assert {corpus.name for corpus in CORPORA if corpus.language == "zh"} == {"dailydialog_zh"}
+    chinese = {corpus.name for corpus in CORPORA if corpus.language == "zh"}
+    assert chinese == {"dailydialog_zh", "smp2020_ewect", "zh_multi_emotion"}
     assert all(corpus.licence and corpus.note and corpus.home for corpus in CORPORA)
 
 
@@ -199,6 +217,70 @@ def test_happiness_of_the_normalised_dailydialog_is_joy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("dair_emotion", ["sadness", "joy", "love"]),
+        ("smp2020_ewect", ["angry", "angry", "happy", "happy", "sad", "sad"]),
+        ("zh_multi_emotion", ["confusion"]),
+    ],
+)
+def test_files_got_by_hand_are_read_from_a_folder(tmp_path: Path, name: str, labels: list[str]) -> None:
+    path = fetch(corpus_named(name), from_folder=folder(tmp_path / "raw", BY_HAND[name]))
+    assert [found.emotion.name for found in read_exchanges(path, Reading(labels=corpus_named(name).labels))] == labels
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("names", [("image_coco.txt", "test_coco.txt"), ("image_coco_train.txt", "image_coco_test.txt")])
+def test_captions_are_read_under_either_name_gzipped_or_not(tmp_path: Path, names: tuple[str, str], zipped: bool) -> None:
+    raw = folder(tmp_path / "raw", {})
+    for name, content in zip(names, (b"a boat on a lake.\ntwo cats", b"a red cup\n"), strict=True):
+        (raw / (name + ".gz" * zipped)).write_bytes(gzip.compress(content) if zipped else content)
+    path = fetch(corpus_named("image_coco"), from_folder=raw)
+    assert [(found.reply, found.split, str(found.emotion)) for found in read_exchanges(path)] == [
+        ("a boat on a lake.", "train", "neutral"),
+        ("two cats", "train", "neutral"),
+        ("a red cup", "test", "neutral"),
+    ]
+
+
+def test_a_gzipped_file_that_is_too_large_or_broken_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = folder(tmp_path / "raw", {"test_coco.txt": "a cup\n"})
+    (raw / "image_coco.txt.gz").write_bytes(gzip.compress(b"a boat\n" * 100)[:-9])
+    with pytest.raises(DataError, match=r"image_coco\.txt\.gz: cannot be read"):
+        fetch(corpus_named("image_coco"), from_folder=raw)
+    (raw / "image_coco.txt.gz").write_bytes(gzip.compress(b"a boat\n" * 100))
+    monkeypatch.setattr(corpora, "_MAX_MEMBER", 600)
+    with pytest.raises(DataError, match=r"image_coco\.txt\.gz: 601 bytes is too large"):
+        fetch(corpus_named("image_coco"), from_folder=raw)
+
+
+def test_mr_is_read_from_either_archive(tmp_path: Path) -> None:
+    raw = folder(tmp_path / "raw", {})
+    (raw / "sentence_polarity.zip").write_bytes(
+        zipped({"sentence_polarity/rt-polarity.pos": b"so good . ", "sentence_polarity/rt-polarity.neg": b"so bad . \n"})
+    )
+    corpus = corpus_named("mr")
+    found = list(read_exchanges(fetch(corpus, tmp_path / "out", raw), Reading(labels=corpus.labels)))
+    assert [(one.reply, one.emotion.name) for one in found] == [("so good .", "positive"), ("so bad .", "negative")]
+    (raw / "rt-polaritydata.tar.gz").write_bytes(tar_gz({"rt-polarity.pos": "fine .\n", "rt-polarity.neg": "poor .\n"}))
+    found = list(read_exchanges(fetch(corpus, tmp_path / "out", raw), Reading(labels=corpus.labels)))
+    assert [one.reply for one in found] == ["fine .", "poor ."]
+
+
+def test_several_labels_of_the_normalised_format_are_an_even_mixture(tmp_path: Path) -> None:
+    row = {"text": "Thank you so much", "emotion": ["joy", "gratitude"], "split": "train", "meta": {"ekman": ["joy"]}}
+    raw = folder(tmp_path / "raw", {"goemotions.jsonl": json.dumps(row)})
+    (found,) = read_exchanges(fetch(corpus_named("goemotions"), from_folder=raw), Reading(labels=GOEMOTIONS))
+    assert found == Exchange((), "Thank you so much", blend(["gratitude", "joy"], GOEMOTIONS), "train")
+
+
+def test_native_labels_map_to_ekman_where_asked_for(tmp_path: Path) -> None:
+    path = fetch(corpus_named("smp2020_ewect"), from_folder=folder(tmp_path / "raw", SMP_FILES))
+    found = list(read_exchanges(path, Reading(labels=EKMAN)))
+    assert [one.emotion.name for one in found] == ["anger", "anger", "joy", "joy", "sadness", "sadness"]
+
+
+@pytest.mark.parametrize(
     ("files", "message"),
     [
         ({}, "neither goemotions.jsonl.gz nor train.tsv, dev.tsv, test.tsv, emotions.txt; get the files from https://"),
@@ -259,6 +341,19 @@ def test_no_answer_is_told_with_address_and_way_out(tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith(corpus.sources[0].url + ": no download (")
     assert message.endswith("put ESConv.json in a folder and run: emogen data fetch esconv --from FOLDER")
+
+
+@pytest.mark.parametrize(("name", "first"), [(name, next(iter(files))) for name, files in BY_HAND.items()])
+def test_a_corpus_without_an_address_is_told_with_the_way_out(cache: Path, name: str, first: str) -> None:
+    corpus = corpus_named(name)
+    with pytest.raises(DataError) as caught:
+        fetch(corpus)
+    message = str(caught.value)
+    assert message.startswith(f"{name}: no address to download from; get the files from {corpus.home}, put ")
+    assert first in message
+    assert message.endswith(f" in a folder and run: emogen data fetch {name} --from FOLDER")
+    assert "\n" not in message
+    assert not cache.exists()
 
 
 def test_a_second_address_is_tried(tmp_path: Path) -> None:
@@ -322,6 +417,15 @@ def test_a_name_brings_its_labels_and_a_file_does_not(tmp_path: Path, cache: Pat
     assert resolve("any.jsonl", Reading()) == ("any.jsonl", Reading())
     with pytest.raises(DataError, match="'gomotions' is neither a file nor a corpus"):
         resolve("gomotions", Reading())
+
+
+def test_a_corpus_with_longer_replies_brings_its_own_limit(tmp_path: Path) -> None:
+    long_post = json.dumps([{"id": 1, "content": "雨" * 2000, "label": "sad"}])
+    files = {**SMP_FILES, "usual_train.txt": long_post}
+    fetch(corpus_named("smp2020_ewect"), from_folder=folder(tmp_path / "raw", files))
+    assert len(next(read_exchanges(*resolve("smp2020_ewect", Reading()))).reply) == 2000
+    with pytest.raises(DataError, match="reply has 2000 words, more than 1500"):
+        list(read_exchanges(*resolve("smp2020_ewect", Reading(max_words=1500))))
 
 
 def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

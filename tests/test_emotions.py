@@ -70,6 +70,29 @@ def test_every_empathetic_label_has_an_ekman_family() -> None:
     assert len(map_names(EMPATHETIC.names, TO_EKMAN, EKMAN)) == 32
 
 
+@pytest.mark.parametrize(
+    ("names", "families"),
+    [
+        ("anger fear joy love sadness surprise", "anger fear joy joy sadness surprise"),
+        ("anger joy optimism sadness", "anger joy joy sadness"),
+        ("angry fear happy neutral sad surprise", "anger fear joy neutral sadness surprise"),
+        (
+            "anger caring confusion disgust joy neutral sadness surprise",
+            "anger joy surprise disgust joy neutral sadness surprise",
+        ),
+        (
+            "anger anxiety depression disgust fear guilt jealousy nervousness pain sadness shame",
+            "anger fear sadness disgust fear sadness anger fear sadness sadness sadness",
+        ),
+        ("anger disgust fear happiness neutral sadness surprise", "anger disgust fear joy neutral sadness surprise"),
+        ("negative positive", ""),
+    ],
+    ids=["dair_emotion", "tweeteval_emotion", "smp2020_ewect", "zh_multi_emotion", "esconv", "dailydialog", "mr"],
+)
+def test_native_names_of_the_corpora_have_their_ekman_families(names: str, families: str) -> None:
+    assert map_names(names.split(), TO_EKMAN, EKMAN) == families.split()
+
+
 @pytest.mark.parametrize("names", [(), ("joy", "joy"), ("",), (" joy",), ("a,b",), ("a=b",), ("a|b",), ("\ud800",)])
 def test_label_set_refuses_names_that_cannot_be_told_apart(names: tuple[str, ...]) -> None:
     with pytest.raises(SettingsError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -10,12 +11,17 @@ from emogen.data.formats import (
     Dialogue,
     Turn,
     parse_dailydialog,
+    parse_dair_emotion,
     parse_empatheticdialogues,
     parse_esconv,
     parse_goemotions,
+    parse_image_coco,
     parse_meld,
+    parse_mr,
+    parse_smp2020,
     parse_tweeteval,
     parse_xdailydialog,
+    parse_zh_multi_emotion,
 )
 from emogen.errors import DataError
 
@@ -59,6 +65,21 @@ EMPATHETIC = {
     "valid.csv": (EMPATHETIC_HEADER + "c:3,1,sad,x,1,Rain.,5,<tag>,one_comma_ two|three\n").encode(),
     "test.csv": EMPATHETIC_HEADER.encode(),
 }
+DAIR_JSON = {
+    "train.jsonl": b'{"text": "rain again", "label": 0}\n{"text": "odd noise", "label": 5}\n',
+    "validation.jsonl": b'{"text": "my dog", "label": 2}\n',
+    "test.jsonl": b'{"text": "late bus", "label": 3}\n',
+}
+DAIR_TEXT = {
+    "train.txt": b"rain again;sadness\nodd noise;surprise",
+    "val.txt": b"my dog;love\n",
+    "test.txt": b"late bus;anger\n",
+}
+SMP_PARTS = [f"{topic}_{part}.txt" for part in ("train", "eval_labeled", "test_labeled") for topic in ("usual", "virus")]
+SMP = {name: json.dumps([{"id": 1, "content": name, "label": "happy"}]).encode() for name in SMP_PARTS}
+MR = {"rt-polarity.pos": "a charming clich\u00e9 \u2014 twice \n".encode(), "rt-polarity.neg": b"dull . \n"}
+ZH_SIMPLIFIED = "Simplified_Chinese_Multi-Emotion_Dialogue_Dataset.csv"
+CAPTIONS = {"image_coco.txt": b"a boat on a lake.\n", "test_coco.txt": b"two cups\n"}
 
 
 def turn(text: str, *emotions: str, answers: bool = True) -> Turn:
@@ -186,6 +207,81 @@ def test_esconv_is_split_by_hash_in_eight_one_one() -> None:
     assert abs(splits.count("test") - 200) < 40
 
 
+@pytest.mark.parametrize("files", [DAIR_JSON, DAIR_TEXT])
+def test_dair_emotion_in_either_form(files: dict[str, bytes]) -> None:
+    assert list(parse_dair_emotion(files)) == [
+        Dialogue("train", (turn("rain again", "sadness"),)),
+        Dialogue("train", (turn("odd noise", "surprise"),)),
+        Dialogue("valid", (turn("my dog", "love"),)),
+        Dialogue("test", (turn("late bus", "anger"),)),
+    ]
+
+
+def test_smp2020_joins_both_topics() -> None:
+    assert [(found.split, found.turns[0].text) for found in parse_smp2020(SMP)] == [
+        *(("train", name) for name in SMP_PARTS[:2]),
+        *(("valid", name) for name in SMP_PARTS[2:4]),
+        *(("test", name) for name in SMP_PARTS[4:]),
+    ]
+    assert {found.turns[0].emotions for found in parse_smp2020(SMP)} == {("happy",)}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_mr_is_read_in_either_encoding(encoding: str) -> None:
+    files = {name: content.decode().encode(encoding) for name, content in MR.items()}
+    assert [(part.text.strip(), *part.emotions) for found in parse_mr(files) for part in found.turns] == [
+        ("a charming clich\u00e9 \u2014 twice", "positive"),
+        ("dull .", "negative"),
+    ]
+
+
+def test_mr_is_split_by_place_whatever_the_text() -> None:
+    found = list(parse_mr({"rt-polarity.pos": b"good\n" * 25, "rt-polarity.neg": b"bad\n" * 25}))
+    held_out = {
+        (emotion, part): [place for place, dialogue in enumerate(rows) if dialogue.split == part]
+        for emotion, rows in (("pos", found[:25]), ("neg", found[25:]))
+        for part in ("valid", "test")
+    }
+    # The last decimal digit, 8 or 9, of `printf mr-pos-1 | sha1sum` and its like.
+    assert held_out == {
+        **{("pos", "valid"): [1, 5, 8, 10, 20, 22], ("pos", "test"): [7, 9, 17, 18, 24]},
+        **{("neg", "valid"): [3, 21], ("neg", "test"): [2, 14, 24]},
+    }
+
+
+def test_zh_multi_emotion_has_one_split_in_both_scripts() -> None:
+    traditional = {"data.csv": "text,emotion\n" + "下雨了,平淡語氣\n真的嗎,疑問語調\n" * 1000}
+    simplified = {ZH_SIMPLIFIED: "text,label\n" + "下雨了,平静\n真的吗,疑问\n" * 1000}
+    old = list(parse_zh_multi_emotion({name: text.encode("utf-8-sig") for name, text in traditional.items()}))
+    new = list(parse_zh_multi_emotion({name: text.encode() for name, text in simplified.items()}))
+    assert old[:2] == [Dialogue("train", (turn("下雨了", "neutral"),)), Dialogue("train", (turn("真的嗎", "confusion"),))]
+    assert new[1].turns == (turn("真的吗", "confusion"),)
+    assert [found.split for found in old] == [found.split for found in new]
+    shares = Counter(found.split for found in new)
+    # Binomial(2000, 0.1): three standard deviations are 40.
+    assert abs(shares["valid"] - 200) < 40
+    assert abs(shares["test"] - 200) < 40
+
+
+def test_every_label_of_zh_multi_emotion_has_a_name_in_both_scripts() -> None:
+    names = ["neutral", "joy", "caring", "anger", "surprise", "sadness", "disgust", "confusion"]
+    # The owner's data page, and the table of the page of the conversion.
+    traditional = ["平淡語氣", "開心語調", "關切語調", "憤怒語調", "驚奇語調", "悲傷語調", "厭惡語調", "疑問語調"]
+    simplified = ["平静", "开心", "关心", "生气", "惊讶", "伤心", "厌恶", "疑问"]
+    for name, column, labels in (("data.csv", "emotion", traditional), (ZH_SIMPLIFIED, "label", simplified)):
+        rows = "".join(f"嗯,{label}\n" for label in labels)
+        found = parse_zh_multi_emotion({name: f"text,{column}\n{rows}".encode()})
+        assert [dialogue.turns[0].emotions for dialogue in found] == [(one,) for one in names]
+
+
+@pytest.mark.parametrize("names", [("image_coco.txt", "test_coco.txt"), ("image_coco_train.txt", "image_coco_test.txt")])
+def test_captions_are_neutral_under_either_name(names: tuple[str, str]) -> None:
+    assert list(parse_image_coco(dict(zip(names, CAPTIONS.values(), strict=True)))) == [
+        Dialogue("train", (turn("a boat on a lake.", "neutral"),)),
+        Dialogue("test", (turn("two cups", "neutral"),)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("parse", "files", "name", "content", "message"),
     [
@@ -223,6 +319,20 @@ def test_esconv_is_split_by_hash_in_eight_one_one() -> None:
             "train.json:1: emotion 'rage' is not one of no_emotion",
         ),
         (parse_xdailydialog, {}, "zh_train_human.txt", b"a__eou__\t1\n", "zh_train_human.txt:1: 2 cells"),
+        (parse_dair_emotion, DAIR_JSON, "test.jsonl", b'{"text": "x", "label": 6}', "test.jsonl:1: emotion '6' is not one"),
+        (parse_dair_emotion, DAIR_JSON, "test.jsonl", b'{"text": "x"}', "test.jsonl:1: no record with text and label"),
+        (parse_dair_emotion, DAIR_JSON, "test.jsonl", b"{", r"test.jsonl:1: broken JSON \(Expecting"),
+        (parse_dair_emotion, DAIR_TEXT, "val.txt", b"text;label\n", "val.txt:1: emotion 'label' is not one of sadness, joy"),
+        (parse_dair_emotion, {}, "val.txt", b"", "train.txt: missing, found val.txt"),
+        (parse_smp2020, SMP, "virus_train.txt", None, "virus_train.txt: missing"),
+        (parse_smp2020, SMP, "virus_train.txt", b"{}", "virus_train.txt: a JSON list is expected, found dict"),
+        (parse_smp2020, SMP, "virus_train.txt", b"[{}]\n[{}]", r"virus_train.txt: broken JSON \(Extra data: line 2"),
+        (parse_smp2020, SMP, "virus_train.txt", b"[[]]", "virus_train.txt: record 1: no record with content and label"),
+        (parse_smp2020, SMP, "usual_train.txt", b'[{"content": null, "label": "sad"}]', "usual_train.txt: record 1: no record"),
+        (parse_mr, MR, "rt-polarity.neg", None, "rt-polarity.neg: missing, found rt-polarity.pos"),
+        (parse_zh_multi_emotion, {}, "data.csv", b"text,label\n", "data.csv:1: no column 'emotion', found text, label"),
+        (parse_zh_multi_emotion, {}, "data.csv", b"text,emotion\nx,joy\n", "data.csv: row 1: emotion 'joy' is not one of"),
+        (parse_image_coco, CAPTIONS, "test_coco.txt", None, "test_coco.txt: missing, found image_coco.txt"),
     ],
 )
 def test_malformed_files_are_told_with_file_and_line(parse, files, name, content, message) -> None:  # type: ignore[no-untyped-def]

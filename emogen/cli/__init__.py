@@ -16,6 +16,12 @@ _COMMANDS = {
     "train-lm": ("emogen.cli.training", "train_lm", "Train an emotion-conditioned language model."),
     "train-vae": ("emogen.cli.training", "train_vae", "Train an emotion-conditioned text VAE."),
     "train-gan": ("emogen.cli.training", "train_gan", "Train adversarially against a Transformer discriminator."),
+    "train-classifier": (
+        "emogen.cli.training",
+        "train_classifier",
+        "Train a classifier that recognises, guides or judges.",
+    ),
+    "recognize": ("emogen.cli.recognition", "recognize", "Say which emotion a text expresses, and by which words."),
     "sample": ("emogen.cli.sampling", "sample", "Write texts with an emotion."),
 }
 

@@ -1,4 +1,4 @@
-"""`emogen train-lm`, `train-vae`, `train-gan`."""
+"""`emogen train-lm`, `train-vae`, `train-gan`, `train-classifier`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from emogen.cli.reading import reading_options
 from emogen.data.exchange import Reading
 from emogen.errors import CheckpointError, SettingsError
 from emogen.options import as_toml, checked, options_of, read_settings, resolve
-from emogen.train.config import GanSettings, LmSettings, VaeSettings
+from emogen.train.config import ClassifierSettings, GanSettings, LmSettings, VaeSettings
 
-Settings = TypeVar("Settings", LmSettings, VaeSettings, GanSettings)
+Settings = TypeVar("Settings", LmSettings, VaeSettings, GanSettings, ClassifierSettings)
 PRESETS = ("tiny", "small", "base")
 _MODEL = ("backbone", "width", "layers", "heads", "latent", "encoder_layers", "vocabulary")
 _FIXED = (
@@ -26,13 +26,17 @@ _FIXED = (
     "estimator",
     "context_tokens",
     "reply_tokens",
+    "max_tokens",
+    "multi_label",
+    "buckets",
+    "filters",
     *_MODEL,
     *(f"discriminator_{name}" for name in ("width", "layers", "heads")),
 )
 
 
 def _training_options(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """What the three commands share: files, reading, preset, TOML file, and the settings as options."""
+    """What the commands share: files, reading, preset, TOML file, and the settings as options."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
@@ -94,6 +98,19 @@ def train_gan(**options: Any) -> None:
 
         warm = _warm(order.preset, order.settings, order.resuming)
         click.echo(fit_gan(order.files, order.reading, order.settings, warm, order.resuming))
+
+
+@click.command("train-classifier")
+@_training_options(ClassifierSettings)
+def train_classifier(**options: Any) -> None:
+    """Train an emotion classifier on the replies in FILES (default: the starter corpus).
+
+    The look with the best macro-F1 on the valid rows is kept; temperature and thresholds are chosen on the same rows.
+    """
+    if order := _order("train-classifier", ClassifierSettings, **options):
+        from emogen.train.fit_classifier import fit_classifier
+
+        click.echo(fit_classifier(order.files, order.reading, order.settings, order.resuming))
 
 
 def _order(

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emogen.data.exchange import Exchange
+from emogen.data.fingerprints import Fingerprints, fingerprint
 from emogen.emotions import LabelSet
 from emogen.errors import DataError, EmogenError
 from emogen.text import BOS, EOS, PAD, TURN, Tokenizer
 
 _POOL = 50
-_LAYOUT = 2
+_LAYOUT = 3
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class TokenArrays:
         offsets: where each row begins, [rows + 1].
         reply_starts: place of the first reply token in its row, [rows].
         emotions: [rows, emotions + 1].
+        fingerprints: of the replies, [rows].
         left_out: rows that were longer than the limits.
     """
 
@@ -75,6 +77,7 @@ class TokenArrays:
     offsets: NDArray[np.int64]
     reply_starts: NDArray[np.int32]
     emotions: NDArray[np.float32]
+    fingerprints: Fingerprints
     left_out: int
 
     def __len__(self) -> int:
@@ -164,23 +167,25 @@ class _Writer:
         self.folder = folder
         self.dtype = dtype
         self.shape = (-1, emotions + 1)
-        self.tokens, self.rows, self.emotions = ((folder / name).open("wb") for name in ("tokens", "rows", "emotions"))
+        names = ("tokens", "rows", "emotions", "fingerprints")
+        self.tokens, self.rows, self.emotions, self.fingerprints = ((folder / name).open("wb") for name in names)
         self.end = 0
         self.left_out = 0
 
-    def add(self, prefix: list[int], reply: list[int], condition: Sequence[float]) -> None:
+    def add(self, prefix: list[int], reply: list[int], condition: Sequence[float], identity: int) -> None:
         row = [*prefix, *reply, EOS]
         self.end += len(row)
         self.tokens.write(np.asarray(row, dtype=self.dtype).tobytes())
         self.rows.write(np.asarray([self.end, len(prefix)], dtype=np.int64).tobytes())
         self.emotions.write(np.asarray(condition, dtype=np.float32).tobytes())
+        self.fingerprints.write(np.asarray(identity, dtype=np.uint64).tobytes())
 
     def close(self) -> None:
-        for handle in (self.tokens, self.rows, self.emotions):
+        for handle in (self.tokens, self.rows, self.emotions, self.fingerprints):
             handle.close()
 
     def finish(self) -> None:
-        for handle in (self.tokens, self.rows, self.emotions):
+        for handle in (self.tokens, self.rows, self.emotions, self.fingerprints):
             handle.flush()
             os.fsync(handle.fileno())
         self.close()
@@ -226,7 +231,8 @@ def _write_row(writer: _Writer, exchange: Exchange, tokenizer: Tokenizer, limits
     if len(reply) > limits.reply_tokens:
         writer.left_out += 1
     else:
-        writer.add(encode_context(exchange.context, tokenizer, limits), reply, exchange.emotion.condition)
+        prefix = encode_context(exchange.context, tokenizer, limits)
+        writer.add(prefix, reply, exchange.emotion.condition, fingerprint(exchange.reply))
 
 
 def _open(folder: Path) -> TokenArrays:
@@ -237,6 +243,7 @@ def _open(folder: Path) -> TokenArrays:
         offsets=np.concatenate([[0], rows[:, 0]]),
         reply_starts=rows[:, 1].astype(np.int32),
         emotions=_map(folder / "emotions", np.float32).reshape(-1, about["emotions"]),
+        fingerprints=_map(folder / "fingerprints", np.uint64),
         left_out=about["left_out"],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import io
 import os
@@ -22,12 +23,17 @@ from emogen.data.formats import (
     Dialogue,
     Files,
     parse_dailydialog,
+    parse_dair_emotion,
     parse_empatheticdialogues,
     parse_esconv,
     parse_goemotions,
+    parse_image_coco,
     parse_meld,
+    parse_mr,
+    parse_smp2020,
     parse_tweeteval,
     parse_xdailydialog,
+    parse_zh_multi_emotion,
 )
 from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, LabelSet, blend, named_label_set
 from emogen.errors import DataError, SettingsError
@@ -50,14 +56,17 @@ class Source:
     """One official file.
 
     Attributes:
-        url: where its owners publish it; the last part is the file's name.
+        url: where its owners publish it; the last part is the file's name. The name alone where they give no address
+            to download from, only a page to get the file at by hand.
         sha256: the owners' checksum, where they give one.
         otherwise: another place for the same data, tried where `url` does not answer.
+        also: other names under which the same data are kept, looked for in a folder.
     """
 
     url: str
     sha256: str | None = None
     otherwise: Source | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,7 +76,12 @@ class Source:
     @property
     def names(self) -> tuple[str, ...]:
         """Its name, then the names it may have instead."""
-        return tuple(dict.fromkeys((self.name, *(self.otherwise.names if self.otherwise else ()))))
+        return tuple(dict.fromkeys((self.name, *self.also, *(self.otherwise.names if self.otherwise else ()))))
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether there is no address to download it from."""
+        return self.name == self.url
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,7 @@ class Corpus:
         sources: the official files; none for the corpus that comes with the toolkit.
         parse: the official files as dialogues, train first; raises DataError with file and line.
         note: what to know before training on it.
+        max_words: the limit for its replies, where it has longer ones than a Reading lets pass.
     """
 
     name: str
@@ -93,6 +108,7 @@ class Corpus:
     sources: tuple[Source, ...]
     parse: Callable[[Files], Iterator[Dialogue]]
     note: str
+    max_words: int = Reading.max_words
 
 
 def corpus_named(name: str) -> Corpus:
@@ -133,7 +149,9 @@ def locate(name: str, folder: Path | None = None) -> Path:
 
 
 def resolve(file: str, reading: Reading) -> tuple[str, Reading]:
-    """A file, "-" or the name of a corpus as what to read and how: a corpus brings its own label set.
+    """A file, "-" or the name of a corpus as what to read and how.
+
+    A corpus brings its own label set and limit of words, where `reading` does not ask for others.
 
     Raises:
         DataError: a bare word that is neither a file nor a corpus, or a corpus that is not there yet.
@@ -143,7 +161,9 @@ def resolve(file: str, reading: Reading) -> tuple[str, Reading]:
         return file, reading
     if file not in {corpus.name for corpus in CORPORA}:
         raise DataError(f"{file!r} is neither a file nor a corpus ({', '.join(corpus.name for corpus in CORPORA)})")
-    return str(locate(file)), replace(reading, labels=reading.labels or corpus_named(file).labels)
+    corpus = corpus_named(file)
+    max_words = corpus.max_words if reading.max_words == Reading.max_words else reading.max_words
+    return str(locate(file)), replace(reading, labels=reading.labels or corpus.labels, max_words=max_words)
 
 
 def fetch(
@@ -158,13 +178,14 @@ def fetch(
     Args:
         corpus: one of CORPORA; the bundled one is returned where it lies.
         target_folder: where to write; default `data_folder()`.
-        from_folder: read `NAME.jsonl.gz`, `NAME.jsonl` or the official files from here instead of the network. The
-            folder is the caller's own: checksums are not compared.
+        from_folder: read `NAME.jsonl.gz`, `NAME.jsonl` or the official files, gzipped or not, from here instead of the
+            network. The folder is the caller's own: checksums are not compared.
         roles: see Roles; matters for empatheticdialogues and esconv alone.
         progress: called while downloading.
 
     Raises:
-        DataError: no network, a checksum that differs, files that are missing or are not what they should be.
+        DataError: no network, no address to download from, a checksum that differs, files that are missing or are not
+            what they should be.
     """
     if not corpus.sources:
         return locate(corpus.name)
@@ -172,6 +193,8 @@ def fetch(
     if from_folder:
         write_exchanges(target, _some(corpus, _from_folder(corpus, from_folder, roles)))
         return target
+    if any(source.is_by_hand for source in corpus.sources):
+        raise DataError(f"{corpus.name}: no address to download from; get the files from {corpus.home}, {_way_out(corpus)}")
     with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
         paths = [_download(corpus, source, Path(folder), progress) for source in corpus.sources]
         write_exchanges(target, _some(corpus, exchanges(corpus, _unpacked(paths), roles)))
@@ -227,7 +250,8 @@ def _from_folder(corpus: Corpus, folder: Path, roles: Roles) -> Iterator[Exchang
 
 
 def _present(folder: Path, source: Source) -> Path | None:
-    return next((folder / name for name in source.names if (folder / name).is_file()), None)
+    paths = (folder / (name + ending) for name in source.names for ending in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _normalised(path: Path, corpus: Corpus, roles: Roles) -> Iterator[Exchange]:
@@ -255,11 +279,14 @@ def _download(corpus: Corpus, source: Source, folder: Path, progress: Progress |
     except (OSError, http.client.HTTPException) as error:
         if source.otherwise:
             return _download(corpus, source.otherwise, folder, progress)
-        names = ", ".join(" or ".join(each.names) for each in corpus.sources)
-        way_out = f"put {names} in a folder and run: emogen data fetch {corpus.name} --from FOLDER"
-        raise DataError(f"{source.url}: no download ({getattr(error, 'reason', error)}); {way_out}") from error
+        raise DataError(f"{source.url}: no download ({getattr(error, 'reason', error)}); {_way_out(corpus)}") from error
     _verify(source, beside)
     return beside.rename(folder / source.name)
+
+
+def _way_out(corpus: Corpus) -> str:
+    names = ", ".join(" or ".join(source.names) for source in corpus.sources)
+    return f"put {names} in a folder and run: emogen data fetch {corpus.name} --from FOLDER"
 
 
 def _receive(url: str, path: Path, progress: Progress | None) -> None:
@@ -302,6 +329,8 @@ def _members(name: str, handle: IO[bytes]) -> Iterator[tuple[str, bytes]]:
         yield from _zip_members(handle)
     elif name.endswith((".tar.gz", ".tgz")):
         yield from _tar_members(handle)
+    elif name.endswith(".gz"):
+        yield name.removesuffix(".gz"), _unzipped(name, handle)
     else:
         yield name, handle.read()
 
@@ -322,6 +351,13 @@ def _tar_members(handle: IO[bytes]) -> Iterator[tuple[str, bytes]]:
             if content:
                 _check_size(member.name, member.size)
                 yield Path(member.name).name, content.read()
+
+
+def _unzipped(name: str, handle: IO[bytes]) -> bytes:
+    with gzip.open(handle) as unzipped:
+        content = unzipped.read(_MAX_MEMBER + 1)
+    _check_size(name, len(content))
+    return content
 
 
 def _check_size(name: str, size: int) -> None:
@@ -452,6 +488,95 @@ CORPORA: tuple[Corpus, ...] = (
         ),
         parse=parse_xdailydialog,
         note="DailyDialog translated by hand into simplified Chinese, labels carried over.",
+    ),
+    Corpus(
+        name="dair_emotion",
+        home="https://github.com/dair-ai/emotion_dataset",
+        licence="no open licence; the owners: for educational and research purposes only",
+        language="en",
+        labels=named_label_set("anger,fear,joy,love,sadness,surprise"),
+        sources=(
+            Source("train.jsonl", also=("train.txt",)),
+            Source("validation.jsonl", also=("val.txt",)),
+            Source("test.jsonl", also=("test.txt",)),
+        ),
+        parse=parse_dair_emotion,
+        note=(
+            "Tweets in lower case without marks, labelled by their hashtags; no context. To be got by hand: the parts of "
+            "16,000, 2,000 and 2,000 rows of https://huggingface.co/datasets/dair-ai/emotion, as JSON lines."
+        ),
+    ),
+    Corpus(
+        name="mr",
+        home="https://www.cs.cornell.edu/people/pabo/movie-review-data/",
+        licence="CC BY 4.0 (as nltk_data declares it); copyright 2005 Bo Pang and Lillian Lee",
+        language="en",
+        labels=named_label_set("negative,positive"),
+        sources=(
+            Source(
+                "https://www.cs.cornell.edu/people/pabo/movie-review-data/rt-polaritydata.tar.gz",
+                otherwise=Source(
+                    "https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/corpora/sentence_polarity.zip"
+                ),
+            ),
+        ),
+        parse=parse_mr,
+        note=(
+            "Sentences of film reviews in lower case with blanks around words and marks. The label is a judgement of the "
+            "film, no emotion: it maps to none. No official split: ours is a hash of the row's place, 8/1/1."
+        ),
+    ),
+    Corpus(
+        name="smp2020_ewect",
+        home="https://smp2020ewect.github.io/",
+        licence="none stated; evaluation data of SMP2020-EWECT, for research",
+        language="zh",
+        labels=named_label_set("angry,fear,happy,neutral,sad,surprise"),
+        sources=tuple(
+            Source(f"{topic}_{part}.txt") for part in ("train", "eval_labeled", "test_labeled") for topic in ("usual", "virus")
+        ),
+        parse=parse_smp2020,
+        note=(
+            "Weibo posts, general and on COVID-19, with account names in them. To be got by hand: an encrypted archive, "
+            "to be unpacked; of its test files take the real ones, not those mixed with other posts."
+        ),
+        max_words=3000,
+    ),
+    Corpus(
+        name="zh_multi_emotion",
+        home="https://huggingface.co/datasets/Johnson8187/Chinese_Multi-Emotion_Dialogue_Dataset",
+        licence="MIT (the conversion to simplified characters: Apache-2.0)",
+        language="zh",
+        labels=named_label_set("anger,caring,confusion,disgust,joy,neutral,sadness,surprise"),
+        sources=(Source("data.csv", also=("Simplified_Chinese_Multi-Emotion_Dialogue_Dataset.csv",)),),
+        parse=parse_zh_multi_emotion,
+        note=(
+            "Short spoken lines, partly written by a language model; no context. To be got by hand: data.csv has "
+            "traditional characters, its conversion by zzhdbw simplified ones. No official split: ours is a hash of the "
+            "row's place, 8/1/1."
+        ),
+    ),
+    Corpus(
+        name="image_coco",
+        home="https://github.com/geek-ai/Texygen",
+        licence="MIT (Texygen); the captions, from MS COCO, CC BY 4.0",
+        language="en",
+        labels=LabelSet(("neutral",)),
+        sources=(
+            Source(
+                "https://raw.githubusercontent.com/geek-ai/Texygen/master/data/image_coco.txt",
+                also=("image_coco_train.txt",),
+            ),
+            Source(
+                "https://raw.githubusercontent.com/geek-ai/Texygen/master/data/testdata/test_coco.txt",
+                also=("image_coco_test.txt",),
+            ),
+        ),
+        parse=parse_image_coco,
+        note=(
+            "Image captions for comparing text generators, without any emotion: every row has the one label neutral, "
+            "which says nothing of the text. Train and test only, 10,000 each; seven captions stand in both."
+        ),
     ),
 )
 """The corpora that `emogen data fetch` knows."""

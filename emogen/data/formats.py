@@ -38,18 +38,35 @@ class Dialogue:
     turns: tuple[Turn, ...]
 
 
-def _text(files: Files, name: str) -> str:
+def _content(files: Files, name: str) -> bytes:
     if name not in files:
         raise DataError(f"{name}: missing, found {', '.join(sorted(files)) or 'nothing'}")
+    return files[name]
+
+
+def _text(files: Files, name: str) -> str:
     try:
-        return files[name].decode("utf-8-sig")
+        return _content(files, name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: byte {error.start} is not UTF-8; get the file again") from None
 
 
+def _western(files: Files, name: str) -> str:
+    """A text in UTF-8 or, where it is none, in Windows-1252."""
+    content = _content(files, name)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1").translate(_CP1252)
+
+
 def _lines(files: Files, name: str) -> list[str]:
+    return _lines_of(_text(files, name))
+
+
+def _lines_of(text: str) -> list[str]:
     # Not splitlines: these texts hold other characters that Python takes for line ends.
-    return [line.rstrip("\r") for line in _text(files, name).removesuffix("\n").split("\n")]
+    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def _numbered(files: Files, name: str) -> Iterator[tuple[str, str]]:
@@ -235,7 +252,111 @@ def parse_esconv(files: Files) -> Iterator[Dialogue]:
         raise DataError(f"{name}: not as its owners write it ({error!r})") from None
 
 
+def parse_dair_emotion(files: Files) -> Iterator[Dialogue]:
+    """Emotion of dair-ai: JSON lines with text and the label's number, or the older `text;label`, one row a line."""
+    return _dair_json(files) if "train.jsonl" in files else _dair_text(files)
+
+
+def _dair_json(files: Files) -> Iterator[Dialogue]:
+    for split, stem in _splits("train", "validation", "test"):
+        for where, line in _numbered(files, f"{stem}.jsonl"):
+            text, code = _fields(_json(line, where), ("text", "label"), where)
+            yield Dialogue(split, (Turn(text, (_coded(code, _DAIR_NAMES, where),)),))
+
+
+def _dair_text(files: Files) -> Iterator[Dialogue]:
+    names = {name: name for name in _DAIR_NAMES}
+    for split, stem in _splits("train", "val", "test"):
+        for where, line in _numbered(files, f"{stem}.txt"):
+            text, _, name = line.rpartition(";")
+            yield Dialogue(split, (Turn(text, (_coded(name, names, where),)),))
+
+
+_DAIR_NAMES = ("sadness", "joy", "love", "anger", "fear", "surprise")
+
+
+def parse_smp2020(files: Files) -> Iterator[Dialogue]:
+    """SMP2020-EWECT: JSON lists of records with content and label, general posts (usual) and posts on COVID-19 (virus)."""
+    for split, stem in _splits("train", "eval_labeled", "test_labeled"):
+        for topic in ("usual", "virus"):
+            name = f"{topic}_{stem}.txt"
+            for number, record in enumerate(_json_list(files, name), 1):
+                text, label = _fields(record, ("content", "label"), f"{name}: record {number}")
+                yield Dialogue(split, (Turn(text, (label,)),))
+
+
+def _json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: broken JSON ({error})") from None
+
+
+def _json_list(files: Files, name: str) -> list[object]:
+    records = _json(_text(files, name), name)
+    if not isinstance(records, list):
+        raise DataError(f"{name}: a JSON list is expected, found {type(records).__name__}")
+    return records
+
+
+def _fields(record: object, names: tuple[str, ...], where: str) -> tuple[str, ...]:
+    values = [record.get(name) if isinstance(record, dict) else None for name in names]
+    if not all(isinstance(value, str | int) for value in values):
+        raise DataError(f"{where}: no record with {' and '.join(names)}")
+    return tuple(str(value) for value in values)
+
+
+def parse_mr(files: Files) -> Iterator[Dialogue]:
+    """Sentence polarity 1.0: one sentence a line in rt-polarity.pos and rt-polarity.neg; the split is a hash of the place."""
+    for ending, emotion in (("pos", "positive"), ("neg", "negative")):
+        for number, line in enumerate(_lines_of(_western(files, f"rt-polarity.{ending}"))):
+            yield Dialogue(_placed_split(f"mr-{ending}-{number}"), (Turn(line, (emotion,)),))
+
+
+def parse_zh_multi_emotion(files: Files) -> Iterator[Dialogue]:
+    """Chinese Multi-Emotion: the owner's CSV (text, emotion) or the conversion to simplified characters (text, label).
+
+    The split is a hash of the row's place, the same in both.
+    """
+    name, column = ("data.csv", "emotion") if "data.csv" in files else (_ZH_SIMPLIFIED, "label")
+    for number, (text, label) in enumerate(_csv_rows(files, name, ("text", column))):
+        emotion = _coded(label, _ZH_NAMES, f"{name}: row {number + 1}")
+        yield Dialogue(_placed_split(f"zhmulti-{number}"), (Turn(text, (emotion,)),))
+
+
+_ZH_SIMPLIFIED = "Simplified_Chinese_Multi-Emotion_Dialogue_Dataset.csv"
+_ZH_NAMES = {
+    **{"平淡語氣": "neutral", "開心語調": "joy", "關切語調": "caring", "憤怒語調": "anger"},
+    **{"驚奇語調": "surprise", "悲傷語調": "sadness", "厭惡語調": "disgust", "疑問語調": "confusion"},
+    **{"平静": "neutral", "开心": "joy", "关心": "caring", "生气": "anger"},
+    **{"惊讶": "surprise", "伤心": "sadness", "厌恶": "disgust", "疑问": "confusion"},
+}
+
+
+def parse_image_coco(files: Files) -> Iterator[Dialogue]:
+    """Texygen's image captions: one a line, without an emotion, so that all are neutral."""
+    for split, names in _CAPTION_FILES:
+        name = next((name for name in names if name in files), names[0])
+        for _, line in _numbered(files, name):
+            yield Dialogue(split, (Turn(line, ("neutral",)),))
+
+
+_CAPTION_FILES: tuple[tuple[Split, tuple[str, str]], ...] = (
+    ("train", ("image_coco.txt", "image_coco_train.txt")),
+    ("test", ("test_coco.txt", "image_coco_test.txt")),
+)
+
+
 def _hashed_split(text: str) -> Split:
-    """Train for eight of ten, valid for one, test for one, by SHA-256."""
-    tenth = int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") % 10
+    """Train for eight of ten, valid for one, test for one, by SHA-256 of the text."""
+    return _tenth(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8])
+
+
+def _placed_split(place: str) -> Split:
+    """The same shares by SHA-1 of a row's place in its file, as in the copies that name each row by its place."""
+    return _tenth(hashlib.sha1(place.encode(), usedforsecurity=False).digest())
+
+
+def _tenth(digest: bytes) -> Split:
+    tenth = int.from_bytes(digest, "big") % 10
     return "train" if tenth < 8 else "valid" if tenth == 8 else "test"

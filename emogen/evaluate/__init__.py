@@ -3,7 +3,8 @@
 from emogen.evaluate.diversity import commonest, distinct, self_bleu, unique
 from emogen.evaluate.emotion import emotion_accuracy, emotion_f1
 from emogen.evaluate.overlap import bleu
-from emogen.evaluate.score import Score, bootstrap_interval
+from emogen.evaluate.resampling import bootstrap_interval
+from emogen.evaluate.score import Score
 from emogen.words import words
 
 __all__ = [

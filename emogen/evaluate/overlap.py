@@ -1,79 +1,421 @@
-"""Overlap of texts with references, through sacrebleu."""
+"""Overlap of texts with references: BLEU, chrF and TER by sacrebleu, ROUGE by rouge-score.
 
-from collections.abc import Sequence
-from itertools import zip_longest
-from typing import Literal
+Each metric has three forms. `bleu` gives the corpus `Score`; `bleu_tally` the same before its interval, for comparisons; both
+read lists or streams once, in memory that does not grow with their length. `sentence_bleu` gives one value a pair.
+
+In all of them the references are one list for each hypothesis, and the lists may differ in length. Texts may be empty.
+The language `auto` is decided by the first 1000 lists of references, so that streams need no second reading.
+
+METEOR is not here, since NLTK's needs a download of WordNet.
+"""
+
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from importlib.metadata import version
+from itertools import chain, islice, zip_longest
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from rouge_score.tokenize import tokenize
+from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from sacrebleu.metrics.ter import TER
 
 from emogen.errors import DataError, SettingsError
-from emogen.evaluate.score import RESAMPLES, Score, bootstrap_sums, percentile_interval, require_pairs
-from emogen.words import language_of
+from emogen.evaluate.resampling import Tally, Values, added_up
+from emogen.evaluate.score import Score, require_items, require_pairs, signature
+from emogen.words import WORDS_VERSION, language_of, words
 
-_TOKENIZERS = {"en": "13a", "zh": "zh"}
+Language = Literal["en", "zh", "auto"]
+RougeKind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
+
+_Settled = Literal["en", "zh"]
+_Pair = tuple[str, list[str]]
+
+_LISTS_THAT_DECIDE = 1000
+_BLEU_TOKENIZERS = {"en": "13a", "zh": "zh"}
 
 
 def bleu(
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    language: Literal["en", "zh", "auto"] = "auto",
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
     lowercase: bool = False,
+    effective_order: bool = False,
     seed: int = 0,
 ) -> Score:
-    """Corpus BLEU of sacrebleu, with a bootstrap interval over the hypotheses.
+    """Corpus BLEU of sacrebleu, with a bootstrap interval over the pairs.
+
+    As sacrebleu defines it, a corpus in which no hypothesis has four tokens scores 0, even if each equals its reference;
+    with `effective_order` it is scored by the orders that occur, and every other corpus as without.
 
     Args:
-        hypotheses: the texts to score; an empty text is allowed.
-        references: one list of references for each hypothesis; the lists may differ in length.
-        language: `en` tokenises with sacrebleu's `13a` and `zh` by characters; `auto` goes by the references' script.
+        hypotheses: the texts to score.
+        references: one list of references for each hypothesis.
+        language: `en` tokenises with sacrebleu's `13a`, `zh` with its `zh` (by characters); `auto` goes by the script.
         lowercase: compare without regard to case.
+        effective_order: leave out the n-gram orders for which all hypotheses are too short.
         seed: of the 1000 resamples.
 
     Returns:
         BLEU from 0 to 100, equal to `sacrebleu.corpus_bleu`; the signature is sacrebleu's.
 
     Raises:
-        DataError: if the lists differ in length, are empty or hold no list of references.
+        DataError: if there is no pair, a list of references is missing or empty, or something is not a text.
         SettingsError: if the language is another.
 
     Source: Papineni et al. 2002; Post 2018 (sacrebleu); Koehn 2004 (bootstrap of BLEU).
     """
-    _check(hypotheses, references)
-    metric = BLEU(lowercase=lowercase, tokenize=_tokenizer(references, language))
-    value = metric.corpus_score(list(hypotheses), list(zip_longest(*references))).score
-    statistics = _sentence_statistics(hypotheses, references, metric)
-    low, high = percentile_interval(_resampled_bleu(statistics, seed))
-    signature = metric.get_signature()
-    signature.update("bs", RESAMPLES)
-    signature.update("seed", seed)
-    return Score(value, low, high, f"bleu|{signature}")
+    return bleu_tally(hypotheses, references, language, lowercase, effective_order).score(seed)
 
 
-def _check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    require_pairs(hypotheses, references, ("hypotheses", "lists of references"))
-    for number, listed in enumerate(references):
-        if isinstance(listed, str) or not listed:
-            raise DataError(f"references[{number}] is {listed!r}: pass a list of at least one reference")
+def bleu_tally(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
+    lowercase: bool = False,
+    effective_order: bool = False,
+) -> Tally:
+    """What `bleu` is computed from; same arguments and errors."""
+    settled, pairs = _settled(hypotheses, references, language, language_of)
+    return _tally("bleu", _bleu_metric(settled, lowercase, effective_order), pairs)
 
 
-def _tokenizer(references: Sequence[Sequence[str]], language: str) -> str:
-    known = language_of(text for listed in references for text in listed) if language == "auto" else language
-    if known not in _TOKENIZERS:
-        raise SettingsError(f"language {language!r} is not one of auto, {', '.join(_TOKENIZERS)}")
-    return _TOKENIZERS[known]
+def sentence_bleu(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
+    lowercase: bool = False,
+) -> NDArray[np.float64]:
+    """BLEU of each pair, [pairs], from 0 to 100: equal to `sacrebleu.sentence_bleu`, thus with the effective order.
+
+    Arguments and errors are those of `bleu`.
+    """
+    settled, pairs = _settled(hypotheses, references, language, language_of)
+    return _sentence_values(_bleu_metric(settled, lowercase, effective_order=True), pairs)
 
 
-def _sentence_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]], metric: BLEU) -> NDArray[np.int64]:
-    """BLEU's sufficient statistics, [hypotheses, 10]: both lengths, matches and n-grams of orders 1 to 4."""
-    tokenizer = metric.tokenizer.signature()
-    # The effective order changes no count; without it sacrebleu warns at every sentence.
-    sentence = BLEU(lowercase=metric.lowercase, tokenize=tokenizer, effective_order=True)
-    scores = map(sentence.sentence_score, hypotheses, map(list, references))
-    return np.array([[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores])
+def chrf(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
+    lowercase: bool = False,
+    seed: int = 0,
+) -> Score:
+    """Corpus chrF2 of sacrebleu (characters up to order 6, no words), with a bootstrap interval over the pairs.
+
+    Of several references the one with the best chrF counts. Two empty texts score 0.
+
+    Args:
+        hypotheses: the texts to score.
+        references: one list of references for each hypothesis.
+        language: of no effect on characters; checked as in the other metrics.
+        lowercase: compare without regard to case.
+        seed: of the 1000 resamples.
+
+    Returns:
+        chrF from 0 to 100, equal to `sacrebleu.corpus_chrf`; the signature is sacrebleu's.
+
+    Raises:
+        DataError: as `bleu`.
+        SettingsError: if the language is another.
+
+    Source: Popović 2015, chrF: character n-gram F-score for automatic MT evaluation.
+    """
+    return chrf_tally(hypotheses, references, language, lowercase).score(seed)
 
 
-def _resampled_bleu(statistics: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    sums = bootstrap_sums(statistics, seed).tolist()
-    return np.array([BLEU.compute_bleu(row[2:6], row[6:], row[0], row[1], "exp").score for row in sums])
+def chrf_tally(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
+    lowercase: bool = False,
+) -> Tally:
+    """What `chrf` is computed from; same arguments and errors."""
+    _check_language(language)
+    return _tally(f"chrf|beta:{CHRF.BETA}", CHRF(lowercase=lowercase), _pairs(hypotheses, references))
+
+
+def sentence_chrf(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
+    lowercase: bool = False,
+) -> NDArray[np.float64]:
+    """ChrF of each pair, [pairs], from 0 to 100: equal to `sacrebleu.sentence_chrf`; arguments and errors of `chrf`."""
+    _check_language(language)
+    return _sentence_values(CHRF(lowercase=lowercase), _pairs(hypotheses, references))
+
+
+def ter(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
+    lowercase: bool = True,
+    seed: int = 0,
+) -> Score:
+    """Corpus translation edit rate of sacrebleu, with a bootstrap interval over the pairs: lower is better.
+
+    Of several references the one with the fewest edits counts, over their mean length. The search for shifted words takes
+    milliseconds for texts of 20 words and seconds for texts of 200.
+
+    Args:
+        hypotheses: the texts to score.
+        references: one list of references for each hypothesis.
+        language: `en` takes words as spaces part them, sacrebleu's default; `zh` sets sacrebleu's `normalized` and
+            `asian_support`, which part Han characters and punctuation (the second has no effect without the first);
+            `auto` goes by the script.
+        lowercase: compare without regard to case, sacrebleu's default for TER.
+        seed: of the 1000 resamples.
+
+    Returns:
+        Edits per 100 words of reference, from 0 to above 100, equal to `sacrebleu.corpus_ter`; the signature is
+        sacrebleu's. 100 if all references are empty and a hypothesis is not.
+
+    Raises:
+        DataError: as `bleu`.
+        SettingsError: if the language is another.
+
+    Source: Snover et al. 2006, A study of translation edit rate with targeted human annotation.
+    """
+    return ter_tally(hypotheses, references, language, lowercase).score(seed)
+
+
+def ter_tally(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
+    lowercase: bool = True,
+) -> Tally:
+    """What `ter` is computed from; same arguments and errors."""
+    settled, pairs = _settled(hypotheses, references, language, language_of)
+    return _tally("ter", _ter_metric(settled, lowercase), pairs)
+
+
+def sentence_ter(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
+    lowercase: bool = True,
+) -> NDArray[np.float64]:
+    """TER of each pair, [pairs], 0 or more: equal to `sacrebleu.sentence_ter`; arguments and errors of `ter`."""
+    settled, pairs = _settled(hypotheses, references, language, language_of)
+    return _sentence_values(_ter_metric(settled, lowercase), pairs)
+
+
+def rouge(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    kind: RougeKind,
+    language: Language = "auto",
+    seed: int = 0,
+) -> Score:
+    """Mean F-measure of rouge-score over the pairs, without stemming, with a bootstrap interval.
+
+    Of several references the one with the best F-measure counts (rouge-score's `score_multi`). `rougeLsum` takes each line
+    for a sentence; a text without line breaks is one sentence, and then `rougeLsum` equals `rougeL`. Texts without a token
+    score 0, and so do texts of one token in `rouge2`, even if they equal their reference.
+
+    Args:
+        hypotheses: the texts to score.
+        references: one list of references for each hypothesis.
+        kind: `rouge1` and `rouge2` (n-grams), `rougeL` (longest common subsequence), `rougeLsum` (the same by lines).
+        language: `en` takes rouge-score's own tokens, which are runs of a-z and 0-9 and nothing else; `zh` those of
+            `emogen.words`, which suit every script and keep emoji and punctuation; `auto` takes rouge-score's, unless
+            they would lose most words and symbols of the references (Han characters, Cyrillic words, emoji).
+        seed: of the 1000 resamples.
+
+    Returns:
+        From 0 to 1. The signature's `tok` is `default` for rouge-score's tokens, else `words-` and the version of ours.
+
+    Raises:
+        DataError: as `bleu`.
+        SettingsError: if the kind or the language is another.
+
+    Source: Lin 2004, ROUGE: a package for automatic evaluation of summaries.
+    """
+    return rouge_tally(hypotheses, references, kind, language).score(seed)
+
+
+def rouge_tally(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    kind: RougeKind,
+    language: Language = "auto",
+) -> Tally:
+    """What `rouge` is computed from; same arguments and errors."""
+    return rouge_tallies(hypotheses, references, [kind], language)[kind]
+
+
+def rouge_tallies(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    kinds: Sequence[RougeKind] = ("rouge1", "rouge2", "rougeL"),
+    language: Language = "auto",
+) -> dict[RougeKind, Tally]:
+    """What `rouge` is computed from, for several kinds in one reading of the texts; same arguments and errors."""
+    _check_kinds(kinds)
+    settled, pairs = _settled(hypotheses, references, language, _rouge_language_of)
+    numbers: set[int] = set()
+    scored = _rouge_values(_noting_numbers(pairs, numbers), kinds, settled)
+    sums = added_up((*values, 1.0) for values in scored)
+    return {
+        kind: Tally(sums[:, [column, -1]], _mean, _rouge_signature(kind, settled, numbers)) for column, kind in enumerate(kinds)
+    }
+
+
+def sentence_rouge(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    kind: RougeKind,
+    language: Language = "auto",
+) -> NDArray[np.float64]:
+    """F-measure of each pair, [pairs], from 0 to 1: equal to rouge-score's; arguments and errors of `rouge`."""
+    _check_kinds([kind])
+    settled, pairs = _settled(hypotheses, references, language, _rouge_language_of)
+    return np.array([value for (value,) in _rouge_values(pairs, [kind], settled)])
+
+
+def _pairs(hypotheses: Iterable[str], references: Iterable[Sequence[str]]) -> Iterator[_Pair]:
+    """Each hypothesis with its references, checked on the way."""
+    if isinstance(hypotheses, Sized) and isinstance(references, Sized):
+        require_pairs(hypotheses, references, ("hypotheses", "lists of references"))
+    number = -1
+    for number, (hypothesis, listed) in enumerate(zip_longest(hypotheses, references)):
+        _check_text(f"hypotheses[{number}]", hypothesis)
+        _check_references(number, listed)
+        yield hypothesis, list(listed)
+    require_items(range(number + 1), "hypotheses")
+
+
+def _check_text(place: str, text: object) -> None:
+    if text is None:
+        raise DataError(f"{place} is missing: pass a text and a list of references for every item")
+    if not isinstance(text, str):
+        raise DataError(f"{place} is {text!r}: pass a text")
+
+
+def _check_references(number: int, listed: object) -> None:
+    place = f"references[{number}]"
+    if listed is None:
+        raise DataError(f"{place} is missing: pass a list of references for every hypothesis")
+    if isinstance(listed, str) or not isinstance(listed, Sequence) or not listed:
+        raise DataError(f"{place} is {listed!r}: pass a list of at least one reference")
+    for position, text in enumerate(listed):
+        _check_text(f"{place}[{position}]", text)
+
+
+def _settled(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language,
+    decide: Callable[[Iterable[str]], _Settled],
+) -> tuple[_Settled, Iterator[_Pair]]:
+    """The pairs with their language, which `decide` gives for the first of them if it is `auto`."""
+    _check_language(language)
+    pairs = _pairs(hypotheses, references)
+    if language != "auto":
+        return language, pairs
+    first = list(islice(pairs, _LISTS_THAT_DECIDE))
+    return decide(text for _, listed in first for text in listed), chain(first, pairs)
+
+
+def _check_language(language: str) -> None:
+    if language not in get_args(Language):
+        raise SettingsError(f"language {language!r} is not one of auto, en, zh")
+
+
+def _check_kinds(kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        if kind not in get_args(RougeKind):
+            raise SettingsError(f"ROUGE {kind!r} is not one of {', '.join(get_args(RougeKind))}")
+
+
+def _noting_numbers(pairs: Iterable[_Pair], numbers: set[int]) -> Iterator[_Pair]:
+    """The same pairs, while the numbers of references that occur gather in `numbers`."""
+    for hypothesis, listed in pairs:
+        numbers.add(len(listed))
+        yield hypothesis, listed
+
+
+def _bleu_metric(language: _Settled, lowercase: bool, effective_order: bool) -> BLEU:
+    return BLEU(lowercase=lowercase, tokenize=_BLEU_TOKENIZERS[language], effective_order=effective_order)
+
+
+def _ter_metric(language: _Settled, lowercase: bool) -> TER:
+    chinese = language == "zh"
+    return TER(normalized=chinese, asian_support=chinese, case_sensitive=not lowercase)
+
+
+def _tally(name: str, metric: Metric, pairs: Iterable[_Pair]) -> Tally:
+    numbers: set[int] = set()
+    sums = added_up(_statistics(metric, _noting_numbers(pairs, numbers)))
+    metric.num_refs = numbers.pop() if len(numbers) == 1 else -1
+    return Tally(sums, _metric_of_sums(metric), f"{name}|{metric.get_signature()}")
+
+
+def _statistics(metric: Metric, pairs: Iterable[_Pair]) -> Iterator[list[float]]:
+    """One row of sums a pair, in sacrebleu's columns."""
+    for hypothesis, listed in pairs:
+        # Protected, but the only way to them: sacrebleu's own significance tests read them from outside as well.
+        yield metric._extract_corpus_statistics([hypothesis], [[text] for text in listed])[0]
+
+
+def _metric_of_sums(metric: Metric) -> Callable[[Values], Values]:
+    def values(sums: Values) -> Values:
+        rows = sums.reshape(-1, sums.shape[-1]).tolist()
+        return np.array([metric._compute_score_from_stats(row).score for row in rows]).reshape(sums.shape[:-1])
+
+    return values
+
+
+def _sentence_values(metric: Metric, pairs: Iterable[_Pair]) -> NDArray[np.float64]:
+    return np.array([metric.sentence_score(hypothesis, listed).score for hypothesis, listed in pairs], dtype=np.float64)
+
+
+class _Words:
+    """`emogen.words` as rouge-score wants a tokenizer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
+
+
+def _rouge_values(pairs: Iterable[_Pair], kinds: Sequence[RougeKind], language: _Settled) -> Iterator[list[float]]:
+    """The best F-measure of each kind, for each pair."""
+    # Here, since it loads the whole of NLTK, which takes longer than everything else that this package imports.
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(kinds, tokenizer=_Words() if language == "zh" else None)
+    for hypothesis, listed in pairs:
+        best = scorer.score_multi(listed, hypothesis)
+        yield [best[kind].fmeasure for kind in kinds]
+
+
+def _rouge_language_of(texts: Iterable[str]) -> _Settled:
+    """`zh` if rouge-score's tokenizer would lose more words and symbols of these texts than it keeps, else `en`."""
+    tokens = [token for text in texts for token in words(text)]
+    kept = sum(bool(tokenize(token, None)) for token in tokens)
+    return "zh" if sum(map(_is_lost, tokens)) > kept else "en"
+
+
+def _is_lost(token: str) -> bool:
+    # Curly quotes and dashes are ordinary in English, and rouge-score drops all punctuation: it decides nothing.
+    return not tokenize(token, None) and not token.isascii() and unicodedata.category(token[0])[0] != "P"
+
+
+def _mean(sums: Values) -> Values:
+    mean: Values = sums[..., 0] / sums[..., 1]
+    return mean
+
+
+def _rouge_signature(kind: RougeKind, language: _Settled, numbers: set[int]) -> str:
+    fields = {
+        "nrefs": next(iter(numbers)) if len(numbers) == 1 else "var",
+        "best": "fmeasure",
+        "tok": f"words-{WORDS_VERSION}" if language == "zh" else "default",
+        "stem": "no",
+    }
+    sentences = {"sentences": "lines"} if kind == "rougeLsum" else {}
+    return signature(kind, {**fields, **sentences, "rouge_score": version("rouge-score")})

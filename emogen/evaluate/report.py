@@ -1,16 +1,109 @@
-"""The one shape of every benchmark's result file."""
+"""How scores are shown: the report of one evaluation as JSON, Markdown or a table, and the result file of a benchmark."""
+
+from __future__ import annotations
 
 import json
+import math
 import os
 import platform
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from emogen.atomic import sha256, write_text
+from emogen.errors import DataError
 from emogen.evaluate.score import Score, toolkit_version
+from emogen.evaluate.significance import Comparison, holm
 
 _VERSIONED = ("torch", "transformers", "sentencepiece", "sacrebleu", "nltk", "numpy")
+_MOST_DECIMALS = 6
+_BREAKS = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+_Rows = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The scores of one evaluation.
+
+    Attributes:
+        systems: for each system's name its scores by metric, in the order in which they are shown; a system may lack a metric.
+        texts: for each system's name how many texts were scored.
+        notes: one line each, such as which metric was left out and why.
+        comparisons: first system, second system, metric, and how they compare.
+
+    Raises:
+        DataError: on creation, if there is no system, or a number is not finite.
+    """
+
+    systems: Mapping[str, Mapping[str, Score]]
+    texts: Mapping[str, int]
+    notes: Sequence[str] = ()
+    comparisons: Sequence[tuple[str, str, str, Comparison]] = ()
+
+    def __post_init__(self) -> None:
+        if not self.systems:
+            raise DataError("no system to report: pass the scores of at least one")
+        for system, scores in self.systems.items():
+            for metric, score in scores.items():
+                _require_finite(f"{system}: {metric}", score.value, score.low, score.high)
+        for first, second, metric, found in self.comparisons:
+            _require_finite(f"{first} and {second}: {metric}", found.difference, found.low, found.high, found.p)
+
+
+def as_json(report: Report) -> str:
+    """The report for machines, at full precision, in the report's own order, with a line feed at its end.
+
+    Returns:
+        For one system `{"scores": {METRIC: {"value", "low", "high", "signature"}}, "texts", "notes"}`. For several
+        `{"systems": {SYSTEM: {"scores", "texts"}}, "comparisons": [{"first", "second", "metric", "difference", "low", "high",
+        "p", "p_holm", "test", "signature"}], "notes"}`, where `p_holm` is adjusted for all comparisons in the report. Never NaN
+        or infinity.
+    """
+    systems = {
+        system: {"scores": {metric: asdict(score) for metric, score in scores.items()}, "texts": report.texts[system]}
+        for system, scores in report.systems.items()
+    }
+    notes = {"notes": list(report.notes)}
+    if len(systems) == 1:
+        (only,) = systems.values()
+        return _dumped({**only, **notes})
+    comparisons = [
+        {"first": first, "second": second, "metric": metric, **asdict(found), "p_holm": adjusted}
+        for (first, second, metric, found), adjusted in zip(report.comparisons, _adjusted(report), strict=True)
+    ]
+    return _dumped({"systems": systems, "comparisons": comparisons, **notes})
+
+
+def as_markdown(report: Report) -> str:
+    """The report as a page in Markdown: scores, comparisons, notes, and how each score was computed.
+
+    Metrics are rows and systems columns. A cell is `value [low, high]` with the 95% interval, empty where a system lacks the
+    metric. Values have three significant digits, and more where the interval is narrow.
+    """
+    parts = [_piped(_score_rows(report))]
+    if report.comparisons:
+        parts.append(_piped(_comparison_rows(report)))
+    if report.notes:
+        parts.append("\n".join(f"- {_escaped(note)}" for note in report.notes))
+    parts.append("How computed:\n\n" + "\n".join(f"- {line}" for line in _signatures(report)))
+    return "\n\n".join(parts) + "\n"
+
+
+def as_table(report: Report) -> str:
+    """The report for a terminal: what `as_markdown` says, in aligned columns, without the signatures.
+
+    Characters that a terminal shows two columns wide (Chinese, most emoji) are counted as two.
+    """
+    parts = [_aligned(_score_rows(report))]
+    if report.comparisons:
+        parts.append(_aligned(_comparison_rows(report)))
+    if report.notes:
+        parts.append("\n".join(f"note: {_one_line(note)}" for note in report.notes))
+    return "\n\n".join(parts) + "\n"
 
 
 def write_result(
@@ -64,3 +157,100 @@ def _flat(row: Mapping[str, object]) -> dict[str, object]:
         else:
             flat[name] = round(value, 5) if isinstance(value, float) else value
     return flat
+
+
+def _require_finite(name: str, *numbers: float) -> None:
+    for number in numbers:
+        if not math.isfinite(number):
+            raise DataError(f"{name} has {number} for a value, an interval's end or p: leave it out of the report, with a note")
+
+
+def _dumped(content: Mapping[str, object]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _adjusted(report: Report) -> list[float]:
+    return holm([found.p for _, _, _, found in report.comparisons])
+
+
+def _metrics(report: Report) -> list[str]:
+    """Of all systems, in the order in which they first come."""
+    return list(dict.fromkeys(metric for scores in report.systems.values() for metric in scores))
+
+
+def _score_rows(report: Report) -> _Rows:
+    rows = [["", *report.systems], ["texts", *(str(report.texts[system]) for system in report.systems)]]
+    for metric in _metrics(report):
+        rows.append([metric, *(_score_cell(scores.get(metric)) for scores in report.systems.values())])
+    return rows
+
+
+def _score_cell(score: Score | None) -> str:
+    if score is None:
+        return ""
+    decimals = max(_decimals(score.value, 3), _decimals(score.high - score.low, 1))
+    return f"{score.value:.{decimals}f} [{score.low:.{decimals}f}, {score.high:.{decimals}f}]"
+
+
+def _comparison_rows(report: Report) -> _Rows:
+    rows = [["metric", "first", "second", "second - first", "p", "p (Holm)", "test"]]
+    for (first, second, metric, found), adjusted in zip(report.comparisons, _adjusted(report), strict=True):
+        p_values = [f"{found.p:.2g}", f"{adjusted:.2g}"]
+        rows.append([metric, first, second, _difference_cell(found), *p_values, found.test.replace("_", " ")])
+    return rows
+
+
+def _difference_cell(found: Comparison) -> str:
+    """To two digits of the interval's width: the difference itself may be near 0."""
+    width = found.high - found.low
+    decimals = _decimals(width, 2) if width else _decimals(found.difference, 3)
+    return f"{found.difference:+.{decimals}f} [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}]"
+
+
+def _decimals(number: float, digits: int) -> int:
+    """Places behind the point that show so many significant digits of a number; none for 0."""
+    if not number:
+        return 0
+    return min(_MOST_DECIMALS, max(0, digits - 1 - math.floor(math.log10(abs(number)))))
+
+
+def _signatures(report: Report) -> list[str]:
+    """Each different one once, systems and comparisons alike, as code."""
+    scores = [score.signature for metrics in report.systems.values() for score in metrics.values()]
+    tests = [found.signature for _, _, _, found in report.comparisons]
+    return [f"`{_one_line(signed)}`" for signed in dict.fromkeys([*scores, *tests])]
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and control characters."""
+    return " ".join("".join(" " if unicodedata.category(letter) in _BREAKS else letter for letter in text).split())
+
+
+def _piped(rows: _Rows) -> str:
+    """A table in Markdown; the first row is its head."""
+    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def _escaped(text: str) -> str:
+    """On one line, with the signs that Markdown would read as its own marked."""
+    return re.sub(r"([\\|*<`])", r"\\\1", _one_line(text))
+
+
+def _aligned(rows: _Rows) -> str:
+    cells = [[_one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(_line(row, widths) for row in cells)
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _width(text: str) -> int:
+    """Columns in a terminal: two for wide characters, none for marks that join the one before."""
+    return sum(0 if unicodedata.category(letter) in {"Mn", "Me", "Cf"} else _columns(letter) for letter in text)
+
+
+def _columns(letter: str) -> int:
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1

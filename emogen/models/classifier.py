@@ -1,71 +1,315 @@
-"""A small text classifier: a bag of hashed word n-grams (Joulin et al. 2017, fastText)."""
+"""Text classifiers: four backbones behind the same call, from a bag of n-grams to a pretrained encoder."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from emogen.errors import SettingsError
+from emogen.models.pretrained import Pretrained
+from emogen.models.transformer import Encoder
 from emogen.words import words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Backbone = Literal["ngrams", "cnn", "transformer", "pretrained"]
+
+_KERNELS = (1, 2, 3, 4)
+_SUBWORDS = (3, 4, 5)
+_SCORED_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Sizes of a classifier.
+    """What a classifier is made of and how its scores become decisions.
 
     Attributes:
         emotions: number of labels.
-        buckets: n-grams are hashed to so many ids.
-        width: of an n-gram's vector.
-        order: longest n-gram.
-        dropout: share of n-grams dropped in training.
+        backbone: ngrams, cnn and transformer are trained from scratch; pretrained begins with an encoder of Hugging Face.
+        buckets: n-grams and pieces of words are hashed to so many ids.
+        width: of an embedding.
+        order: longest word n-gram (ngrams).
+        filters: of each of the kernel sizes 1 to 4 (cnn).
+        layers: Transformer blocks (transformer).
+        heads: of attention (transformer).
+        dropout: share of hashed ids, and of features, dropped in training.
+        max_tokens: a longer text is cut.
+        encoder: the encoder's own config (pretrained).
+        multi_label: whether a text may have several labels, or none.
+        temperature: the scores are divided by it, so that probabilities are what held-out rows show (Guo et al. 2017).
+        thresholds: probability from which each label is given (multi_label); none takes a half.
     """
 
     emotions: int
+    backbone: Backbone = "ngrams"
     buckets: int = 1 << 16
     width: int = 16
     order: int = 2
+    filters: int = 128
+    layers: int = 2
+    heads: int = 4
     dropout: float = 0.3
+    max_tokens: int = 256
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    multi_label: bool = False
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.backbone == "transformer" and (self.width % self.heads or self.width // self.heads % 2):
+            raise SettingsError(f"classifier width {self.width} does not split into {self.heads} heads of an even width")
+
+    @property
+    def architecture(self) -> str:
+        """What a judge and a guide must not share.
+
+        >>> ClassifierConfig(emotions=7, backbone="cnn").architecture
+        'classifier cnn'
+        """
+        if self.backbone != "pretrained":
+            return f"classifier {self.backbone}"
+        sizes = "x".join(str(self.encoder.get(name, "?")) for name in ("num_hidden_layers", "hidden_size"))
+        return f"classifier {self.encoder.get('model_type', 'pretrained')} {sizes}"
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A text as ids in groups that are embedded together.
+
+    Attributes:
+        ids: of all groups, one after another.
+        sizes: ids in each group: all n-grams of the text, the pieces of one word, or one token.
+    """
+
+    ids: list[int]
+    sizes: list[int]
+
+
+class _Features(Protocol):
+    """What a backbone is: pieces of a text, and a vector [texts, size] from them."""
+
+    size: int
+
+    def read(self, text: str) -> Pieces: ...
+
+    def __call__(self, texts: Sequence[Pieces]) -> Tensor: ...
 
 
 class Classifier(nn.Module):
-    """Text to emotion probabilities: its n-gram vectors' sum over the square root of their number, then a linear layer."""
+    """Text to a score for each emotion: the backbone's features, dropout, a linear layer."""
+
+    def __init__(self, config: ClassifierConfig, pretrained: Pretrained | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.features = _features(config, pretrained)
+        self.head = nn.Linear(self.features.size, config.emotions)
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Scores of the emotions, [texts, emotions]."""
+        return self.scores([self.read(text) for text in texts])
+
+    def read(self, text: str) -> Pieces:
+        """The ids of a text, the same whenever it is read; a blank text has some too."""
+        pieces: Pieces = self.features.read(text)
+        return pieces
+
+    def scores(self, texts: Sequence[Pieces]) -> Tensor:
+        """Scores of texts that are read already, [texts, emotions]."""
+        features = self.features(texts)
+        if self.config.backbone != "ngrams":
+            features = functional.dropout(features, self.config.dropout, self.training)
+        scores: Tensor = self.head(features)
+        return scores.float()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer of a pretrained encoder; the other backbones hash and need none."""
+        return self.features.tokenizer if isinstance(self.features, _PretrainedFeatures) else None
+
+
+def _features(config: ClassifierConfig, pretrained: Pretrained | None) -> Any:
+    if config.backbone == "pretrained":
+        if pretrained is None:
+            raise SettingsError("a pretrained backbone needs its encoder and tokenizer")
+        return _PretrainedFeatures(config, pretrained)
+    return {"ngrams": _Ngrams, "cnn": _Convolutions, "transformer": _Transformer}[config.backbone](config)
+
+
+class _Ngrams(nn.Module):
+    """A bag of hashed word n-grams (Joulin et al. 2017, fastText): their vectors' sum over the root of their number."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        self.vectors = nn.EmbeddingBag(config.buckets, config.width, mode="sum")
-        self.head = nn.Linear(config.width, config.emotions)
-        nn.init.uniform_(self.vectors.weight, -1 / config.width, 1 / config.width)
+        self.size = config.width
+        self.vectors = _HashedVectors(config)
 
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        """Scores of the emotions, [texts, emotions]."""
-        return self.scores([ngram_ids(text, self.config) for text in texts])
+    def read(self, text: str) -> Pieces:
+        tokens = words(text)[: self.config.max_tokens] or [""]
+        ids = [hashed(gram, self.config.buckets) for gram in _word_ngrams(tokens, self.config.order)]
+        return Pieces(ids, [len(ids)])
 
-    def scores(self, grams: Sequence[Sequence[int]]) -> Tensor:
-        """Scores of texts given as n-gram ids, [texts, emotions]."""
-        device = self.head.bias.device
-        ids = torch.tensor([gram for text in grams for gram in text], dtype=torch.long)
-        sizes = torch.tensor([len(text) for text in grams], dtype=torch.long, device=device)
-        kept = torch.rand(len(ids)) >= self.config.dropout if self.training else torch.ones(len(ids))
-        summed = self.vectors(ids.to(device), sizes.cumsum(0) - sizes, per_sample_weights=kept.float().to(device))
-        scores: Tensor = self.head(summed / sizes.clamp(min=1)[:, None] ** 0.5)
-        return scores
+    def forward(self, texts: Sequence[Pieces]) -> Tensor:
+        vectors: Tensor = self.vectors(texts)
+        return vectors
 
 
-def ngram_ids(text: str, config: ClassifierConfig) -> list[int]:
-    """Hashed ids of the text's word n-grams up to the config's order; a blank text has one of its own."""
-    tokens = words(text) or [""]
-    grams = (" ".join(tokens[at : at + n]) for n in range(1, config.order + 1) for at in range(len(tokens) - n + 1))
-    return [zlib.crc32(gram.encode("utf-8", "replace")) % config.buckets for gram in grams]
+class _Convolutions(nn.Module):
+    """Convolutions over words, the largest answer of each filter (Kim 2014); a word is the sum of its pieces' vectors."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.size = config.filters * len(_KERNELS)
+        self.vectors = _HashedVectors(config)
+        self.kernels = nn.ModuleList(nn.Conv1d(config.width, config.filters, size) for size in _KERNELS)
+
+    def read(self, text: str) -> Pieces:
+        return _word_pieces(text, self.config)
+
+    def forward(self, texts: Sequence[Pieces]) -> Tensor:
+        stream, present = _padded(self.vectors(texts), texts)
+        stream = functional.dropout(stream, self.config.dropout, self.training)
+        # Zeros on both sides, so that a text shorter than the longest kernel has an answer too.
+        stream = functional.pad((stream * present[..., None]).transpose(1, 2), (max(_KERNELS) - 1, max(_KERNELS) - 1))
+        answers = [functional.relu(kernel(stream)).amax(2) for kernel in self.kernels]
+        return torch.cat(answers, 1)
+
+
+class _Transformer(nn.Module):
+    """Transformer blocks over words that are embedded by their pieces, averaged."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.size = config.width
+        self.vectors = _HashedVectors(config)
+        self.encoder = Encoder(config.width, config.layers, config.heads, config.dropout, causal=False)
+
+    def read(self, text: str) -> Pieces:
+        return _word_pieces(text, self.config)
+
+    def forward(self, texts: Sequence[Pieces]) -> Tensor:
+        stream, present = _padded(self.vectors(texts), texts)
+        return _mean(self.encoder(stream, present), present)
+
+
+class _PretrainedFeatures(nn.Module):
+    """A pretrained encoder, its states averaged."""
+
+    def __init__(self, config: ClassifierConfig, pretrained: Pretrained) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = pretrained.tokenizer
+        self.encoder = pretrained.model
+        self.size = int(config.encoder["hidden_size"])
+
+    def read(self, text: str) -> Pieces:
+        ids = self.tokenizer(text, truncation=True, max_length=self.config.max_tokens)["input_ids"]
+        return Pieces(list(ids), [1] * len(ids))
+
+    def forward(self, texts: Sequence[Pieces]) -> Tensor:
+        device = next(self.parameters()).device
+        rows = [torch.tensor(text.ids) for text in texts]
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id or 0).to(device)
+        present = _present([len(row) for row in rows], device)
+        return _mean(self.encoder(input_ids=tokens, attention_mask=present.long()).last_hidden_state, present)
+
+
+class _HashedVectors(nn.Module):
+    """One vector a group of hashed ids: their sum over the root of their number; some ids are dropped in training."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.bags = nn.EmbeddingBag(config.buckets, config.width, mode="sum")
+        nn.init.uniform_(self.bags.weight, -1 / config.width, 1 / config.width)
+
+    def forward(self, texts: Sequence[Pieces]) -> Tensor:
+        """Vectors [groups, width] of all groups of all texts, one after another."""
+        device = self.bags.weight.device
+        ids = torch.tensor([number for text in texts for number in text.ids], dtype=torch.long)
+        sizes = torch.tensor([size for text in texts for size in text.sizes], dtype=torch.long, device=device)
+        kept = torch.rand(len(ids)) >= self.dropout if self.training else torch.ones(len(ids))
+        summed: Tensor = self.bags(ids.to(device), sizes.cumsum(0) - sizes, per_sample_weights=kept.float().to(device))
+        return summed / sizes.clamp(min=1)[:, None] ** 0.5
+
+
+def hashed(gram: str, buckets: int) -> int:
+    """The id of a string, the same in every process."""
+    return zlib.crc32(gram.encode("utf-8", "replace")) % buckets
+
+
+def _word_ngrams(tokens: Sequence[str], order: int) -> list[str]:
+    return [" ".join(tokens[at : at + n]) for n in range(1, order + 1) for at in range(len(tokens) - n + 1)]
+
+
+def _word_pieces(text: str, config: ClassifierConfig) -> Pieces:
+    """Each word as itself and its runs of 3 to 5 characters, begin and end marked (Bojanowski et al. 2017)."""
+    groups = [_pieces_of(word, config.buckets) for word in words(text)[: config.max_tokens] or [""]]
+    return Pieces([number for group in groups for number in group], [len(group) for group in groups])
+
+
+def _pieces_of(word: str, buckets: int) -> list[int]:
+    marked = f"<{word}>"
+    runs = {marked[at : at + size] for size in _SUBWORDS for at in range(len(marked) - size + 1)} - {marked}
+    return [hashed(piece, buckets) for piece in (marked, *sorted(runs))]
+
+
+def _padded(vectors: Tensor, texts: Sequence[Pieces]) -> tuple[Tensor, Tensor]:
+    """Vectors [groups, width] as [texts, time, width], zero behind a text's end, and where there is one [texts, time]."""
+    lengths = [len(text.sizes) for text in texts]
+    present = _present(lengths, vectors.device)
+    stream = vectors.new_zeros(*present.shape, vectors.shape[1])
+    stream[present] = vectors
+    return stream, present
+
+
+def _present(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+
+
+def _mean(states: Tensor, present: Tensor) -> Tensor:
+    """Mean over the present places: [texts, time, width] to [texts, width]."""
+    return (states * present[..., None]).sum(1) / present.sum(1, keepdim=True)
 
 
 @torch.no_grad()
+def emotion_scores(classifier: Classifier, texts: Sequence[Pieces]) -> Tensor:
+    """Scores [texts, emotions] in eval mode, on the CPU; the mode is left as it was. Texts of similar length go together."""
+    training = classifier.training
+    classifier.eval()
+    order = sorted(range(len(texts)), key=lambda at: len(texts[at].ids))
+    scores = torch.zeros(len(texts), classifier.config.emotions)
+    try:
+        for at in range(0, len(order), _SCORED_AT_ONCE):
+            places = order[at : at + _SCORED_AT_ONCE]
+            scores[places] = classifier.scores([texts[place] for place in places]).cpu()
+        return scores
+    finally:
+        classifier.train(training)
+
+
+def probabilities_of(scores: Tensor, config: ClassifierConfig) -> Tensor:
+    """Scores [..., emotions] as calibrated probabilities: that sum to 1, or each on its own (multi_label)."""
+    calibrated = scores / config.temperature
+    return calibrated.sigmoid() if config.multi_label else calibrated.softmax(-1)
+
+
 def emotion_probabilities(classifier: Classifier, texts: Sequence[str]) -> Tensor:
     """Probabilities [texts, emotions], in eval mode."""
-    classifier.eval()
-    probabilities: Tensor = classifier(texts).softmax(-1)
-    return probabilities
+    return probabilities_of(emotion_scores(classifier, [classifier.read(text) for text in texts]), classifier.config)
+
+
+def decided(probabilities: Tensor, config: ClassifierConfig) -> Tensor:
+    """Which labels are given, [texts, emotions] bool: the likeliest, or all that reach their threshold (multi_label)."""
+    if not config.multi_label:
+        return functional.one_hot(probabilities.argmax(-1), config.emotions).bool()
+    return probabilities >= torch.tensor(config.thresholds or (0.5,) * config.emotions)

@@ -13,6 +13,8 @@ Precision = Literal["auto", "bf16", "float32"]
 Estimator = Literal["rollout", "dense"]
 BackboneName = Literal["lstm", "transformer"]
 
+_OWN_BACKBONES = ("ngrams", "cnn", "transformer")
+
 
 @dataclass(frozen=True)
 class MleConfig:
@@ -87,7 +89,7 @@ class GanConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The run around a loop, and the rows it is fed with."""
+    """The run around a loop."""
 
     out: str | None = setting(None, "Folder of the checkpoint; by default a new one under checkpoints/.")
     steps: int = setting(10_000, "Updates at most.")
@@ -99,16 +101,29 @@ class RunConfig:
     seed: int = setting(0, "Of weights, order, dropout and draws.")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute.")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch.")
+
+    def _check_run(self, least_steps: int = 1) -> None:
+        for name in ("steps", "validate_every"):
+            require(getattr(self, name) >= least_steps, name.replace("_", "-"), getattr(self, name), f"{least_steps} or more")
+        for name in ("batch_size", "save_every"):
+            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+        require(0 <= self.seed < 1 << 32, "seed", self.seed, "0 to 4294967295")
+        for name in ("minutes", "patience", "threads"):
+            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+
+
+@dataclass(frozen=True)
+class GeneratorRun(RunConfig):
+    """The run of a generator, and the rows that it is fed with."""
+
     vocabulary: int | None = setting(None, "Number of token ids; by default chosen from the corpus.")
     context_tokens: int = setting(32, "Newest tokens of the context that are kept.")
     reply_tokens: int = setting(40, "Rows with longer replies are left out, and counted.")
 
-    def _check_run(self) -> None:
-        for name in ("steps", "batch_size", "validate_every", "save_every", "reply_tokens"):
-            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
-        require(0 <= self.seed < 1 << 32, "seed", self.seed, "0 to 4294967295")
-        for name in ("minutes", "patience", "threads", "context_tokens"):
-            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+    def _check_run(self, least_steps: int = 1) -> None:
+        super()._check_run(least_steps)
+        require(self.reply_tokens >= 1, "reply-tokens", self.reply_tokens, "1 or more")
+        require(self.context_tokens >= 0, "context-tokens", self.context_tokens, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class LmSettings(MleConfig, ModelConfig, RunConfig):
+class LmSettings(MleConfig, ModelConfig, GeneratorRun):
     """`emogen train-lm`: an emotion-conditioned language model."""
 
     def __post_init__(self) -> None:
@@ -138,7 +153,7 @@ class LmSettings(MleConfig, ModelConfig, RunConfig):
 
 
 @dataclass(frozen=True)
-class VaeSettings(VaeConfig, ModelConfig, RunConfig):
+class VaeSettings(VaeConfig, ModelConfig, GeneratorRun):
     """`emogen train-vae`: an emotion-conditioned text VAE."""
 
     latent: int = setting(32, "Dimensions of the latent.")
@@ -153,7 +168,7 @@ class VaeSettings(VaeConfig, ModelConfig, RunConfig):
 
 
 @dataclass(frozen=True)
-class GanSettings(GanConfig, RunConfig):
+class GanSettings(GanConfig, GeneratorRun):
     """`emogen train-gan`: adversarial training of a model that stands in `init`, or is trained first."""
 
     init: str | None = setting(None, "Checkpoint to start from; without it a VAE is trained first.")
@@ -173,6 +188,55 @@ class GanSettings(GanConfig, RunConfig):
         require(0 <= dropout < 1, "discriminator-dropout", dropout, "at least 0 and below 1")
         for name in ("warm_steps", "warm_minutes"):
             require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+
+
+@dataclass(frozen=True)
+class ClassifierTraining:
+    """Training of a classifier."""
+
+    learning_rate: float = setting(0.0, "Learning rate at its peak; 0 for the backbone's own.")
+    weight_decay: float = setting(0.01, "Of matrices (AdamW).")
+    balance: float = setting(0.5, "Power of a label's inverse frequency that weighs it; 0 for none.")
+    label_smoothing: float = setting(0.0, "Share of each target that is spread over all labels.")
+    precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
+
+    def __post_init__(self) -> None:
+        require(0 <= self.learning_rate < math.inf, "learning-rate", self.learning_rate, "0 or more, and finite")
+        require(self.weight_decay >= 0, "weight-decay", self.weight_decay, "0 or more")
+        require(self.balance >= 0, "balance", self.balance, "0 or more")
+        require(0 <= self.label_smoothing < 1, "label-smoothing", self.label_smoothing, "at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class ClassifierSettings(ClassifierTraining, RunConfig):
+    """`emogen train-classifier`: text to emotion probabilities. A size or rate of 0 stands for the backbone's own."""
+
+    backbone: str = setting("cnn", "ngrams, cnn, transformer, or hf:NAME-OR-FOLDER, a pretrained encoder.")
+    init: str | None = setting(None, "Classifier whose features to begin with; its labels may be others.")
+    epochs: int = setting(0, "Passes over the rows; 0 for the backbone's own number.")
+    steps: int = setting(0, "Updates at most; 0 for as many as the epochs have.")
+    batch_size: int = setting(32, "Rows an update.")
+    validate_every: int = setting(0, "Updates between looks at the held-out rows; 0 for once an epoch.")
+    patience: int = setting(3, "Stop after so many looks without a better one; 0 never.")
+    multi_label: Literal["auto", "yes", "no"] = setting("auto", "Several labels a text; auto goes by the training rows.")
+    buckets: int = setting(0, "N-grams and pieces of words are hashed to so many ids (not hf).")
+    width: int = setting(0, "Of embeddings and states (not hf).")
+    layers: int = setting(2, "Of the transformer.")
+    heads: int = setting(4, "Of the transformer's attention.")
+    filters: int = setting(128, "Of each of the cnn's kernel sizes 1 to 4.")
+    dropout: float = setting(-1.0, "Share of features dropped in training; -1 for the backbone's own.")
+    max_tokens: int = setting(128, "A longer text is cut.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_run(least_steps=0)
+        known = self.backbone in _OWN_BACKBONES or (self.backbone.startswith("hf:") and self.backbone != "hf:")
+        require(known, "backbone", self.backbone, f"{', '.join(_OWN_BACKBONES)} or hf:NAME-OR-FOLDER")
+        for name in ("epochs", "buckets", "width"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("layers", "heads", "filters", "max_tokens"):
+            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+        require(self.dropout == -1 or 0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1, or -1")
 
 
 def require(holds: bool, name: str, value: object, allowed: str) -> None:

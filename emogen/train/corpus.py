@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from emogen.data.exchange import Exchange, Reading, infer_labels, read_exchanges
 from emogen.emotions import LabelSet
 from emogen.errors import DataError
 from emogen.text import SentencePieceTokenizer, train_tokenizer
-from emogen.train.config import RunConfig
+from emogen.train.config import GeneratorRun
 
 _SHARES = (0.9, 0.05, 0.05)
 _SPLIT_SEED = 0
@@ -48,15 +47,45 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _File:
-    path: str
-    reading: Reading
+class Corpus:
+    """Files that are read as one.
+
+    Attributes:
+        parts: each file and how it is read.
+        labels: of all of them.
+        sources: SHA-256 of each file.
+    """
+
+    parts: tuple[tuple[str, Reading], ...]
+    labels: LabelSet
+    sources: dict[str, str]
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """All rows in order; one that names no split gets one by a hash of its reply: 5% valid, 5% test."""
+        for path, reading in self.parts:
+            for exchange in read_exchanges(path, reading):
+                yield exchange if exchange.split else replace(exchange, split=split_of(exchange.reply, _SHARES, _SPLIT_SEED))
+
+
+def open_corpus(files: Sequence[str], reading: Reading, labels: LabelSet | None = None) -> Corpus:
+    """Files by path or name of a corpus; labels: the given ones, else those of `reading`, else what the files hold.
+
+    Raises:
+        DataError: a file that cannot be read, or only once.
+    """
+    named = replace(reading, labels=labels or reading.labels)
+    parts = [resolve(file, named) for file in files]
+    for path, _ in parts:
+        _refuse_pipe(path)
+    joint = labels or _joint_labels(parts)
+    read = tuple((path, replace(own, labels=joint)) for path, own in parts)
+    return Corpus(read, joint, _hashes([path for path, _ in parts]))
 
 
 def prepare(
     files: Sequence[str],
     reading: Reading,
-    config: RunConfig,
+    config: GeneratorRun,
     tokenizer: SentencePieceTokenizer | None = None,
     labels: LabelSet | None = None,
     cache: Path | None = None,
@@ -74,19 +103,13 @@ def prepare(
     Raises:
         DataError: a file or row that cannot be read, a label with a single row, nothing to train on.
     """
-    sources = [_File(*resolve(file, replace(reading, labels=labels or reading.labels))) for file in files]
-    for source in sources:
-        _refuse_pipe(source.path)
-    labels = labels or _joint_labels(sources)
-    sources = [_File(source.path, replace(source.reading, labels=labels)) for source in sources]
-    hashes = _hashes([source.path for source in sources])
-    opened = partial(_exchanges, sources)
-    tokenizer = tokenizer or train_tokenizer(_training_texts(opened(), config.seed), config.vocabulary, config.seed)
+    corpus = open_corpus(files, reading, labels)
+    tokenizer = tokenizer or train_tokenizer(_training_texts(corpus.exchanges(), config.seed), config.vocabulary, config.seed)
     limits = Limits(config.context_tokens, config.reply_tokens)
-    identity = hashlib.sha256(repr([*hashes.items(), *(source.reading for source in sources)]).encode()).hexdigest()
-    arrays = token_arrays(identity, opened, tokenizer, labels, limits, cache or data_folder() / "arrays")
-    _refuse_lone_labels(arrays, labels)
-    return Prepared(tokenizer, labels, limits, arrays, hashes)
+    identity = hashlib.sha256(repr([*corpus.sources.items(), *(own for _, own in corpus.parts)]).encode()).hexdigest()
+    arrays = token_arrays(identity, corpus.exchanges, tokenizer, corpus.labels, limits, cache or data_folder() / "arrays")
+    _refuse_lone_labels(arrays, corpus.labels)
+    return Prepared(tokenizer, corpus.labels, limits, arrays, corpus.sources)
 
 
 def held_out_batches(arrays: dict[str, TokenArrays], split: str = "valid", rows: int = _HELD_OUT_ROWS) -> Iterator[Batch]:
@@ -98,14 +121,8 @@ def held_out_batches(arrays: dict[str, TokenArrays], split: str = "valid", rows:
         yield chosen.batch(places[at : at + _HELD_OUT_BATCH])
 
 
-def _exchanges(sources: Sequence[_File]) -> Iterator[Exchange]:
-    for source in sources:
-        for exchange in read_exchanges(source.path, source.reading):
-            yield exchange if exchange.split else replace(exchange, split=split_of(exchange.reply, _SHARES, _SPLIT_SEED))
-
-
-def _joint_labels(sources: Sequence[_File]) -> LabelSet:
-    found = [source.reading.labels or infer_labels(source.path, source.reading) for source in sources]
+def _joint_labels(parts: Sequence[tuple[str, Reading]]) -> LabelSet:
+    found = [reading.labels or infer_labels(path, reading) for path, reading in parts]
     if len(set(found)) == 1:
         return found[0]
     return LabelSet(tuple(sorted({name for labels in found for name in labels.names})))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,10 +16,10 @@ from emogen.atomic import sha256
 from emogen.checkpoint import Checkpoint, describe, find_checkpoint, load, mark_latest, save_model
 from emogen.data.batches import Batch, batches
 from emogen.data.exchange import Reading
+from emogen.data.fingerprints import read_fingerprints
 from emogen.decoding.sampling import Prompt, Sampling, sample
 from emogen.emotions import LabelSet, mixture
 from emogen.errors import CheckpointError, Interrupted
-from emogen.models.device import choose_device
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, adopt_embedding
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.vae import TextVAE, TextVaeConfig
@@ -27,22 +27,17 @@ from emogen.text import BOS, SentencePieceTokenizer, load_tokenizer
 from emogen.train.config import GanSettings, LmSettings, RunConfig, VaeSettings
 from emogen.train.corpus import Prepared, held_out_batches, prepare
 from emogen.train.folder import (
-    held,
     is_resumable,
     order_of,
-    own_folder,
     read_train_file,
-    remove_unused,
-    write_model_card,
     write_train_file,
 )
 from emogen.train.gan import Adversaries, train_gan
-from emogen.train.memory import keep_freed_memory
+from emogen.train.launch import begun, drive, refuse_other_data
 from emogen.train.mle import held_out_nll, train_mle
-from emogen.train.run import Watch, explaining, resume, run
+from emogen.train.run import Watch
 from emogen.train.state import Step, TrainState, adamw
 from emogen.train.vae import held_out_elbo, train_vae
-from emogen.version import __version__
 
 WARM_START = "warm-start"
 
@@ -61,7 +56,7 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
     Raises:
         EmogenError: unreadable data, a folder that holds another run, a loss that is not finite, an interruption.
     """
-    with _begun("train-lm", settings, resuming) as (folder, device):
+    with begun("train-lm", settings, resuming) as (folder, device):
         data = _same_data(prepare(files, reading, settings, _kept_tokenizer(folder, resuming)), folder, resuming)
         generator = Generator(_generator_config(settings, data)).to(device)
         state = TrainState({"generator": generator}, {"generator": adamw(generator, settings.weight_decay)}, _random(settings))
@@ -80,7 +75,7 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
 
 def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resuming: bool = False) -> Path:
     """Trains an emotion-conditioned text VAE; arguments, result and errors as for `fit_lm`."""
-    with _begun("train-vae", settings, resuming) as (folder, device):
+    with begun("train-vae", settings, resuming) as (folder, device):
         data = _same_data(prepare(files, reading, settings, _kept_tokenizer(folder, resuming)), folder, resuming)
         decoder = replace(_generator_config(settings, data), latent=settings.latent)
         vae = TextVAE(TextVaeConfig(decoder, settings.encoder_layers, settings.heads)).to(device)
@@ -102,7 +97,7 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
 
     It starts from `settings.init`, else from a VAE that is trained with `warm` first, in the folder `warm-start` inside.
     """
-    with _begun("train-gan", settings, resuming) as (folder, device):
+    with begun("train-gan", settings, resuming) as (folder, device):
         if settings.init:
             # Another model may be the latest when the run is resumed.
             settings = replace(settings, init=str(find_checkpoint(settings.init)))
@@ -130,24 +125,8 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
             validate=lambda: held_out_nll(models.generator, held_out_batches(data.arrays)),
             about=order,
             by_context=True,
+            start=start.folder,
         )
-
-
-@contextmanager
-def _begun(command: str, settings: RunConfig, resuming: bool) -> Iterator[tuple[Path, torch.device]]:
-    """The run's folder and device; a folder that is new and in which nothing came to stand goes away again."""
-    keep_freed_memory()
-    device = choose_device(settings.device)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    folder, is_new = own_folder(command, settings, resuming)
-    torch.manual_seed(settings.seed)
-    try:
-        with held(folder), explaining(settings, folder):
-            yield folder, device
-    finally:
-        if is_new:
-            remove_unused(folder)
 
 
 def _kept_tokenizer(folder: Path, resuming: bool) -> SentencePieceTokenizer | None:
@@ -156,11 +135,7 @@ def _kept_tokenizer(folder: Path, resuming: bool) -> SentencePieceTokenizer | No
 
 
 def _same_data(data: Prepared, folder: Path, resuming: bool) -> Prepared:
-    """The data as it is; raises CheckpointError where a run is resumed on other files than it began with."""
-    before = read_train_file(folder).get("sources", {}) if resuming else {}
-    if before and sorted(before.values()) != sorted(data.sources.values()):
-        now = ", ".join(data.sources)
-        raise CheckpointError(f"{folder}: the run began with {', '.join(before)}; {now} holds other rows; pass the same files")
+    refuse_other_data(data.sources, folder, resuming)
     return data
 
 
@@ -231,19 +206,16 @@ def _drive(
     about: dict[str, Any],
     select: str = "",
     by_context: bool = False,
+    start: Path | None = None,
 ) -> Path:
-    """Writes what a checkpoint needs beside its weights, resumes what stands there, and runs the loop."""
+    """Writes what a checkpoint needs beside its weights, and runs the loop on the training rows."""
     data.tokenizer.save(folder / "tokenizer.model")
-    resume(state, folder)
     facts = {
-        "emogen": __version__,
-        "torch": torch.__version__,
         "sources": data.sources,
         "rows": {split: len(arrays) for split, arrays in data.arrays.items()},
         "left_out": {split: arrays.left_out for split, arrays in data.arrays.items()},
         **about,
     }
-    write_train_file(folder, facts | {"finished": False, "steps": state.step, "figures": state.figures})
     description = describe(model, data.labels, data.limits)
     watch = Watch(
         validate=validate,
@@ -251,11 +223,12 @@ def _drive(
         save=lambda: save_model(folder, description, model),
         select=select,
     )
-    rows = batches(data.arrays["train"], settings.batch_size, settings.seed, state.step, by_context)
-    run(loop(rows, state), state, settings, folder, watch)
-    facts |= {"finished": True, "steps": state.step, "figures": state.figures}
-    write_model_card(folder, facts, data.labels)
-    write_train_file(folder, facts)
+
+    def steps() -> Iterator[Step]:
+        return loop(batches(data.arrays["train"], settings.batch_size, settings.seed, state.step, by_context), state)
+
+    seen = [np.asarray(data.arrays["train"].fingerprints), *([read_fingerprints(start)] if start else [])]
+    drive(folder, settings, state, steps, watch, facts, np.concatenate(seen), lambda: data.labels)
     mark_latest(folder)
     return folder
 

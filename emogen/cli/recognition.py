@@ -1,0 +1,116 @@
+"""`emogen recognize`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from tqdm import tqdm
+
+from emogen.data.exchange import Problem, read_rows
+from emogen.errors import DataError
+
+if TYPE_CHECKING:
+    from emogen.evaluate.attribution import Attribution
+    from emogen.judges.recognizer import Recognition, Recognizer
+
+_AT_ONCE = 256
+_TEXT_COLUMNS = "text|reply"
+_FILE_ENDINGS = (".txt", ".jsonl", ".csv", ".tsv", ".gz", ".json", ".ndjson")
+
+
+@click.command("recognize")
+@click.argument("source", metavar="TEXT|FILE|-")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Folder of a classifier  [default: $EMOGEN_CLASSIFIER, the one that ships]",
+)
+@click.option("--explain", is_flag=True, help="Say what each word adds to the label's log odds (Shapley values).")
+@click.option("--text-column", default=_TEXT_COLUMNS, show_default=True, help="Of a JSONL, CSV or TSV file.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the word orders that --explain draws.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with all probabilities.")
+def recognize(
+    source: str, checkpoint: Path | None, explain: bool, text_column: str, seed: int, device: str, as_json: bool
+) -> None:
+    """Say which emotion TEXT, each line of a FILE (JSONL, CSV and TSV by --text-column), or each line of a pipe expresses.
+
+    Prints label, strength (0 to 1) and text, with tabs between.
+    """
+    from emogen.checkpoint import shipped
+    from emogen.judges.recognizer import load_recognizer
+
+    named = checkpoint or os.environ.get("EMOGEN_CLASSIFIER")
+    recognizer = load_recognizer(named or shipped("judge"), device)
+    texts = iter(tqdm(_texts(source, text_column), unit="text", delay=2, disable=None))
+    while batch := list(islice(texts, 1 if explain else _AT_ONCE)):
+        for text, found in zip(batch, recognizer.recognize(batch), strict=True):
+            words = _explained(recognizer, text, found, seed) if explain else None
+            click.echo(_as_json(text, found, words) if as_json else _as_line(text, found, words))
+
+
+def _texts(source: str, column: str) -> Iterator[str]:
+    """The text itself; or the lines of a file or of standard input, blank ones too, so that output lines stay beside them."""
+    path = Path(source)
+    if source == "-":
+        yield from (line.decode("utf-8", "replace").rstrip("\r\n") for line in click.get_binary_stream("stdin"))
+    elif not _is_file(path):
+        if not source.strip().count(" ") and path.suffix in _FILE_ENDINGS:
+            raise DataError(f"{source}: no such file; a text would have blanks in it")
+        yield source
+    elif path.name.removesuffix(".gz").endswith((".jsonl", ".csv", ".tsv", ".ndjson")):
+        yield from _column(path, column)
+    else:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            yield from (line.rstrip("\n") for line in lines)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        # A long text is no file name.
+        return False
+
+
+def _column(path: Path, column: str) -> Iterator[str]:
+    for row in read_rows(path):
+        if isinstance(row, Problem):
+            raise DataError(f"{path}:{row.number}: {row.message}")
+        found = next((row.fields[name] for name in column.split("|") if name in row.fields), None)
+        if not isinstance(found, str):
+            raise DataError(f"{path}:{row.number}: no text in column {column}; it has {', '.join(row.fields)}")
+        yield found
+
+
+def _explained(recognizer: Recognizer, text: str, found: Recognition, seed: int) -> Attribution | None:
+    """What each word adds; None for a text without words."""
+    from emogen.evaluate.attribution import log_odds, shapley_words
+
+    value = log_odds(recognizer.probabilities, recognizer.names.names, found.label)
+    return shapley_words(text, value, seed=seed) if text.strip() else None
+
+
+def _as_line(text: str, found: Recognition, words: Attribution | None) -> str:
+    shown = ",".join(found.labels) or f"({found.label})"
+    body = " ".join(f"{word.text}[{word.weight:+.2f}]" for word in words.words) if words else " ".join(text.split())
+    return f"{shown}\t{found.strength:.2f}\t{body}"
+
+
+def _as_json(text: str, found: Recognition, words: Attribution | None) -> str:
+    content: dict[str, object] = {
+        "text": text,
+        "label": found.label,
+        "labels": list(found.labels),
+        "strength": round(found.strength, 6),
+        "probabilities": {name: round(value, 6) for name, value in found.probabilities.items()},
+    }
+    if words:
+        content["words"] = [{"text": word.text, "start": word.start, "weight": round(word.weight, 6)} for word in words.words]
+    return json.dumps(content, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Models that measure or recognise: emotion classifiers, language models for fluency, encoders for likeness."""

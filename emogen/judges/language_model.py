@@ -1,0 +1,196 @@
+"""How likely texts are under a language model: another's, or a small one that is trained on generated text."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from emogen.checkpoint import Checkpoint, load
+from emogen.data.batches import Limits, TokenArrays, batches, token_arrays
+from emogen.data.exchange import Exchange
+from emogen.emotions import LabelSet, mixture, no_emotion
+from emogen.errors import DataError
+from emogen.models.device import choose_device
+from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.pretrained import PREFIX, load_causal_model
+from emogen.text import BOS, EOS, PAD, SentencePieceTokenizer, Tokenizer, train_tokenizer
+from emogen.train.config import LmSettings
+from emogen.train.mle import reply_nll, train_mle, with_no_latent
+from emogen.train.state import TrainState, adamw
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_AT_ONCE = 32
+_MAX_TOKENS = 512
+_ONE_LABEL = LabelSet(("any",))
+
+
+@dataclass(frozen=True)
+class CausalModel:
+    """A causal language model of Hugging Face.
+
+    Attributes:
+        name: for signatures.
+        model: gives `logits`.
+        tokenizer: its own.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+
+    @torch.inference_mode()
+    def nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Negative log-likelihood of each text and its end token, [texts], in nats; a text's first token follows a begin token.
+
+        A text of more than 512 tokens is cut.
+        """
+        return _in_batches(texts, self._nll)
+
+    def _nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        begin, end = self._marks()
+        rows = [[begin, *ids[:_MAX_TOKENS], end] for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=end)
+        present = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        device = next(self.model.parameters()).device
+        logits = self.model(input_ids=tokens.to(device), attention_mask=present.long().to(device)).logits[:, :-1].float().cpu()
+        nats = functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+        return np.asarray((nats * present[:, 1:]).sum(1).double().numpy())
+
+    def _marks(self) -> tuple[int, int]:
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if end is None:
+            raise DataError(f"{self.name}: its tokenizer has no end token; take another language model")
+        return end if begin is None else begin, end
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A generator of this toolkit, asked for no emotion and no context.
+
+    Attributes:
+        name: for signatures.
+        generator: the model.
+        tokenizer: its own.
+        labels: the emotions it knows.
+    """
+
+    name: str
+    generator: Generator
+    tokenizer: Tokenizer
+    labels: LabelSet
+
+    @torch.inference_mode()
+    def nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Negative log-likelihood of each text and its end token, [texts], in nats."""
+        self.generator.eval()
+        return _in_batches(texts, self._nll)
+
+    def _nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        device = self.generator.bias.device
+        rows = [torch.tensor([BOS, *self.tokenizer.encode(text)[:_MAX_TOKENS], EOS]) for text in texts]
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(device)
+        emotion = torch.tensor([no_emotion(self.labels).condition] * len(rows), device=device)
+        starts = torch.ones(len(rows), dtype=torch.long, device=device)
+        nats, _ = reply_nll(self.generator, tokens, starts, with_no_latent(self.generator, emotion))
+        return np.asarray(nats.sum(1).double().cpu().numpy())
+
+
+LanguageModel = CausalModel | OwnModel
+
+
+def load_language_model(name: str, device: str = "cpu") -> LanguageModel:
+    """A language model by `hf:NAME-OR-FOLDER[:FILE.gguf]`, or a checkpoint of this toolkit by its folder.
+
+    Raises:
+        CheckpointError: there is none of that name.
+    """
+    if name.startswith(PREFIX):
+        found = load_causal_model(name)
+        return CausalModel(name.removeprefix(PREFIX), found.model.to(choose_device(device)).eval(), found.tokenizer)
+    return own_model(load(name, device))
+
+
+def own_model(checkpoint: Checkpoint) -> OwnModel:
+    """A loaded generator as a language model."""
+    return OwnModel(checkpoint.folder.name, checkpoint.generator, checkpoint.tokenizer, checkpoint.labels)
+
+
+@dataclass(frozen=True)
+class ReverseTraining:
+    """The small model of reverse perplexity: an LSTM from scratch.
+
+    Attributes:
+        width: of embeddings and states.
+        vocabulary: token ids; fewer where the texts hold fewer words.
+        epochs: passes over the texts.
+        batch_size: texts an update.
+        learning_rate: at its peak.
+        seed: of weights, order and dropout.
+    """
+
+    width: int = 256
+    vocabulary: int = 4000
+    epochs: int = 10
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+def train_reverse(texts: Sequence[str], training: ReverseTraining | None = None) -> OwnModel:
+    """A small language model trained on generated texts; tested on real ones it gives reverse perplexity.
+
+    Source: Zhao et al. 2018, Adversarially regularized autoencoders.
+
+    Raises:
+        DataError: no text, or nothing in them.
+    """
+    training = training or ReverseTraining()
+    kept = [text for text in texts if text.strip()]
+    if not kept:
+        raise DataError("no text to train the model of reverse perplexity on")
+    torch.manual_seed(training.seed)
+    tokenizer = train_tokenizer(kept, training.vocabulary, training.seed)
+    with tempfile.TemporaryDirectory(prefix="emogen-") as cache:
+        arrays = _arrays(kept, tokenizer, Path(cache))
+        return _trained(arrays, tokenizer, training)
+
+
+def _trained(arrays: TokenArrays, tokenizer: SentencePieceTokenizer, training: ReverseTraining) -> OwnModel:
+    generator = Generator(GeneratorConfig(tokenizer.vocabulary, 1, "lstm", training.width, dropout=0.3))
+    state = TrainState({"generator": generator}, {"generator": adamw(generator, 0.01)}, torch.Generator())
+    settings = LmSettings(learning_rate=training.learning_rate, emotion_dropout=0.99, seed=training.seed)
+    steps = training.epochs * math.ceil(len(arrays) / training.batch_size)
+    for step in islice(train_mle(generator, batches(arrays, training.batch_size, training.seed), settings, state), steps):
+        state.progress = step.number / steps
+    return OwnModel(f"lstm{training.width}", generator.eval(), tokenizer, _ONE_LABEL)
+
+
+def _arrays(texts: Iterable[str], tokenizer: Tokenizer, cache: Path) -> TokenArrays:
+    emotion = mixture({"any": 1.0}, _ONE_LABEL)
+    limits = Limits(0, _MAX_TOKENS)
+    return token_arrays(
+        "generated", lambda: (Exchange((), text, emotion, "train") for text in texts), tokenizer, _ONE_LABEL, limits, cache
+    )["train"]
+
+
+def _in_batches(texts: Sequence[str], nll: Callable[[Sequence[str]], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Texts of similar length together, results in the texts' order."""
+    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+    nats = np.zeros(len(texts))
+    for at in range(0, len(order), _AT_ONCE):
+        places = order[at : at + _AT_ONCE]
+        nats[places] = nll([texts[place] for place in places])
+    return nats

@@ -1,0 +1,69 @@
+"""Whether a judge has seen what a guide was trained on, or is built like it: then its verdict proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emogen.checkpoint import architecture_of, read_description
+from emogen.data.fingerprints import read_fingerprints
+from emogen.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What a judge and a guide share.
+
+    Attributes:
+        judge: the judge's checkpoint.
+        guide: the checkpoint that wrote or steered the texts.
+        shared: training rows of both.
+        judge_rows: different training rows of the judge.
+        guide_rows: different training rows of the guide.
+        architecture: of both, if it is the same; else empty.
+    """
+
+    judge: Path
+    guide: Path
+    shared: int
+    judge_rows: int
+    guide_rows: int
+    architecture: str
+
+    def __bool__(self) -> bool:
+        return bool(self.shared or self.architecture)
+
+    def __str__(self) -> str:
+        rows = f"{self.shared} of its {self.judge_rows} training rows are among the {self.guide_rows} of {self.guide}"
+        alike = f"both are of architecture {self.architecture!r}"
+        return " and ".join([rows] * bool(self.shared) + [alike] * bool(self.architecture))
+
+
+def find_leak(judge: Path, guide: Path) -> Leak:
+    """Compares the fingerprints of the training rows and the architectures of two checkpoints.
+
+    Raises:
+        CheckpointError: one of them has no readable description or fingerprints.
+    """
+    theirs, ours = read_fingerprints(judge), read_fingerprints(guide)
+    one, other = (architecture_of(read_description(folder), folder) for folder in (judge, guide))
+    shared = len(np.intersect1d(theirs, ours))
+    return Leak(judge, guide, shared, len(theirs), len(ours), one if one == other else "")
+
+
+def refuse_leaks(judge: Path, guides: Sequence[Path], allowed: bool = False) -> str:
+    """What the signature of a judged score says about leaks: `none`, `unchecked` (no guide is named), or which are allowed.
+
+    Raises:
+        CheckpointError: the judge shares rows or architecture with a guide, unless that is `allowed`.
+    """
+    found = [leak for guide in guides if (leak := find_leak(judge, guide))]
+    if found and not allowed:
+        way_out = "take another judge, or pass --allow-leak, which the score's signature will show"
+        raise CheckpointError(f"{judge}: is no judge of {found[0].guide}: {found[0]}; {way_out}")
+    if found:
+        return "allowed(" + ",".join(f"{leak.shared}rows" + "+architecture" * bool(leak.architecture) for leak in found) + ")"
+    return "none" if guides else "unchecked"

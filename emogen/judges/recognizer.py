@@ -1,0 +1,79 @@
+"""A trained classifier in use: what emotion a text expresses, how strongly, and which words carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emogen.checkpoint import load_classifier
+from emogen.emotions import LabelSet
+from emogen.models.classifier import Classifier, decided, emotion_probabilities
+
+_NEUTRAL = "neutral"
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What a text was found to express.
+
+    Attributes:
+        label: the likeliest emotion.
+        labels: all that are given: the likeliest alone, or every one that reaches its threshold (maybe none).
+        probabilities: of every label, calibrated on held-out rows.
+        strength: 0 to 1: how sure it is that the text expresses anything, 1 - p(neutral); where no label is called neutral, the
+            probability of the likeliest.
+    """
+
+    label: str
+    labels: tuple[str, ...]
+    probabilities: dict[str, float]
+    strength: float
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """A classifier with its labels.
+
+    Attributes:
+        folder: where it stands.
+        classifier: the model, in eval mode.
+        names: its labels.
+    """
+
+    folder: Path
+    classifier: Classifier
+    names: LabelSet
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Probabilities [texts, labels]; a judge for `emogen.evaluate`."""
+        if not texts:
+            return np.zeros((0, len(self.names)))
+        return np.asarray(emotion_probabilities(self.classifier, texts).double().numpy())
+
+    def recognize(self, texts: Sequence[str]) -> list[Recognition]:
+        """What each text expresses."""
+        probabilities = self.probabilities(texts)
+        given = decided(torch.from_numpy(probabilities).float(), self.classifier.config).tolist()
+        return [self._recognition(row, marks) for row, marks in zip(probabilities.tolist(), given, strict=True)]
+
+    def _recognition(self, row: list[float], marks: list[bool]) -> Recognition:
+        shares = dict(zip(self.names.names, row, strict=True))
+        label = max(shares, key=shares.__getitem__)
+        strength = 1 - shares[_NEUTRAL] if _NEUTRAL in shares else shares[label]
+        given = tuple(name for name, mark in zip(self.names.names, marks, strict=True) if mark)
+        return Recognition(label, given, shares, strength)
+
+
+def load_recognizer(folder: str | Path, device: str = "cpu") -> Recognizer:
+    """A classifier from its checkpoint.
+
+    Raises:
+        CheckpointError: missing, cut short, or no classifier.
+    """
+    classifier, labels = load_classifier(Path(folder), device)
+    return Recognizer(Path(folder), classifier, labels)

