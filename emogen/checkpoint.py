@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import safetensors.torch
 import torch
@@ -27,9 +28,13 @@ from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import SentencePieceTokenizer, load_tokenizer
 from emogen.version import __version__
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 FORMAT = 1
 CHECKPOINTS = Path("checkpoints")
 LATEST = "latest"
+CONFUSION_FILE = "confusion.json"
 _MOST_TOKENS = 4096
 _TOKENIZER_FOLDER = "tokenizer"
 
@@ -190,8 +195,17 @@ def _pretrained(config: ClassifierConfig, folder: Path) -> Pretrained | None:
 def save_classifier(folder: Path, labels: LabelSet, classifier: Classifier, dtype: torch.dtype = torch.float32) -> None:
     """Writes a classifier, with the tokenizer of its encoder where it has one."""
     if classifier.tokenizer:
-        classifier.tokenizer.save_pretrained(folder / _TOKENIZER_FOLDER)
+        _save_tokenizer(classifier.tokenizer, folder / _TOKENIZER_FOLDER)
     save_model(folder, describe(classifier, labels, Limits()), classifier, dtype)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Each file whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix="emogen-") as elsewhere:
+        tokenizer.save_pretrained(elsewhere)
+        for path in sorted(Path(elsewhere).iterdir()):
+            with replacing(folder / path.name) as beside:
+                beside.write_bytes(path.read_bytes())
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:

@@ -20,6 +20,39 @@ SHOWN = {
     "adversarial": ("nll_heldout", "emotion_accuracy", "distinct2", "self_bleu4", "bleu", "unique", "commonest"),
     "vae_rate": ("reconstruction", "kl", "active_units", "latent", "mutual_information", "iw_nll"),
     "fresh_clone": ("seconds",),
+    "emotion_text": (
+        "emotion_accuracy",
+        "emotion_accuracy_corrected",
+        "emotion_f1",
+        "distinct2_corrected",
+        "self_bleu4",
+        "forward_bleu4",
+        "backward_bleu4",
+        "frechet",
+        "novelty",
+        "unique",
+        "commonest",
+    ),
+    "captions": (
+        *(f"forward_bleu{order}" for order in (2, 3, 4, 5)),
+        *(f"self_bleu{order}" for order in (2, 3, 4, 5)),
+        "backward_bleu5",
+        "nll_token",
+        "nll_word",
+        "perplexity",
+    ),
+    "empathetic_replies": ("bleu", "rougeL", "chrf", "distinct2", "distinct2_corrected", "unique", "commonest", "mean_length"),
+    "daily_dialog": (
+        "emotion_accuracy",
+        "emotion_f1",
+        "emotion_accuracy_balanced",
+        "emotion_f1_balanced",
+        "bleu",
+        "rougeL",
+        "distinct2",
+        "unique",
+        "commonest",
+    ),
 }
 
 
@@ -42,11 +75,17 @@ def table(name: str, columns: Sequence[str]) -> str:
     content = json.loads(path.read_text(encoding="utf-8"))
     systems: dict[str, list[dict[str, Any]]] = {}
     for row in content["rows"]:
-        systems.setdefault(row["system"], []).append(row)
+        systems.setdefault(system_of(row), []).append(row)
     lines = [f"| {name} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for system, rows in systems.items():
         lines.append(f"| {system} | {' | '.join(cell(rows, column) for column in columns)} |")
     return "\n".join([*lines, "", f"`{content['command']}`", ""])
+
+
+def system_of(row: dict[str, Any]) -> str:
+    """The system, with its corpus and temperature where the benchmark has several."""
+    corpus = f"{row['corpus']}: " if "corpus" in row else ""
+    return f"{corpus}{row['system']}" + (f" at {row['temperature']:g}" if "temperature" in row else "")
 
 
 def cell(rows: Sequence[dict[str, Any]], column: str) -> str:

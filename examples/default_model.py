@@ -5,11 +5,12 @@
     emogen train-lm runs/replies.jsonl.gz --preset small --vocabulary 8000 --steps 200000 --minutes 46 --out runs/lm
     emogen train-gan runs/replies.jsonl.gz --preset small --steps 100000 --minutes 60 --init runs/lm --out runs/gan
     python examples/default_model.py ship --work runs --model runs/lm
+    python examples/default_model.py ship-judge --work runs
 
-`prepare` writes the generator's corpus and trains two classifiers on disjoint rows. The guide, trained on the generator's
-share of GoEmotions and DailyDialog, labels the listeners' replies of EmpatheticDialogues, whose own labels say what the
-*speaker* feels. The judge, trained on the replies that the generator's corpus does not hold, is for evaluation alone. `ship`
-stores a model in float16.
+`prepare` writes the generator's corpus and trains two classifiers of different architectures on disjoint rows. The guide,
+trained on the generator's share of GoEmotions and DailyDialog, labels the listeners' replies of EmpatheticDialogues, whose own
+labels say what the *speaker* feels. The judge, trained on the replies that the generator's corpus does not hold, is for
+evaluation alone. `ship` and `ship-judge` store a model in float16.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import hashlib
 import json
 import random
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,19 +28,23 @@ import click
 import torch
 
 from emogen.atomic import sha256, write_text
-from emogen.checkpoint import describe, load, save_model
-from emogen.data.batches import Limits
+from emogen.checkpoint import describe, load, load_classifier, save_classifier, save_model
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
+from emogen.data.fingerprints import ROWS_FILE
 from emogen.emotions import EKMAN, Emotion
-from emogen.models.classifier import Classifier, ClassifierConfig, emotion_probabilities
-from emogen.train.classifier import ClassifierTraining, train_classifier
+from emogen.judges.leak import refuse_leaks
+from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.train.config import ClassifierSettings
+from emogen.train.fit_classifier import fit_classifier
 
 JUDGE_SHARE = 0.3
 NEUTRAL_SHARE = 0.5
 LEAST_SHARE = 0.2
 KEPT_FACTS = ("emogen", "torch", "command", "settings", "sources", "rows", "left_out", "steps", "figures")
 NATIVE = Reading(labels=EKMAN)
+GUIDE = ClassifierSettings(backbone="ngrams", batch_size=64, multi_label="no", seed=2)
+JUDGE = ClassifierSettings(backbone="cnn", batch_size=64, buckets=1 << 14, width=64, balance=1.0, multi_label="no", seed=1)
 
 
 @click.group()
@@ -49,20 +55,19 @@ def recipe() -> None:
 @recipe.command()
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for what is made.")
 def prepare(work: Path) -> None:
-    """Write replies.jsonl.gz and judge.jsonl.gz, and train the judge and the guide."""
+    """Write replies.jsonl.gz, guide.jsonl.gz and judge.jsonl.gz, and train the guide and the judge."""
     labelled = [*cleaned("goemotions"), *thinned(cleaned("dailydialog"))]
     for_generator = [e for e in labelled if e.split != "train" or share_of(e.reply) >= JUDGE_SHARE]
-    guide = classifier_of([e for e in for_generator if e.split == "train"], ClassifierTraining(seed=2))
+    guide = trained(work / "guide", [e for e in for_generator if share_of(e.reply) >= JUDGE_SHARE], GUIDE)
     empathetic = list(relabelled(list(cleaned("empatheticdialogues")), guide))
     count = write_exchanges(work / "replies.jsonl.gz", shuffled([*for_generator, *empathetic]))
     taken = {e.reply.casefold() for e in (*for_generator, *empathetic)}
-    for_judge = [e for e in labelled if e.split == "train" and e.reply.casefold() not in taken]
-    write_exchanges(work / "judge.jsonl.gz", for_judge)
-    judge = classifier_of(for_judge, ClassifierTraining(epochs=4, balance=1.0, seed=1))
-    save_classifier(work / "judge", judge)
+    for_judge = [e for e in labelled if share_of(e.reply) < JUDGE_SHARE]
+    judge = trained(work / "judge", [e for e in for_judge if e.split != "train" or e.reply.casefold() not in taken], JUDGE)
+    refuse_leaks(judge.folder, [guide.folder])
     for name, model in (("judge", judge), ("guide", guide)):
         click.echo(json.dumps({name: report(model, [e for e in labelled if e.split == "test"])}))
-    click.echo(json.dumps({"replies": count, "judge_rows": len(for_judge)}))
+    click.echo(json.dumps({"replies": count}))
 
 
 @recipe.command()
@@ -71,15 +76,25 @@ def prepare(work: Path) -> None:
 @click.option("--to", "target", type=click.Path(path_type=Path), default=Path("checkpoints/default"), show_default=True)
 def ship(work: Path, model: Path, target: Path) -> None:
     """Store the model in float16, with the facts of its training, beside the judge."""
-    trained = load(model)
-    description = describe(trained.generator, trained.labels, trained.description.limits)
-    save_model(target, description, trained.generator, torch.float16)
-    trained.tokenizer.save(target / "tokenizer.model")
+    found = load(model)
+    save_model(target, describe(found.generator, found.labels, found.description.limits), found.generator, torch.float16)
+    found.tokenizer.save(target / "tokenizer.model")
+    shutil.copy(model / ROWS_FILE, target)
     facts = json.loads((model / "train.json").read_text(encoding="utf-8"))
     facts["settings"] = {name: value for name, value in facts["settings"].items() if name not in ("out", "init")}
     kept = {name: facts[name] for name in KEPT_FACTS if name in facts} | {"replies_sha256": sha256(work / "replies.jsonl.gz")}
     write_text(target / "train.json", json.dumps(kept, indent=1) + "\n")
     click.echo(f"{target}: {sum(path.stat().st_size for path in target.iterdir()) / 1e6:.1f} MB")
+
+
+@recipe.command()
+@click.option("--work", type=click.Path(path_type=Path), required=True)
+@click.option("--to", "target", type=click.Path(path_type=Path), default=Path("checkpoints/judge"), show_default=True)
+def ship_judge(work: Path, target: Path) -> None:
+    """Store the judge in float16."""
+    classifier, labels = load_classifier(work / "judge")
+    save_classifier(target, labels, classifier, torch.float16)
+    shutil.copy(work / "judge" / ROWS_FILE, target)
 
 
 def cleaned(corpus: str) -> Iterator[Exchange]:
@@ -114,32 +129,25 @@ def share_of(reply: str) -> float:
     return int.from_bytes(hashlib.sha256(reply.casefold().encode()).digest()[:8]) / 2**64
 
 
-def relabelled(exchanges: Sequence[Exchange], guide: Classifier) -> Iterator[Exchange]:
+def relabelled(exchanges: Sequence[Exchange], guide: Recognizer) -> Iterator[Exchange]:
     """The same replies with the emotions that the guide reads in them: shares under a fifth are dropped."""
     for at in range(0, len(exchanges), 1024):
         part = exchanges[at : at + 1024]
-        for exchange, shares in zip(part, emotion_probabilities(guide, [e.reply for e in part]), strict=True):
-            kept = torch.where(shares >= min(LEAST_SHARE, float(shares.max())), shares, 0.0).double()
+        for exchange, shares in zip(part, guide.probabilities([e.reply for e in part]), strict=True):
+            kept = shares * (shares >= min(LEAST_SHARE, shares.max()))
             yield replace(exchange, emotion=Emotion(EKMAN, tuple((kept / kept.sum()).tolist())))
 
 
-def classifier_of(exchanges: Sequence[Exchange], training: ClassifierTraining) -> Classifier:
-    """A classifier trained on the replies."""
-    torch.manual_seed(training.seed)
-    classifier = Classifier(ClassifierConfig(emotions=len(EKMAN)))
-    for _ in train_classifier(classifier, exchanges, training):
-        pass
-    return classifier
+def trained(folder: Path, exchanges: Sequence[Exchange], settings: ClassifierSettings) -> Recognizer:
+    """A classifier trained on the replies, which are written beside its folder."""
+    rows = folder.with_suffix(".jsonl.gz")
+    write_exchanges(rows, exchanges)
+    return load_recognizer(fit_classifier([str(rows)], NATIVE, replace(settings, out=str(folder))))
 
 
-def save_classifier(folder: Path, classifier: Classifier) -> None:
-    """Stores a classifier in float16."""
-    save_model(folder, describe(classifier, EKMAN, Limits()), classifier, torch.float16)
-
-
-def report(classifier: Classifier, exchanges: Sequence[Exchange]) -> dict[str, float]:
+def report(judge: Recognizer, exchanges: Sequence[Exchange]) -> dict[str, float]:
     """Accuracy over rows, and its mean over emotions."""
-    judged = [EKMAN.names[place] for place in emotion_probabilities(classifier, [e.reply for e in exchanges]).argmax(1)]
+    judged = [EKMAN.names[place] for place in judge.probabilities([e.reply for e in exchanges]).argmax(1)]
     hits = [(e.emotion.name, e.emotion.weights[EKMAN.position(name)] > 0) for e, name in zip(exchanges, judged, strict=True)]
     recalls = [[hit for asked, hit in hits if asked == name] for name in EKMAN.names]
     return {

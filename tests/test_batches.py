@@ -178,7 +178,7 @@ def test_an_interrupted_build_closes_its_files(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", lambda path, *mode, **options: opened.append(plain(path, *mode, **options)) or opened[-1])
     with pytest.raises(RuntimeError):
         arrays_of(tmp_path, interrupted(RuntimeError("x")))
-    assert len(opened) == 3
+    assert len(opened) == 4
     assert all(handle.closed for handle in opened)
 
 

@@ -35,36 +35,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def emogen(capsys):
-    """Runs the command line in this process; gives exit status, standard output and standard error."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return call
-
-
-@pytest.fixture
-def refusal(emogen):
-    """Runs a command that must fail with one line on standard error; gives exit status and that line."""
-
-    def call(*arguments):
-        status, out, err = emogen(*arguments)
-        # A progress bar may stand before it.
-        *_, line = err.replace("\r", "\n").splitlines()
-        assert out == ""
-        assert line.startswith("emogen: ")
-        assert "Traceback" not in err
-        assert err.count("emogen: ") == 1
-        return status, line.removeprefix("emogen: ")
-
-    return call
-
-
 def rows(count=40, **changes):
     """JSON lines like those of `rows_file`, with other fields where asked for."""
     fields = (
@@ -154,7 +124,8 @@ def test_training_prints_the_folder_alone(emogen, rows_file, folder):
     status, out, err = emogen("train-lm", rows_file, *SMALL, "--out", "mine")
     assert (status, out) == (0, "mine\n")
     assert "Traceback" not in err
-    names = {"README.md", "config.json", "log.jsonl", "model.safetensors", "tokenizer.model", "train.json", "train_state.pt"}
+    names = {"README.md", "config.json", "log.jsonl", "model.safetensors", "rows.npy", "tokenizer.model"}
+    names |= {"train.json", "train_state.pt"}
     assert {path.name for path in (folder / "mine").iterdir()} == names
     facts = json.loads((folder / "mine" / "train.json").read_text())
     assert facts["finished"] is True

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from emogen.checkpoint import load, load_classifier
 from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
 from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, blend
+from emogen.judges.leak import refuse_leaks
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -46,7 +47,7 @@ def corpus(labels, names, context):
         Exchange(context, f"{name} word{number} {split} and more of it , isn ' t it", blend([name], labels), split)
         for number in range(12)
         for name in names
-        for split in ("train", "test")
+        for split in ("train", "valid", "test")
     ]
 
 
@@ -63,5 +64,11 @@ def test_the_recipe_prepares_disjoint_corpora(workplace):
     assert judged
     assert not judged & {row.reply for row in replies if row.split == "train"}
     assert all("isn't it" in row.reply for row in replies)
-    _, labels = load_classifier(workplace / "judge")
+    assert refuse_leaks(workplace / "judge", [workplace / "guide"]) == "none"
+    shipping = ["ship-judge", "--work", str(workplace), "--to", str(workplace / "shipped")]
+    assert CliRunner().invoke(recipe.recipe, shipping, catch_exceptions=False).exit_code == 0
+    _, labels = load_classifier(workplace / "shipped")
     assert labels == EKMAN
+    assert refuse_leaks(workplace / "shipped", [workplace / "guide"]) == "none"
+    kept, whole = ((workplace / name / "model.safetensors").stat().st_size for name in ("shipped", "judge"))
+    assert kept < 0.6 * whole

@@ -13,12 +13,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emogen.cli.training import PRESETS, train_gan, train_lm, train_vae
+from emogen.cli.training import PRESETS, train_classifier, train_gan, train_lm, train_vae
 from emogen.errors import SettingsError
 from emogen.options import as_toml, checked, options_of, read_settings, resolve, setting
-from emogen.train.config import GanSettings, LmSettings, VaeSettings
+from emogen.train.config import ClassifierSettings, GanSettings, LmSettings, VaeSettings
 
-COMMANDS = {"train-lm": (train_lm, LmSettings), "train-vae": (train_vae, VaeSettings), "train-gan": (train_gan, GanSettings)}
+COMMANDS = {
+    "train-lm": (train_lm, LmSettings),
+    "train-vae": (train_vae, VaeSettings),
+    "train-gan": (train_gan, GanSettings),
+    "train-classifier": (train_classifier, ClassifierSettings),
+}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ RUN = ["--batch-size", "8", "--validate-every", "3", "--save-every", "2", "--dev
 SIZES = ["--width", "16", "--layers", "1", "--steps", "6"]
 VAE = ["train-vae", *RUN, *SIZES, "--latent", "4", "--encoder-layers", "1"]
 LM = ["train-lm", *RUN, *SIZES, "--dropout", "0.3"]
+CLASSIFIER = ["train-classifier", *RUN, "--steps", "6", "--width", "16", "--buckets", "256", "--filters", "8", "--layers", "1"]
 GAN = ["train-gan", *RUN, "--steps", "6", "--warmup-steps", "2", "--samples", "2", "--rollouts", "2", "--max-tokens", "6"]
 GAN += ["--discriminator-width", "16", "--discriminator-layers", "1"]
 OPTIMIZER = "optimizer"
@@ -29,7 +30,7 @@ OPTIMIZER = "optimizer"
 def started():
     """Starts processes that have PyTorch already: a server imports it once and forks them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["emogen.train.fit", "emogen.cli.training", "torch._dynamo"])
+    context.set_forkserver_preload(["emogen.train.fit", "emogen.train.fit_classifier", "emogen.cli.training", "torch._dynamo"])
     return context
 
 
@@ -148,6 +149,41 @@ def test_a_language_model_that_is_killed_again_and_again(started, tmp_path, rows
     survive(started, tmp_path, [*LM, rows_file, "--out", "run"], STRIKES)
     assert_equal(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
     assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_classifier_that_is_killed_again_and_again(started, tmp_path, rows_file):
+    """Temperature, confusion and noted rows are the same too."""
+    succeed(started, tmp_path, [*CLASSIFIER, rows_file, "--out", "whole"])
+    strikes = [
+        ("before", "rows.npy", 1),
+        ("before", "train.json", 1),
+        ("before", "train_state.pt", 1),
+        ("after", OPTIMIZER, 3),
+        ("before", "model.safetensors", 1),
+        ("before", "config.json", 1),
+        ("after", OPTIMIZER, 2),
+        ("after", "train_state.pt", 1),
+        ("after", OPTIMIZER, 1),
+        ("after", "train_state.pt", 1),
+        ("before", "model.safetensors", 1),
+        ("before", "confusion.json", 1),
+        ("before", "train.json", 2),
+    ]
+    survive(started, tmp_path, [*CLASSIFIER, rows_file, "--out", "run"], strikes)
+    assert_equal(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
+    for name in ("config.json", "confusion.json", "rows.npy"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_classifier_that_is_asked_to_stop_says_how_to_go_on(started, tmp_path, rows_file):
+    command = [*CLASSIFIER, "--backbone", "transformer", rows_file, "--out"]
+    succeed(started, tmp_path, [*command, "whole"])
+    found, stderr = emogen(started, tmp_path, [*command, "run"], ("after", OPTIMIZER, 4, signal.SIGINT))
+    assert found == 130
+    assert stderr.splitlines()[-1] == "emogen: stopped at step 4, state saved; go on with --resume --out run"
+    succeed(started, tmp_path, ["train-classifier", "--resume", "--out", "run"])
+    assert_equal(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("estimator", ["rollout", "dense"])

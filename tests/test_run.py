@@ -13,7 +13,7 @@ from torch import nn
 
 from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingError
 from emogen.train import run as run_module
-from emogen.train.config import GanSettings, RunConfig
+from emogen.train.config import GanSettings, GeneratorRun
 from emogen.train.folder import held
 from emogen.train.run import Watch, explaining, refuse_overwriting, resume, run
 from emogen.train.state import Step, TrainState, adamw
@@ -22,7 +22,7 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and messages
 
 
 @dataclass(frozen=True)
-class Plan(RunConfig):
+class Plan(GeneratorRun):
     steps: int = 25
     validate_every: int = 10
     save_every: int = 10

@@ -23,6 +23,7 @@ _COMMANDS = {
     ),
     "recognize": ("emogen.cli.recognition", "recognize", "Say which emotion a text expresses, and by which words."),
     "sample": ("emogen.cli.sampling", "sample", "Write texts with an emotion."),
+    "evaluate": ("emogen.cli.evaluating", "evaluate_command", "Score texts: overlap, diversity, fluency, judged emotion."),
 }
 
 

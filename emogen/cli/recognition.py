@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -47,7 +48,7 @@ def recognize(
     from emogen.judges.recognizer import load_recognizer
 
     named = checkpoint or os.environ.get("EMOGEN_CLASSIFIER")
-    recognizer = load_recognizer(named or shipped("judge"), device)
+    recognizer = load_recognizer(named or shipped("recognizer"), device)
     texts = iter(tqdm(_texts(source, text_column), unit="text", delay=2, disable=None))
     while batch := list(islice(texts, 1 if explain else _AT_ONCE)):
         for text, found in zip(batch, recognizer.recognize(batch), strict=True):
@@ -59,7 +60,7 @@ def _texts(source: str, column: str) -> Iterator[str]:
     """The text itself; or the lines of a file or of standard input, blank ones too, so that output lines stay beside them."""
     path = Path(source)
     if source == "-":
-        yield from (line.decode("utf-8", "replace").rstrip("\r\n") for line in click.get_binary_stream("stdin"))
+        yield from (line.decode("utf-8", "replace").rstrip("\r\n") for line in sys.stdin.buffer)
     elif not _is_file(path):
         if not source.strip().count(" ") and path.suffix in _FILE_ENDINGS:
             raise DataError(f"{source}: no such file; a text would have blanks in it")

@@ -30,6 +30,7 @@ _FIXED = (
     "multi_label",
     "buckets",
     "filters",
+    "order",
     *_MODEL,
     *(f"discriminator_{name}" for name in ("width", "layers", "heads")),
 )

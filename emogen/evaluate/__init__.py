@@ -1,21 +1,128 @@
 """Scores of generated text, each with its interval and its signature. Needs neither torch nor transformers."""
 
-from emogen.evaluate.diversity import commonest, distinct, self_bleu, unique
-from emogen.evaluate.emotion import emotion_accuracy, emotion_f1
-from emogen.evaluate.overlap import bleu
-from emogen.evaluate.resampling import bootstrap_interval
+from emogen.evaluate.attribution import Attribution, Word, log_odds, shapley_words
+from emogen.evaluate.distribution import frechet, mauve
+from emogen.evaluate.diversity import (
+    Lengths,
+    Seen,
+    backward_bleu,
+    commonest,
+    copied,
+    distinct,
+    distinct_corrected,
+    forward_bleu,
+    length_distribution,
+    mean_length,
+    ngram_entropy,
+    novelty,
+    seen_in_training,
+    self_bleu,
+    unique,
+)
+from emogen.evaluate.emotion import (
+    Agreement,
+    Confusion,
+    Judge,
+    agreement,
+    calibration_error,
+    confusion,
+    corrected_accuracy,
+    corrected_shares,
+    emotion_accuracy,
+    emotion_f1,
+    judged_labels,
+    multilabel_f1,
+)
+from emogen.evaluate.fluency import nats_per_character, nats_per_sentence, perplexity, reverse_perplexity
+from emogen.evaluate.frontier import Axis, Point, axis, draw, hypervolume, pareto
+from emogen.evaluate.lexicon import polarity_agreement, vader
+from emogen.evaluate.overlap import bleu, chrf, rouge, sentence_bleu, sentence_chrf, sentence_rouge, sentence_ter, ter
+from emogen.evaluate.report import Report, as_json, as_markdown, as_table
+from emogen.evaluate.resampling import Pool, Tally, bootstrap_interval, reservoir
 from emogen.evaluate.score import Score
+from emogen.evaluate.significance import (
+    Comparison,
+    SeedSpread,
+    approximate_randomisation,
+    compare_seeds,
+    holm,
+    over_seeds,
+    paired_bootstrap,
+)
+from emogen.evaluate.similarity import bertscore, sentence_similarity
 from emogen.words import words
 
 __all__ = [
+    "Agreement",
+    "Attribution",
+    "Axis",
+    "Comparison",
+    "Confusion",
+    "Judge",
+    "Lengths",
+    "Point",
+    "Pool",
+    "Report",
     "Score",
+    "SeedSpread",
+    "Seen",
+    "Tally",
+    "Word",
+    "agreement",
+    "approximate_randomisation",
+    "as_json",
+    "as_markdown",
+    "as_table",
+    "axis",
+    "backward_bleu",
+    "bertscore",
     "bleu",
     "bootstrap_interval",
+    "calibration_error",
+    "chrf",
     "commonest",
+    "compare_seeds",
+    "confusion",
+    "copied",
+    "corrected_accuracy",
+    "corrected_shares",
     "distinct",
+    "distinct_corrected",
+    "draw",
     "emotion_accuracy",
     "emotion_f1",
+    "forward_bleu",
+    "frechet",
+    "holm",
+    "hypervolume",
+    "judged_labels",
+    "length_distribution",
+    "log_odds",
+    "mauve",
+    "mean_length",
+    "multilabel_f1",
+    "nats_per_character",
+    "nats_per_sentence",
+    "ngram_entropy",
+    "novelty",
+    "over_seeds",
+    "paired_bootstrap",
+    "pareto",
+    "perplexity",
+    "polarity_agreement",
+    "reservoir",
+    "reverse_perplexity",
+    "rouge",
+    "seen_in_training",
     "self_bleu",
+    "sentence_bleu",
+    "sentence_chrf",
+    "sentence_rouge",
+    "sentence_similarity",
+    "sentence_ter",
+    "shapley_words",
+    "ter",
     "unique",
+    "vader",
     "words",
 ]

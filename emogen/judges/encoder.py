@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from emogen.models.device import choose_device
-from emogen.models.pretrained import Pretrained, load_encoder
+from emogen.models.pretrained import PREFIX, Pretrained, load_encoder
 
 Vectors = NDArray[np.float64]
 
@@ -32,6 +33,8 @@ class TextEncoder:
 
     def sentences(self, texts: Sequence[str]) -> Vectors:
         """The mean of each text's token vectors, of length 1, [texts, width]."""
+        if not texts:
+            return np.zeros((0, int(self.pretrained.model.config.hidden_size)))  # type: ignore[union-attr, arg-type]
         means = np.stack([states.mean(0) for states in self._states(texts, special=True)])
         vectors: Vectors = means / np.linalg.norm(means, axis=1, keepdims=True)
         return vectors
@@ -56,7 +59,7 @@ class TextEncoder:
             list(texts),
             padding=True,
             truncation=True,
-            max_length=_MAX_TOKENS,
+            max_length=min(_MAX_TOKENS, self.pretrained.longest),
             return_tensors="pt",
             return_special_tokens_mask=True,
         )
@@ -71,4 +74,4 @@ def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
     """An encoder by `hf:NAME-OR-FOLDER`; raises CheckpointError where there is none of that name."""
     pretrained = load_encoder(name)
     pretrained.model.to(choose_device(device)).eval()
-    return TextEncoder(pretrained, name.rpartition("/")[2].removeprefix("hf:"))
+    return TextEncoder(pretrained, Path(name.removeprefix(PREFIX)).name)

@@ -19,11 +19,11 @@ from torch.nn import functional
 from emogen.checkpoint import Checkpoint, load
 from emogen.data.batches import Limits, TokenArrays, batches, token_arrays
 from emogen.data.exchange import Exchange
-from emogen.emotions import LabelSet, mixture, no_emotion
+from emogen.emotions import LabelSet, no_emotion
 from emogen.errors import DataError
 from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
-from emogen.models.pretrained import PREFIX, load_causal_model
+from emogen.models.pretrained import PREFIX, Pretrained, load_causal_model
 from emogen.text import BOS, EOS, PAD, SentencePieceTokenizer, Tokenizer, train_tokenizer
 from emogen.train.config import LmSettings
 from emogen.train.mle import reply_nll, train_mle, with_no_latent
@@ -55,13 +55,15 @@ class CausalModel:
     def nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Negative log-likelihood of each text and its end token, [texts], in nats; a text's first token follows a begin token.
 
-        A text of more than 512 tokens is cut.
+        A text of more than 512 tokens, or of more than the model can read, is cut.
         """
         return _in_batches(texts, self._nll)
 
     def _nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
         begin, end = self._marks()
-        rows = [[begin, *ids[:_MAX_TOKENS], end] for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        longest = min(_MAX_TOKENS, Pretrained(self.name, self.model, self.tokenizer).longest - 2)
+        read = self.tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=longest)["input_ids"]
+        rows = [[begin, *ids, end] for ids in read]
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=end)
         present = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
         device = next(self.model.parameters()).device
@@ -134,7 +136,6 @@ class ReverseTraining:
 
     Attributes:
         width: of embeddings and states.
-        vocabulary: token ids; fewer where the texts hold fewer words.
         epochs: passes over the texts.
         batch_size: texts an update.
         learning_rate: at its peak.
@@ -142,7 +143,6 @@ class ReverseTraining:
     """
 
     width: int = 256
-    vocabulary: int = 4000
     epochs: int = 10
     batch_size: int = 32
     learning_rate: float = 2e-3
@@ -162,7 +162,8 @@ def train_reverse(texts: Sequence[str], training: ReverseTraining | None = None)
     if not kept:
         raise DataError("no text to train the model of reverse perplexity on")
     torch.manual_seed(training.seed)
-    tokenizer = train_tokenizer(kept, training.vocabulary, training.seed)
+    # No size of its own: a size that is asked for is exact, and more than few or repetitive texts can give.
+    tokenizer = train_tokenizer(kept, seed=training.seed)
     with tempfile.TemporaryDirectory(prefix="emogen-") as cache:
         arrays = _arrays(kept, tokenizer, Path(cache))
         return _trained(arrays, tokenizer, training)
@@ -171,7 +172,7 @@ def train_reverse(texts: Sequence[str], training: ReverseTraining | None = None)
 def _trained(arrays: TokenArrays, tokenizer: SentencePieceTokenizer, training: ReverseTraining) -> OwnModel:
     generator = Generator(GeneratorConfig(tokenizer.vocabulary, 1, "lstm", training.width, dropout=0.3))
     state = TrainState({"generator": generator}, {"generator": adamw(generator, 0.01)}, torch.Generator())
-    settings = LmSettings(learning_rate=training.learning_rate, emotion_dropout=0.99, seed=training.seed)
+    settings = LmSettings(learning_rate=training.learning_rate, emotion_dropout=0.0, seed=training.seed)
     steps = training.epochs * math.ceil(len(arrays) / training.batch_size)
     for step in islice(train_mle(generator, batches(arrays, training.batch_size, training.seed), settings, state), steps):
         state.progress = step.number / steps
@@ -179,7 +180,7 @@ def _trained(arrays: TokenArrays, tokenizer: SentencePieceTokenizer, training: R
 
 
 def _arrays(texts: Iterable[str], tokenizer: Tokenizer, cache: Path) -> TokenArrays:
-    emotion = mixture({"any": 1.0}, _ONE_LABEL)
+    emotion = no_emotion(_ONE_LABEL)
     limits = Limits(0, _MAX_TOKENS)
     return token_arrays(
         "generated", lambda: (Exchange((), text, emotion, "train") for text in texts), tokenizer, _ONE_LABEL, limits, cache

@@ -35,7 +35,7 @@ class ClassifierConfig:
         backbone: ngrams, cnn and transformer are trained from scratch; pretrained begins with an encoder of Hugging Face.
         buckets: n-grams and pieces of words are hashed to so many ids.
         width: of an embedding.
-        order: longest word n-gram (ngrams).
+        order: longest word n-gram (all but pretrained).
         filters: of each of the kernel sizes 1 to 4 (cnn).
         layers: Transformer blocks (transformer).
         heads: of attention (transformer).
@@ -65,6 +65,10 @@ class ClassifierConfig:
     def __post_init__(self) -> None:
         if self.backbone == "transformer" and (self.width % self.heads or self.width // self.heads % 2):
             raise SettingsError(f"classifier width {self.width} does not split into {self.heads} heads of an even width")
+        if len(self.thresholds) not in (0, self.emotions):
+            raise SettingsError(f"{len(self.thresholds)} thresholds for {self.emotions} emotions; give one for each, or none")
+        if not self.temperature > 0:
+            raise SettingsError(f"temperature {self.temperature:g} is not above 0")
 
     @property
     def architecture(self) -> str:
@@ -177,8 +181,8 @@ class _Convolutions(nn.Module):
     def forward(self, texts: Sequence[Pieces]) -> Tensor:
         stream, present = _padded(self.vectors(texts), texts)
         stream = functional.dropout(stream, self.config.dropout, self.training)
-        # Zeros on both sides, so that a text shorter than the longest kernel has an answer too.
-        stream = functional.pad((stream * present[..., None]).transpose(1, 2), (max(_KERNELS) - 1, max(_KERNELS) - 1))
+        # Zeros on both sides: a short text has an answer too, and all texts have one to zeros alone, whatever pads them.
+        stream = functional.pad((stream * present[..., None]).transpose(1, 2), (max(_KERNELS), max(_KERNELS)))
         answers = [functional.relu(kernel(stream)).amax(2) for kernel in self.kernels]
         return torch.cat(answers, 1)
 
@@ -209,10 +213,12 @@ class _PretrainedFeatures(nn.Module):
         self.config = config
         self.tokenizer = pretrained.tokenizer
         self.encoder = pretrained.model
-        self.size = int(config.encoder["hidden_size"])
+        self.size = int(pretrained.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        self.longest = min(config.max_tokens, pretrained.longest)
 
     def read(self, text: str) -> Pieces:
-        ids = self.tokenizer(text, truncation=True, max_length=self.config.max_tokens)["input_ids"]
+        # A tokenizer without special tokens finds nothing in a blank text.
+        ids = self.tokenizer(text, truncation=True, max_length=self.longest)["input_ids"] or [self.tokenizer.pad_token_id or 0]
         return Pieces(list(ids), [1] * len(ids))
 
     def forward(self, texts: Sequence[Pieces]) -> Tensor:
@@ -252,8 +258,15 @@ def _word_ngrams(tokens: Sequence[str], order: int) -> list[str]:
 
 
 def _word_pieces(text: str, config: ClassifierConfig) -> Pieces:
-    """Each word as itself and its runs of 3 to 5 characters, begin and end marked (Bojanowski et al. 2017)."""
-    groups = [_pieces_of(word, config.buckets) for word in words(text)[: config.max_tokens] or [""]]
+    """Each word as itself, its runs of 3 to 5 characters (Bojanowski et al. 2017), and the n-grams that begin with it.
+
+    Where words are single characters, as in Chinese, these n-grams are the words.
+    """
+    tokens = words(text)[: config.max_tokens] or [""]
+    groups = [_pieces_of(word, config.buckets) for word in tokens]
+    for at, group in enumerate(groups):
+        longest = min(config.order, len(tokens) - at)
+        group += [hashed(" ".join(tokens[at : at + n]), config.buckets) for n in range(2, longest + 1)]
     return Pieces([number for group in groups for number in group], [len(group) for group in groups])
 
 

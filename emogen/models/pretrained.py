@@ -35,6 +35,12 @@ class Pretrained:
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that the model reads, special ones included."""
+        places = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        return int(min(places, self.tokenizer.model_max_length))
+
 
 def load_encoder(name: str) -> Pretrained:
     """An encoder by `hf:NAME-OR-FOLDER`: a folder, a model that an installed package carries, or one of the hub.
@@ -48,7 +54,8 @@ def load_encoder(name: str) -> Pretrained:
     where = place if Path(place).is_dir() else _packaged(place) or place
     with _quietly(name):
         model = AutoModel.from_pretrained(where, attn_implementation="sdpa", dtype="float32")
-        return Pretrained(name, model, AutoTokenizer.from_pretrained(where))
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    return Pretrained(name, model, _with_words(tokenizer, name))
 
 
 def load_causal_model(name: str) -> Pretrained:
@@ -58,8 +65,14 @@ def load_causal_model(name: str) -> Pretrained:
     place, _, file = name.removeprefix(PREFIX).partition(":")
     where = place if Path(place).is_dir() else _packaged(place) or place
     with _quietly(name):
-        model = AutoModelForCausalLM.from_pretrained(where, gguf_file=file or None, dtype="float32")
-        return Pretrained(name, model, AutoTokenizer.from_pretrained(where, gguf_file=file or None))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            where, gguf_file=file or None, dtype="float32", output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file or None)
+    model, report = loaded
+    if report["missing_keys"]:
+        raise CheckpointError(f"{name}: is no causal language model (no {min(report['missing_keys'])}); name one that is")
+    return Pretrained(name, model, _with_words(tokenizer, name))
 
 
 def build_encoder(config: Mapping[str, Any]) -> nn.Module:
@@ -82,6 +95,13 @@ def load_tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder)
 
 
+def _with_words(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer; Transformers makes one that knows special tokens alone where its files are missing."""
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise CheckpointError(f"{name}: its tokenizer knows no words; put the tokenizer's files beside the model")
+    return tokenizer
+
+
 def _packaged(name: str) -> str | None:
     """The folder of a model that an installed package carries."""
     package, inside = _IN_PACKAGES.get(name, (name, "model"))
@@ -99,7 +119,7 @@ def _quietly(name: str) -> Iterator[None]:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         known = ", ".join(_IN_PACKAGES)
         raise CheckpointError(f"{name}: cannot be loaded ({reason}); give a folder, or {known} from its package") from None

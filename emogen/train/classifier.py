@@ -39,7 +39,13 @@ class Labelled:
 
 
 def labelled_batches(data: Labelled, size: int, seed: int, start: int = 0) -> Iterator[Labelled]:
-    """Batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly."""
+    """Batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly.
+
+    Raises:
+        DataError: there is no row.
+    """
+    if not len(data):
+        raise DataError("no row to train a classifier on")
     lengths = np.array([len(text.sizes) for text in data.texts])
     epoch, first = divmod(start, -(-len(data) // size))
     while True:
@@ -140,4 +146,4 @@ def calibration(classifier: Classifier, data: Labelled) -> tuple[float, tuple[fl
     if not multi_label:
         return temperature, ()
     thresholds = best_thresholds((scores / temperature).sigmoid(), data.targets > 0)
-    return temperature, tuple(round(float(threshold), 6) for threshold in thresholds)
+    return temperature, tuple(thresholds.tolist())

@@ -221,6 +221,7 @@ class ClassifierSettings(ClassifierTraining, RunConfig):
     multi_label: Literal["auto", "yes", "no"] = setting("auto", "Several labels a text; auto goes by the training rows.")
     buckets: int = setting(0, "N-grams and pieces of words are hashed to so many ids (not hf).")
     width: int = setting(0, "Of embeddings and states (not hf).")
+    order: int = setting(2, "Longest n-gram of words (Chinese: of characters) that has a vector of its own (not hf).")
     layers: int = setting(2, "Of the transformer.")
     heads: int = setting(4, "Of the transformer's attention.")
     filters: int = setting(128, "Of each of the cnn's kernel sizes 1 to 4.")
@@ -234,7 +235,7 @@ class ClassifierSettings(ClassifierTraining, RunConfig):
         require(known, "backbone", self.backbone, f"{', '.join(_OWN_BACKBONES)} or hf:NAME-OR-FOLDER")
         for name in ("epochs", "buckets", "width"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("layers", "heads", "filters", "max_tokens"):
+        for name in ("order", "layers", "heads", "filters", "max_tokens"):
             require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
         require(self.dropout == -1 or 0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1, or -1")
 

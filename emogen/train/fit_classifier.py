@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emogen.checkpoint import load_classifier, read_weights, save_classifier
+from emogen.atomic import write_text
+from emogen.checkpoint import CONFUSION_FILE, load_classifier, read_weights, save_classifier
 from emogen.data.exchange import Exchange, Reading
 from emogen.data.fingerprints import Fingerprints, fingerprints, read_fingerprints
 from emogen.emotions import LabelSet
 from emogen.errors import DataError
-from emogen.models.classifier import Backbone, Classifier, ClassifierConfig
+from emogen.models.classifier import Backbone, Classifier, ClassifierConfig, emotion_probabilities
 from emogen.models.pretrained import load_encoder
 from emogen.train.classifier import (
     Labelled,
@@ -82,6 +84,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
             temperature, thresholds = calibration(classifier, valid)
             classifier.config = replace(classifier.config, temperature=temperature, thresholds=thresholds)
             save_classifier(folder, corpus.labels, classifier)
+            _write_confusion(folder, classifier, corpus.labels, rows["test"] or rows["valid"])
             return corpus.labels
 
         return drive(
@@ -139,6 +142,7 @@ def _classifier(settings: ClassifierSettings, labels: LabelSet, multi_label: boo
         backbone,
         buckets=settings.buckets or own.buckets,
         width=settings.width or own.width,
+        order=settings.order,
         filters=settings.filters,
         layers=settings.layers,
         heads=settings.heads,
@@ -177,6 +181,17 @@ def _labelled(rows: Sequence[Exchange], classifier: Classifier) -> Labelled:
     if classifier.config.multi_label:
         targets = (targets > 0).float()
     return Labelled([classifier.read(exchange.reply) for exchange in rows], targets)
+
+
+def _write_confusion(folder: Path, classifier: Classifier, labels: LabelSet, rows: Sequence[Exchange]) -> None:
+    """How often each label (row) is judged to be each (column), on held-out rows with one label: what corrects its verdicts."""
+    single = [exchange for exchange in rows if max(exchange.emotion.weights) == 1]
+    judged = emotion_probabilities(classifier, [exchange.reply for exchange in single]).argmax(1).tolist() if single else []
+    counts = [[0] * len(labels) for _ in labels.names]
+    for exchange, found in zip(single, judged, strict=True):
+        counts[labels.position(exchange.emotion.name)][found] += 1
+    content = {"split": single[0].split if single else "", "labels": list(labels.names), "counts": counts}
+    write_text(folder / CONFUSION_FILE, json.dumps(content) + "\n")
 
 
 def _seen(rows: Sequence[Exchange], settings: ClassifierSettings) -> Fingerprints:

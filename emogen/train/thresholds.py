@@ -41,9 +41,11 @@ def _best_threshold(probabilities: Tensor, gold: Tensor) -> Tensor:
     measure = 2 * gold[places].cumsum(0) / (taken + gold.sum())
     following = torch.cat([ordered[1:], torch.zeros(1)])
     # A threshold cannot part equal probabilities.
-    measure[ordered == following] = -1.0
+    measure[:-1][ordered[:-1] == following[:-1]] = -1.0
     best = int(measure.argmax())
-    return ((ordered[best] + following[best]) / 2).float()
+    between = ((ordered[best] + following[best]) / 2).float()
+    # Between two neighbouring floats there is none.
+    return between if between > following[best] else ordered[best].float()
 
 
 def best_temperature(scores: Tensor, targets: Tensor, multi_label: bool) -> float:

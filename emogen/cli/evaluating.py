@@ -1,0 +1,433 @@
+"""`emogen evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+import click
+from tqdm import tqdm
+
+from emogen.atomic import sha256
+from emogen.data.outputs import (
+    EMOTION_COLUMN,
+    FORMATS,
+    REFERENCE_COLUMN,
+    TEXT_COLUMN,
+    Group,
+    OutputColumns,
+    Texts,
+    open_source,
+    read_outputs,
+    store,
+)
+from emogen.errors import DataError, SettingsError
+from emogen.evaluate.emotion import Confusion
+from emogen.evaluate.frontier import Point, axis, draw
+from emogen.evaluate.overlap import Language
+from emogen.evaluate.report import Report, as_json, as_markdown, as_table
+from emogen.evaluate.significance import Comparison
+from emogen.evaluate.suite import Encoding, Evaluation, Fluency, Judging, Means, Options, System, compare, evaluate, planned
+
+if TYPE_CHECKING:
+    from emogen.judges.recognizer import Recognizer
+
+Item = TypeVar("Item")
+
+_WEIGHTS = "model.safetensors"
+_HASH = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command's arguments and options, by their names."""
+
+    hyps: tuple[str, ...]
+    references: tuple[str, ...]
+    real: tuple[str, ...]
+    train: tuple[str, ...]
+    judge: tuple[str, ...]
+    guide: tuple[str, ...]
+    allow_leak: bool
+    text_column: str
+    emotion_column: str | None
+    reference_column: str
+    format: str | None
+    language: Language
+    lowercase: bool
+    encoder: str | None
+    mauve: bool
+    language_model: str | None
+    reverse: bool
+    lexicon: bool
+    compare: tuple[tuple[str, str], ...]
+    frontier: str | None
+    quality: str | None
+    diversity: str
+    sample: int
+    seed: int
+    device: str
+    as_object: bool
+    as_page: bool
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of texts to score, each once."""
+        return tuple(dict.fromkeys([*self.hyps, *(file for pair in self.compare for file in pair)]))
+
+    @property
+    def options(self) -> Options:
+        """How scores are computed."""
+        return Options(self.language, self.lowercase, self.sample, self.seed, self.mauve, self.lexicon)
+
+    @property
+    def columns(self) -> OutputColumns:
+        """The emotion is read where somebody asks for it."""
+        wanted = EMOTION_COLUMN if self.judge or self.lexicon else ""
+        return OutputColumns(self.text_column, self.emotion_column or wanted, self.reference_column)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A group with the name of its column in the report."""
+
+    name: str
+    group: Group
+    system: System
+
+
+@click.command("evaluate")
+@click.argument("hyps", nargs=-1)
+@click.option("--references", multiple=True, metavar="FILE", help="Row i belongs to text i; several files: several each.")
+@click.option("--real", multiple=True, metavar="FILE", help="Real texts that belong to no text in particular.")
+@click.option("--train", multiple=True, metavar="FILE", help="What the systems were trained on.")
+@click.option("--judge", multiple=True, metavar="DIR", help="Checkpoint of a classifier that judges the emotion.")
+@click.option("--guide", multiple=True, metavar="DIR", help="Checkpoint that wrote or steered the texts: checked for leaks.")
+@click.option("--allow-leak", is_flag=True, help="Judge in spite of a leak; the signature says so.")
+@click.option("--text-column", metavar="NAME", default=TEXT_COLUMN, show_default=True, help="a|b takes the first there is.")
+@click.option("--emotion-column", metavar="NAME", help=f"Emotion asked for.  [default, with --judge: {EMOTION_COLUMN}]")
+@click.option("--reference-column", metavar="NAME", default=REFERENCE_COLUMN, show_default=True, help="A text, or a list.")
+@click.option("--format", type=click.Choice(FORMATS), help="Where the name does not say.  [default for -: txt]")
+@click.option("--language", type=click.Choice(get_args(Language)), default="auto", show_default=True, help="auto: by script.")
+@click.option("--lowercase", is_flag=True, help="BLEU and chrF without regard to case.")
+@click.option("--encoder", metavar="hf:NAME", help="Name or folder: frechet, similarity, bertscore.")
+@click.option("--mauve", is_flag=True, help="With --encoder and real texts; takes minutes.")
+@click.option("--language-model", metavar="NAME", help="hf:NAME-OR-FOLDER, or a checkpoint's folder: perplexity.")
+@click.option("--reverse", is_flag=True, help="Train a small model on the texts, test it on real ones; takes minutes.")
+@click.option("--lexicon", is_flag=True, help="Compare the polarity asked for with VADER's.")
+@click.option("--compare", nargs=2, multiple=True, metavar="A B", help="Test two files on the same items.")
+@click.option("--frontier", metavar="OUT", help="Draw quality against diversity into OUT.png and OUT.svg.")
+@click.option("--quality", metavar="METRIC", help="Of the frontier.  [default: emotion_accuracy, else bleu]")
+@click.option("--diversity", metavar="METRIC", default="distinct2_corrected", show_default=True, help="Of the frontier.")
+@click.option("--sample", type=click.IntRange(min=1), default=100_000, show_default=True, help="Most texts held in memory.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of samples, intervals and tests.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
+@click.option("--json", "as_object", is_flag=True, help="One JSON object.")
+@click.option("--markdown", "as_page", is_flag=True, help="A page with tables, and how each score was computed.")
+def evaluate_command(**given: Any) -> None:
+    """Score the texts in HYPS, each with a 95% interval.
+
+    HYPS are files of lines (.txt), JSON lines, CSV or TSV, each may be gzipped; "-" is standard input. Rows with a column
+    `system` or `temperature` are scored by system and temperature, others by file. Without further options: diversity and
+    length.
+    """
+    request = Request(**given)
+    _refuse_impossible(request)
+    with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
+        _run(request, Path(folder))
+
+
+def _refuse_impossible(request: Request) -> None:
+    """Raises SettingsError where options do not go together, before anything is read."""
+    real = bool(request.references or request.real)
+    needs = {
+        "name a file of texts to score, or - for standard input": bool(request.files),
+        "only one of the files can be standard input": _all_files(request).count("-") <= 1,
+        "--json and --markdown: take one of them": not (request.as_object and request.as_page),
+        "--mauve needs --encoder, and --references or --real": not request.mauve or bool(request.encoder and real),
+        "--reverse needs --references or --real": not request.reverse or real,
+        "--guide needs a --judge to check": not request.guide or bool(request.judge),
+        "--quality needs --frontier": request.quality is None or bool(request.frontier),
+        "--reference-column needs --references": request.reference_column == REFERENCE_COLUMN or bool(request.references),
+        '--frontier needs matplotlib: pip install -e ".[plots]"': not request.frontier or bool(find_spec("matplotlib")),
+    }
+    for need, met in needs.items():
+        if not met:
+            raise SettingsError(need)
+
+
+def _all_files(request: Request) -> list[str]:
+    return [*request.files, *request.references, *request.real, *request.train]
+
+
+def _run(request: Request, folder: Path) -> None:
+    judges = _judges(request)
+    systems = _systems(request, folder)
+    means = Means(
+        training=_texts(request.train, request, folder),
+        real=_texts(request.real, request, folder),
+        judges=judges,
+        encoder=_encoding(request),
+        language_model=_fluency(request),
+        reverse=_train_reverse if request.reverse else None,
+    )
+    pairs = [_pair(first, second, systems) for first, second in request.compare]
+    axes = _axes(request, systems, means)
+    found = {named.name: evaluate(named.system, means, request.options, _watch) for named in systems}
+    notes = [note for named in systems for note in _notes(named, found[named.name], len(systems))]
+    comparisons = list(_comparisons(pairs, request.seed, found, notes))
+    points = _points(systems, found, axes, notes) if axes else []
+    _show(request, found, comparisons, list(dict.fromkeys(notes)))
+    if axes:
+        _draw_frontier(Path(request.frontier or ""), points, axes)
+
+
+def _systems(request: Request, folder: Path) -> list[_Named]:
+    """The groups of all files; the files are read once, in turn."""
+    references = [open_source(file, request.format or "", folder) for file in request.references]
+    named: dict[str, _Named] = {}
+    for file in request.files:
+        source = open_source(file, request.format or "", folder)
+        outputs = _watch(read_outputs(source, request.columns, references), f"reading {file}", None)
+        groups = store(outputs, source, folder)
+        for group in groups:
+            name = _column_name(group, groups, named)
+            named[name] = _Named(name, group, _system(name, group, request))
+    return list(named.values())
+
+
+def _column_name(group: Group, groups: Sequence[Group], taken: Mapping[str, _Named]) -> str:
+    """The system's name, with the temperature where there are several, and with the file where another has the name."""
+    several = sum(other.system == group.system for other in groups) > 1
+    temperature = "?" if group.temperature is None else f"{group.temperature:g}"
+    name = f"{group.system} t={temperature}" if several else group.system
+    return f"{group.source}: {name}" if name in taken else name
+
+
+def _system(name: str, group: Group, request: Request) -> System:
+    return System(
+        name=name,
+        texts=group.texts,
+        references=group.references if request.references else None,
+        asked=group.asked if request.judge or request.lexicon else None,
+        where=group.where,
+    )
+
+
+def _texts(files: Sequence[str], request: Request, folder: Path) -> Texts | None:
+    if not files:
+        return None
+    return Texts(tuple(open_source(file, request.format or "", folder) for file in files), request.text_column)
+
+
+def _judges(request: Request) -> tuple[Judging, ...]:
+    if not request.judge:
+        return ()
+    from emogen.judges.recognizer import load_recognizer
+
+    folders = [Path(folder) for folder in request.judge]
+    names = [folder.resolve().name for folder in folders]
+    judges = [
+        _judging(load_recognizer(folder, request.device), name if names.count(name) == 1 else str(folder), request)
+        for folder, name in zip(folders, names, strict=True)
+    ]
+    if len({judge.name for judge in judges}) < len(judges):
+        raise SettingsError("--judge names a folder twice: name each judge once")
+    return tuple(judges)
+
+
+def _judging(recognizer: Recognizer, name: str, request: Request) -> Judging:
+    from emogen.judges.leak import refuse_leaks
+    from emogen.judges.recognizer import read_confusion
+
+    own = read_confusion(recognizer.folder, recognizer.names)
+    labels = recognizer.names.names
+    return Judging(
+        name=name,
+        labels=labels,
+        probabilities=partial(_single_label, recognizer)
+        if recognizer.classifier.config.multi_label
+        else recognizer.probabilities,
+        identity=f"{recognizer.folder.resolve().name}@{sha256(recognizer.folder / _WEIGHTS)[:_HASH]}",
+        leak=refuse_leaks(recognizer.folder, [Path(guide) for guide in request.guide], request.allow_leak),
+        own=None if own is None else Confusion(own, labels),
+    )
+
+
+def _single_label(recognizer: Recognizer, texts: Sequence[str]) -> Any:
+    """Of a judge that may give several labels, shares that sum to 1; the likeliest stays the likeliest."""
+    rows = recognizer.probabilities(texts)
+    return rows / rows.sum(axis=1, keepdims=True)
+
+
+def _encoding(request: Request) -> Encoding | None:
+    if not request.encoder:
+        return None
+    from emogen.judges.encoder import load_text_encoder
+
+    encoder = load_text_encoder(request.encoder, request.device)
+    return Encoding(encoder.name, encoder.sentences, encoder.tokens)
+
+
+def _fluency(request: Request) -> Fluency | None:
+    if not request.language_model:
+        return None
+    from emogen.judges.language_model import load_language_model
+
+    model = load_language_model(request.language_model, request.device)
+    return Fluency(model.name, model.nll)
+
+
+def _train_reverse(texts: Sequence[str]) -> Fluency:
+    from emogen.judges.language_model import train_reverse
+
+    model = train_reverse(texts)
+    return Fluency(model.name, model.nll)
+
+
+def _notes(named: _Named, found: Evaluation, systems: int) -> Iterator[str]:
+    """What is to be said of one system; its name is told where there are several."""
+    empty = named.group.empty
+    notes = [*([f"{empty:,} of {found.texts:,} texts are empty"] if empty else []), *found.notes]
+    yield from (f"{named.name}: {note}" if systems > 1 else note for note in notes)
+
+
+def _pair(first: str, second: str, systems: Sequence[_Named]) -> tuple[str, str]:
+    """The names of two files' systems, once it is known that they can be compared; before anything is scored."""
+    one, other = _only(first, systems), _only(second, systems)
+    if one.group.count != other.group.count:
+        raise DataError(
+            f"--compare: {first} has {one.group.count:,} texts but {second} has {other.group.count:,}; "
+            "line i of both must belong to the same item"
+        )
+    return one.name, other.name
+
+
+def _only(file: str, systems: Sequence[_Named]) -> _Named:
+    """The one system of a file."""
+    found = [named for named in systems if named.group.source == file]
+    if len(found) > 1:
+        raise DataError(f"--compare: {file} holds {len(found)} systems and temperatures; give each a file of its own")
+    return found[0]
+
+
+def _comparisons(
+    pairs: Sequence[tuple[str, str]], seed: int, found: Mapping[str, Evaluation], notes: list[str]
+) -> Iterator[tuple[str, str, str, Comparison]]:
+    for first, second in pairs:
+        compared, refused = compare(found[first], found[second], seed, _watch)
+        notes.extend(f"{first} and {second}: {note}" for note in refused)
+        yield from ((first, second, metric, comparison) for metric, comparison in compared.items())
+
+
+@dataclass(frozen=True)
+class _Axes:
+    quality: str
+    diversity: str
+
+
+def _axes(request: Request, systems: Sequence[_Named], means: Means) -> _Axes | None:
+    """The metrics of the frontier, once it is known that it can be drawn; before anything is scored."""
+    if not request.frontier:
+        return None
+    known = planned(systems[0].system, means, request.options)
+    judged = next((name for name in known if name.partition(":")[0] == "emotion_accuracy"), "bleu")
+    if not request.quality and judged not in known:
+        raise SettingsError("--frontier needs a quality: pass --judge, --references or --quality")
+    axes = _Axes(request.quality or judged, request.diversity)
+    for option, name in (("--quality", axes.quality), ("--diversity", axes.diversity)):
+        if name not in known:
+            raise SettingsError(f"{option} {name!r} is not one of the metrics computed here: {', '.join(known)}")
+    if all(named.group.temperature is None for named in systems):
+        raise DataError(f"--frontier: no row of {', '.join(request.files)} has a column 'temperature'")
+    return axes
+
+
+def _points(systems: Sequence[_Named], found: Mapping[str, Evaluation], axes: _Axes, notes: list[str]) -> list[Point]:
+    """One for each system that has a temperature and both metrics."""
+    points: list[Point] = []
+    for named in systems:
+        scores, temperature = found[named.name].scores, named.group.temperature
+        if temperature is None or axes.quality not in scores or axes.diversity not in scores:
+            notes.append(f"{named.name}: is not in the frontier, for want of a temperature or of one of its metrics")
+        else:
+            points.append(Point(named.group.system, temperature, scores[axes.quality], scores[axes.diversity]))
+    return points
+
+
+def _draw_frontier(path: Path, points: Sequence[Point], axes: _Axes) -> None:
+    if not points:
+        raise DataError(f"{path}: no system has a temperature, {axes.quality} and {axes.diversity}; no frontier is drawn")
+    drawn = draw(points, path, axis(axes.quality.partition(":")[0]), axis(axes.diversity.partition(":")[0]))
+    click.echo(f"frontier: {', '.join(map(str, drawn))}", err=True)
+
+
+def _show(
+    request: Request,
+    found: Mapping[str, Evaluation],
+    comparisons: Sequence[tuple[str, str, str, Comparison]],
+    notes: Sequence[str],
+) -> None:
+    """Scores on standard output; notes too, except under a table."""
+    scores = {name: evaluation.scores for name, evaluation in found.items()}
+    texts = {name: evaluation.texts for name, evaluation in found.items()}
+    inside = request.as_object or request.as_page
+    report = Report(scores, texts, notes if inside else (), comparisons)
+    if request.as_object:
+        _print(_with_details(as_json(report), found))
+    elif request.as_page:
+        _print(as_markdown(report) + "".join(_confusion_pages(found)))
+    else:
+        _print(as_table(report))
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+
+
+def _with_details(content: str, found: Mapping[str, Evaluation]) -> str:
+    """The JSON of the report, with lengths and confusion matrices beside the scores."""
+    report = json.loads(content)
+    for name, evaluation in found.items():
+        place = report["systems"][name] if "systems" in report else report
+        place["lengths"] = vars(evaluation.lengths)
+        place["confusion"] = {
+            judge: {"labels": matrix.labels, "counts": matrix.counts.tolist()}
+            for judge, matrix in evaluation.confusions.items()
+        }
+    return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _confusion_pages(found: Mapping[str, Evaluation]) -> Iterator[str]:
+    for name, evaluation in found.items():
+        for judge, matrix in evaluation.confusions.items():
+            rows = [["asked \\ judged", *matrix.labels], ["---"] * (1 + len(matrix.labels))]
+            rows += [[label, *map(str, row)] for label, row in zip(matrix.labels, matrix.counts.tolist(), strict=True)]
+            table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+            yield f"\nTexts of {name}, by the emotion asked for and the one that {judge} found:\n\n{table}\n"
+
+
+def _watch(items: Iterable[Item], what: str, total: int | None, /) -> Iterable[Item]:
+    """A progress bar for what takes more than two seconds; a log gets a line every half minute at most."""
+    terminal = sys.stderr.isatty()
+    bar: Iterable[Item] = tqdm(
+        items,
+        desc=what,
+        total=total,
+        delay=2,
+        leave=False,
+        file=sys.stderr,
+        mininterval=0.5 if terminal else 30.0,
+        dynamic_ncols=terminal,
+    )
+    return bar
+
+
+def _print(text: str) -> None:
+    # Bytes, because these texts are UTF-8 whatever the terminal's locale.
+    click.echo(text.encode("utf-8", errors="backslashreplace"), nl=False)

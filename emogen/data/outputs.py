@@ -1,0 +1,389 @@
+"""What systems wrote, as files give it: texts with their references and the emotion asked for, read once and kept on disk."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import shutil
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any, TextIO
+
+from emogen.data.exchange import Problem, Row, read_rows
+from emogen.emotions import parse_shares
+from emogen.errors import DataError, SettingsError
+
+FORMATS = ("txt", "jsonl", "csv", "tsv")
+TEXT_COLUMN = "reply|text|output"
+EMOTION_COLUMN = "emotion|label"
+REFERENCE_COLUMN = "reference|references|reply"
+
+_ENDINGS = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_LINE = "text"
+_MOST_SYSTEMS = 200
+_LINE_AT, _TEXT_AT, _ASKED_AT, _REFERENCES_AT = range(4)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of texts that can be read any number of times.
+
+    Attributes:
+        name: as the user gave it, for messages.
+        path: where it stands.
+        format: txt (one text a line), jsonl, csv or tsv.
+    """
+
+    name: str
+    path: Path
+    format: str
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its ending."""
+        if self.name == "-":
+            return "stdin"
+        return Path(self.name.removesuffix(".gz")).stem or self.name
+
+
+@dataclass(frozen=True)
+class OutputColumns:
+    """Where a table keeps its fields; `a|b` takes the first that is there. Lines of text have no columns.
+
+    Attributes:
+        text: the text to score.
+        emotion: what it was to express; empty if nobody asks.
+        reference: one reference or a list of them, in the files of references.
+    """
+
+    text: str = TEXT_COLUMN
+    emotion: str = ""
+    reference: str = REFERENCE_COLUMN
+
+
+@dataclass(frozen=True)
+class Output:
+    """One text of one system.
+
+    Attributes:
+        system: its name, if the row gives one.
+        temperature: of sampling, if the row gives one.
+        line: where the row ends in its file.
+        text: may be empty.
+        asked: the heaviest emotion asked for; empty if it was not read.
+        references: of this text; none if there are no files of them.
+    """
+
+    system: str
+    temperature: float | None
+    line: int
+    text: str
+    asked: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One field of the rows of a group, read from disk whenever it is gone through."""
+
+    path: Path
+    place: int
+
+    def __iter__(self) -> Iterator[Any]:
+        with self.path.open(encoding="utf-8") as handle:
+            for line in handle:
+                yield json.loads(line)[self.place]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The texts of one system at one temperature, on disk.
+
+    Attributes:
+        source: the file that they come from, as the user named it.
+        system: name of the system.
+        temperature: of sampling; None if the rows give none.
+        path: where they are kept.
+        count: how many there are.
+        empty: how many of them are blank.
+    """
+
+    source: str
+    system: str
+    temperature: float | None
+    path: Path
+    count: int
+    empty: int
+
+    @property
+    def texts(self) -> Stored:
+        """The texts, in the file's order."""
+        return Stored(self.path, _TEXT_AT)
+
+    @property
+    def asked(self) -> Stored:
+        """The emotion asked for in each."""
+        return Stored(self.path, _ASKED_AT)
+
+    @property
+    def references(self) -> Stored:
+        """The list of references of each."""
+        return Stored(self.path, _REFERENCES_AT)
+
+    def where(self, number: int) -> str:
+        """File and line of a text, counted from 0 within the group."""
+        line = next((line for at, line in enumerate(Stored(self.path, _LINE_AT)) if at == number), "?")
+        return f"{self.source}:{line}"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """One column of files, read whenever it is gone through: training texts, or real ones.
+
+    Raises:
+        DataError: while read, if a file holds no text or a row lacks the column.
+    """
+
+    sources: tuple[Source, ...]
+    column: str = TEXT_COLUMN
+
+    def __iter__(self) -> Iterator[str]:
+        for source in self.sources:
+            for row in records(source):
+                yield _text(source, row, self.column, "text")
+
+
+def open_source(name: str, chosen: str, folder: Path) -> Source:
+    """A file by its name; standard input (`-`) and pipes are copied into `folder`, so that they can be read again.
+
+    Args:
+        name: a path, or "-".
+        chosen: the format where the name does not say; empty takes lines of text for standard input.
+        folder: where copies go.
+
+    Raises:
+        DataError: a folder, a missing file, or an unknown ending.
+    """
+    path = Path(name)
+    if name != "-" and path.is_dir():
+        raise DataError(f"{name}: is a folder; give a file")
+    if name != "-" and not path.exists():
+        raise DataError(f"{name}: no such file")
+    chosen = _format(name, chosen)
+    if name != "-" and path.is_file():
+        return Source(name, path, chosen)
+    copy = folder / f"copy{len(list(folder.iterdir()))}"
+    _copy(name, copy)
+    return Source(name, copy, chosen)
+
+
+def records(source: Source) -> Iterator[Row]:
+    """The rows of a file; a line of text is a row of one field.
+
+    Raises:
+        DataError: at the first row that cannot be read, with its line, and where there is no row.
+    """
+    empty = True
+    try:
+        for row in _lines(source) if source.format == "txt" else read_rows(source.path, source.format):
+            if isinstance(row, Problem):
+                raise DataError(f"{source.name}:{row.number}: {row.message}")
+            empty = False
+            yield row
+    except DataError as error:
+        raise DataError(str(error).replace(str(source.path), source.name)) from None
+    if empty:
+        raise DataError(f"{source.name}: holds no texts; at least one is needed")
+
+
+def read_outputs(source: Source, columns: OutputColumns, references: Sequence[Source] = ()) -> Iterator[Output]:
+    """The texts of a file, each with its references: row i of every file of references belongs to text i.
+
+    Raises:
+        DataError: files of different lengths, or a row without a column that is needed, with file and line.
+    """
+    listed = [_references(other, columns.reference) for other in references]
+    lines: Iterator[tuple[Any, ...]] = zip_longest(records(source), *listed)
+    for row, *others in lines:
+        if row is None or None in others:
+            raise _uneven(source, references)
+        yield _output(source, row, columns, tuple(chain.from_iterable(others)))
+
+
+def store(outputs: Iterable[Output], source: Source, folder: Path) -> list[Group]:
+    """Writes the texts of each system at each temperature to a file of its own, in the order in which they first come.
+
+    Raises:
+        DataError: more than 200 systems and temperatures.
+    """
+    with ExitStack() as files:
+        begun: dict[tuple[str, float | None], _Begun] = {}
+        for output in outputs:
+            key = (output.system or source.stem, output.temperature)
+            if key not in begun:
+                begun[key] = _begin(source, output, folder, files, len(begun))
+            begun[key].add(output)
+    return [
+        Group(source.name, system, temperature, kept.path, kept.count, kept.empty)
+        for (system, temperature), kept in begun.items()
+    ]
+
+
+@dataclass
+class _Begun:
+    """A file that is being written."""
+
+    path: Path
+    handle: TextIO
+    count: int = field(default=0)
+    empty: int = field(default=0)
+
+    def add(self, output: Output) -> None:
+        self.count += 1
+        self.empty += not output.text.strip()
+        self.handle.write(json.dumps([output.line, output.text, output.asked, output.references]) + "\n")
+
+
+def _begin(source: Source, output: Output, folder: Path, files: ExitStack, begun: int) -> _Begun:
+    if begun == _MOST_SYSTEMS:
+        found = f"more than {_MOST_SYSTEMS} systems and temperatures"
+        raise DataError(f"{source.name}:{output.line}: {found}; are the columns system and temperature what they seem?")
+    path = folder / f"rows{len(list(folder.iterdir()))}"
+    return _Begun(path, files.enter_context(path.open("w", encoding="utf-8")))
+
+
+def _format(name: str, chosen: str) -> str:
+    if name == "-":
+        return chosen or "txt"
+    ending = Path(name.removesuffix(".gz")).suffix.lower()
+    if ending in _ENDINGS:
+        return _ENDINGS[ending]
+    if not chosen:
+        allowed = f"{', '.join(_ENDINGS)} (each may be gzipped, .gz)"
+        raise DataError(f"{name}: ending {ending!r} is not one of {allowed}; rename the file or pass --format")
+    return chosen
+
+
+def _copy(name: str, path: Path) -> None:
+    if name == "-" and sys.stdin is None:
+        raise DataError("-: standard input is closed; name a file")
+    with path.open("wb") as copy:
+        if name == "-":
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+        else:
+            with Path(name).open("rb") as pipe:
+                shutil.copyfileobj(pipe, copy)
+
+
+def _lines(source: Source) -> Iterator[Row]:
+    try:
+        with gzip.open(source.path, "rb") if source.path.suffix == ".gz" else source.path.open("rb") as handle:
+            for number, raw in enumerate(handle, 1):
+                yield Row(
+                    number, {_LINE: raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")}
+                )
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#04x} at position {error.start}"
+        raise DataError(f"{source.name}:{number}: {byte} is not UTF-8; save the file as UTF-8") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{source.name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[str, ...]) -> Output:
+    fields = row.fields if source.format != "txt" else {}
+    return Output(
+        system=str(fields.get("system") or ""),
+        temperature=_temperature(f"{source.name}:{row.number}", fields.get("temperature")),
+        line=row.number,
+        text=_text(source, row, columns.text, "text"),
+        asked=_asked(source, row, columns.emotion) if columns.emotion else "",
+        references=references,
+    )
+
+
+def _references(source: Source, column: str) -> Iterator[list[str]]:
+    for row in records(source):
+        value = _picked(source, row, column, "reference")
+        listed = [value] if isinstance(value, str) else value
+        if not isinstance(listed, list) or not listed:
+            raise DataError(f"{source.name}:{row.number}: reference {value!r} is neither a text nor a list of texts")
+        yield [_checked(source, row, text, "reference") for text in listed]
+
+
+def _uneven(source: Source, references: Sequence[Source]) -> DataError:
+    texts = _count(source)
+    other, found = next((other, count) for other in references if (count := _count(other)) != texts)
+    belongs = "row i of the references belongs to text i"
+    return DataError(f"{source.name} has {texts:,} texts but {other.name} has {found:,} rows of references; {belongs}")
+
+
+def _count(source: Source) -> int:
+    return sum(1 for _ in records(source))
+
+
+def _text(source: Source, row: Row, column: str, what: str) -> str:
+    return _checked(source, row, _picked(source, row, column, what), what)
+
+
+def _picked(source: Source, row: Row, column: str, what: str) -> object:
+    if source.format == "txt":
+        return row.fields[_LINE]
+    name = next((name for name in column.split("|") if name in row.fields), None)
+    if name is None:
+        wanted = " or ".join(repr(part) for part in column.split("|"))
+        found = ", ".join(map(str, row.fields)) or "none"
+        raise DataError(f"{source.name}:{row.number}: no column {wanted}, found {found}; name it with --{what}-column")
+    return row.fields[name]
+
+
+def _checked(source: Source, row: Row, text: object, what: str) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"{source.name}:{row.number}: {what} {text!r} is no text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(f"{source.name}:{row.number}: the {what} holds half of a surrogate pair, which is no character")
+    return text
+
+
+def _asked(source: Source, row: Row, column: str) -> str:
+    where = f"{source.name}:{row.number}"
+    if source.format == "txt":
+        raise DataError(f"{source.name}: lines of text name no emotion; give JSON lines or a table with a column for it")
+    value = _picked(source, row, column, "emotion")
+    try:
+        shares = _shares(value)
+    except SettingsError as error:
+        raise DataError(f"{where}: {error}") from None
+    if not shares or not all(map(math.isfinite, shares.values())):
+        raise DataError(f"{where}: emotion {value!r} is neither a name, a list of names nor a table of finite shares")
+    return max(shares, key=shares.__getitem__)
+
+
+def _shares(value: object) -> Mapping[str, float]:
+    """Names with their shares, even ones for a list; none if `value` is no emotion."""
+    if isinstance(value, str) and "=" in value:
+        return parse_shares(value)
+    if isinstance(value, str):
+        value = [part.strip() for part in value.replace("|", ",").split(",") if part.strip()]
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return dict.fromkeys(value, 1.0)
+    if isinstance(value, dict) and all(isinstance(share, int | float) for share in value.values()):
+        return value
+    return {}
+
+
+def _temperature(where: str, value: object) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found) or found < 0:
+        raise DataError(f"{where}: temperature {value!r} is no number of at least 0")
+    return found

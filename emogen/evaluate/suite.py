@@ -1,0 +1,716 @@
+"""Every score that can be had from what is given: texts alone, or with references, training texts, judges and models.
+
+`evaluate_texts` scores texts in memory. `evaluate` scores a `System`, whose texts may be any number, as long as they can be
+gone through again; it says what it left out and keeps what `compare` needs. Overlap, judged emotion and mean length go over all
+texts; whatever must hold texts in memory takes an even sample of `Options.sample` of them, which the signature tells
+(`texts:` used, `seen:` there were).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import chain, combinations
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emogen.errors import DataError, SettingsError
+from emogen.evaluate import diversity, fluency, overlap
+from emogen.evaluate.distribution import frechet, mauve
+from emogen.evaluate.emotion import (
+    Confusion,
+    Judge,
+    agreement_tally,
+    confusion,
+    corrected_accuracy,
+    emotion_accuracy_tally,
+    emotion_f1_tally,
+    judged_labels,
+    kappa_tally,
+)
+from emogen.evaluate.lexicon import polarity_agreement_tally
+from emogen.evaluate.overlap import Language
+from emogen.evaluate.resampling import Pool, Tally, added_up, reservoir
+from emogen.evaluate.score import Score, require_items
+from emogen.evaluate.significance import Comparison, approximate_randomisation
+from emogen.evaluate.similarity import Encoder, aligned, bertscore_tally, in_batches, sentence_similarity_tally
+
+Item = TypeVar("Item")
+Vectors = NDArray[np.float64]
+
+_JUDGED_AT_ONCE = 512
+_SCORED_AT_ONCE = 256
+_CHUNK = 8192
+_DISTINCT_SAMPLE = 1000
+
+
+class Watch(Protocol):
+    """Lets somebody see how far a long loop is: gives the items through."""
+
+    def __call__(self, items: Iterable[Item], what: str, total: int | None, /) -> Iterable[Item]:
+        """The same items; `total` is their number where it is known."""
+
+
+def unwatched(items: Iterable[Item], _what: str, _total: int | None, /) -> Iterable[Item]:
+    """The items, without a word."""
+    return items
+
+
+@dataclass(frozen=True)
+class System:
+    """What is scored.
+
+    Attributes:
+        name: of the system.
+        texts: the generated texts; gone through several times, so no iterator.
+        references: for each text a list of at least one; likewise. None: no overlap metrics.
+        asked: for each text the emotion that it was to express; likewise. None: no judged metrics.
+        where: what an error calls the text of a number, counted from 0.
+    """
+
+    name: str
+    texts: Iterable[str]
+    references: Iterable[Sequence[str]] | None = None
+    asked: Iterable[str] | None = None
+    where: Callable[[int], str] = "texts[{}]".format
+
+
+@dataclass(frozen=True)
+class Judging:
+    """A judge of emotions.
+
+    Attributes:
+        name: short, for the names of scores where there are several judges.
+        labels: the columns of what it answers.
+        probabilities: texts to probabilities [texts, labels].
+        identity: name and version, for signatures.
+        leak: what is known of shared data with the systems judged, for signatures.
+        own: its confusion on held-out texts with known labels, if it is known; corrects the accuracy.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    probabilities: Judge
+    identity: str = "unnamed"
+    leak: str = "unchecked"
+    own: Confusion | None = None
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An encoder of texts.
+
+    Attributes:
+        name: for signatures.
+        sentences: texts to embeddings [texts, width].
+        tokens: texts to the token vectors [tokens, width] of each.
+    """
+
+    name: str
+    sentences: Callable[[Sequence[str]], NDArray[Any]]
+    tokens: Encoder
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """A language model that says how likely texts are.
+
+    Attributes:
+        name: for signatures.
+        nats: texts to their negative log-likelihoods [texts], end token included.
+    """
+
+    name: str
+    nats: fluency.LanguageModel
+
+
+@dataclass(frozen=True)
+class Means:
+    """What systems are scored with, beside their own texts.
+
+    Attributes:
+        training: what the systems were trained on, gone through once a system; gives novelty and copied.
+        real: real texts that belong to no text in particular; None takes the references.
+        judges: of emotions, for systems with `asked`.
+        encoder: gives Fréchet distance, similarity, BERTScore and, if asked for, MAUVE.
+        language_model: gives perplexity.
+        reverse: trains a language model on texts, for reverse perplexity on the real ones.
+    """
+
+    training: Iterable[str] | None = None
+    real: Iterable[str] | None = None
+    judges: tuple[Judging, ...] = ()
+    encoder: Encoding | None = None
+    language_model: Fluency | None = None
+    reverse: Callable[[Sequence[str]], Fluency] | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How scores are computed.
+
+    Attributes:
+        language: en, zh, or auto, which goes by the script of the references.
+        lowercase: BLEU and chrF without regard to case (TER and ROUGE always are).
+        sample: most texts of a system, and of the real ones, that are held in memory.
+        seed: of samples, intervals and tests.
+        mauve: whether to compute MAUVE, which takes minutes.
+        lexicon: whether to compare the polarity asked for with that of VADER's lexicon.
+    """
+
+    language: Language = "auto"
+    lowercase: bool = False
+    sample: int = 100_000
+    seed: int = 0
+    mauve: bool = False
+    lexicon: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sample < 1:
+            raise SettingsError(f"sample is {self.sample}: pass a number of texts of at least 1")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out for one system.
+
+    Attributes:
+        texts: how many were scored.
+        scores: by name.
+        bases: what the scores of these names were computed from, for `compare`.
+        lengths: of the texts, or of the sample of them.
+        confusions: by judge, how often each label was judged where each was asked for.
+        notes: one line for each metric that was left out, and for samples.
+    """
+
+    texts: int
+    scores: Mapping[str, Score]
+    bases: Mapping[str, Tally | Pool]
+    lengths: diversity.Lengths
+    confusions: Mapping[str, Confusion]
+    notes: tuple[str, ...]
+
+
+def evaluate_texts(
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]] | None = None,
+    asked: Sequence[str] | None = None,
+    means: Means | None = None,
+    options: Options | None = None,
+) -> dict[str, Score]:
+    """All scores of texts in memory that can be computed from what is given; a metric that cannot is not in the answer.
+
+    Args:
+        texts: at least one; may be empty strings.
+        references: for each text a list of at least one.
+        asked: for each text the emotion it was to express.
+        means: training texts, real texts, judges and models.
+        options: how to compute.
+
+    Returns:
+        Scores by name: `bleu`, `chrf`, `ter`, `rouge1`, `distinct2`, `self_bleu4`, `emotion_accuracy` and so on. For what was
+        left out and why call `evaluate`.
+
+    Raises:
+        DataError: no text, lists of different lengths, a label that a judge does not know, or a model's answer that is
+            no number.
+        SettingsError: an impossible option, or a package that is asked for and missing.
+
+    >>> scores = evaluate_texts(["so happy !", "so sad ."], [["so happy !"], ["so sad ."]])
+    >>> round(scores["rouge1"].value, 6), scores["unique"].value
+    (1.0, 1.0)
+    """
+    return dict(evaluate(System("texts", texts, references, asked), means, options).scores)
+
+
+def evaluate(
+    system: System,
+    means: Means | None = None,
+    options: Options | None = None,
+    watch: Watch = unwatched,
+) -> Evaluation:
+    """All scores of a system that can be computed from what is given, and notes on what was left out.
+
+    Args:
+        system: its texts, with references and emotions asked for where there are any.
+        means: training texts, real texts, judges and models.
+        options: how to compute.
+        watch: sees the loop over the metrics, and those over the texts.
+
+    Raises:
+        DataError, SettingsError: as `evaluate_texts`.
+    """
+    job = _Job(system, means or Means(), options or Options(), watch)
+    _require_known_labels(job)
+    found: list[_Measure] = []
+    tasks = _tasks(job)
+    for task in watch(tasks, system.name, len(tasks)):
+        found.extend(_done(task, job.notes))
+    return Evaluation(
+        texts=job.drawn.seen,
+        scores={measure.name: measure.score for measure in found},
+        bases={measure.name: measure.basis for measure in found if measure.basis is not None},
+        lengths=diversity.length_distribution(job.drawn.texts),
+        confusions=job.confusions,
+        notes=tuple(job.notes),
+    )
+
+
+def planned(system: System, means: Means | None = None, options: Options | None = None) -> list[str]:
+    """The names of the scores that `evaluate` would try to compute, without going through the texts."""
+    job = _Job(system, means or Means(), options or Options(), unwatched)
+    return [name for task in _tasks(job) for name in task.names]
+
+
+def compare(
+    first: Evaluation, second: Evaluation, seed: int = 0, watch: Watch = unwatched
+) -> tuple[dict[str, Comparison], list[str]]:
+    """Tests every metric of two systems on the same items that is made of sums or of counts.
+
+    Args:
+        first: of one system.
+        second: of the other, on texts for the same items in the same order.
+        seed: of the tests.
+        watch: sees the loop over the metrics.
+
+    Returns:
+        By metric the difference with its interval, and the p-value of approximate randomisation, not yet adjusted for their
+        number; and one line for each metric that the two do not allow to compare.
+
+    Raises:
+        DataError: if the systems have different numbers of texts.
+    """
+    if first.texts != second.texts:
+        raise DataError(f"{first.texts:,} texts of the first but {second.texts:,} of the second: compare the same items")
+    shared = [name for name in first.bases if name in second.bases]
+    found: dict[str, Comparison] = {}
+    notes: list[str] = []
+    for name in watch(shared, "comparing", len(shared)):
+        try:
+            found[name] = _compared(first.bases[name], second.bases[name], seed)
+        except DataError as refused:
+            notes.append(f"{name} is not compared: {refused}")
+    return found, notes
+
+
+@dataclass(frozen=True)
+class _Measure:
+    name: str
+    score: Score
+    basis: Tally | Pool | None = None
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """An even sample of texts, and how many there were."""
+
+    texts: list[str]
+    seen: int
+
+    @property
+    def mark(self) -> str:
+        """What a signature says of the sample; nothing where it holds everything."""
+        return f"|seen:{self.seen}" if self.seen > len(self.texts) else ""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Some metrics that are computed together.
+
+    Attributes:
+        names: of the scores.
+        run: computes them.
+        optional: whether data that do not allow them are no error.
+    """
+
+    names: tuple[str, ...]
+    run: Callable[[], Iterable[_Measure]]
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One system with all that it is scored with, and what is found on the way."""
+
+    system: System
+    means: Means
+    options: Options
+    watch: Watch
+    notes: list[str] = field(default_factory=list)
+    confusions: dict[str, Confusion] = field(default_factory=dict)
+
+    @property
+    def real(self) -> Iterable[str] | None:
+        """Real texts that belong to no text in particular."""
+        references = self.system.references
+        return self.means.real if self.means.real is not None or references is None else _Flat(references)
+
+    @cached_property
+    def drawn(self) -> _Drawn:
+        """A sample of the texts."""
+        drawn = _Drawn(*self.sample(self.system.texts, "texts"))
+        require_items(drawn.texts, "texts")
+        if drawn.mark:
+            self.notes.append(_sampled_note(f"{self.system.name}: diversity, distribution and fluency", drawn))
+        return drawn
+
+    @cached_property
+    def drawn_real(self) -> _Drawn:
+        """A sample of the real texts."""
+        drawn = _Drawn(*self.sample(self.real or (), "real texts"))
+        require_items(drawn.texts, "real texts")
+        if drawn.mark:
+            self.notes.append(_sampled_note("real texts", drawn))
+        return drawn
+
+    @cached_property
+    def drawn_references(self) -> list[list[str]]:
+        """The references of the sampled texts: the same seed and number draw the same places."""
+        listed = map(json.dumps, self.system.references or ())
+        return list(map(json.loads, self.sample(listed, "references")[0]))
+
+    @cached_property
+    def drawn_asked(self) -> list[str]:
+        """What was asked for in the sampled texts."""
+        return self.sample(self.system.asked or (), "emotions")[0]
+
+    def sample(self, texts: Iterable[str], what: str) -> tuple[list[str], int]:
+        """As `reservoir`, watched."""
+        return reservoir(self.watch(texts, what, None), self.options.sample, self.options.seed)
+
+    def watched(self, what: str) -> Iterable[str]:
+        """All texts."""
+        return self.watch(self.system.texts, what, self.drawn.seen)
+
+    def measure(self, name: str, basis: Tally | Pool, mark: str = "") -> _Measure:
+        """The score of a basis whose signature gets a mark."""
+        signed = replace(basis, signature=basis.signature + mark)
+        return _Measure(name, signed.score(self.options.seed), signed)
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """All references one after another."""
+
+    references: Iterable[Sequence[str]]
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self.references)
+
+
+def _sampled_note(what: str, drawn: _Drawn) -> str:
+    return f"{what}: an even sample of {len(drawn.texts):,} of {drawn.seen:,} texts; --sample changes that"
+
+
+def _tasks(job: _Job) -> list[_Task]:
+    """In the order in which the scores are shown."""
+    return [
+        *(_overlap_tasks(job) if job.system.references is not None else []),
+        *_diversity_tasks(job),
+        *_training_tasks(job),
+        *_distribution_tasks(job),
+        *_fluency_tasks(job),
+        *_emotion_tasks(job),
+    ]
+
+
+def _done(task: _Task, notes: list[str]) -> list[_Measure]:
+    """What a task finds; why not, if it may fail and does."""
+    try:
+        return list(task.run())
+    except DataError as reason:
+        if not task.optional:
+            raise
+        notes.append(f"{', '.join(task.names)} left out: {reason}")
+        return []
+
+
+def _overlap_tasks(job: _Job) -> list[_Task]:
+    language, lowercase = job.options.language, job.options.lowercase
+    references = job.system.references or ()
+
+    def single(name: str, tally: Callable[..., Tally], *more: bool) -> _Task:
+        def run() -> Iterator[_Measure]:
+            yield job.measure(name, tally(job.watched(name), references, language, *more))
+
+        return _Task((name,), run)
+
+    def rouge() -> Iterator[_Measure]:
+        for name, tally in overlap.rouge_tallies(job.watched("rouge"), references, language=language).items():
+            yield job.measure(name, tally)
+
+    return [
+        single("bleu", overlap.bleu_tally, lowercase),
+        single("chrf", overlap.chrf_tally, lowercase),
+        single("ter", overlap.ter_tally),
+        _Task(("rouge1", "rouge2", "rougeL"), rouge),
+    ]
+
+
+def _diversity_tasks(job: _Job) -> list[_Task]:
+    pools: dict[str, Callable[[Sequence[str]], Tally | Pool]] = {
+        "distinct1": partial(diversity.distinct_pool, n=1),
+        "distinct2": partial(diversity.distinct_pool, n=2),
+        "distinct2_corrected": _distinct_corrected,
+        "self_bleu4": partial(diversity.self_bleu_tally, order=4),
+        "entropy2": partial(diversity.ngram_entropy_pool, n=2),
+        "unique": diversity.unique_pool,
+        "commonest": diversity.commonest_pool,
+    }
+
+    def single(name: str, basis: Callable[[Sequence[str]], Tally | Pool]) -> _Task:
+        return _Task((name,), lambda: [job.measure(name, basis(job.drawn.texts), job.drawn.mark)], optional=True)
+
+    def lengths() -> Iterator[_Measure]:
+        chunks = in_batches(job.watched("lengths"), _CHUNK)
+        yield job.measure("mean_length", _joined(map(diversity.mean_length_tally, chunks), job.drawn.seen))
+
+    return [*(single(name, basis) for name, basis in pools.items()), _Task(("mean_length",), lengths)]
+
+
+def _distinct_corrected(texts: Sequence[str]) -> Pool:
+    try:
+        return diversity.distinct_corrected_pool(texts, 2, _DISTINCT_SAMPLE)
+    except DataError:
+        found = f"{len(texts):,} texts have fewer than {_DISTINCT_SAMPLE:,} pairs of neighbouring words"
+        raise DataError(f"{found}; score more texts") from None
+
+
+def _training_tasks(job: _Job) -> list[_Task]:
+    training = job.means.training
+    if training is None:
+        return []
+
+    def run() -> Iterator[_Measure]:
+        texts, mark = job.drawn.texts, job.drawn.mark
+        seen = diversity.seen_in_training(texts, job.watch(training, "training texts", None))
+        yield job.measure("novelty", diversity.novelty_tally(texts, seen), mark)
+        yield job.measure("copied", diversity.copied_tally(texts, seen), mark)
+
+    return [_Task(("novelty", "copied"), run)]
+
+
+def _distribution_tasks(job: _Job) -> list[_Task]:
+    tasks: list[_Task] = []
+    if job.real is not None:
+        tasks.append(_Task(("backward_bleu4",), lambda: _backward_bleu(job), optional=True))
+    encoder = job.means.encoder
+    if encoder and job.real is not None:
+        tasks.extend(_embedding_tasks(job, encoder))
+    if encoder and job.system.references is not None:
+        tasks.append(_Task(("similarity", "bertscore"), lambda: _similarities(job, encoder)))
+    return tasks
+
+
+def _backward_bleu(job: _Job) -> Iterator[_Measure]:
+    yield job.measure(
+        "backward_bleu4",
+        diversity.backward_bleu_tally(job.drawn.texts, job.drawn_real.texts, order=4),
+        job.drawn.mark + job.drawn_real.mark.replace("seen", "seen_references"),
+    )
+
+
+def _embedding_tasks(job: _Job, encoder: Encoding) -> list[_Task]:
+    embedded: dict[str, Vectors] = {}
+
+    def both() -> tuple[Vectors, Vectors]:
+        if not embedded:
+            embedded["ours"] = _embedded(job, job.drawn.texts, encoder)
+            embedded["real"] = _embedded(job, job.drawn_real.texts, encoder)
+        return embedded["ours"], embedded["real"]
+
+    def marked(name: str, score: Score) -> list[_Measure]:
+        mark = job.drawn.mark + job.drawn_real.mark.replace("seen", "seen_real")
+        return [_Measure(name, replace(score, signature=score.signature + mark))]
+
+    tasks = [
+        _Task(("frechet",), lambda: marked("frechet", frechet(*both(), job.options.seed, encoder.name)), optional=True),
+    ]
+    if job.options.mauve:
+        tasks.append(_Task(("mauve",), lambda: marked("mauve", mauve(*both(), encoder=encoder.name)), optional=True))
+    return tasks
+
+
+def _embedded(job: _Job, texts: Sequence[str], encoder: Encoding) -> Vectors:
+    batches = in_batches(job.watch(texts, "embeddings", len(texts)), _SCORED_AT_ONCE)
+    return np.concatenate([np.asarray(encoder.sentences(batch), dtype=np.float64) for batch in batches])
+
+
+def _similarities(job: _Job, encoder: Encoding) -> Iterator[_Measure]:
+    texts, listed = job.drawn.texts, job.drawn_references
+    vectors = chain.from_iterable(_similar_pairs(batch, encoder) for batch in in_batches(aligned(texts, listed, _PAIR), 64))
+    own, nearest = (list(side) for side in zip(*vectors, strict=True))
+    similarity = sentence_similarity_tally(own, nearest, encoder.name)
+    yield job.measure("similarity", similarity, f"|best:cosine{job.drawn.mark}")
+    watched = job.watch(texts, "bertscore", len(texts))
+    yield job.measure("bertscore", bertscore_tally(watched, listed, encoder.tokens, encoder.name), job.drawn.mark)
+
+
+_PAIR = ("texts", "lists of references")
+
+
+def _similar_pairs(pairs: Sequence[tuple[str, Sequence[str]]], encoder: Encoding) -> Iterator[tuple[Vectors, Vectors]]:
+    """The embedding of each text with that of its nearest reference."""
+    vectors = iter(np.asarray(encoder.sentences([text for own, listed in pairs for text in (own, *listed)])))
+    for _, listed in pairs:
+        own = next(vectors)
+        yield own, max((next(vectors) for _ in listed), key=lambda other: _cosine(own, other))
+
+
+def _cosine(one: Vectors, other: Vectors) -> float:
+    return float(one @ other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), sys.float_info.min)
+
+
+def _fluency_tasks(job: _Job) -> list[_Task]:
+    tasks: list[_Task] = []
+    model, reverse = job.means.language_model, job.means.reverse
+    if model:
+        names = ("perplexity", "nats_per_character", "nats_per_sentence")
+        tasks.append(_Task(names, lambda: _perplexities(job, model)))
+    if reverse and job.real is not None:
+        tasks.append(_Task(("reverse_perplexity",), lambda: _reversed(job, reverse), optional=True))
+    return tasks
+
+
+def _perplexities(job: _Job, model: Fluency) -> Iterator[_Measure]:
+    texts, mark = job.drawn.texts, job.drawn.mark
+    nats = _nats(job, texts, model)
+    yield job.measure("perplexity", fluency.perplexity_tally(texts, nats, model.name), mark)
+    yield job.measure("nats_per_character", fluency.nats_per_character_tally(texts, nats, model.name), mark)
+    yield job.measure("nats_per_sentence", fluency.nats_per_sentence_tally(texts, nats, model.name), mark)
+
+
+def _nats(job: _Job, texts: Sequence[str], model: Fluency) -> Vectors:
+    batches = in_batches(job.watch(texts, "log-likelihoods", len(texts)), _SCORED_AT_ONCE)
+    return np.concatenate([np.asarray(model.nats(batch), dtype=np.float64) for batch in batches])
+
+
+def _reversed(job: _Job, train: Callable[[Sequence[str]], Fluency]) -> Iterator[_Measure]:
+    real = job.drawn_real.texts
+    model = train(job.drawn.texts)
+    tally = fluency.reverse_perplexity_tally(real, _nats(job, real, model), model.name)
+    mark = f"|trained_on:{len(job.drawn.texts)}{job.drawn.mark}{job.drawn_real.mark.replace('seen', 'seen_real')}"
+    yield job.measure("reverse_perplexity", tally, mark)
+
+
+def _emotion_tasks(job: _Job) -> list[_Task]:
+    tasks: list[_Task] = []
+    if job.system.asked is not None and job.means.judges:
+        tasks.append(_Task(tuple(_judged_names(job.means.judges)), lambda: _judged(job)))
+    if job.system.asked is not None and job.options.lexicon:
+        tasks.append(_Task(("polarity_agreement",), lambda: _polarity(job), optional=True))
+    return tasks
+
+
+def _suffix(judge: Judging, judges: Sequence[Judging]) -> str:
+    return f":{judge.name}" if len(judges) > 1 else ""
+
+
+def _judged_names(judges: Sequence[Judging]) -> Iterator[str]:
+    for judge in judges:
+        suffix = _suffix(judge, judges)
+        yield from (f"emotion_accuracy{suffix}", f"emotion_f1{suffix}")
+        if judge.own:
+            yield f"emotion_accuracy_corrected{suffix}"
+    for pair in combinations(judges, 2):
+        yield from (f"{name}{_of_pair(pair, judges)}" for name in ("agreement", "kappa"))
+
+
+def _of_pair(pair: tuple[Judging, Judging], judges: Sequence[Judging]) -> str:
+    return f":{pair[0].name}+{pair[1].name}" if len(judges) > 2 else ""
+
+
+def _require_known_labels(job: _Job) -> None:
+    """Before anything is computed: a judge that cannot give a label that was asked for would only ever be wrong there."""
+    if job.system.asked is None and (job.means.judges or job.options.lexicon):
+        raise SettingsError(f"{job.system.name}: a judge or lexicon needs to know which emotion each text was to express")
+    known = [(judge, frozenset(judge.labels)) for judge in job.means.judges]
+    for number, label in enumerate(job.system.asked or ()):
+        for judge, labels in known:
+            if label not in labels:
+                raise DataError(
+                    f"{job.system.where(number)}: emotion {label!r} is no label of judge {judge.name}: "
+                    f"{', '.join(judge.labels)}; rename it or take another judge"
+                )
+
+
+def _judged(job: _Job) -> Iterator[_Measure]:
+    judges = job.means.judges
+    asked, verdicts = _verdicts(job)
+    for judge, judged in zip(judges, verdicts, strict=True):
+        yield from _of_judge(job, judge, asked, judged)
+    for (one, first), (other, second) in combinations(zip(judges, verdicts, strict=True), 2):
+        suffix, mark = _of_pair((one, other), judges), f"|judges:{one.identity},{other.identity}"
+        yield job.measure(f"agreement{suffix}", agreement_tally(first, second), mark)
+        yield job.measure(f"kappa{suffix}", kappa_tally(first, second), mark)
+
+
+def _verdicts(job: _Job) -> tuple[list[str], list[list[str]]]:
+    """The label asked for in each text, and for each judge its labels: 8 bytes each, since equal labels are one string."""
+    asked: list[str] = []
+    verdicts: list[list[str]] = [[] for _ in job.means.judges]
+    pairs = aligned(job.watched("judging"), job.system.asked or (), ("texts", "emotions asked for"))
+    for batch in in_batches(pairs, _JUDGED_AT_ONCE):
+        for judge, judged in zip(job.means.judges, verdicts, strict=True):
+            judged.extend(_labels(job, judge, [text for text, _ in batch], len(asked)))
+        asked.extend(sys.intern(label) for _, label in batch)
+    return asked, verdicts
+
+
+def _labels(job: _Job, judge: Judging, texts: Sequence[str], start: int) -> list[str]:
+    """The judge's label of each text; what is wrong with its answer is told with the place of the batch."""
+    try:
+        probabilities = judge.probabilities(texts)
+        if len(probabilities) != len(texts):
+            raise DataError(f"{len(probabilities)} rows of probabilities for {len(texts)} texts")
+        return judged_labels(probabilities, judge.labels)
+    except DataError as error:
+        raise DataError(f"judge {judge.name}, texts from {job.system.where(start)} on: {error}") from None
+
+
+def _of_judge(job: _Job, judge: Judging, asked: Sequence[str], judged: Sequence[str]) -> Iterator[_Measure]:
+    suffix, mark = _suffix(judge, job.means.judges), f"|judge:{judge.identity}|leak:{judge.leak}"
+    job.confusions[judge.name] = confusion(asked, judged, judge.labels)
+    yield job.measure(f"emotion_accuracy{suffix}", emotion_accuracy_tally(asked, judged), mark)
+    chunks = (slice(start, start + _CHUNK) for start in range(0, len(asked), _CHUNK))
+    tallies = (emotion_f1_tally(asked[chunk], judged[chunk], judge.labels) for chunk in chunks)
+    yield job.measure(f"emotion_f1{suffix}", _joined(tallies, len(asked)), mark)
+    if judge.own:
+        yield from _corrected(job, judge.own, f"emotion_accuracy_corrected{suffix}", asked, judged, mark)
+
+
+def _corrected(
+    job: _Job, own: Confusion, name: str, asked: Sequence[str], judged: Sequence[str], mark: str
+) -> Iterator[_Measure]:
+    try:
+        score = corrected_accuracy(asked, judged, own, job.options.seed)
+    except DataError as reason:
+        job.notes.append(f"{name} left out: {reason}")
+    else:
+        yield _Measure(name, replace(score, signature=score.signature + mark))
+
+
+def _polarity(job: _Job) -> Iterator[_Measure]:
+    yield job.measure("polarity_agreement", polarity_agreement_tally(job.drawn_asked, job.drawn.texts), job.drawn.mark)
+
+
+def _joined(tallies: Iterable[Tally], texts: int) -> Tally:
+    """One tally from those of parts, in bounded memory; each part is small enough that its blocks are single texts."""
+    parts = iter(tallies)
+    first = next(parts)
+    sums = added_up(chain(first.sums, chain.from_iterable(part.sums for part in parts)))
+    return replace(first, sums=sums, signature=re.sub(r"\|texts:\d+", f"|texts:{texts}", first.signature))
+
+
+def _compared(first: Tally | Pool, second: Tally | Pool, seed: int) -> Comparison:
+    if isinstance(first, Tally) and isinstance(second, Tally):
+        return approximate_randomisation(first, second, seed)
+    if isinstance(first, Pool) and isinstance(second, Pool):
+        return approximate_randomisation(first, second, seed)
+    raise DataError("one is made of sums and the other of counts")

@@ -1,0 +1,390 @@
+"""Replies to the test contexts of EmpatheticDialogues by one protocol: people's, five published systems', ours, anybody's.
+
+    python evaluate/empathetic_replies.py --outputs ed_system_outputs.jsonl.gz --checkpoint runs/lm --replies theirs=replies.txt
+
+OUTPUTS holds a row for each of the 5,255 test replies: `context`, tokenised; `reference`, the listener's reply, tokenised;
+`emotion`, what the speaker feels; `outputs`, the published systems' replies by name; their authors released these
+(MoEL: Lin et al. 2019, MIME: Majumder et al. 2020). They are scored as they stand. All other replies are brought into the
+references' form first, by `as_published`. BLEU is sacrebleu's 13a and, as chrF, lower-cased; ROUGE is rouge-score's without
+stemming; what is counted in words takes those of `emogen.words`. Our models read the contexts as people wrote them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import click
+from nltk.tokenize.treebank import TreebankWordTokenizer
+
+import emogen
+from emogen.checkpoint import Checkpoint
+from emogen.data.corpora import resolve
+from emogen.data.exchange import Problem, Reading, Row, read_exchanges, read_rows
+from emogen.decoding.sampling import Sampling
+from emogen.emotions import EMPATHETIC, TO_EKMAN, Emotion, map_names
+from emogen.errors import DataError, SettingsError
+from emogen.evaluate.emotion import emotion_accuracy, emotion_f1, judged_labels
+from emogen.evaluate.report import write_result
+from emogen.evaluate.resampling import Tally
+from emogen.evaluate.score import Score
+from emogen.evaluate.significance import holm, paired_bootstrap
+from emogen.evaluate.suite import Evaluation, Options, System, evaluate
+from emogen.judges.leak import refuse_leaks
+from emogen.judges.recognizer import Recognizer, load_recognizer
+
+RESULT = Path("evaluate/results/empathetic_replies.json")
+COMPARED = ("bleu", "rougeL")
+
+# The authors' expansions, in their order; an apostrophe that is left goes with the tokenizer (she 's, should n't).
+EXPANSIONS = {
+    "it's": "it is", "don't": "do not", "doesn't": "does not", "didn't": "did not", "you'd": "you would",
+    "you're": "you are", "you'll": "you will", "i'm": "i am", "they're": "they are", "that's": "that is",
+    "what's": "what is", "couldn't": "could not", "i've": "i have", "we've": "we have", "can't": "cannot",
+    "i'd": "i would", "aren't": "are not", "isn't": "is not", "wasn't": "was not", "weren't": "were not",
+    "won't": "will not", "there's": "there is", "there're": "there are",
+}  # fmt: skip
+QUOTES = {"``", "''", '"'}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One context of the test set.
+
+    Attributes:
+        context: earlier utterances, tokenised, oldest first; the last one is the speaker's.
+        reference: the listener's reply, tokenised.
+        feeling: what the speaker feels, one of 32.
+        published: the published systems' replies by name.
+    """
+
+    context: tuple[str, ...]
+    reference: str
+    feeling: str
+    published: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How our models reply: an emotion (`none`, `speaker`, or one of the model's), sampling options, number of seeds."""
+
+    emotion: str
+    seeds: int
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Who judges the emotion of our replies; `leak` says what the judge shares with the guides."""
+
+    judge: Recognizer | None = None
+    leak: str = "unchecked"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A system's replies, one for each trial, in the references' form; `facts` are further keys of its row."""
+
+    system: str
+    seed: int
+    texts: Sequence[str]
+    facts: Mapping[str, object] = field(default_factory=dict)
+    is_published: bool = False
+
+
+@click.command()
+@click.option(
+    "--outputs", type=click.Path(exists=True, path_type=Path), required=True, help="References and published replies."
+)
+@click.option("--checkpoint", "checkpoints", multiple=True, metavar="[NAME=]DIR", help="A generator of ours; any number.")
+@click.option("--replies", multiple=True, metavar="[NAME=]FILE", help="Somebody's: .txt, a reply a line, or JSON lines.")
+@click.option("--corpus", default="empatheticdialogues", show_default=True, help="The contexts as people wrote them.")
+@click.option("--emotion", default="none", show_default=True, help="To reply with: none, speaker (the speaker's), or a name.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Decoding seeds of a checkpoint.")
+@click.option("--temperature", default=0.7, show_default=True)
+@click.option("--top-p", default=0.9, show_default=True)
+@click.option("--greedy", is_flag=True, help="The likeliest token always; one seed.")
+@click.option("--judge", type=click.Path(exists=True, path_type=Path), help="Classifier that judges the emotion asked for.")
+@click.option(
+    "--guide", "guides", multiple=True, type=click.Path(exists=True, path_type=Path), help="What the judge must not know."
+)
+@click.option("--allow-leak", is_flag=True, help="Go on where the judge shares rows or architecture with a guide.")
+@click.option("--classifier", "classifiers", multiple=True, metavar="[NAME=]DIR", help="Recognises the speaker's emotion.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
+def main(
+    outputs: Path,
+    checkpoints: tuple[str, ...],
+    replies: tuple[str, ...],
+    corpus: str,
+    emotion: str,
+    seeds: int,
+    temperature: float,
+    top_p: float,
+    greedy: bool,
+    judge: Path | None,
+    guides: tuple[Path, ...],
+    allow_leak: bool,
+    classifiers: tuple[str, ...],
+    out: Path,
+) -> None:
+    """Score people, the published systems in OUTPUTS, checkpoints and files of replies on the same contexts."""
+    if judge and emotion == "none":
+        raise SettingsError("--judge judges the emotion that was asked for: pass --emotion too, or leave --judge out")
+    decoding = Decoding(emotion, 1 if greedy else seeds, 0.0 if greedy else temperature, top_p)
+    trials = read_trials(outputs)
+    ours, theirs, readers = named(checkpoints), named(replies), named(classifiers)
+    refuse_shared_names([*trials[0].published, "human", *ours, *theirs, *readers])
+    judging = Judging(load_recognizer(judge), refuse_leaks(judge, guides, allow_leak)) if judge else Judging()
+    contexts, known = restored(trials, corpus) if ours or readers else ([], None)
+
+    entries = [human(trials), *published(trials), *(from_file(name, path, trials) for name, path in theirs.items())]
+    for name, folder in ours.items():
+        entries += written(name, emogen.load(folder), trials, contexts, decoding, judging)
+    evaluations = [evaluated(entry, trials) for entry in entries]
+    rows = [row(entry, found) for entry, found in zip(entries, evaluations, strict=True)]
+    rows += [recognition(name, load_recognizer(folder), trials, contexts) for name, folder in readers.items()]
+
+    extra = {
+        "utterances_as_written": known,
+        "leak": judging.leak if judge else None,
+        "comparisons": comparisons(entries, evaluations),
+        "signatures": signatures(rows),
+    }
+    data = [outputs, *theirs.values(), *ours.values(), *readers.values(), *([judge] if judge else [])]
+    write_result(out, command(outputs, ours, theirs, readers, judge, decoding), data, rows, extra)
+
+
+def as_published(text: str) -> str:
+    """A text in the form of the published replies and references: lower-cased, contractions expanded, tokens between blanks.
+
+    The authors' list of contractions, then NLTK's Treebank tokenizer on each sentence; double quotes go. Of the 5,244 test
+    replies whose original is known 99.7% come out letter for letter; the rest are quirks of single quotes and of full stops
+    after abbreviations (sentences are parted here by a full stop, and not by the Punkt model, which is a download).
+
+    >>> as_published("It's OK.  She's sad, isn't she?")
+    "it is ok . she 's sad , is not she ?"
+    """
+    text = text.replace("’", "'").lower()
+    for short, long in EXPANSIONS.items():
+        text = text.replace(short, long)
+    tokenizer = TreebankWordTokenizer()
+    tokens = (token for sentence in re.split(r"(?<=[.!?])\s+", text) for token in tokenizer.tokenize(sentence))
+    return " ".join(token for token in tokens if token not in QUOTES)
+
+
+def named(values: Sequence[str]) -> dict[str, Path]:
+    """Paths by name from `NAME=PATH` or `PATH`, whose name is then its own without endings."""
+    found: dict[str, Path] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        place = Path(path if equals else value)
+        name = name if equals else place.name.partition(".")[0]
+        if not place.exists():
+            raise DataError(f"{place}: is not there; pass [NAME=]PATH")
+        refuse_shared_names([*found, name])
+        found[name] = place
+    return found
+
+
+def refuse_shared_names(names: Sequence[str]) -> None:
+    """Raises SettingsError if two systems would have one name."""
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise SettingsError(f"two systems are called {name!r}: write NAME=PATH to give one another name")
+
+
+def read_trials(path: Path) -> list[Trial]:
+    """The rows of the file with the published replies; raises DataError where one is no trial or names other systems."""
+    found: list[Trial] = []
+    for read in read_rows(path):
+        if isinstance(read, Problem):
+            raise DataError(f"{path}:{read.number}: {read.message}")
+        found.append(trial(f"{path}:{read.number}", read))
+        if found[-1].published.keys() != found[0].published.keys():
+            raise DataError(f"{path}:{read.number}: has outputs of other systems than the first row: one of each is needed")
+    if not found:
+        raise DataError(f"{path}: holds no rows; one test reply a line is expected")
+    return found
+
+
+def trial(place: str, read: Row) -> Trial:
+    """One row, checked."""
+    context, reference, feeling, outputs = (read.fields.get(key) for key in ("context", "reference", "emotion", "outputs"))
+    if not (isinstance(context, list) and context and isinstance(reference, str) and isinstance(outputs, dict) and outputs):
+        raise DataError(f"{place}: expected are context (a list), reference (a text), emotion and outputs (texts by system)")
+    if not all(isinstance(text, str) for text in (*context, *outputs.values())):
+        raise DataError(f"{place}: an utterance of context or outputs is no text")
+    if not isinstance(feeling, str) or feeling not in EMPATHETIC:
+        raise DataError(f"{place}: emotion {feeling!r} is not one of {', '.join(EMPATHETIC.names)}")
+    return Trial(tuple(context), reference, feeling, outputs)
+
+
+def restored(trials: Sequence[Trial], corpus: str) -> tuple[list[tuple[str, ...]], float]:
+    """The contexts as people wrote them, and the share of utterances found; one that is not in the corpus stays tokenised.
+
+    The file with the published replies has lost capitals, contractions and quotes, which other models were trained with.
+    """
+    path, reading = resolve(corpus, Reading())
+    tests = (row for row in read_exchanges(path, reading) if row.split == "test")
+    known = {letters(as_published(text)): text for row in tests for text in (*row.context, row.reply)}
+    contexts = [tuple(known.get(letters(text), text) for text in each.context) for each in trials]
+    utterances = [text for each in trials for text in each.context]
+    return contexts, sum(letters(text) in known for text in utterances) / len(utterances)
+
+
+def letters(text: str) -> str:
+    """Letters and digits alone, by which two spellings of an utterance are known for one."""
+    return "".join(filter(str.isalnum, text))
+
+
+def human(trials: Sequence[Trial]) -> Entry:
+    """People's replies: the references themselves, so without overlap."""
+    return Entry("human", 0, [each.reference for each in trials])
+
+
+def published(trials: Sequence[Trial]) -> list[Entry]:
+    """The published systems, in the file's order."""
+    return [Entry(name, 0, [each.published[name] for each in trials], is_published=True) for name in trials[0].published]
+
+
+def from_file(name: str, path: Path, trials: Sequence[Trial]) -> Entry:
+    """Somebody's replies from a file; raises DataError unless it holds one for each trial."""
+    texts = list(replies_in(path))
+    if len(texts) != len(trials):
+        raise DataError(f"{path}: {len(texts)} replies for {len(trials)} contexts: one for each is needed, in their order")
+    return Entry(name, 0, [as_published(text) for text in texts])
+
+
+def replies_in(path: Path) -> Iterator[str]:
+    """The lines of a .txt file, or `reply` or `text` of each row of any other."""
+    if path.suffix == ".txt":
+        yield from path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return
+    for read in read_rows(path):
+        if isinstance(read, Problem):
+            raise DataError(f"{path}:{read.number}: {read.message}")
+        text = read.fields.get("reply", read.fields.get("text"))
+        if not isinstance(text, str):
+            raise DataError(f"{path}:{read.number}: has no text under 'reply' or 'text'")
+        yield text
+
+
+def written(
+    name: str,
+    model: Checkpoint,
+    trials: Sequence[Trial],
+    contexts: Sequence[tuple[str, ...]],
+    decoding: Decoding,
+    judging: Judging,
+) -> Iterator[Entry]:
+    """A checkpoint's replies for each seed, with the judged emotion where one was asked for."""
+    emotions = asked(model, trials, decoding.emotion)
+    most = model.default_sampling.max_tokens
+    sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p, max_tokens=most)
+    for seed in range(decoding.seeds):
+        texts = [reply.text for reply in model.reply(contexts, emotions, sampling=sampling, seed=seed)]
+        facts = {key: value for key, value in asdict(decoding).items() if key != "seeds"}
+        yield Entry(name, seed, [as_published(text) for text in texts], {**facts, **judged(judging, emotions, texts)})
+        click.echo(f"{name}: seed {seed} of {decoding.seeds}", err=True)
+
+
+def asked(model: Checkpoint, trials: Sequence[Trial], choice: str) -> list[Emotion]:
+    """The emotion to reply with in each trial; raises SettingsError where the model does not know it."""
+    if choice != "speaker":
+        return [model.emotion(None if choice == "none" else choice)] * len(trials)
+    mapped = {feeling: map_names([feeling], TO_EKMAN, model.labels) for feeling in {each.feeling for each in trials}}
+    for feeling, names in mapped.items():
+        if not names:
+            raise SettingsError(f"--emotion speaker: {feeling!r} has no counterpart among {', '.join(model.labels.names)}")
+    return [model.emotion(mapped[each.feeling][0]) for each in trials]
+
+
+def judged(judging: Judging, emotions: Sequence[Emotion], texts: Sequence[str]) -> dict[str, Score]:
+    """Agreement of the emotions asked for with what the judge finds; nothing without a judge."""
+    if not judging.judge:
+        return {}
+    labels = judging.judge.names.names
+    names = [emotion.name for emotion in emotions]
+    found = judged_labels(judging.judge.probabilities(texts), labels)
+    scores = {"emotion_accuracy": emotion_accuracy(names, found), "emotion_f1": emotion_f1(names, found, labels)}
+    mark = f"|judge:{judging.judge.folder.name}|leak:{judging.leak}"
+    return {metric: replace(score, signature=score.signature + mark) for metric, score in scores.items()}
+
+
+def evaluated(entry: Entry, trials: Sequence[Trial]) -> Evaluation:
+    """Overlap with the references, which are people's replies themselves and so have none, and diversity."""
+    references = None if entry.system == "human" else [[each.reference] for each in trials]
+    return evaluate(System(entry.system, entry.texts, references), options=Options(language="en", lowercase=True))
+
+
+def row(entry: Entry, found: Evaluation) -> dict[str, object]:
+    """All figures of a system."""
+    return {"system": entry.system, "seed": entry.seed, "n": found.texts, **entry.facts, **found.scores}
+
+
+def recognition(
+    name: str, reader: Recognizer, trials: Sequence[Trial], contexts: Sequence[tuple[str, ...]]
+) -> dict[str, object]:
+    """How well a classifier names what the speaker feels, from all that he has said so far."""
+    if set(reader.names.names) != set(EMPATHETIC.names):
+        raise SettingsError(f"{reader.folder}: its labels are {', '.join(reader.names.names)}, not the 32 of the speakers")
+    # The speaker said the last utterance, and every other one before it.
+    texts = [" ".join(context[::-2][::-1]) for context in contexts]
+    found = judged_labels(reader.probabilities(texts), reader.names.names)
+    feelings = [each.feeling for each in trials]
+    scores = {
+        "recognition_accuracy": emotion_accuracy(feelings, found),
+        "recognition_f1": emotion_f1(feelings, found, EMPATHETIC.names),
+    }
+    return {"system": name, "seed": 0, "n": len(texts), **scores}
+
+
+def comparisons(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> list[dict[str, object]]:
+    """Each system that is not published against the best published one, by paired bootstrap over the contexts."""
+    found = []
+    for metric in COMPARED:
+        scored = [(entry, tally) for entry, each in zip(entries, evaluations, strict=True) if (tally := summed(each, metric))]
+        best, its = max(((entry, tally) for entry, tally in scored if entry.is_published), key=lambda pair: pair[1].value)
+        for entry, tally in scored:
+            if not entry.is_published:
+                names = {"metric": metric, "first": best.system, "second": entry.system, "seed": entry.seed}
+                found.append((names, paired_bootstrap(its, tally)))
+    adjusted = holm([tested.p for _, tested in found])
+    return [{**names, **asdict(tested), "p_holm": p} for (names, tested), p in zip(found, adjusted, strict=True)]
+
+
+def summed(found: Evaluation, metric: str) -> Tally | None:
+    """What a metric of sums was computed from; None where a system lacks it."""
+    basis = found.bases.get(metric)
+    return basis if isinstance(basis, Tally) else None
+
+
+def signatures(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """How each metric is computed, by its name."""
+    return {metric: score.signature for row in rows for metric, score in row.items() if isinstance(score, Score)}
+
+
+def command(
+    outputs: Path,
+    ours: Mapping[str, Path],
+    theirs: Mapping[str, Path],
+    readers: Mapping[str, Path],
+    judge: Path | None,
+    decoding: Decoding,
+) -> str:
+    """What anyone can run, with the last two parts of each path."""
+    parts = ["python evaluate/empathetic_replies.py", f"--outputs {outputs.name}"]
+    for option, paths in (("--checkpoint", ours), ("--replies", theirs), ("--classifier", readers)):
+        parts += [f"{option} {name}={path.parent.name}/{path.name}" for name, path in paths.items()]
+    parts += [f"--judge {judge.parent.name}/{judge.name}"] if judge else []
+    if ours:
+        drawn = f"--temperature {decoding.temperature} --top-p {decoding.top_p}" if decoding.temperature else "--greedy"
+        parts.append(f"--emotion {decoding.emotion} --seeds {decoding.seeds} {drawn}")
+    return " ".join(parts)
+
+
+if __name__ == "__main__":
+    main()

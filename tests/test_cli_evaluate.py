@@ -1,0 +1,356 @@
+"""`emogen evaluate`: files in, one table, page or JSON object out, and one line for whatever is wrong."""
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sacrebleu
+import torch
+
+from emogen.checkpoint import save_classifier
+from emogen.cli import main
+from emogen.data.fingerprints import fingerprints, write_fingerprints
+from emogen.emotions import EKMAN, LabelSet
+from emogen.errors import CheckpointError
+from emogen.judges.recognizer import read_confusion, write_confusion
+from emogen.models.classifier import Classifier, ClassifierConfig
+
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+TEXTS = [f"it was {('great , we won', 'awful , I cried')[n % 2]} on day {n % 7} ." for n in range(12)]
+REFERENCES = [f"on day {n % 5} it was {('great', 'awful')[n % 2]} ." for n in range(12)]
+PAIR = LabelSet(("joy", "sadness"))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working folder with texts, references, and texts with emotions."""
+    monkeypatch.chdir(tmp_path)
+    lines("ours.txt", TEXTS)
+    lines("theirs.txt", reversed(TEXTS))
+    lines("refs.txt", REFERENCES)
+    rows("asked.jsonl", [{"text": text, "emotion": ("joy", "sadness")[n % 2]} for n, text in enumerate(TEXTS)])
+    return tmp_path
+
+
+def lines(name, texts):
+    Path(name).write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+
+
+def rows(name, records):
+    lines(name, map(json.dumps, records))
+
+
+@pytest.fixture
+def evaluate(capsys):
+    """Runs the command in this process; gives exit status, standard output and standard error."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", *map(str, arguments)])
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def scored(evaluate):
+    """Runs the command with --json; gives the object."""
+
+    def call(*arguments):
+        status, out, err = evaluate(*arguments, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+    return call
+
+
+def judge_in(name, labels=PAIR, trained_on=("one row",), **config):
+    """An untrained classifier's checkpoint."""
+    torch.manual_seed(len(name))
+    save_classifier(Path(name), labels, Classifier(ClassifierConfig(len(labels), buckets=64, **config)))
+    write_fingerprints(Path(name), fingerprints(trained_on))
+    return name
+
+
+def test_json_of_one_system(scored):
+    found = scored("ours.txt", "--references", "refs.txt")
+    assert set(found["scores"]["bleu"]) == {"value", "low", "high", "signature"}
+    assert found["scores"]["bleu"]["value"] == pytest.approx(sacrebleu.corpus_bleu(TEXTS, [REFERENCES]).score)
+    assert found["texts"] == 12
+    # "it was great , we won on day 0 ." and the like: ten tokens each.
+    assert found["lengths"]["mean"] == found["scores"]["mean_length"]["value"] == 10
+
+
+def test_table_on_stdout_and_notes_on_stderr(evaluate):
+    status, out, err = evaluate("ours.txt", "theirs.txt")
+    assert status == 0
+    assert out.splitlines()[0].split() == ["ours", "theirs"]
+    assert "note: ours: distinct2_corrected left out" in err
+    assert "note" not in out
+
+
+def test_neither_torch_nor_transformers_without_a_model():
+    """In a process of its own, to the end of the command."""
+    code = (
+        "import sys; from emogen.cli import main\n"
+        "try: main(['evaluate', 'ours.txt', '--references', 'refs.txt', '--train', 'theirs.txt'])\n"
+        "except SystemExit as ended: sys.exit(ended.code or any(name in sys.modules for name in ('torch', 'transformers')))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_same_texts_in_every_format_score_the_same(scored, monkeypatch):
+    with gzip.open("zipped.txt.gz", "wt", encoding="utf-8") as handle:
+        handle.write("".join(f"{text}\r\n" for text in TEXTS))
+    rows("rows.jsonl", [{"output": text} for text in TEXTS])
+    Path("table.csv").write_text("answer\n" + "".join(f'"{text}"\n' for text in TEXTS), encoding="utf-8")
+    expected = scored("ours.txt")
+    assert scored("zipped.txt.gz") == expected
+    assert scored("rows.jsonl") == expected
+    assert scored("table.csv", "--text-column", "answer") == expected
+    for source, chosen in (("ours.txt", []), ("rows.jsonl", ["--format", "jsonl"])):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(source).read_bytes())))
+        assert scored("-", *chosen) == expected
+
+
+def test_several_references_are_files_or_lists(scored):
+    rows("lists.jsonl", [{"references": [one, two]} for one, two in zip(REFERENCES, TEXTS, strict=True)])
+    both = scored("theirs.txt", "--references", "refs.txt", "--references", "ours.txt")["scores"]["bleu"]
+    assert both == scored("theirs.txt", "--references", "lists.jsonl")["scores"]["bleu"]
+    expected = sacrebleu.corpus_bleu(TEXTS[::-1], [REFERENCES, TEXTS]).score
+    assert both["value"] == pytest.approx(expected)
+
+
+def test_real_texts_give_no_overlap(scored):
+    scores = scored("ours.txt", "--real", "refs.txt", "--train", "theirs.txt")["scores"]
+    assert "bleu" not in scores
+    assert scores["backward_bleu4"]["value"] > 0
+    assert scores["copied"]["value"] == 1
+
+
+def test_output_of_sample_is_taken_as_it_is(scored, tiny_checkpoint, capsys):
+    with pytest.raises(SystemExit):
+        main(["sample", "--json", "--checkpoint", str(tiny_checkpoint), "-n", "3", "--emotion", "joy=0.7,sadness=0.3"])
+    Path("s.jsonl").write_text(capsys.readouterr().out, encoding="utf-8")
+    found = scored("s.jsonl", "--judge", judge_in("judge", EKMAN))
+    joy = EKMAN.position("joy")
+    assert [sum(row) for row in found["confusion"]["judge"]["counts"]] == [3 * (place == joy) for place in range(7)]
+
+
+def test_every_form_of_emotion_is_its_heaviest_label(scored):
+    forms = ["sadness", "joy=0.3,sadness=0.7", {"joy": 0.1, "sadness": 0.9}, ["sadness"], "sadness|joy"]
+    rows("forms.jsonl", [{"text": "oh", "mood": form} for form in forms])
+    found = scored("forms.jsonl", "--judge", judge_in("judge"), "--emotion-column", "mood")
+    assert [sum(row) for row in found["confusion"]["judge"]["counts"]] == [0, 5]
+
+
+def test_judges_are_named_with_the_hash_of_their_weights(scored, evaluate):
+    judges = ["--judge", judge_in("one"), "--judge", judge_in("another", backbone="cnn", multi_label=True)]
+    scores = scored("asked.jsonl", *judges)["scores"]
+    assert {"emotion_accuracy:one", "emotion_f1:another", "agreement", "kappa"} <= set(scores)
+    digest = hashlib.sha256(Path("one/model.safetensors").read_bytes()).hexdigest()
+    assert f"|judge:one@{digest[:8]}|leak:unchecked|" in scores["emotion_accuracy:one"]["signature"]
+    _, page, _ = evaluate("asked.jsonl", *judges, "--markdown")
+    assert "emotion asked for and the one that another found" in page
+    assert "| asked \\ judged | joy | sadness |" in page
+
+
+def test_a_leak_is_refused_and_allowed_is_told(evaluate, scored):
+    judge, guide = judge_in("judge", trained_on=["a", "shared"]), judge_in("guide", trained_on=["b", "Shared"], backbone="cnn")
+    status, _, err = evaluate("asked.jsonl", "--judge", judge, "--guide", guide)
+    assert status == 1
+    assert "1 of its 2 training rows" in err
+    scores = scored("asked.jsonl", "--judge", judge, "--guide", guide, "--allow-leak")["scores"]
+    assert "leak:allowed(1rows)" in scores["emotion_f1"]["signature"]
+
+
+def test_a_judge_that_knows_its_errors_corrects(scored):
+    judge = judge_in("judge")
+    write_confusion(Path(judge), PAIR, np.array([[90, 10], [20, 80]]))
+    score = scored("asked.jsonl", "--judge", judge)["scores"]["emotion_accuracy_corrected"]
+    assert "judge_texts:200" in score["signature"]
+
+
+def test_confusion_comes_back_as_it_was_written(folder):
+    counts = np.array([[3, 1], [0, 5]])
+    assert read_confusion(folder, PAIR) is None
+    write_confusion(folder, PAIR, counts)
+    assert json.loads((folder / "confusion.json").read_text()) == {"labels": ["joy", "sadness"], "counts": [[3, 1], [0, 5]]}
+    np.testing.assert_array_equal(read_confusion(folder, PAIR), counts)
+    with pytest.raises(CheckpointError, match="is of joy, sadness, the classifier has joy, fear"):
+        read_confusion(folder, LabelSet(("joy", "fear")))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"labels": ["joy", "sadness"], "counts": [[1, 2]]}',
+        '{"labels": ["joy", "sadness"], "counts": [[1, -2], [0, 1]]}',
+    ],
+)
+def test_a_broken_confusion_is_refused(folder, content):
+    (folder / "confusion.json").write_text(content)
+    with pytest.raises(CheckpointError, match="confusion"):
+        read_confusion(folder, PAIR)
+
+
+def test_compared_files_are_systems_and_tested(scored, evaluate):
+    found = scored("--compare", "ours.txt", "theirs.txt", "--references", "refs.txt")
+    assert set(found["systems"]) == {"ours", "theirs"}
+    by_metric = {row["metric"]: row for row in found["comparisons"]}
+    values = [found["systems"][system]["scores"]["bleu"]["value"] for system in ("ours", "theirs")]
+    assert by_metric["bleu"]["difference"] == pytest.approx(values[1] - values[0])
+    assert by_metric["bleu"]["p_holm"] >= by_metric["bleu"]["p"] > 0
+    # The same texts in another order are as diverse.
+    assert by_metric["unique"]["p"] == 1
+    _, out, _ = evaluate("--compare", "ours.txt", "theirs.txt")
+    assert "p (Holm)" in out
+
+
+def test_systems_and_temperatures_are_columns_and_points(scored, evaluate, folder):
+    hot = [
+        {"system": name, "temperature": t, "text": f"{text} {n * t}"}
+        for name in ("mle", "gan")
+        for t in (0.5, 1)
+        for n, text in enumerate(TEXTS[:6])
+    ]
+    rows("hot.jsonl", hot)
+    lines("refs4.txt", REFERENCES[:6] * 4)
+    options = ["--references", "refs4.txt", "--frontier", "plots/f", "--diversity", "distinct2"]
+    assert list(scored("hot.jsonl", *options)["systems"]) == ["mle t=0.5", "mle t=1", "gan t=0.5", "gan t=1"]
+    assert (folder / "plots/f.png").stat().st_size > 0
+    assert "distinct2" in (folder / "plots/f.svg").read_text(encoding="utf-8")
+    status, out, err = evaluate("hot.jsonl", *options[:4])
+    assert (status, "distinct1" in out) == (1, True)
+    assert "no frontier is drawn" in err
+
+
+def test_empty_texts_count_and_are_told(evaluate):
+    lines("gaps.txt", ["a b", "", " ", "c"])
+    status, out, err = evaluate("gaps.txt")
+    assert status == 0
+    assert out.splitlines()[1].split() == ["texts", "4"]
+    assert "2 of 4 texts are empty" in err
+
+
+def test_files_of_one_name_are_told_apart(scored, folder):
+    (folder / "b").mkdir()
+    lines("b/ours.txt", TEXTS)
+    assert list(scored("ours.txt", "b/ours.txt")["systems"]) == ["ours", "b/ours.txt: ours"]
+
+
+BAD = {
+    "short.txt": b"one\n",
+    "empty.txt": b"",
+    "latin.txt": b"fine\ncaf\xe9\n",
+    "number.jsonl": b'{"text": "x"}\n{"text": 3}\n',
+    "half.jsonl": b'{"text": "\\ud83d"}\n',
+    "hot.jsonl": b'{"text": "x", "temperature": "hot"}\n',
+    "hope.jsonl": b'{"text": "x", "emotion": "joy"}\n{"text": "x", "emotion": "hope"}\n',
+    "share.jsonl": b'{"text": "x", "emotion": {"joy": NaN}}\n',
+    "none.jsonl": b'{"reference": []}\n',
+    "cut.txt.gz": gzip.compress(b"x\n" * 99)[:-9],
+    "what.doc": b"x\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("", 2, "name a file of texts"),
+        ("ours.txt --references short.txt", 1, "ours.txt has 12 texts but short.txt has 1 rows"),
+        ("ours.txt --references none.jsonl", 1, "none.jsonl:1: reference []"),
+        ("ours.txt --references no.txt", 1, "no.txt: no such file"),
+        ("empty.txt", 1, "empty.txt: holds no texts"),
+        ("ours.txt --train empty.txt", 1, "empty.txt: holds no texts"),
+        ("latin.txt", 1, "latin.txt:2: byte 0xe9 at position 3 is not UTF-8"),
+        ("number.jsonl", 1, "number.jsonl:2: text 3 is no text"),
+        ("half.jsonl", 1, "half.jsonl:1: the text holds half"),
+        ("hot.jsonl", 1, "hot.jsonl:1: temperature 'hot'"),
+        ("cut.txt.gz", 1, "cut.txt.gz: cannot be read"),
+        ("what.doc", 1, "ending '.doc' is not one of .txt, "),
+        ("asked.jsonl --text-column answer", 1, "asked.jsonl:1: no column 'answer', found text, emotion"),
+        ("hope.jsonl --judge judge", 1, "hope.jsonl:2: emotion 'hope' is no label of judge judge: joy, sadness"),
+        ("asked.jsonl --judge judge --emotion-column mood", 1, "no column 'mood'"),
+        ("share.jsonl --judge judge", 1, "share.jsonl:1: emotion {'joy': nan}"),
+        ("ours.txt --judge judge", 1, "lines of text name no emotion"),
+        ("asked.jsonl --judge nobody", 1, "nobody"),
+        ("asked.jsonl --judge judge --judge judge", 2, "twice"),
+        ("ours.txt --guide judge", 2, "--guide needs a --judge"),
+        ("ours.txt --compare ours.txt short.txt", 1, "ours.txt has 12 texts but short.txt has 1"),
+        ("ours.txt --frontier f", 2, "--frontier needs a quality"),
+        ("ours.txt --frontier f --quality fame", 2, "--quality 'fame' is not one of the metrics computed here: distinct1"),
+        ("ours.txt --frontier f --quality unique", 1, "has a column 'temperature'"),
+        ("ours.txt --quality unique", 2, "--quality needs --frontier"),
+        ("ours.txt --mauve", 2, "--mauve needs --encoder"),
+        ("ours.txt --reverse", 2, "--reverse needs"),
+        ("ours.txt --json --markdown", 2, "take one of them"),
+        ("- --references -", 2, "standard input"),
+        ("ours.txt --reference-column r", 2, "--reference-column needs --references"),
+    ],
+)
+def test_mistakes_are_one_line_and_nothing_else(evaluate, arguments, status, said):
+    for name, content in BAD.items():
+        Path(name).write_bytes(content)
+    judge_in("judge")
+    found, out, err = evaluate(*arguments.split())
+    assert (found, out) == (status, "")
+    (line,) = err.splitlines()
+    assert line.startswith("emogen: ")
+    assert said in line
+
+
+def test_a_judge_that_answers_nan_is_named(evaluate):
+    judge = judge_in("judge")
+    broken = Classifier(ClassifierConfig(2, buckets=64))
+    torch.nn.init.constant_(broken.head.bias, float("nan"))
+    save_classifier(Path(judge), PAIR, broken)
+    status, out, err = evaluate("asked.jsonl", "--judge", judge)
+    assert (status, out) == (1, "")
+    assert "judge judge, texts from asked.jsonl:1 on: probabilities[0]: joy is nan" in err
+
+
+def test_without_matplotlib_the_frontier_is_refused_before_anything_is_read(evaluate, monkeypatch):
+    monkeypatch.setattr("emogen.cli.evaluating.find_spec", lambda _: None)
+    status, _, err = evaluate("nowhere.txt", "--frontier", "f")
+    assert status == 2
+    assert "needs matplotlib" in err
+
+
+def test_a_language_model_of_our_own_gives_perplexity(scored, tiny_checkpoint):
+    scores = scored("ours.txt", "--language-model", tiny_checkpoint)["scores"]
+    assert scores["perplexity"]["value"] > 1
+    assert scores["nats_per_sentence"]["value"] > scores["nats_per_character"]["value"] > 0
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL))
+def test_python_of_the_guide_runs(code, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec(code, {})
+    assert capsys.readouterr().out
+
+
+def test_the_guide_names_every_option_and_every_score():
+    from emogen.cli.evaluating import evaluate_command
+    from emogen.evaluate.suite import Means, Options, System, planned
+
+    assert {name for option in evaluate_command.params for name in option.opts if name.startswith("--")} <= set(
+        re.findall(r"--[a-z-]+", GUIDE)
+    )
+    everything = Means(training=(), real=(), encoder=True, language_model=True, reverse=True)
+    names = planned(System("s", (), (), ()), everything, Options(mauve=True))
+    assert {name for name in names if f"`{name}`" not in GUIDE} == set()
