@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from emogen.atomic import replacing, write_text
@@ -309,6 +311,45 @@ def read_weights(folder: Path, model: nn.Module) -> None:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: cannot be read ({reason}); the file is cut short or of another model") from None
+
+
+def write_confusion(folder: Path, labels: LabelSet, counts: NDArray[np.int64]) -> None:
+    """Writes into a checkpoint how its classifier judged its held-out test rows, whole or not at all.
+
+    Args:
+        folder: of the checkpoint.
+        labels: of the classifier.
+        counts: [true, judged] rows.
+    """
+    content = {"labels": list(labels.names), "counts": np.asarray(counts).tolist()}
+    write_text(folder / CONFUSION_FILE, json.dumps(content) + "\n")
+
+
+def read_confusion(folder: Path, labels: LabelSet) -> NDArray[np.int64] | None:
+    """How a classifier judged its own held-out test rows, [true, judged]; None if there is no such file.
+
+    Raises:
+        CheckpointError: the file is there but cut short, of other labels, or holds no counts.
+    """
+    path = folder / CONFUSION_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        names, counts = tuple(content["labels"]), _counts(content["counts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: no readable confusion ({error!r}); remove it or train the classifier again") from None
+    if names != labels.names or len(counts) != len(names):
+        expected = ", ".join(labels.names)
+        raise CheckpointError(f"{path}: is of {', '.join(map(str, names))}, the classifier has {expected}; remove the file")
+    return counts
+
+
+def _counts(rows: Any) -> NDArray[np.int64]:
+    counts = np.array(rows)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.dtype.kind != "i" or (counts < 0).any():
+        raise ValueError("counts must be whole numbers of at least 0, a row and a column for each label")
+    return counts.astype(np.int64)
 
 
 @contextmanager

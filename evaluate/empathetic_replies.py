@@ -153,7 +153,8 @@ def main(
         "comparisons": comparisons(entries, evaluations),
         "signatures": signatures(rows),
     }
-    data = [outputs, *theirs.values(), *ours.values(), *readers.values(), *([judge] if judge else [])]
+    source = [Path(resolve(corpus, Reading())[0])] if contexts else []
+    data = [outputs, *source, *theirs.values(), *ours.values(), *readers.values(), *([judge] if judge else [])]
     write_result(out, command(outputs, ours, theirs, readers, judge, decoding), data, rows, extra)
 
 

@@ -1,16 +1,22 @@
-"""The recipe of the default model: corpora, judge, guide, and the training commands, one stage after another.
+r"""The recipe of the default model: corpora, judge, guide, and the training commands, one stage after another.
 
     emogen data fetch goemotions && emogen data fetch dailydialog && emogen data fetch empatheticdialogues
     python examples/default_model.py prepare --work runs
     emogen train-lm runs/replies.jsonl.gz --preset small --vocabulary 8000 --steps 200000 --minutes 46 --out runs/lm
     emogen train-gan runs/replies.jsonl.gz --preset small --steps 100000 --minutes 60 --init runs/lm --out runs/gan
     python examples/default_model.py ship --work runs --model runs/lm
-    python examples/default_model.py ship-judge --work runs
+    python examples/default_model.py ship-classifier --model runs/judge --to checkpoints/judge
+
+and of the recogniser that ships:
+
+    emogen train-classifier goemotions dailydialog dailydialog_zh zh_multi_emotion starter --labels ekman --multi-label no \
+        --backbone cnn --buckets 32768 --width 64 --epochs 4 --batch-size 128 --out runs/recognizer
+    python examples/default_model.py ship-classifier --model runs/recognizer --to checkpoints/recognizer
 
 `prepare` writes the generator's corpus and trains two classifiers of different architectures on disjoint rows. The guide,
 trained on the generator's share of GoEmotions and DailyDialog, labels the listeners' replies of EmpatheticDialogues, whose own
 labels say what the *speaker* feels. The judge, trained on the replies that the generator's corpus does not hold, is for
-evaluation alone. `ship` and `ship-judge` store a model in float16.
+evaluation alone. `ship` and `ship-classifier` store a model in float16.
 """
 
 from __future__ import annotations
@@ -28,10 +34,10 @@ import click
 import torch
 
 from emogen.atomic import sha256, write_text
-from emogen.checkpoint import describe, load, load_classifier, save_classifier, save_model
+from emogen.checkpoint import CONFUSION_FILE, describe, load, load_classifier, save_classifier, save_model
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
-from emogen.data.fingerprints import ROWS_FILE
+from emogen.data.fingerprints import ROWS_FILE, fingerprint
 from emogen.emotions import EKMAN, Emotion
 from emogen.judges.leak import refuse_leaks
 from emogen.judges.recognizer import Recognizer, load_recognizer
@@ -61,9 +67,9 @@ def prepare(work: Path) -> None:
     guide = trained(work / "guide", [e for e in for_generator if share_of(e.reply) >= JUDGE_SHARE], GUIDE)
     empathetic = list(relabelled(list(cleaned("empatheticdialogues")), guide))
     count = write_exchanges(work / "replies.jsonl.gz", shuffled([*for_generator, *empathetic]))
-    taken = {e.reply.casefold() for e in (*for_generator, *empathetic)}
+    taken = {fingerprint(e.reply) for e in (*for_generator, *empathetic)}
     for_judge = [e for e in labelled if share_of(e.reply) < JUDGE_SHARE]
-    judge = trained(work / "judge", [e for e in for_judge if e.split != "train" or e.reply.casefold() not in taken], JUDGE)
+    judge = trained(work / "judge", [e for e in for_judge if e.split != "train" or fingerprint(e.reply) not in taken], JUDGE)
     refuse_leaks(judge.folder, [guide.folder])
     for name, model in (("judge", judge), ("guide", guide)):
         click.echo(json.dumps({name: report(model, [e for e in labelled if e.split == "test"])}))
@@ -87,14 +93,15 @@ def ship(work: Path, model: Path, target: Path) -> None:
     click.echo(f"{target}: {sum(path.stat().st_size for path in target.iterdir()) / 1e6:.1f} MB")
 
 
-@recipe.command()
-@click.option("--work", type=click.Path(path_type=Path), required=True)
-@click.option("--to", "target", type=click.Path(path_type=Path), default=Path("checkpoints/judge"), show_default=True)
-def ship_judge(work: Path, target: Path) -> None:
-    """Store the judge in float16."""
-    classifier, labels = load_classifier(work / "judge")
+@recipe.command("ship-classifier")
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Trained checkpoint.")
+@click.option("--to", "target", type=click.Path(path_type=Path), required=True)
+def ship_classifier(model: Path, target: Path) -> None:
+    """Store a classifier in float16, with its errors on the test rows and the fingerprints of its training rows."""
+    classifier, labels = load_classifier(model)
     save_classifier(target, labels, classifier, torch.float16)
-    shutil.copy(work / "judge" / ROWS_FILE, target)
+    for name in (ROWS_FILE, CONFUSION_FILE):
+        shutil.copy(model / name, target)
 
 
 def cleaned(corpus: str) -> Iterator[Exchange]:

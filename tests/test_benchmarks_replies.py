@@ -151,6 +151,7 @@ def test_a_checkpoint_replies_to_the_contexts_as_written(tmp_path, outputs, writ
     assert rows["ours", 1]["bleu"] == pytest.approx(expected, abs=1e-5)
     assert rows["ours", 0]["emotion"] == "none"
     assert content["utterances_as_written"] == pytest.approx(4 / 5)
+    assert "written.jsonl" in content["data"]
 
 
 def test_the_emotion_asked_for_is_judged(tmp_path, outputs, written, tiny_checkpoint):
@@ -289,8 +290,8 @@ def test_a_judge_that_knows_the_guides_rows_is_refused(tmp_path, dialogue_file):
     with pytest.raises(CheckpointError, match="1 of its 2 training rows"):
         run(daily, tmp_path, *options)
     content, _ = run(daily, tmp_path, *options, "--allow-leak")
-    assert content["leak"] == "allowed(1rows)"
-    assert "|judge:judge|leak:allowed(1rows)|" in content["signatures"]["emotion_accuracy"]
+    assert content["leak"] == "allowed(guide:1rows)"
+    assert "|judge:judge|leak:allowed(guide:1rows)|" in content["signatures"]["emotion_accuracy"]
 
 
 def test_unsuitable_judges_and_names(tmp_path, dialogue_file, tiny_checkpoint):

@@ -131,7 +131,7 @@ def test_a_model_that_has_seen_the_judges_rows_is_refused(workplace):
     run(module, *arguments, "--allow-leak")
     content = result(out)
     shared = len(read_fingerprints(work / "toy-judge"))
-    assert content["judge_leaks"] == {"toy": f"allowed({shared}rows)"}
+    assert content["judge_leaks"] == {"toy": f"allowed(whole:{shared}rows)"}
     assert content["rows"][2]["system"] == "whole"
 
 

@@ -14,12 +14,11 @@ import pytest
 import sacrebleu
 import torch
 
-from emogen.checkpoint import save_classifier
+from emogen.checkpoint import read_confusion, save_classifier, write_confusion
 from emogen.cli import main
 from emogen.data.fingerprints import fingerprints, write_fingerprints
 from emogen.emotions import EKMAN, LabelSet
 from emogen.errors import CheckpointError
-from emogen.judges.recognizer import read_confusion, write_confusion
 from emogen.models.classifier import Classifier, ClassifierConfig
 
 ROOT = Path(__file__).parents[1]
@@ -173,7 +172,7 @@ def test_a_leak_is_refused_and_allowed_is_told(evaluate, scored):
     assert status == 1
     assert "1 of its 2 training rows" in err
     scores = scored("asked.jsonl", "--judge", judge, "--guide", guide, "--allow-leak")["scores"]
-    assert "leak:allowed(1rows)" in scores["emotion_f1"]["signature"]
+    assert "leak:allowed(guide:1rows)" in scores["emotion_f1"]["signature"]
 
 
 def test_a_judge_that_knows_its_errors_corrects(scored):

@@ -65,7 +65,7 @@ def test_the_recipe_prepares_disjoint_corpora(workplace):
     assert not judged & {row.reply for row in replies if row.split == "train"}
     assert all("isn't it" in row.reply for row in replies)
     assert refuse_leaks(workplace / "judge", [workplace / "guide"]) == "none"
-    shipping = ["ship-judge", "--work", str(workplace), "--to", str(workplace / "shipped")]
+    shipping = ["ship-classifier", "--model", str(workplace / "judge"), "--to", str(workplace / "shipped")]
     assert CliRunner().invoke(recipe.recipe, shipping, catch_exceptions=False).exit_code == 0
     _, labels = load_classifier(workplace / "shipped")
     assert labels == EKMAN

@@ -88,14 +88,16 @@ def test_a_leak_beside_a_clean_guide_is_found(seen):
 def test_an_allowed_leak_is_told_in_the_signature(seen):
     judge = seen("judge", "cnn", ["a", "b", "c"])
     rows, alike, both = seen("rows", "ngrams", ["a", "b"]), seen("alike", "cnn", ["x"]), seen("both", "cnn", ["c"])
-    assert refuse_leaks(judge, [rows], allowed=True) == "allowed(2rows)"
-    assert refuse_leaks(judge, [rows, alike, both], allowed=True) == "allowed(2rows,0rows+architecture,1rows+architecture)"
+    assert refuse_leaks(judge, [rows], allowed=True) == "allowed(rows:2rows)"
+    several = refuse_leaks(judge, [rows, alike, both], allowed=True)
+    assert several == "allowed(rows:2rows,alike:0rows+architecture,both:1rows+architecture)"
 
 
 def test_a_checkpoint_that_does_not_say_what_it_saw(seen):
     guide, judge = seen("guide", "ngrams", ["a"]), seen("judge", "cnn", ["b"])
     (guide / ROWS_FILE).unlink()
     assert refusal(judge, [guide]).startswith(f"{guide / ROWS_FILE}: cannot be read (No such file or directory), so nobody")
+    assert refuse_leaks(judge, [guide], allowed=True) == "allowed(guide:unknown)"
 
 
 # ---- what training writes

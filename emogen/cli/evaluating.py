@@ -244,8 +244,8 @@ def _judges(request: Request) -> tuple[Judging, ...]:
 
 
 def _judging(recognizer: Recognizer, name: str, request: Request) -> Judging:
+    from emogen.checkpoint import read_confusion
     from emogen.judges.leak import refuse_leaks
-    from emogen.judges.recognizer import read_confusion
 
     own = read_confusion(recognizer.folder, recognizer.names)
     labels = recognizer.names.names

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _AT_ONCE = 32
+_CHARACTERS_AT_ONCE = 4096
 _MAX_TOKENS = 512
 _ONE_LABEL = LabelSet(("any",))
 
@@ -121,7 +122,7 @@ def load_language_model(name: str, device: str = "cpu") -> LanguageModel:
     """
     if name.startswith(PREFIX):
         found = load_causal_model(name)
-        return CausalModel(name.removeprefix(PREFIX), found.model.to(choose_device(device)).eval(), found.tokenizer)
+        return CausalModel(Path(name.removeprefix(PREFIX)).name, found.model.to(choose_device(device)).eval(), found.tokenizer)
     return own_model(load(name, device))
 
 
@@ -176,7 +177,8 @@ def _trained(arrays: TokenArrays, tokenizer: SentencePieceTokenizer, training: R
     steps = training.epochs * math.ceil(len(arrays) / training.batch_size)
     for step in islice(train_mle(generator, batches(arrays, training.batch_size, training.seed), settings, state), steps):
         state.progress = step.number / steps
-    return OwnModel(f"lstm{training.width}", generator.eval(), tokenizer, _ONE_LABEL)
+    name = f"lstm{training.width}x{training.epochs}s{training.seed}"
+    return OwnModel(name, generator.eval(), tokenizer, _ONE_LABEL)
 
 
 def _arrays(texts: Iterable[str], tokenizer: Tokenizer, cache: Path) -> TokenArrays:
@@ -189,9 +191,12 @@ def _arrays(texts: Iterable[str], tokenizer: Tokenizer, cache: Path) -> TokenArr
 
 def _in_batches(texts: Sequence[str], nll: Callable[[Sequence[str]], NDArray[np.float64]]) -> NDArray[np.float64]:
     """Texts of similar length together, results in the texts' order."""
-    order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
     nats = np.zeros(len(texts))
-    for at in range(0, len(order), _AT_ONCE):
-        places = order[at : at + _AT_ONCE]
+    waiting = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+    while waiting:
+        # Scores over a whole vocabulary are large: long texts go in small batches.
+        longest = len(texts[waiting[min(_AT_ONCE, len(waiting)) - 1]])
+        size = max(1, min(_AT_ONCE, _CHARACTERS_AT_ONCE // max(1, longest)))
+        places, waiting = waiting[:size], waiting[size:]
         nats[places] = nll([texts[place] for place in places])
     return nats

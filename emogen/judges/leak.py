@@ -58,12 +58,23 @@ def refuse_leaks(judge: Path, guides: Sequence[Path], allowed: bool = False) -> 
     """What the signature of a judged score says about leaks: `none`, `unchecked` (no guide is named), or which are allowed.
 
     Raises:
-        CheckpointError: the judge shares rows or architecture with a guide, unless that is `allowed`.
+        CheckpointError: the judge shares rows or architecture with a guide, or nobody can know, unless that is `allowed`.
     """
-    found = [leak for guide in guides if (leak := find_leak(judge, guide))]
-    if found and not allowed:
+    if not guides:
+        return "unchecked"
+    notes = [note for guide in guides if (note := _note(judge, guide, allowed))]
+    return f"allowed({','.join(notes)})" if notes else "none"
+
+
+def _note(judge: Path, guide: Path, allowed: bool) -> str:
+    """What an allowed leak is called in a signature; empty where there is none."""
+    try:
+        leak = find_leak(judge, guide)
+    except CheckpointError:
+        if not allowed:
+            raise
+        return f"{guide.name}:unknown"
+    if leak and not allowed:
         way_out = "take another judge, or pass --allow-leak, which the score's signature will show"
-        raise CheckpointError(f"{judge}: is no judge of {found[0].guide}: {found[0]}; {way_out}")
-    if found:
-        return "allowed(" + ",".join(f"{leak.shared}rows" + "+architecture" * bool(leak.architecture) for leak in found) + ")"
-    return "none" if guides else "unchecked"
+        raise CheckpointError(f"{judge}: is no judge of {guide}: {leak}; {way_out}")
+    return f"{guide.name}:{leak.shared}rows{'+architecture' * bool(leak.architecture)}" if leak else ""

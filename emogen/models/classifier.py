@@ -188,7 +188,7 @@ class _Convolutions(nn.Module):
 
 
 class _Transformer(nn.Module):
-    """Transformer blocks over words that are embedded by their pieces, averaged."""
+    """Transformer blocks over words that are made of their pieces; the mean of their states."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()

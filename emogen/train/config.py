@@ -194,7 +194,7 @@ class GanSettings(GanConfig, GeneratorRun):
 class ClassifierTraining:
     """Training of a classifier."""
 
-    learning_rate: float = setting(0.0, "Learning rate at its peak; 0 for the backbone's own.")
+    learning_rate: float = setting(1e-3, "Learning rate at its peak.")
     weight_decay: float = setting(0.01, "Of matrices (AdamW).")
     balance: float = setting(0.5, "Power of a label's inverse frequency that weighs it; 0 for none.")
     label_smoothing: float = setting(0.0, "Share of each target that is spread over all labels.")
@@ -211,8 +211,9 @@ class ClassifierTraining:
 class ClassifierSettings(ClassifierTraining, RunConfig):
     """`emogen train-classifier`: text to emotion probabilities. A size or rate of 0 stands for the backbone's own."""
 
+    learning_rate: float = setting(0.0, "Learning rate at its peak; 0 for the backbone's own.")
     backbone: str = setting("cnn", "ngrams, cnn, transformer, or hf:NAME-OR-FOLDER, a pretrained encoder.")
-    init: str | None = setting(None, "Classifier whose features to begin with; its labels may be others.")
+    init: str | None = setting(None, "Classifier whose features (backbone, sizes) to begin with; its labels may be others.")
     epochs: int = setting(0, "Passes over the rows; 0 for the backbone's own number.")
     steps: int = setting(0, "Updates at most; 0 for as many as the epochs have.")
     batch_size: int = setting(32, "Rows an update.")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from emogen.atomic import write_text
-from emogen.checkpoint import CONFUSION_FILE, load_classifier, read_weights, save_classifier
+from emogen.checkpoint import load_classifier, read_weights, save_classifier, write_confusion
 from emogen.data.exchange import Exchange, Reading
 from emogen.data.fingerprints import Fingerprints, fingerprints, read_fingerprints
 from emogen.emotions import LabelSet
@@ -72,6 +71,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
         refuse_other_data(corpus.sources, folder, resuming)
         rows = _by_split(corpus)
         classifier = _classifier(settings, corpus.labels, _is_multi_label(settings, rows["train"])).to(device)
+        order = order_of("train-classifier", files, reading, settings)
         settings = _completed(settings, classifier, len(rows["train"]))
         train, valid = (_labelled(rows[split], classifier) for split in ("train", "valid"))
         weights = label_weights(train.targets, settings.balance, classifier.config.multi_label)
@@ -84,7 +84,8 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
             temperature, thresholds = calibration(classifier, valid)
             classifier.config = replace(classifier.config, temperature=temperature, thresholds=thresholds)
             save_classifier(folder, corpus.labels, classifier)
-            _write_confusion(folder, classifier, corpus.labels, rows["test"] or rows["valid"])
+            known = _confusion(classifier, corpus.labels, rows["test"] or rows["valid"])
+            write_confusion(folder, corpus.labels, known)
             return corpus.labels
 
         return drive(
@@ -107,7 +108,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
             {
                 "sources": corpus.sources,
                 "rows": {split: len(exchanges) for split, exchanges in rows.items()},
-                **order_of("train-classifier", files, reading, settings),
+                **order,
             },
             _seen(rows["train"], settings),
             finish,
@@ -183,15 +184,14 @@ def _labelled(rows: Sequence[Exchange], classifier: Classifier) -> Labelled:
     return Labelled([classifier.read(exchange.reply) for exchange in rows], targets)
 
 
-def _write_confusion(folder: Path, classifier: Classifier, labels: LabelSet, rows: Sequence[Exchange]) -> None:
-    """How often each label (row) is judged to be each (column), on held-out rows with one label: what corrects its verdicts."""
+def _confusion(classifier: Classifier, labels: LabelSet, rows: Sequence[Exchange]) -> NDArray[np.int64]:
+    """How often each label (row) is judged to be each (column), on the rows with one label."""
     single = [exchange for exchange in rows if max(exchange.emotion.weights) == 1]
     judged = emotion_probabilities(classifier, [exchange.reply for exchange in single]).argmax(1).tolist() if single else []
-    counts = [[0] * len(labels) for _ in labels.names]
+    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
     for exchange, found in zip(single, judged, strict=True):
-        counts[labels.position(exchange.emotion.name)][found] += 1
-    content = {"split": single[0].split if single else "", "labels": list(labels.names), "counts": counts}
-    write_text(folder / CONFUSION_FILE, json.dumps(content) + "\n")
+        counts[labels.position(exchange.emotion.name), found] += 1
+    return counts
 
 
 def _seen(rows: Sequence[Exchange], settings: ClassifierSettings) -> Fingerprints:

@@ -154,7 +154,7 @@ def write_train_file(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_model_card(folder: Path, content: Mapping[str, Any], labels: LabelSet) -> None:
-    """Writes README.md from what train.json holds: what the model is, its data by hash, and how to sample from it.
+    """Writes README.md from what train.json holds: what the model is, its data by hash, and how to use it.
 
     A card that stands there is left alone: its reader may have added to it.
     """
@@ -169,6 +169,12 @@ def write_model_card(folder: Path, content: Mapping[str, Any], labels: LabelSet)
         f"# {folder.name}\n\nTrained by `emogen {content['command']}` {content['emogen']} for {content['steps']} steps.\n\n"
         f"## Data\n\n{sources}\nRows: {rows}. The weights carry the licence of these data: say here which one that is.\n\n"
         f"## Settings\n\n```\n{settings}```\n\n"
-        f"## Use\n\n`emogen sample --checkpoint {folder} --emotion {labels.names[0]} -n 5`\n\n"
+        f"## Use\n\n`{_use(content['command'], folder, labels)}`\n\n"
         "Figures on held-out rows, and samples that nobody picked, are in `log.jsonl`.\n",
     )
+
+
+def _use(command: str, folder: Path, labels: LabelSet) -> str:
+    if command == "train-classifier":
+        return f"emogen recognize TEXT --checkpoint {folder}"
+    return f"emogen sample --checkpoint {folder} --emotion {labels.names[0]} -n 5"
