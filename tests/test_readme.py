@@ -10,7 +10,8 @@ import pytest
 from emogen.cli import main
 from emogen.data.exchange import Reading, read_exchanges
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+TOP = Path(__file__).parent.parent
+README = (TOP / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -36,12 +37,28 @@ def test_python_runs(code, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("emogen sample")])
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("emogen sample") and ">" not in line])
 def test_sample_prints_as_many_lines_as_the_readme_shows(command, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     shown = re.split(rf"^\$ {re.escape(command)}(?: +#.*)?\n", README, maxsplit=1, flags=re.MULTILINE)[1]
     lines = re.split(r"^\$|^```", shown, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
     assert len(run(command, capsys).splitlines()) == max(len(lines), 1)
+
+
+def test_texts_are_recognised_and_scored(capsys, monkeypatch, tmp_path):
+    """In the README's order; what a command writes to a file, the next one reads. Fewer texts than there."""
+    (tmp_path / "checkpoints").symlink_to(TOP / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+    for name in ("ours", "theirs", "references"):
+        Path(f"{name}.txt").write_text(f"i am {name}\nso glad\n", encoding="utf-8")
+    chosen = [line for line in commands() if line.startswith(("emogen recognize", "emogen evaluate")) or ">" in line]
+    assert len(chosen) == 4
+    for command in chosen:
+        line, _, target = command.replace("-n 200", "-n 7").partition(" > ")
+        found = run(line, capsys)
+        assert found
+        if target:
+            Path(target).write_text(found, encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith("emogen train")])
