@@ -84,7 +84,7 @@ def main(work: Path, tasks: tuple[str, ...], seeds: int, threads: int, out: Path
             rows += scored(name, seed, folder)
             click.echo(json.dumps({key: shown(value) for key, value in rows[-1].items()}), err=True)
     only = "".join(f" --task {name}" for name in chosen) if tasks else ""
-    command = f"python evaluate/classifiers.py --work {work.name}{only} --seeds {seeds}"
+    command = f"python evaluate/classifiers.py --work {work}{only} --seeds {seeds}"
     write_result(out, command, [locate(TASKS[name].corpus) for name in chosen], rows)
 
 

@@ -57,7 +57,7 @@ def main(corpus: str, judge: Path, texts: int, concentration: float, seeds: int,
                 rows.append(
                     {"system": system, "seed": seed, "truth": truth, "emotion_accuracy": score, "error": error, "n": len(gold)}
                 )
-    command = f"python evaluate/correction.py {corpus} --judge {judge.parent.name}/{judge.name}"
+    command = f"python evaluate/correction.py {corpus} --judge {judge}"
     options = f" --texts {texts} --concentration {concentration:g} --seeds {seeds}"
     write_result(out, command + options, [locate(corpus), judge], rows)
     for system in ("plain", "corrected"):

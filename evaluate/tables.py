@@ -20,6 +20,9 @@ SHOWN = {
     "adversarial": ("nll_heldout", "emotion_accuracy", "distinct2", "self_bleu4", "bleu", "unique", "commonest"),
     "vae_rate": ("reconstruction", "kl", "active_units", "latent", "mutual_information", "iw_nll"),
     "fresh_clone": ("seconds",),
+    "metrics": ("n", "seconds", "ratio", "difference", "at_500", "at_5000", "drift"),
+    "classifiers": ("emotion_f1", "emotion_accuracy", "calibration_error", "seconds"),
+    "correction": ("truth", "emotion_accuracy", "error"),
     "emotion_text": (
         "emotion_accuracy",
         "emotion_accuracy_corrected",
