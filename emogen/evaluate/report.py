@@ -18,7 +18,7 @@ from emogen.errors import DataError
 from emogen.evaluate.score import Score, toolkit_version
 from emogen.evaluate.significance import Comparison, holm
 
-_VERSIONED = ("torch", "transformers", "sentencepiece", "sacrebleu", "nltk", "numpy")
+_VERSIONED = ("torch", "transformers", "sentencepiece", "sacrebleu", "rouge-score", "nltk", "numpy")
 _MOST_DECIMALS = 6
 _BREAKS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 

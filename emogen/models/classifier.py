@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -96,14 +96,16 @@ class Pieces:
     sizes: list[int]
 
 
-class _Features(Protocol):
-    """What a backbone is: pieces of a text, and a vector [texts, size] from them."""
+class _Features(nn.Module):
+    """What a backbone is: pieces of a text, and vectors [texts, size] from those of several."""
 
-    size: int
+    def __init__(self, config: ClassifierConfig, size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.size = size
 
-    def read(self, text: str) -> Pieces: ...
-
-    def __call__(self, texts: Sequence[Pieces]) -> Tensor: ...
+    def read(self, text: str) -> Pieces:
+        raise NotImplementedError
 
 
 class Classifier(nn.Module):
@@ -121,8 +123,7 @@ class Classifier(nn.Module):
 
     def read(self, text: str) -> Pieces:
         """The ids of a text, the same whenever it is read; a blank text has some too."""
-        pieces: Pieces = self.features.read(text)
-        return pieces
+        return self.features.read(text)
 
     def scores(self, texts: Sequence[Pieces]) -> Tensor:
         """Scores of texts that are read already, [texts, emotions]."""
@@ -138,21 +139,24 @@ class Classifier(nn.Module):
         return self.features.tokenizer if isinstance(self.features, _PretrainedFeatures) else None
 
 
-def _features(config: ClassifierConfig, pretrained: Pretrained | None) -> Any:
+def _features(config: ClassifierConfig, pretrained: Pretrained | None) -> _Features:
     if config.backbone == "pretrained":
         if pretrained is None:
             raise SettingsError("a pretrained backbone needs its encoder and tokenizer")
         return _PretrainedFeatures(config, pretrained)
-    return {"ngrams": _Ngrams, "cnn": _Convolutions, "transformer": _Transformer}[config.backbone](config)
+    own: dict[str, type[_Ngrams | _Convolutions | _Transformer]] = {
+        "ngrams": _Ngrams,
+        "cnn": _Convolutions,
+        "transformer": _Transformer,
+    }
+    return own[config.backbone](config)
 
 
-class _Ngrams(nn.Module):
+class _Ngrams(_Features):
     """A bag of hashed word n-grams (Joulin et al. 2017, fastText): their vectors' sum over the root of their number."""
 
     def __init__(self, config: ClassifierConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.size = config.width
+        super().__init__(config, config.width)
         self.vectors = _HashedVectors(config)
 
     def read(self, text: str) -> Pieces:
@@ -165,13 +169,11 @@ class _Ngrams(nn.Module):
         return vectors
 
 
-class _Convolutions(nn.Module):
+class _Convolutions(_Features):
     """Convolutions over words, the largest answer of each filter (Kim 2014); a word is the sum of its pieces' vectors."""
 
     def __init__(self, config: ClassifierConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.size = config.filters * len(_KERNELS)
+        super().__init__(config, config.filters * len(_KERNELS))
         self.vectors = _HashedVectors(config)
         self.kernels = nn.ModuleList(nn.Conv1d(config.width, config.filters, size) for size in _KERNELS)
 
@@ -187,13 +189,11 @@ class _Convolutions(nn.Module):
         return torch.cat(answers, 1)
 
 
-class _Transformer(nn.Module):
+class _Transformer(_Features):
     """Transformer blocks over words that are made of their pieces; the mean of their states."""
 
     def __init__(self, config: ClassifierConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.size = config.width
+        super().__init__(config, config.width)
         self.vectors = _HashedVectors(config)
         self.encoder = Encoder(config.width, config.layers, config.heads, config.dropout, causal=False)
 
@@ -205,15 +205,13 @@ class _Transformer(nn.Module):
         return _mean(self.encoder(stream, present), present)
 
 
-class _PretrainedFeatures(nn.Module):
+class _PretrainedFeatures(_Features):
     """A pretrained encoder, its states averaged."""
 
     def __init__(self, config: ClassifierConfig, pretrained: Pretrained) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, int(pretrained.model.config.hidden_size))  # type: ignore[union-attr, arg-type]
         self.tokenizer = pretrained.tokenizer
         self.encoder = pretrained.model
-        self.size = int(pretrained.model.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self.longest = min(config.max_tokens, pretrained.longest)
 
     def read(self, text: str) -> Pieces:

@@ -79,15 +79,6 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
             {"classifier": classifier}, {"classifier": adamw(classifier, settings.weight_decay)}, _random(settings)
         )
 
-        def finish() -> LabelSet:
-            read_weights(folder, classifier)
-            temperature, thresholds = calibration(classifier, valid)
-            classifier.config = replace(classifier.config, temperature=temperature, thresholds=thresholds)
-            save_classifier(folder, corpus.labels, classifier)
-            known = _confusion(classifier, corpus.labels, rows["test"] or rows["valid"])
-            write_confusion(folder, corpus.labels, known)
-            return corpus.labels
-
         return drive(
             folder,
             settings,
@@ -111,7 +102,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
                 **order,
             },
             _seen(rows["train"], settings),
-            finish,
+            lambda: _calibrated(folder, classifier, corpus.labels, valid, rows["test"] or rows["valid"]),
         )
 
 
@@ -182,6 +173,18 @@ def _labelled(rows: Sequence[Exchange], classifier: Classifier) -> Labelled:
     if classifier.config.multi_label:
         targets = (targets > 0).float()
     return Labelled([classifier.read(exchange.reply) for exchange in rows], targets)
+
+
+def _calibrated(
+    folder: Path, classifier: Classifier, labels: LabelSet, valid: Labelled, held_out: Sequence[Exchange]
+) -> LabelSet:
+    """Gives the model that was kept its temperature and thresholds, and notes how it judges the held-out rows."""
+    read_weights(folder, classifier)
+    temperature, thresholds = calibration(classifier, valid)
+    classifier.config = replace(classifier.config, temperature=temperature, thresholds=thresholds)
+    save_classifier(folder, labels, classifier)
+    write_confusion(folder, labels, _confusion(classifier, labels, held_out))
+    return labels
 
 
 def _confusion(classifier: Classifier, labels: LabelSet, rows: Sequence[Exchange]) -> NDArray[np.int64]:
