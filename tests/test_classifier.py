@@ -221,3 +221,9 @@ def test_an_encoder_has_to_be_given():
 def test_architectures_differ_by_backbone_and_by_encoder(classifier):
     names = [classifier(backbone).config.architecture for backbone in (*OWN, "pretrained")]
     assert names == ["classifier ngrams", "classifier cnn", "classifier transformer", "classifier bert 2x32"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_tokens", "many"), ("max_tokens", 0), ("width", 1.5), ("emotions", None)])
+def test_a_size_that_is_none_is_refused(name, value):
+    with pytest.raises(SettingsError, match=f"classifier {name} .* whole number"):
+        ClassifierConfig(**{"emotions": 2, name: value})

@@ -353,3 +353,48 @@ def test_the_guide_names_every_option_and_every_score():
     everything = Means(training=(), real=(), encoder=True, language_model=True, reverse=True)
     names = planned(System("s", (), (), ()), everything, Options(mauve=True))
     assert {name for name in names if f"`{name}`" not in GUIDE} == set()
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"text": "a", "temperature": ' + "9" * 400 + "}", "is no number of at least 0"),
+        ('{"text": "a", "temperature": true}', "temperature True is no number"),
+        ('{"text": "a", "system": ["b"]}', "system ['b'] is neither a name nor a number"),
+        ('{"text": "a", "emotion": {"joy": 1e999}}', "finite shares"),
+    ],
+)
+def test_rows_with_impossible_values(evaluate, row, said):
+    lines("row.jsonl", [row])
+    status, out, err = evaluate("row.jsonl", "--emotion-column", "emotion") if "emotion" in row else evaluate("row.jsonl")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("emogen: row.jsonl:1: ")
+    assert said in err
+
+
+def test_a_system_may_be_called_0(scored):
+    rows("named.jsonl", [{"text": "a b", "system": 0}, {"text": "c d", "system": 1}])
+    assert set(scored("named.jsonl")["systems"]) == {"0", "1"}
+
+
+@pytest.mark.parametrize("place", [".", "ours.txt/plot"])
+def test_a_place_where_no_plot_can_be_is_refused_before_scoring(evaluate, place):
+    status, out, err = evaluate("nobody-reads-this.txt", "--frontier", place)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"emogen: --frontier {place!r}: " if place == "." else f"emogen: --frontier {place}: ")
+
+
+@pytest.mark.parametrize("option", ["--encoder", "--language-model", "--frontier"])
+def test_empty_names_are_refused(evaluate, option):
+    status, out, err = evaluate("ours.txt", option, "")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert option in err
+
+
+def test_folders_that_are_not_there_are_named(evaluate):
+    status, _, err = evaluate("asked.jsonl", "--judge", "nope")
+    assert (status, err) == (1, "emogen: nope: no classifier there (no config.json); train one, or name another folder\n")
+    judge = judge_in("judge")
+    status, _, err = evaluate("asked.jsonl", "--judge", judge, "--guide", "nope", "--allow-leak")
+    assert status == 1
+    assert err.startswith("emogen: nope: no such folder; --guide names")

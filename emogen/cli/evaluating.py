@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -145,12 +146,15 @@ def evaluate_command(**given: Any) -> None:
 
 
 def _refuse_impossible(request: Request) -> None:
-    """Raises SettingsError where options do not go together, before anything is read."""
+    """Raises SettingsError where options do not go together, DataError where no plot can be; before anything is read."""
     real = bool(request.references or request.real)
     needs = {
         "name a file of texts to score, or - for standard input": bool(request.files),
         "only one of the files can be standard input": _all_files(request).count("-") <= 1,
         "--json and --markdown: take one of them": not (request.as_object and request.as_page),
+        "--encoder takes hf:NAME or hf:FOLDER": request.encoder is None or request.encoder.startswith("hf:"),
+        "--language-model is empty; name one, or leave it out": request.language_model != "",
+        "--frontier is empty; name the plot, such as plots/frontier": request.frontier != "",
         "--mauve needs --encoder, and --references or --real": not request.mauve or bool(request.encoder and real),
         "--reverse needs --references or --real": not request.reverse or real,
         "--guide needs a --judge to check": not request.guide or bool(request.judge),
@@ -161,6 +165,17 @@ def _refuse_impossible(request: Request) -> None:
     for need, met in needs.items():
         if not met:
             raise SettingsError(need)
+    if request.frontier:
+        _refuse_unwritable(Path(request.frontier))
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Raises DataError where no plot can come to stand at `path`: hours of scoring should not end with that."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not path.name or "\0" in str(path):
+        raise DataError(f"--frontier {str(path)!r}: is no name of a file; name the plot, such as plots/frontier")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DataError(f"--frontier {path}: {folder} is no folder that can be written; name another place")
 
 
 def _all_files(request: Request) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
-from emogen.data.exchange import Problem, read_rows
+from emogen.data.outputs import Texts, open_source
 from emogen.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _FILE_ENDINGS = (".txt", ".jsonl", ".csv", ".tsv", ".gz", ".json", ".ndjson")
 )
 @click.option("--explain", is_flag=True, help="Say what each word adds to the label's log odds (Shapley values).")
 @click.option("--text-column", default=_TEXT_COLUMNS, show_default=True, help="Of a JSONL, CSV or TSV file.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the word orders that --explain draws.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the word orders of --explain.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with all probabilities.")
 def recognize(
@@ -47,47 +48,47 @@ def recognize(
     from emogen.checkpoint import shipped
     from emogen.judges.recognizer import load_recognizer
 
-    named = checkpoint or os.environ.get("EMOGEN_CLASSIFIER")
+    named = os.environ.get("EMOGEN_CLASSIFIER") if checkpoint is None else checkpoint
     recognizer = load_recognizer(named or shipped("recognizer"), device)
     texts = iter(tqdm(_texts(source, text_column), unit="text", delay=2, disable=None))
     while batch := list(islice(texts, 1 if explain else _AT_ONCE)):
         for text, found in zip(batch, recognizer.recognize(batch), strict=True):
             words = _explained(recognizer, text, found, seed) if explain else None
-            click.echo(_as_json(text, found, words) if as_json else _as_line(text, found, words))
+            line = _as_json(text, found, words) if as_json else _as_line(text, found, words)
+            # Bytes, because texts are UTF-8 whatever the terminal's locale.
+            click.echo(line.encode("utf-8"))
 
 
 def _texts(source: str, column: str) -> Iterator[str]:
     """The text itself; or the lines of a file or of standard input, blank ones too, so that output lines stay beside them."""
     path = Path(source)
     if source == "-":
-        yield from (line.decode("utf-8", "replace").rstrip("\r\n") for line in sys.stdin.buffer)
-    elif not _is_file(path):
-        if not source.strip().count(" ") and path.suffix in _FILE_ENDINGS:
-            raise DataError(f"{source}: no such file; a text would have blanks in it")
-        yield source
-    elif path.name.removesuffix(".gz").endswith((".jsonl", ".csv", ".tsv", ".ndjson")):
-        yield from _column(path, column)
+        yield from _piped()
+    elif _is_there(path):
+        with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
+            yield from Texts((open_source(source, "txt", Path(folder)),), column)
+    elif not source.strip().count(" ") and path.suffix in _FILE_ENDINGS:
+        raise DataError(f"{source}: no such file; a text would have blanks in it")
     else:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            yield from (line.rstrip("\n") for line in lines)
+        # Bytes of an argument that are not UTF-8 arrive as halves of surrogate pairs.
+        yield source.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _is_file(path: Path) -> bool:
+def _piped() -> Iterator[str]:
+    """Lines as they come; a pipe may have no end, so that nothing is kept of it."""
+    if sys.stdin is None:
+        raise DataError("-: standard input is closed; name a file")
+    for number, line in enumerate(sys.stdin.buffer):
+        yield line.decode("utf-8" if number else "utf-8-sig", "replace").rstrip("\r\n")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file or pipe has that name; a folder's may be a word that is to be judged."""
     try:
-        return path.is_file()
+        return path.exists() and not path.is_dir()
     except (OSError, ValueError):
         # A long text is no file name.
         return False
-
-
-def _column(path: Path, column: str) -> Iterator[str]:
-    for row in read_rows(path):
-        if isinstance(row, Problem):
-            raise DataError(f"{path}:{row.number}: {row.message}")
-        found = next((row.fields[name] for name in column.split("|") if name in row.fields), None)
-        if not isinstance(found, str):
-            raise DataError(f"{path}:{row.number}: no text in column {column}; it has {', '.join(row.fields)}")
-        yield found
 
 
 def _explained(recognizer: Recognizer, text: str, found: Recognition, seed: int) -> Attribution | None:

@@ -298,7 +298,7 @@ def _lines(source: Source) -> Iterator[Row]:
 def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[str, ...]) -> Output:
     fields = row.fields if source.format != "txt" else {}
     return Output(
-        system=str(fields.get("system") or ""),
+        system=_system(f"{source.name}:{row.number}", fields.get("system")),
         temperature=_temperature(f"{source.name}:{row.number}", fields.get("temperature")),
         line=row.number,
         text=_text(source, row, columns.text, "text"),
@@ -359,7 +359,7 @@ def _asked(source: Source, row: Row, column: str) -> str:
         shares = _shares(value)
     except SettingsError as error:
         raise DataError(f"{where}: {error}") from None
-    if not shares or not all(map(math.isfinite, shares.values())):
+    if not shares or not all(map(_is_finite, shares.values())):
         raise DataError(f"{where}: emotion {value!r} is neither a name, a list of names nor a table of finite shares")
     return max(shares, key=shares.__getitem__)
 
@@ -377,12 +377,26 @@ def _shares(value: object) -> Mapping[str, float]:
     return {}
 
 
+def _is_finite(share: float) -> bool:
+    """Also of whole numbers that are too large for a float."""
+    return -math.inf < share < math.inf
+
+
+def _system(where: str, value: object) -> str:
+    """A system's name; a number is one too, 0 as well."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{where}: system {value!r} is neither a name nor a number")
+    return str(value)
+
+
 def _temperature(where: str, value: object) -> float | None:
     if value is None or value == "":
         return None
     try:
-        found = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        found = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found) or found < 0:
         raise DataError(f"{where}: temperature {value!r} is no number of at least 0")

@@ -58,10 +58,14 @@ def refuse_leaks(judge: Path, guides: Sequence[Path], allowed: bool = False) -> 
     """What the signature of a judged score says about leaks: `none`, `unchecked` (no guide is named), or which are allowed.
 
     Raises:
-        CheckpointError: the judge shares rows or architecture with a guide, or nobody can know, unless that is `allowed`.
+        CheckpointError: the judge shares rows or architecture with a guide, or nobody can know, unless that is `allowed`; or a
+            guide is no folder.
     """
     if not guides:
         return "unchecked"
+    for guide in guides:
+        if not guide.is_dir():
+            raise CheckpointError(f"{guide}: no such folder; --guide names the checkpoint that wrote or steered the texts")
     notes = [note for guide in guides if (note := _note(judge, guide, allowed))]
     return f"allowed({','.join(notes)})" if notes else "none"
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from emogen.checkpoint import load_classifier
 from emogen.emotions import LabelSet
+from emogen.errors import CheckpointError
 from emogen.models.classifier import Classifier, decided, emotion_probabilities
 
 _NEUTRAL = "neutral"
@@ -56,8 +57,14 @@ class Recognizer:
         return np.asarray(emotion_probabilities(self.classifier, texts).double().numpy())
 
     def recognize(self, texts: Sequence[str]) -> list[Recognition]:
-        """What each text expresses."""
+        """What each text expresses.
+
+        Raises:
+            CheckpointError: the classifier gives no numbers, for want of sound weights.
+        """
         probabilities = self.probabilities(texts)
+        if not np.isfinite(probabilities).all():
+            raise CheckpointError(f"{self.folder}: gives probabilities that are no numbers; train it again, or take another")
         given = decided(torch.from_numpy(probabilities).float(), self.classifier.config).tolist()
         return [self._recognition(row, marks) for row, marks in zip(probabilities.tolist(), given, strict=True)]
 
@@ -75,5 +82,7 @@ def load_recognizer(folder: str | Path, device: str = "cpu") -> Recognizer:
     Raises:
         CheckpointError: missing, cut short, or no classifier.
     """
+    if not (Path(folder) / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no classifier there (no config.json); train one, or name another folder")
     classifier, labels = load_classifier(Path(folder), device)
     return Recognizer(Path(folder), classifier, labels)

@@ -63,6 +63,9 @@ class ClassifierConfig:
     thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("emotions", "buckets", "width", "order", "filters", "layers", "heads", "max_tokens"):
+            if not isinstance(size := getattr(self, name), int) or size < 1:
+                raise SettingsError(f"classifier {name} {size!r} is no whole number of at least 1")
         if self.backbone == "transformer" and (self.width % self.heads or self.width // self.heads % 2):
             raise SettingsError(f"classifier width {self.width} does not split into {self.heads} heads of an even width")
         if len(self.thresholds) not in (0, self.emotions):

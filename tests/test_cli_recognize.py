@@ -1,0 +1,166 @@
+"""`emogen recognize`: a text, a file, a column or a pipe in; lines or JSON objects out, or one line for whatever is wrong."""
+
+import gzip
+import io
+import json
+import os
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from emogen.checkpoint import save_classifier
+from emogen.cli import main
+from emogen.emotions import LabelSet
+from emogen.judges.recognizer import load_recognizer
+from emogen.models.classifier import Classifier, ClassifierConfig
+
+PAIR = LabelSet(("joy", "neutral"))
+
+
+def classifier_in(folder, **changes):
+    save_classifier(folder, PAIR, Classifier(ClassifierConfig(2, "ngrams", buckets=64, width=8, **changes)))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working folder with an untrained classifier, which the command finds by the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMOGEN_CLASSIFIER", str(classifier_in(tmp_path / "own")))
+    return tmp_path
+
+
+@pytest.fixture
+def recognize(capfdbinary, monkeypatch):
+    """Runs the command in this process; gives exit status, standard output and standard error."""
+
+    def call(*arguments, piped=b""):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(piped)))
+        with pytest.raises(SystemExit) as ended:
+            main(["recognize", *map(str, arguments)])
+        said = capfdbinary.readouterr()
+        return ended.value.code, said.out.decode("utf-8"), said.err.decode("utf-8")
+
+    return call
+
+
+def texts_of(out):
+    return [json.loads(line)["text"] for line in out.splitlines()]
+
+
+def refused(ended, status, *parts):
+    code, out, err = ended
+    assert (code, out) == (status, "")
+    assert len(err.splitlines()) == 1 or err.startswith("Usage:")
+    for part in parts:
+        assert part in err
+
+
+def test_a_text_gives_label_strength_and_text(recognize, folder):
+    found = load_recognizer(folder / "own").recognize(["so  happy"])[0]
+    assert recognize("so  happy") == (0, f"{found.label}\t{found.strength:.2f}\tso happy\n", "")
+
+
+def test_json_has_all_probabilities(recognize):
+    status, out, _ = recognize("我很开心 so happy", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["text"] == "我很开心 so happy"
+    assert set(found["probabilities"]) == set(PAIR.names)
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert found["strength"] == pytest.approx(1 - found["probabilities"]["neutral"], abs=1e-5)
+
+
+def test_weights_of_words_add_up_to_the_log_odds(recognize, folder):
+    _, out, _ = recognize("so happy we", "--explain", "--json")
+    found = json.loads(out)
+    own = load_recognizer(folder / "own")
+    whole, empty = torch.logit(torch.tensor(own.probabilities(["so happy we", ""])[:, PAIR.names.index(found["label"])]))
+    assert [(word["text"], word["start"]) for word in found["words"]] == [("so", 0), ("happy", 3), ("we", 9)]
+    assert sum(word["weight"] for word in found["words"]) == pytest.approx(float(whole - empty), abs=1e-4)
+    plain = recognize("so happy we", "--explain")[1]
+    assert "\tso[" in plain
+    assert recognize("", "--explain")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "\ufeffso happy\r\n\r\nso sad\n"),
+        ("noending", "so happy\n\nso sad\n"),
+        ("a.csv", "\ufefftext,label\r\nso happy,joy\r\n,joy\r\nso sad,joy\r\n"),
+        ("A.CSV", "text,label\nso happy,joy\n,joy\nso sad,joy\n"),
+        ("a.tsv", "id\treply\n1\tso happy\n2\t\n3\tso sad\n"),
+        ("a.jsonl", '{"text": "so happy"}\n{"text": ""}\n{"text": "so sad"}\n'),
+        ("a.json", '{"text": "so happy"}\n{"text": ""}\n{"text": "so sad"}\n'),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_files_are_read_by_their_endings(recognize, folder, name, content, zipped):
+    """Blank texts are kept, so that output lines stay beside the file's."""
+    raw = content.encode("utf-8")
+    path = folder / (name + ".gz" * zipped)
+    path.write_bytes(gzip.compress(raw) if zipped else raw)
+    status, out, err = recognize(path, "--json")
+    assert (status, err) == (0, "")
+    assert texts_of(out) == ["so happy", "", "so sad"]
+
+
+def test_a_column_by_its_name(recognize, folder):
+    (folder / "a.csv").write_text("text,answer\nno,yes\n", encoding="utf-8")
+    assert texts_of(recognize("a.csv", "--text-column", "answer", "--json")[1]) == ["yes"]
+    refused(recognize("a.csv", "--text-column", "zz"), 1, "a.csv:2: no column 'zz', found text, answer")
+
+
+def test_lines_of_a_pipe(recognize):
+    status, out, _ = recognize("-", "--json", piped=b"\xef\xbb\xbfso happy\r\n\nbad \xff\n")
+    assert status == 0
+    assert texts_of(out) == ["so happy", "", "bad \ufffd"]
+    assert recognize("-")[:2] == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_named_pipe_is_read_and_not_judged_by_its_name(recognize, folder):
+    os.mkfifo(folder / "pipe")
+    writer = threading.Thread(target=lambda: (folder / "pipe").write_text("so happy\n", encoding="utf-8"))
+    writer.start()
+    found = recognize(folder / "pipe", "--json")
+    writer.join()
+    assert texts_of(found[1]) == ["so happy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "said"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b\n', "a.jsonl:2: broken JSON"),
+        ("a.jsonl", b'{"text": NaN}\n', "a.jsonl:1: text nan is no text"),
+        ("a.jsonl", b'{"text": "a \\ud83d"}\n', "a.jsonl:1: the text holds half of a surrogate pair"),
+        ("a.csv", b"text,label\na b\n", "a.csv:2: 1 cells where the header has 2"),
+        ("a.txt", b"so\n\xff\n", "a.txt:2: byte 0xff"),
+        ("a.txt", b"", "a.txt: holds no texts"),
+        ("a.txt.gz", b"plain", "a.txt.gz: cannot be read"),
+    ],
+)
+def test_bad_files_end_in_one_line_that_says_where(recognize, folder, name, raw, said):
+    (folder / name).write_bytes(raw)
+    refused(recognize(name, "--json"), 1, said)
+
+
+def test_missing_file_seed_and_checkpoints(recognize, folder):
+    refused(recognize("nope.jsonl"), 1, "nope.jsonl: no such file")
+    refused(recognize("so happy", "--seed", "-1"), 2, "--seed")
+    refused(recognize("so happy", "--checkpoint", "nope"), 1, "nope: no classifier there (no config.json)")
+
+
+def test_an_argument_that_is_not_utf8_comes_out_as_utf8(recognize):
+    assert texts_of(recognize("so \udcff", "--json")[1]) == ["so \ufffd"]
+
+
+def test_a_classifier_that_gives_no_numbers_is_refused(recognize, folder):
+    classifier = Classifier(ClassifierConfig(2, "ngrams", buckets=64, width=8))
+    with torch.no_grad():
+        classifier.head.bias.fill_(float("nan"))
+    save_classifier(folder / "broken", PAIR, classifier)
+    refused(recognize("so happy", "--checkpoint", "broken"), 1, "broken: gives probabilities that are no numbers")
