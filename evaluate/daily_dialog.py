@@ -131,7 +131,8 @@ def main(
     }
     asked = f"--language {language} --limit {limit} --each {each} {shown(decoding)}"
     models = "".join(f"--checkpoint {name}={folder.parent.name}/{folder.name} " for name, folder in folders.items())
-    command = f"python evaluate/daily_dialog.py {models}--judge {chosen.parent.name}/{chosen.name} {asked}"
+    guided = "".join(f"--guide {guide.parent.name}/{guide.name} " for guide in guides) + "--allow-leak " * allow_leak
+    command = f"python evaluate/daily_dialog.py {models}--judge {chosen.parent.name}/{chosen.name} {guided}{asked}"
     write_result(out, command, [Path(path), chosen, *folders.values()], rows, extra)
 
 

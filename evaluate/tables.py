@@ -103,8 +103,10 @@ def cell(rows: Sequence[dict[str, Any]], column: str) -> str:
 
 
 def shown(value: float) -> str:
-    """Three significant digits; whole numbers as they are."""
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
+    """Three significant digits, all digits before the point; whole numbers as they are."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
