@@ -63,7 +63,8 @@ class ClassifierConfig:
     thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("emotions", "buckets", "width", "order", "filters", "layers", "heads", "max_tokens"):
+        own = () if self.backbone == "pretrained" else ("buckets", "width", "order", "filters", "layers", "heads")
+        for name in ("emotions", "max_tokens", *own):
             if not isinstance(size := getattr(self, name), int) or size < 1:
                 raise SettingsError(f"classifier {name} {size!r} is no whole number of at least 1")
         if self.backbone == "transformer" and (self.width % self.heads or self.width // self.heads % 2):
