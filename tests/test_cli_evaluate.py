@@ -23,6 +23,7 @@ from emogen.models.classifier import Classifier, ClassifierConfig
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+CLASSIFIERS = (ROOT / "docs" / "classifiers.md").read_text(encoding="utf-8")
 TEXTS = [f"it was {('great , we won', 'awful , I cried')[n % 2]} on day {n % 7} ." for n in range(12)]
 REFERENCES = [f"on day {n % 5} it was {('great', 'awful')[n % 2]} ." for n in range(12)]
 PAIR = LabelSet(("joy", "sadness"))
@@ -336,7 +337,7 @@ def test_a_language_model_of_our_own_gives_perplexity(scored, tiny_checkpoint):
     assert scores["nats_per_sentence"]["value"] > scores["nats_per_character"]["value"] > 0
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL))
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", GUIDE + CLASSIFIERS, flags=re.DOTALL))
 def test_python_of_the_guide_runs(code, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     exec(code, {})

@@ -164,3 +164,10 @@ def test_a_classifier_that_gives_no_numbers_is_refused(recognize, folder):
         classifier.head.bias.fill_(float("nan"))
     save_classifier(folder / "broken", PAIR, classifier)
     refused(recognize("so happy", "--checkpoint", "broken"), 1, "broken: gives probabilities that are no numbers")
+
+
+def test_the_recogniser_that_ships_reads_english_and_chinese(recognize, monkeypatch):
+    monkeypatch.delenv("EMOGEN_CLASSIFIER")
+    for text, label in {"I'm so happy!": "joy", "我今天真的很开心！": "joy", "I'm scared.": "fear"}.items():
+        status, out, _ = recognize(text)
+        assert (status, out.split("\t")[0]) == (0, label)
