@@ -15,14 +15,14 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.checkpoint import Checkpoint, load_classifier, shipped
+from emogen.checkpoint import Checkpoint, shipped
 from emogen.data.batches import Batch, TokenArrays
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EKMAN
-from emogen.evaluate import bleu, commonest, distinct, emotion_accuracy, emotion_f1, self_bleu, unique
+from emogen.evaluate import bleu, commonest, distinct, emotion_accuracy, emotion_f1, judged_labels, self_bleu, unique
 from emogen.evaluate.report import write_result
-from emogen.models.classifier import emotion_probabilities
+from emogen.judges.recognizer import load_recognizer
 from emogen.train.config import GeneratorRun
 from emogen.train.corpus import held_out_batches, prepare
 from emogen.train.mle import held_out_nll
@@ -74,8 +74,8 @@ def written(model: Checkpoint, held_out: Sequence[Exchange], seed: int) -> list[
 
 def figures(texts: Sequence[str], held_out: Sequence[Exchange]) -> dict[str, object]:
     """Judged emotion, diversity and overlap of the texts, with intervals."""
-    judge, labels = load_classifier(shipped("judge"))
-    judged = [labels.names[place] for place in emotion_probabilities(judge, texts).argmax(1).tolist()]
+    judge = load_recognizer(shipped("judge"))
+    judged = judged_labels(judge.probabilities(texts), judge.names.names)
     asked = [row.emotion.name for row in held_out]
     references = [[row.reply] for row in held_out]
     # People's replies are the references.
@@ -83,7 +83,7 @@ def figures(texts: Sequence[str], held_out: Sequence[Exchange]) -> dict[str, obj
     return {
         "n": len(texts),
         "emotion_accuracy": emotion_accuracy(asked, judged),
-        "emotion_f1": emotion_f1(asked, judged, labels.names),
+        "emotion_f1": emotion_f1(asked, judged, judge.names.names),
         "distinct2": distinct(texts, 2),
         "self_bleu4": self_bleu(texts),
         "unique": unique(texts),

@@ -17,13 +17,11 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 import emogen
 from emogen.atomic import sha256, write_text
@@ -35,7 +33,7 @@ from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate.diversity import backward_bleu, commonest, copied, forward_bleu, mean_length, self_bleu, unique
 from emogen.evaluate.fluency import perplexity
 from emogen.evaluate.frontier import Point, axis, draw
-from emogen.evaluate.report import write_result
+from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.score import Score
 from emogen.judges.language_model import own_model
 from emogen.train.config import LmSettings
@@ -101,21 +99,8 @@ def main(
         rows.append(row)
     trainings = {folder.name: read_train_file(folder).get("settings", {}) | {"out": ""} for folder in models}
     extra = {"references": len(captions.test), "settings": trainings}
-    write_result(out, command_of(click.get_current_context()), [captions.source, *models], rows, extra)
+    write_result(out, command_of(RESULT.stem, click.get_current_context()), [captions.source, *models], rows, extra)
     drawn(rows, out)
-
-
-def command_of(context: click.Context) -> str:
-    """What was typed, without --out, and of absolute paths the last two parts alone."""
-    parts = [f"python evaluate/{RESULT.stem}.py"]
-    for option in context.command.params:
-        name = option.name or ""
-        if name != "out" and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            given = context.params[name]
-            flag = option.opts[:1] if isinstance(option, click.Option) else []
-            for value in given if isinstance(given, tuple) else (given,):
-                parts += flag if value is True else [*flag, re.sub(r"/.*/(?=[^/]+/[^/]+$)", "", str(value))]
-    return " ".join(parts)
 
 
 def prepared(corpus: str, work: Path) -> Captions:

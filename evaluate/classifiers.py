@@ -22,7 +22,7 @@ import torch
 from emogen.data.corpora import locate, resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.emotions import EKMAN, GOEMOTIONS, TO_EKMAN, LabelSet, map_names
-from emogen.evaluate.emotion import calibration_error, emotion_accuracy, emotion_f1, multilabel_f1
+from emogen.evaluate.emotion import calibration_error, emotion_accuracy, emotion_f1, judged_labels, multilabel_f1
 from emogen.evaluate.report import write_result
 from emogen.evaluate.score import Score
 from emogen.judges.recognizer import Recognizer, load_recognizer
@@ -102,14 +102,14 @@ def trained(name: str, seed: int, work: Path, threads: int) -> Path:
 def scored(name: str, seed: int, folder: Path) -> list[dict[str, Any]]:
     """The task's row, and that of the same classifier read in Ekman's families where the corpus is GoEmotions."""
     recognizer = load_recognizer(folder)
-    rows = test_rows(TASKS[name].corpus, "test")
+    rows = split_rows(TASKS[name].corpus, "test")
     probabilities = recognizer.probabilities([row.reply for row in rows])
     facts = {"seed": seed, "corpus": TASKS[name].corpus, "n": len(rows), "seconds": train_seconds(folder)}
     found = decided(torch.from_numpy(probabilities).float(), recognizer.classifier.config).numpy()
     first = {"system": name, **facts, **figures(rows, probabilities, found, recognizer)}
     if name != EKMAN_OF:
         return [first]
-    valid = test_rows(TASKS[name].corpus, "valid")
+    valid = split_rows(TASKS[name].corpus, "valid")
     families, of_valid = (in_families(each) for each in (probabilities, recognizer.probabilities([r.reply for r in valid])))
     thresholds = best_thresholds(torch.from_numpy(of_valid), torch.from_numpy(gold_families(valid))).numpy()
     ekman = multilabel_f1(gold_families(rows), families >= thresholds, EKMAN.names)
@@ -122,7 +122,7 @@ def figures(rows: Sequence[Exchange], probabilities: Any, found: Any, recognizer
     if recognizer.classifier.config.multi_label:
         gold = np.array([row.emotion.weights for row in rows]) > 0
         return {"emotion_f1": multilabel_f1(gold, found, names)}
-    asked, judged = [row.emotion.name for row in rows], [names[place] for place in probabilities.argmax(1)]
+    asked, judged = [row.emotion.name for row in rows], judged_labels(probabilities, names)
     return {
         "emotion_f1": emotion_f1(asked, judged, names),
         "emotion_accuracy": emotion_accuracy(asked, judged),
@@ -130,7 +130,7 @@ def figures(rows: Sequence[Exchange], probabilities: Any, found: Any, recognizer
     }
 
 
-def test_rows(corpus: str, split: str) -> list[Exchange]:
+def split_rows(corpus: str, split: str) -> list[Exchange]:
     """The rows of one split."""
     path, reading = resolve(corpus, Reading())
     return [row for row in read_exchanges(path, reading) if row.split == split]

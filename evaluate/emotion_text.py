@@ -12,14 +12,12 @@ if it had written them (what copying would get); and each model at each temperat
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 import emogen
 from emogen.atomic import sha256
@@ -42,7 +40,7 @@ from emogen.evaluate.diversity import (
     unique,
 )
 from emogen.evaluate.emotion import Confusion, confusion, corrected_accuracy, emotion_accuracy, emotion_f1, judged_labels
-from emogen.evaluate.report import write_result
+from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.score import Score
 from emogen.judges.encoder import TextEncoder, load_text_encoder
 from emogen.judges.leak import refuse_leaks
@@ -153,20 +151,9 @@ def main(
             click.echo(row, err=True)
             rows.append({"corpus": ready.name, **row})
     trainings = {folder.name: read_train_file(folder).get("settings", {}) | {"out": ""} for folder in files if folder.is_dir()}
-    write_result(out, command_of(click.get_current_context()), files, rows, {"judge_leaks": leaks, "settings": trainings})
-
-
-def command_of(context: click.Context) -> str:
-    """What was typed, without --out, and of absolute paths the last two parts alone."""
-    parts = [f"python evaluate/{RESULT.stem}.py"]
-    for option in context.command.params:
-        name = option.name or ""
-        if name != "out" and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            given = context.params[name]
-            flag = option.opts[:1] if isinstance(option, click.Option) else []
-            for value in given if isinstance(given, tuple) else (given,):
-                parts += flag if value is True else [*flag, re.sub(r"/.*/(?=[^/]+/[^/]+$)", "", str(value))]
-    return " ".join(parts)
+    write_result(
+        out, command_of(RESULT.stem, click.get_current_context()), files, rows, {"judge_leaks": leaks, "settings": trainings}
+    )
 
 
 def given(named: Sequence[str], corpus: str) -> list[Path]:

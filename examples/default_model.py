@@ -39,6 +39,7 @@ from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import ROWS_FILE, fingerprint
 from emogen.emotions import EKMAN, Emotion
+from emogen.evaluate import judged_labels
 from emogen.judges.leak import refuse_leaks
 from emogen.judges.recognizer import Recognizer, load_recognizer
 from emogen.train.config import ClassifierSettings
@@ -154,7 +155,7 @@ def trained(folder: Path, exchanges: Sequence[Exchange], settings: ClassifierSet
 
 def report(judge: Recognizer, exchanges: Sequence[Exchange]) -> dict[str, float]:
     """Accuracy over rows, and its mean over emotions."""
-    judged = [EKMAN.names[place] for place in judge.probabilities([e.reply for e in exchanges]).argmax(1)]
+    judged = judged_labels(judge.probabilities([e.reply for e in exchanges]), EKMAN.names)
     hits = [(e.emotion.name, e.emotion.weights[EKMAN.position(name)] > 0) for e, name in zip(exchanges, judged, strict=True)]
     recalls = [[hit for asked, hit in hits if asked == name] for name in EKMAN.names]
     return {

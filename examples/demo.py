@@ -14,14 +14,14 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.checkpoint import Checkpoint, load_classifier, shipped
+from emogen.checkpoint import Checkpoint, shipped
 from emogen.cli import cli
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, read_exchanges
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EKMAN
-from emogen.evaluate import Score, bleu, distinct, emotion_accuracy, self_bleu
-from emogen.models.classifier import emotion_probabilities
+from emogen.evaluate import Score, bleu, distinct, emotion_accuracy, judged_labels, self_bleu
+from emogen.judges.recognizer import load_recognizer
 
 FOLDER = Path("checkpoints")
 VAE, GAN = FOLDER / "demo-vae", FOLDER / "demo-gan"
@@ -77,8 +77,8 @@ def replies(model: Checkpoint, held_out: Sequence[Exchange]) -> list[str]:
 
 def measured(texts: Sequence[str], held_out: Sequence[Exchange]) -> tuple[Score | None, ...]:
     """The table's figures for one system; people are not measured against themselves."""
-    judge, labels = load_classifier(shipped("judge"))
-    judged = [labels.names[place] for place in emotion_probabilities(judge, texts).argmax(1).tolist()]
+    judge = load_recognizer(shipped("judge"))
+    judged = judged_labels(judge.probabilities(texts), judge.names.names)
     references = [[row.reply] for row in held_out]
     overlap = None if [[text] for text in texts] == references else bleu(texts, references, language="en")
     asked = [row.emotion.name for row in held_out]

@@ -16,7 +16,7 @@ from emogen.errors import CheckpointError, DataError
 from emogen.judges.encoder import TextEncoder, load_text_encoder
 from emogen.judges.language_model import CausalModel, load_language_model
 from emogen.judges.recognizer import load_recognizer
-from emogen.models.pretrained import load_causal_model, load_encoder
+from emogen.models.pretrained import Pretrained, load_causal_model, load_encoder
 from emogen.train.config import ClassifierSettings
 from emogen.train.fit_classifier import fit_classifier
 
@@ -217,7 +217,7 @@ def nats_by_hand(causal, ids):
     row, nats = [0], 0.0
     for token in [*ids, 0]:
         with torch.no_grad():
-            scores = causal.model(input_ids=torch.tensor([row])).logits[0, -1].double()
+            scores = causal.pretrained.model(input_ids=torch.tensor([row])).logits[0, -1].double()
         nats -= float(scores.log_softmax(0)[token])
         row.append(token)
     return nats
@@ -225,7 +225,7 @@ def nats_by_hand(causal, ids):
 
 def test_likelihood_is_what_a_plain_loop_gives(causal):
     texts = [text for text in TEXTS if len(text) < 50]
-    ids = [causal.tokenizer(text)["input_ids"] for text in texts]
+    ids = [causal.pretrained.tokenizer(text)["input_ids"] for text in texts]
     expected = [nats_by_hand(causal, row) for row in ids]
     np.testing.assert_allclose(causal.nll(texts), expected, rtol=1e-5)
     assert min(expected) > 0
@@ -234,7 +234,7 @@ def test_likelihood_is_what_a_plain_loop_gives(causal):
 def test_a_long_text_is_cut_to_what_the_model_reads(causal):
     """48 places, two of them for begin and end."""
     assert causal.nll(["very " * 500])[0] == pytest.approx(
-        nats_by_hand(causal, [causal.tokenizer("very")["input_ids"][0]] * 46), rel=1e-5
+        nats_by_hand(causal, [causal.pretrained.tokenizer("very")["input_ids"][0]] * 46), rel=1e-5
     )
 
 
@@ -250,7 +250,7 @@ def test_a_tokenizer_without_an_end_is_refused(causal):
     class Endless:
         bos_token_id = eos_token_id = None
 
-    endless = CausalModel("endless", causal.model, Endless())
+    endless = CausalModel("endless", Pretrained("endless", causal.pretrained.model, Endless()))
     with pytest.raises(DataError, match="endless: its tokenizer has no end token"):
         endless.nll(["good"])
 

@@ -48,7 +48,7 @@ class _LazyGroup(click.Group):
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="emogen")
 def cli() -> None:
-    """Emotional text: prepare data, train models, sample from them.
+    """Emotional text: prepare data, train models, sample from them, recognise emotion, and score what was written.
 
     Data goes to standard output, progress and messages to standard error. Exit status: 0 done, 1 failed, 2 wrong usage, 130
     interrupted.

@@ -136,11 +136,14 @@ def batches(arrays: TokenArrays, size: int, seed: int, start: int = 0, by_contex
     if not len(arrays):
         raise DataError("no row to make batches of")
     keys = arrays.reply_starts if by_context else np.diff(arrays.offsets)
-    each = -(-len(arrays) // size)
-    epoch, first = divmod(start, each)
+    yield from map(arrays.batch, batch_rows(keys, size, seed, start))
+
+
+def batch_rows(lengths: NDArray[np.integer], size: int, seed: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Row numbers of batches without end, from batch `start` on; every epoch in the order that `epoch_order` gives it."""
+    epoch, first = divmod(start, -(-len(lengths) // size))
     while True:
-        for rows in epoch_order(keys, size, np.random.default_rng([seed, epoch]))[first:]:
-            yield arrays.batch(rows)
+        yield from epoch_order(lengths, size, np.random.default_rng([seed, epoch]))[first:]
         epoch, first = epoch + 1, 0
 
 

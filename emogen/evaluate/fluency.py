@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from emogen.errors import DataError
 from emogen.evaluate.resampling import Tally, Values, added_up
-from emogen.evaluate.score import Score, signature
-from emogen.evaluate.similarity import aligned, in_batches
+from emogen.evaluate.score import Score, aligned, in_batches, signature
 from emogen.words import WORDS_VERSION, words
 
 LanguageModel = Callable[[Sequence[str]], Sequence[float] | NDArray[Any]]

@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import click
+from click.core import ParameterSource
+
 from emogen.atomic import sha256, write_text
 from emogen.errors import DataError
 from emogen.evaluate.score import Score, toolkit_version
@@ -132,6 +135,19 @@ def write_result(
         "rows": [_flat(row) for row in rows],
     }
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def command_of(script: str, context: click.Context) -> str:
+    """How a benchmark of that name was called, without --out, and of absolute paths the last two parts alone."""
+    parts = [f"python evaluate/{script}.py"]
+    for option in context.command.params:
+        name = option.name or ""
+        if name != "out" and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            given = context.params[name]
+            flag = option.opts[:1] if isinstance(option, click.Option) else []
+            for value in given if isinstance(given, tuple) else (given,):
+                parts += flag if value is True else [*flag, re.sub(r"/.*/(?=[^/]+/[^/]+$)", "", str(value))]
+    return " ".join(parts)
 
 
 def _versions() -> dict[str, str]:

@@ -1,10 +1,16 @@
-"""A metric's value with its interval and its signature."""
+"""A metric's value with its interval and its signature, and the checks and walks over the items that metrics share."""
 
-from collections.abc import Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice, zip_longest
+from typing import TypeVar, cast
 
-from emogen.errors import DataError
+from emogen.errors import DataError, SettingsError
+
+Item = TypeVar("Item")
+Left = TypeVar("Left")
+Right = TypeVar("Right")
 
 
 @dataclass(frozen=True)
@@ -61,3 +67,32 @@ def require_pairs(left: Sized, right: Sized, names: tuple[str, str]) -> None:
     if len(left) != len(right):
         raise DataError(f"{len(left)} {names[0]} but {len(right)} {names[1]}: pass one of each for every item")
     require_items(left, names[0])
+
+
+def aligned(left: Iterable[Left], right: Iterable[Right], names: tuple[str, str]) -> Iterator[tuple[Left, Right]]:
+    """Pairs of two streams that must be equally long.
+
+    Raises:
+        DataError: if they have other lengths, as soon as that is known.
+    """
+    if isinstance(left, Sized) and isinstance(right, Sized):
+        require_pairs(left, right, names)
+    end = object()
+    for number, (one, other) in enumerate(zip_longest(left, right, fillvalue=end)):
+        if one is end or other is end:
+            short, long = names if one is end else names[::-1]
+            raise DataError(f"{number} {short} but more {long}: pass one of each for every item")
+        yield cast(Left, one), cast(Right, other)
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of `size`, the last one perhaps shorter.
+
+    Raises:
+        SettingsError: if `size` is below 1.
+    """
+    if size < 1:
+        raise SettingsError(f"batch_size is {size}: pass at least 1")
+    left = iter(items)
+    while batch := list(islice(left, size)):
+        yield batch

@@ -1,23 +1,19 @@
 """Closeness in meaning, by the vectors of an encoder that comes in as a callable, or by vectors that are there already."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, zip_longest
-from typing import Any, TypeVar, cast
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.errors import DataError, SettingsError
+from emogen.errors import DataError
 from emogen.evaluate.resampling import Tally, mean_tally
-from emogen.evaluate.score import Score, require_pairs, signature
+from emogen.evaluate.score import Score, aligned, in_batches, signature
 
 Vectors = NDArray[np.float64]
 Encoder = Callable[[Sequence[str]], Sequence[NDArray[Any]]]
-
-Item = TypeVar("Item")
-Left = TypeVar("Left")
-Right = TypeVar("Right")
 
 
 @dataclass(frozen=True)
@@ -139,35 +135,6 @@ def sentence_similarity_tally(generated: Iterable[NDArray[Any]], source: Iterabl
     pairs = aligned(generated, source, ("generated embeddings", "source embeddings"))
     cosines = (_cosine(*pair, number) for number, pair in enumerate(pairs))
     return _mean("sentence_similarity", cosines, {"encoder": encoder})
-
-
-def aligned(left: Iterable[Left], right: Iterable[Right], names: tuple[str, str]) -> Iterator[tuple[Left, Right]]:
-    """Pairs of two streams that must be equally long.
-
-    Raises:
-        DataError: if they have other lengths, as soon as that is known.
-    """
-    if isinstance(left, Sized) and isinstance(right, Sized):
-        require_pairs(left, right, names)
-    end = object()
-    for number, (one, other) in enumerate(zip_longest(left, right, fillvalue=end)):
-        if one is end or other is end:
-            short, long = names if one is end else names[::-1]
-            raise DataError(f"{number} {short} but more {long}: pass one of each for every item")
-        yield cast(Left, one), cast(Right, other)
-
-
-def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items in lists of `size`, the last one perhaps shorter.
-
-    Raises:
-        SettingsError: if `size` is below 1.
-    """
-    if size < 1:
-        raise SettingsError(f"batch_size is {size}: pass at least 1")
-    left = iter(items)
-    while batch := list(islice(left, size)):
-        yield batch
 
 
 def _mean(name: str, values: Iterable[float], fields: Mapping[str, object]) -> Tally:

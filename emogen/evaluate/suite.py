@@ -37,9 +37,9 @@ from emogen.evaluate.emotion import (
 from emogen.evaluate.lexicon import polarity_agreement_tally
 from emogen.evaluate.overlap import Language
 from emogen.evaluate.resampling import Pool, Tally, added_up, reservoir
-from emogen.evaluate.score import Score, require_items
+from emogen.evaluate.score import Score, aligned, in_batches, require_items
 from emogen.evaluate.significance import Comparison, approximate_randomisation
-from emogen.evaluate.similarity import Encoder, aligned, bertscore_tally, in_batches, sentence_similarity_tally
+from emogen.evaluate.similarity import Encoder, bertscore_tally, sentence_similarity_tally
 
 Item = TypeVar("Item")
 Vectors = NDArray[np.float64]

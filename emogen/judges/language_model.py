@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,9 +28,6 @@ from emogen.train.config import LmSettings
 from emogen.train.mle import reply_nll, train_mle, with_no_latent
 from emogen.train.state import TrainState, adamw
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 _AT_ONCE = 32
 _CHARACTERS_AT_ONCE = 4096
 _MAX_TOKENS = 512
@@ -44,13 +40,11 @@ class CausalModel:
 
     Attributes:
         name: for signatures.
-        model: gives `logits`.
-        tokenizer: its own.
+        pretrained: model and tokenizer, in eval mode.
     """
 
     name: str
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
+    pretrained: Pretrained
 
     @torch.inference_mode()
     def nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -62,18 +56,19 @@ class CausalModel:
 
     def _nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
         begin, end = self._marks()
-        longest = min(_MAX_TOKENS, Pretrained(self.name, self.model, self.tokenizer).longest - 2)
-        read = self.tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=longest)["input_ids"]
+        tokenizer, model = self.pretrained.tokenizer, self.pretrained.model
+        longest = min(_MAX_TOKENS, self.pretrained.longest - 2)
+        read = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=longest)["input_ids"]
         rows = [[begin, *ids, end] for ids in read]
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=end)
         present = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-        device = next(self.model.parameters()).device
-        logits = self.model(input_ids=tokens.to(device), attention_mask=present.long().to(device)).logits[:, :-1].float().cpu()
+        device = next(model.parameters()).device
+        logits = model(input_ids=tokens.to(device), attention_mask=present.long().to(device)).logits[:, :-1].float().cpu()
         nats = functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
         return np.asarray((nats * present[:, 1:]).sum(1).double().numpy())
 
     def _marks(self) -> tuple[int, int]:
-        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        begin, end = self.pretrained.tokenizer.bos_token_id, self.pretrained.tokenizer.eos_token_id
         if end is None:
             raise DataError(f"{self.name}: its tokenizer has no end token; take another language model")
         return end if begin is None else begin, end
@@ -122,7 +117,8 @@ def load_language_model(name: str, device: str = "cpu") -> LanguageModel:
     """
     if name.startswith(PREFIX):
         found = load_causal_model(name)
-        return CausalModel(Path(name.removeprefix(PREFIX)).name, found.model.to(choose_device(device)).eval(), found.tokenizer)
+        found.model.to(choose_device(device)).eval()
+        return CausalModel(Path(name.removeprefix(PREFIX)).name, found)
     return own_model(load(name, device))
 
 

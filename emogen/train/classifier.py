@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emogen.data.batches import epoch_order
+from emogen.data.batches import batch_rows
 from emogen.errors import DataError
 from emogen.models.classifier import Classifier, Pieces, decided, emotion_scores, probabilities_of
 from emogen.train.config import ClassifierTraining
@@ -47,11 +47,8 @@ def labelled_batches(data: Labelled, size: int, seed: int, start: int = 0) -> It
     if not len(data):
         raise DataError("no row to train a classifier on")
     lengths = np.array([len(text.sizes) for text in data.texts])
-    epoch, first = divmod(start, -(-len(data) // size))
-    while True:
-        for places in epoch_order(lengths, size, np.random.default_rng([seed, epoch]))[first:]:
-            yield data.rows(places.tolist())
-        epoch, first = epoch + 1, 0
+    for places in batch_rows(lengths, size, seed, start):
+        yield data.rows(places.tolist())
 
 
 def train_classifier(

@@ -33,7 +33,7 @@ from emogen.train.folder import (
     write_train_file,
 )
 from emogen.train.gan import Adversaries, train_gan
-from emogen.train.launch import begun, drive, refuse_other_data
+from emogen.train.launch import begun, drive, random_stream, refuse_other_data
 from emogen.train.mle import held_out_nll, train_mle
 from emogen.train.run import Watch
 from emogen.train.state import Step, TrainState, adamw
@@ -59,7 +59,9 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
     with begun("train-lm", settings, resuming) as (folder, device):
         data = _same_data(prepare(files, reading, settings, _kept_tokenizer(folder, resuming)), folder, resuming)
         generator = Generator(_generator_config(settings, data)).to(device)
-        state = TrainState({"generator": generator}, {"generator": adamw(generator, settings.weight_decay)}, _random(settings))
+        state = TrainState(
+            {"generator": generator}, {"generator": adamw(generator, settings.weight_decay)}, random_stream(settings)
+        )
         return _drive(
             folder,
             settings,
@@ -79,7 +81,7 @@ def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resum
         data = _same_data(prepare(files, reading, settings, _kept_tokenizer(folder, resuming)), folder, resuming)
         decoder = replace(_generator_config(settings, data), latent=settings.latent)
         vae = TextVAE(TextVaeConfig(decoder, settings.encoder_layers, settings.heads)).to(device)
-        state = TrainState({"vae": vae}, {"vae": adamw(vae, settings.weight_decay)}, _random(settings))
+        state = TrainState({"vae": vae}, {"vae": adamw(vae, settings.weight_decay)}, random_stream(settings))
         return _drive(
             folder,
             settings,
@@ -113,7 +115,7 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
         state = TrainState(
             {"generator": models.generator, "discriminator": models.discriminator},
             {"generator": adamw(models.generator), "discriminator": adamw(models.discriminator)},
-            _random(settings),
+            random_stream(settings),
         )
         return _drive(
             folder,
@@ -137,10 +139,6 @@ def _kept_tokenizer(folder: Path, resuming: bool) -> SentencePieceTokenizer | No
 def _same_data(data: Prepared, folder: Path, resuming: bool) -> Prepared:
     refuse_other_data(data.sources, folder, resuming)
     return data
-
-
-def _random(settings: RunConfig) -> torch.Generator:
-    return torch.Generator().manual_seed(settings.seed)
 
 
 def _generator_config(settings: LmSettings | VaeSettings, data: Prepared) -> GeneratorConfig:

@@ -28,7 +28,7 @@ from emogen.train.classifier import (
 from emogen.train.config import ClassifierSettings
 from emogen.train.corpus import Corpus, open_corpus
 from emogen.train.folder import order_of
-from emogen.train.launch import begun, drive, refuse_other_data
+from emogen.train.launch import begun, drive, random_stream, refuse_other_data
 from emogen.train.run import Watch
 from emogen.train.state import TrainState, adamw
 
@@ -76,7 +76,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
         train, valid = (_labelled(rows[split], classifier) for split in ("train", "valid"))
         weights = label_weights(train.targets, settings.balance, classifier.config.multi_label)
         state = TrainState(
-            {"classifier": classifier}, {"classifier": adamw(classifier, settings.weight_decay)}, _random(settings)
+            {"classifier": classifier}, {"classifier": adamw(classifier, settings.weight_decay)}, random_stream(settings)
         )
 
         return drive(
@@ -201,7 +201,3 @@ def _seen(rows: Sequence[Exchange], settings: ClassifierSettings) -> Fingerprint
     """Of the training rows, and of those that the classifier began with had seen."""
     own = fingerprints(exchange.reply for exchange in rows)
     return np.union1d(own, read_fingerprints(Path(settings.init))) if settings.init else own
-
-
-def _random(settings: ClassifierSettings) -> torch.Generator:
-    return torch.Generator().manual_seed(settings.seed)

@@ -38,6 +38,11 @@ def begun(command: str, settings: RunConfig, resuming: bool) -> Iterator[tuple[P
             remove_unused(folder)
 
 
+def random_stream(settings: RunConfig) -> torch.Generator:
+    """The random numbers of a run's own loop."""
+    return torch.Generator().manual_seed(settings.seed)
+
+
 def refuse_other_data(sources: Mapping[str, str], folder: Path, resuming: bool) -> None:
     """Raises CheckpointError where a run is resumed on other files than it began with."""
     before = read_train_file(folder).get("sources", {}) if resuming else {}
