@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from emogen.registration import register_with_transformers
 from emogen.version import __version__
 
 if TYPE_CHECKING:
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from emogen.decoding.sampling import Sample, Sampling
 
 __all__ = ["Checkpoint", "Sample", "Sampling", "__version__", "load"]
+
+
+register_with_transformers()
 
 
 def __getattr__(name: str) -> Any:

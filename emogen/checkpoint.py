@@ -15,19 +15,22 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from emogen.atomic import replacing, write_text
-from emogen.data.batches import Limits, encode_context
+from emogen.data.batches import Limits
 from emogen.decoding.sampling import Prompt, Sample, Sampling, sample
 from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, SettingsError
+from emogen.models.bases import find_base
 from emogen.models.classifier import Classifier, ClassifierConfig
 from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.pretrained import Pretrained, build_encoder, load_tokenizer_of
+from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, PretrainedBackbone, load_base, merge_lora
+from emogen.models.trained import take_trained, trained_tensors
 from emogen.models.vae import TextVAE, TextVaeConfig
-from emogen.text import SentencePieceTokenizer, load_tokenizer
+from emogen.text import Tokenizer, load_tokenizer
 from emogen.version import __version__
 
 if TYPE_CHECKING:
@@ -36,8 +39,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 CHECKPOINTS = Path("checkpoints")
 LATEST = "latest"
+ADAPTER = "smollm2-emotion"
 CONFUSION_FILE = "confusion.json"
 _MOST_TOKENS = 4096
+_FOR_TRANSFORMERS = "EmogenForCausalLM"
 _TOKENIZER_FOLDER = "tokenizer"
 
 Kind = Literal["generator", "vae", "classifier"]
@@ -74,7 +79,7 @@ class Checkpoint:
     folder: Path
     description: Description
     model: Generator | TextVAE
-    tokenizer: SentencePieceTokenizer
+    tokenizer: Tokenizer
 
     @property
     def labels(self) -> LabelSet:
@@ -84,7 +89,7 @@ class Checkpoint:
     @property
     def generator(self) -> Generator:
         """The model itself, or a VAE's decoder."""
-        return self.model.decoder if isinstance(self.model, TextVAE) else self.model
+        return generator_of(self.model)
 
     def emotion(self, asked: str | Emotion | None, strength: float = 1.0) -> Emotion:
         """An emotion over the model's labels from `joy`, `joy=0.7,fear=0.3`, an Emotion, or None for no emotion."""
@@ -139,7 +144,7 @@ class Checkpoint:
             raise SettingsError(f"{len(contexts)} contexts for {len(emotions)} emotions; give one for each")
         options = replace(sampling or self.default_sampling, n=n, seed=seed)
         turns = ([context] if isinstance(context, str) else context for context in contexts)
-        encoded = (encode_context(each, self.tokenizer, self.description.limits) for each in turns)
+        encoded = (self.tokenizer.prefix(each, self.description.limits.context_tokens) for each in turns)
         prompts = [Prompt(tokens, self.emotion(emotion)) for tokens, emotion in zip(encoded, emotions, strict=True)]
         return list(sample(self.generator, self.tokenizer, prompts, options))
 
@@ -149,15 +154,20 @@ class Checkpoint:
         return Sampling(temperature=0.7, top_p=0.9, max_tokens=min(self.description.limits.reply_tokens + 1, _MOST_TOKENS))
 
 
-def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> Checkpoint:
+def load(
+    path: str | Path | None = None, device: str | torch.device = "cpu", trainable: bool = False, full_precision: bool = False
+) -> Checkpoint:
     """Loads a generator or a VAE.
 
     Args:
         path: a checkpoint's folder; None takes `$EMOGEN_CHECKPOINT`, else checkpoints/latest, else the model that ships.
         device: where the weights go: cpu, cuda, auto, or a device of PyTorch.
+        trainable: keeps the low-rank updates of a pretrained backbone apart from its base, to train them further; else they are
+            merged and cost nothing.
+        full_precision: a pretrained backbone in float32, even where the device computes in bfloat16.
 
     Raises:
-        CheckpointError: missing, cut short, of another version, or a classifier.
+        CheckpointError: missing, cut short, of another version, or a classifier; its base model is not at hand, or another one.
         SettingsError: a device that is unknown or not there.
     """
     where = choose_device(device) if isinstance(device, str) else device
@@ -165,12 +175,36 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
     description = read_description(folder)
     if description.kind == "classifier":
         raise CheckpointError(f"{folder}: is a classifier, which writes no text; pass a checkpoint of train-lm, -vae or -gan")
-    model = build_model(description, folder)
+    base = _base_of(description, folder, where, full_precision)
+    model = build_model(description, folder, base)
+    if base and trainable:
+        generator_of(model).adapt()
     read_weights(folder, model)
     model.to(where).eval()
-    found = Checkpoint(folder, description, model, load_tokenizer(folder / "tokenizer.model"))
+    tokenizer = base.tokenizer if base else load_tokenizer(folder / "tokenizer.model")
+    found = Checkpoint(folder, description, model, tokenizer)
     _refuse_mixed(found)
     return found
+
+
+def generator_of(model: Generator | TextVAE) -> Generator:
+    """The model itself, or a VAE's decoder."""
+    return model.decoder if isinstance(model, TextVAE) else model
+
+
+def _base_of(description: Description, folder: Path, device: torch.device, full_precision: bool) -> BaseModel | None:
+    """The base that a pretrained backbone was trained on; raises CheckpointError where it is not at hand, or another."""
+    with _fitting(folder):
+        adapter = generator_config(description).adapter
+    if not adapter:
+        return None
+    base = find_base(adapter.base)
+    if base.revision != adapter.revision:
+        raise CheckpointError(
+            f"{folder}: was trained on revision {adapter.revision[:12]} of {adapter.base}, but {base.folder} holds "
+            f"{base.revision[:12]}; put back the base that it was trained on"
+        )
+    return load_base(base, device, full_precision or not adapter.rank)
 
 
 def load_classifier(folder: Path, device: str | torch.device = "cpu") -> tuple[Classifier, LabelSet]:
@@ -219,7 +253,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     if path is not None and not str(path):
         raise CheckpointError("--checkpoint is empty; name a folder, or leave it out")
     named = path or os.environ.get("EMOGEN_CHECKPOINT")
-    chosen = Path(named) if named else _latest() or shipped("default")
+    chosen = Path(named) if named else _latest() or best_shipped()
     folder = _pointed(chosen) if chosen.name == LATEST and chosen.is_file() else chosen
     if (folder / "config.json").is_file():
         return folder
@@ -236,6 +270,29 @@ def shipped(name: str) -> Path:
     package = Path(__file__).parent
     inside = package / "checkpoints" / name
     return inside if inside.is_dir() else package.parent / "checkpoints" / name
+
+
+def best_shipped() -> Path:
+    """Folder of the adapter that ships, where its base is at hand; else of the small model."""
+    adapter = shipped(ADAPTER)
+    return adapter if (adapter / "config.json").is_file() and _has_base(adapter) else shipped("default")
+
+
+def better_than(folder: Path) -> str:
+    """The command that makes a better model than the one in `folder` usable; empty where there is none, or none is needed."""
+    adapter = shipped(ADAPTER)
+    if folder != shipped("default") or not (adapter / "config.json").is_file() or _has_base(adapter):
+        return ""
+    found = generator_config(read_description(adapter)).adapter
+    return f"emogen pull {found.base}" if found else ""
+
+
+def _has_base(folder: Path) -> bool:
+    found = generator_config(read_description(folder)).adapter
+    try:
+        return found is not None and find_base(found.base).revision == found.revision
+    except CheckpointError:
+        return False
 
 
 def mark_latest(folder: Path) -> None:
@@ -255,25 +312,33 @@ def architecture_of(description: Description, folder: Path = Path()) -> str:
     with _fitting(folder):
         if description.kind == "classifier":
             return ClassifierConfig(**description.model).architecture
-        sizes = description.model["decoder"] if description.kind == "vae" else description.model
-        return f"{description.kind} {sizes['backbone']}"
+        return f"{description.kind} {generator_config(description).backbone}"
 
 
-def build_model(description: Description, folder: Path = Path()) -> Generator | TextVAE:
-    """A model of that description with fresh weights; raises CheckpointError where the description does not fit."""
+def generator_config(description: Description) -> GeneratorConfig:
+    """The sizes of a generator, or of a VAE's decoder."""
+    sizes = dict(description.model["decoder"] if description.kind == "vae" else description.model)
+    adapter = sizes.pop("adapter", None)
+    return GeneratorConfig(**sizes, adapter=AdapterConfig(**adapter) if adapter else None)
+
+
+def build_model(description: Description, folder: Path = Path(), base: BaseModel | None = None) -> Generator | TextVAE:
+    """A model of that description with fresh weights, or those of its base; raises CheckpointError where it does not fit."""
     with _fitting(folder):
-        sizes = dict(description.model)
+        config = generator_config(description)
         if description.kind == "vae":
-            return TextVAE(TextVaeConfig(**{**sizes, "decoder": GeneratorConfig(**sizes["decoder"])}))
-        return Generator(GeneratorConfig(**sizes))
+            return TextVAE(TextVaeConfig(**{**description.model, "decoder": config}), base)
+        return Generator(config, base)
 
 
 def save_model(folder: Path, description: Description, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Writes weights, as safetensors in `dtype`, then config, each whole or not at all: where a config is, weights are."""
-    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    """Writes what was trained, safetensors in `dtype`, then config, each whole or not at all: beside a config are weights."""
+    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in trained_tensors(model).items()}
     with replacing(folder / "model.safetensors") as beside:
         beside.write_bytes(safetensors.torch.save(tensors))
     content = {
+        "model_type": "emogen",
+        **({"architectures": [_FOR_TRANSFORMERS]} if _is_for_transformers(description) else {}),
         "format": FORMAT,
         "emogen": __version__,
         "kind": description.kind,
@@ -282,6 +347,10 @@ def save_model(folder: Path, description: Description, model: nn.Module, dtype: 
         "limits": asdict(description.limits),
     }
     write_text(folder / "config.json", json.dumps(content, indent=1) + "\n")
+
+
+def _is_for_transformers(description: Description) -> bool:
+    return description.kind == "generator" and description.model["backbone"] != "pretrained" and not description.model["latent"]
 
 
 def read_description(folder: Path) -> Description:
@@ -306,11 +375,22 @@ def read_weights(folder: Path, model: nn.Module) -> None:
     """Fills `model` from model.safetensors; raises CheckpointError where it is missing, cut short or of other shapes."""
     path = folder / "model.safetensors"
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(path.read_bytes()).items()}
+        take_trained(model, merged(generator_of(model), tensors) if isinstance(model, (Generator, TextVAE)) else tensors)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: cannot be read ({reason}); the file is cut short or of another model") from None
+
+
+def merged(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors but the low-rank updates, which are added to the weights of a generator that does not keep them apart."""
+    backbone = generator.backbone
+    if not isinstance(backbone, PretrainedBackbone) or not generator.config.adapter or backbone.is_adapted:
+        return dict(tensors)
+    updates = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
+    inside = {name.partition("backbone.decoder.")[2]: tensor for name, tensor in updates.items()}
+    merge_lora(backbone.decoder, inside, generator.config.adapter.alpha / max(generator.config.adapter.rank, 1))
+    return {name: tensor for name, tensor in tensors.items() if name not in updates}
 
 
 def write_confusion(folder: Path, labels: LabelSet, counts: NDArray[np.int64]) -> None:

@@ -17,10 +17,10 @@ import sentencepiece
 from emogen.atomic import replacing
 from emogen.errors import CheckpointError, DataError, SettingsError
 
-PAD, UNKNOWN, BOS, EOS, TURN = range(5)
+SPECIAL = 5
+PAD, UNKNOWN, BOS, EOS, TURN = range(SPECIAL)
 """Ids that every vocabulary keeps free: padding, unknown, begin and end of a reply, end of a context utterance."""
 
-_SPECIAL = 5
 _BYTES = 256
 _SPACE_MARK = "\u2581"
 _PROBE = "a\0b"
@@ -45,9 +45,12 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; special ids stand for nothing."""
 
+    def prefix(self, context: Sequence[str], most: int) -> list[int]:
+        """What stands before a reply: the newest `most` ids of the context with the marks of its turns, then BOS."""
+
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides what `encode` returns."""
+        """Hash of all that decides what `encode` and `prefix` return."""
 
 
 class SentencePieceTokenizer:
@@ -80,15 +83,8 @@ class SentencePieceTokenizer:
         return {piece: byte for byte, piece in enumerate(self._byte_ids)}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without special ids.
-
-        Raises:
-            DataError: half of a surrogate pair, which is no character.
-        """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(f"text holds half of a surrogate pair at position {error.start}, which is no character") from None
+        """Ids of `text`, without special ids; raises DataError as in `check_text`."""
+        check_text(text)
         ids: list[int] = []
         for part in re.split(f"([{_SPACE_MARK}\0])", text):
             if part in (_SPACE_MARK, "\0"):
@@ -103,14 +99,27 @@ class SentencePieceTokenizer:
         for piece in ids:
             if piece in self._byte_of:
                 raw.append(self._byte_of[piece])
-            elif piece >= _SPECIAL:
+            elif piece >= SPECIAL:
                 raw += self._processor.id_to_piece(int(piece)).replace(_SPACE_MARK, " ").encode()
         return raw.decode("utf-8", errors="replace")
+
+    def prefix(self, context: Sequence[str], most: int) -> list[int]:
+        """The newest `most` ids of the context, each utterance ended by TURN, then BOS."""
+        ids = [token for turn in context for token in (*self.encode(turn), TURN)]
+        return [*ids[max(0, len(ids) - most) :], BOS]
 
     def save(self, path: Path) -> None:
         """Writes the SentencePiece model file."""
         with replacing(path) as beside:
             beside.write_bytes(self._model)
+
+
+def check_text(text: str) -> None:
+    """Raises DataError where `text` holds half of a surrogate pair, which is no character."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"text holds half of a surrogate pair at position {error.start}, which is no character") from None
 
 
 def load_tokenizer(path: Path) -> SentencePieceTokenizer:
@@ -194,7 +203,7 @@ def fitting_vocabulary(texts: Iterable[str]) -> int:
             break
         covered += count
         alphabet += 1
-    return min(_MAX_VOCABULARY, _SPECIAL + _BYTES + alphabet + round(4 * math.sqrt(total)))
+    return min(_MAX_VOCABULARY, SPECIAL + _BYTES + alphabet + round(4 * math.sqrt(total)))
 
 
 def _trainable(text: str) -> list[str]:

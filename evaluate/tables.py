@@ -45,6 +45,17 @@ SHOWN = {
         "perplexity",
     ),
     "empathetic_replies": ("bleu", "rougeL", "chrf", "distinct2", "distinct2_corrected", "unique", "commonest", "mean_length"),
+    "backbone": (
+        "n",
+        "emotion_accuracy",
+        "perplexity",
+        "distinct2_corrected",
+        "bleu",
+        "rougeL",
+        "tokens_per_second",
+        "seconds",
+        "ratio",
+    ),
     "daily_dialog": (
         "emotion_accuracy",
         "emotion_f1",
@@ -86,9 +97,10 @@ def table(name: str, columns: Sequence[str]) -> str:
 
 
 def system_of(row: dict[str, Any]) -> str:
-    """The system, with its corpus and temperature where the benchmark has several."""
+    """The system, with its corpus, case and temperature where the benchmark has several."""
     corpus = f"{row['corpus']}: " if "corpus" in row else ""
-    return f"{corpus}{row['system']}" + (f" at {row['temperature']:g}" if "temperature" in row else "")
+    case = f" ({row['case']})" if "case" in row else ""
+    return f"{corpus}{row['system']}{case}" + (f" at {row['temperature']:g}" if "temperature" in row else "")
 
 
 def cell(rows: Sequence[dict[str, Any]], column: str) -> str:

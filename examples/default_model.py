@@ -42,6 +42,7 @@ from emogen.emotions import EKMAN, Emotion
 from emogen.evaluate import judged_labels
 from emogen.judges.leak import refuse_leaks
 from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.text import SentencePieceTokenizer
 from emogen.train.config import ClassifierSettings
 from emogen.train.fit_classifier import fit_classifier
 
@@ -83,15 +84,7 @@ def prepare(work: Path) -> None:
 @click.option("--to", "target", type=click.Path(path_type=Path), default=Path("checkpoints/default"), show_default=True)
 def ship(work: Path, model: Path, target: Path) -> None:
     """Store the model in float16, with the facts of its training, beside the judge."""
-    found = load(model)
-    save_model(target, describe(found.generator, found.labels, found.description.limits), found.generator, torch.float16)
-    found.tokenizer.save(target / "tokenizer.model")
-    shutil.copy(model / ROWS_FILE, target)
-    facts = json.loads((model / "train.json").read_text(encoding="utf-8"))
-    facts["settings"] = {name: value for name, value in facts["settings"].items() if name not in ("out", "init")}
-    kept = {name: facts[name] for name in KEPT_FACTS if name in facts} | {"replies_sha256": sha256(work / "replies.jsonl.gz")}
-    write_text(target / "train.json", json.dumps(kept, indent=1) + "\n")
-    click.echo(f"{target}: {sum(path.stat().st_size for path in target.iterdir()) / 1e6:.1f} MB")
+    ship_model(work / "replies.jsonl.gz", model, target)
 
 
 @recipe.command("ship-classifier")
@@ -103,6 +96,20 @@ def ship_classifier(model: Path, target: Path) -> None:
     save_classifier(target, labels, classifier, torch.float16)
     for name in (ROWS_FILE, CONFUSION_FILE):
         shutil.copy(model / name, target)
+
+
+def ship_model(corpus: Path, model: Path, target: Path) -> None:
+    """Writes to `target` what was trained, in float16, with its tokenizer and the facts of its training on `corpus`."""
+    found = load(model, trainable=True)
+    save_model(target, describe(found.generator, found.labels, found.description.limits), found.generator, torch.float16)
+    if isinstance(found.tokenizer, SentencePieceTokenizer):
+        found.tokenizer.save(target / "tokenizer.model")
+    shutil.copy(model / ROWS_FILE, target)
+    facts = json.loads((model / "train.json").read_text(encoding="utf-8"))
+    facts["settings"] = {name: value for name, value in facts["settings"].items() if name not in ("out", "init")}
+    kept = {name: facts[name] for name in KEPT_FACTS if name in facts} | {"replies_sha256": sha256(corpus)}
+    write_text(target / "train.json", json.dumps(kept, indent=1) + "\n")
+    click.echo(f"{target}: {sum(path.stat().st_size for path in target.iterdir()) / 1e6:.1f} MB")
 
 
 def cleaned(corpus: str) -> Iterator[Exchange]:

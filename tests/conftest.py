@@ -109,3 +109,43 @@ def refusal(emogen):
         return status, line.removeprefix("emogen: ")
 
     return call
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def save_small_tokenizer(folder, chat_template=None):
+    """A byte-level BPE tokenizer of some three hundred ids with the marks of ChatML; gives their number."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    marks = ["<|end|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=marks, initial_alphabet=alphabet, show_progress=False)
+    words.train_from_iterator(["Day 3 was awful, I cried. Day 4 was great, we won."] * 9, trainer)
+    end = "<|im_end|>" if chat_template else "<|end|>"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=end, additional_special_tokens=marks[1:])
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
+    return words.get_vocab_size()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """The folder of a two-layer Llama that chats, 96 places long, its word vectors tied; read only."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("base") / "tiny-llama"
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vocabulary = save_small_tokenizer(folder, CHATML)
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=vocabulary, num_key_value_heads=2, max_position_embeddings=96, eos_token_id=2, tie_word_embeddings=True, **sizes
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from emogen.data.batches import Limits, TokenArrays, batches, encode_context, epoch_order, token_arrays
+from emogen.data.batches import Limits, TokenArrays, batches, epoch_order, token_arrays
 from emogen.data.exchange import Exchange
 from emogen.emotions import EKMAN, parse_emotion
 from emogen.errors import DataError, EmogenError
@@ -128,9 +128,9 @@ def test_rows_of_a_batch_are_of_similar_length():
 def test_context_is_kept_to_its_newest_tokens(tmp_path):
     """BOS not counted; a limit of 0 keeps none."""
     letters = Letters()
-    assert encode_context(["abc", "de"], letters, Limits(context_tokens=4)) == [TURN, *letters.encode("de"), TURN, BOS]
-    assert encode_context(["abc"], letters, Limits(context_tokens=0)) == [BOS]
-    assert encode_context([], letters, Limits()) == [BOS]
+    assert letters.prefix(["abc", "de"], 4) == [TURN, *letters.encode("de"), TURN, BOS]
+    assert letters.prefix(["abc"], 0) == [BOS]
+    assert letters.prefix([], 32) == [BOS]
     found = arrays_of(tmp_path, limits=Limits(context_tokens=2))["train"].batch([2])
     assert found.tokens[0, :3].tolist() == [*letters.encode("z"), TURN, BOS]
 

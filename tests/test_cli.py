@@ -740,7 +740,7 @@ def test_a_text_of_several_lines_is_one_line_and_any_text_can_be_printed(emogen,
         (["--max-tokens", "0"], "--max-tokens 0: allowed is between 1 and 4096"),
         (["--strength", "2"], "strength 2 is not between 0 and 1"),
         (["--device", "tpu"], "--device tpu: allowed is auto, cpu or cuda"),
-        (["--context", " "], "--context is empty; leave it out to sample without context"),
+        (["--context", " "], "the context is empty; leave it out to write without one"),
     ],
 )
 def test_what_cannot_be_sampled(refusal, tiny_checkpoint, arguments, message):

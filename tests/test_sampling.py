@@ -319,14 +319,16 @@ def test_a_given_latent_is_taken():
     assert replies(model, n=3, latent=drawn + 2) != replies(model, n=3)
 
 
-def test_states_are_those_before_each_place():
-    """As many as tokens were read; of the LSTM the first is empty and the next has read the first token."""
+def test_states_are_those_after_prefix_and_each_token():
+    """One after the prefix and one for each further step; a row's first is that of the row alone."""
     model = generator()
     together = prefixes_of(model, [BOS], [270, TURN, BOS])
     found = generate(model, together, 4, chooser(Sampling(), torch.rand(2, 4)), keep_states=True)
-    assert len(found.states) == found.tokens.shape[1] - 1
-    assert (found.states[0] == 0).all()
-    assert (found.states[1] != 0).all()
+    longest = max((found.tokens != PAD).sum(1) - found.reply_start)
+    assert len(found.states) == longest
+    alone = Prefixes(torch.tensor([[BOS]]), torch.tensor([1]), together.condition[:1])
+    state = generate(model, alone, 1, chooser(Sampling(), torch.rand(1, 1)), keep_states=True).states[0]
+    torch.testing.assert_close(found.states[0][:, :, :1], state)
 
 
 @pytest.mark.parametrize(

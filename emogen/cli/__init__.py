@@ -13,6 +13,7 @@ from emogen.version import __version__
 
 _COMMANDS = {
     "data": ("emogen.cli.data", "data", "Check, count, split and fetch corpora."),
+    "pull": ("emogen.cli.pulling", "pull", "Put a pretrained base model into the cache."),
     "train-lm": ("emogen.cli.training", "train_lm", "Train an emotion-conditioned language model."),
     "train-vae": ("emogen.cli.training", "train_vae", "Train an emotion-conditioned text VAE."),
     "train-gan": ("emogen.cli.training", "train_gan", "Train adversarially against a Transformer discriminator."),
@@ -23,6 +24,7 @@ _COMMANDS = {
     ),
     "recognize": ("emogen.cli.recognition", "recognize", "Say which emotion a text expresses, and by which words."),
     "sample": ("emogen.cli.sampling", "sample", "Write texts with an emotion."),
+    "reply": ("emogen.cli.sampling", "reply", "Reply to what was said, with an emotion."),
     "evaluate": ("emogen.cli.evaluating", "evaluate_command", "Score texts: overlap, diversity, fluency, judged emotion."),
 }
 

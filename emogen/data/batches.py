@@ -19,7 +19,7 @@ from emogen.data.exchange import Exchange
 from emogen.data.fingerprints import Fingerprints, fingerprint
 from emogen.emotions import LabelSet
 from emogen.errors import DataError, EmogenError
-from emogen.text import BOS, EOS, PAD, TURN, Tokenizer
+from emogen.text import EOS, PAD, Tokenizer
 
 _POOL = 50
 _LAYOUT = 3
@@ -156,12 +156,6 @@ def epoch_order(lengths: NDArray[np.integer], size: int, random: np.random.Gener
     return [cut[place] for place in random.permutation(len(cut))]
 
 
-def encode_context(context: Sequence[str], tokenizer: Tokenizer, limits: Limits) -> list[int]:
-    """What stands before a reply: the newest context tokens, each utterance ended by TURN, then BOS."""
-    ids = [token for turn in context for token in (*tokenizer.encode(turn), TURN)]
-    return [*ids[max(0, len(ids) - limits.context_tokens) :], BOS]
-
-
 class _Writer:
     """Appends the rows of one split to its files."""
 
@@ -234,7 +228,7 @@ def _write_row(writer: _Writer, exchange: Exchange, tokenizer: Tokenizer, limits
     if len(reply) > limits.reply_tokens:
         writer.left_out += 1
     else:
-        prefix = encode_context(exchange.context, tokenizer, limits)
+        prefix = tokenizer.prefix(exchange.context, limits.context_tokens)
         writer.add(prefix, reply, exchange.emotion.condition, fingerprint(exchange.reply))
 
 

@@ -90,7 +90,7 @@ def complete(
     capacity = int(ends.max())
     kept = functional.pad(generated.tokens[rows], (0, capacity - generated.tokens.shape[1]), value=PAD)
     kept = kept.masked_fill(torch.arange(capacity, device=rows.device) > places[:, None], PAD)
-    state = generator.backbone.branch(generated.states, rows, places)
+    state = generator.backbone.branch(generated.states, rows, places - generated.reply_start[rows])
     shifts = generator.shifts(condition)[:, rows]
     alive = torch.arange(len(rows), device=rows.device)
     places = places.clone()

@@ -75,7 +75,7 @@ class Prompt:
     """What one reply is asked for with.
 
     Attributes:
-        tokens: context tokens and BOS, from `encode_context`.
+        tokens: context tokens and BOS, from `Tokenizer.prefix`.
         emotion: over the generator's labels.
     """
 
@@ -106,7 +106,7 @@ class Generated:
         tokens: [rows, time], padded at the end.
         reply_start: [rows].
         log_probs: [rows, time], of the token at each place under the model at temperature 1; 0 outside replies.
-        states: decoding states before each place, where they were asked for.
+        states: decoding states after the prefix and each further token of the reply, where they were asked for.
     """
 
     tokens: Tensor
@@ -186,34 +186,29 @@ def generate(generator: Generator, prefixes: Prefixes, max_tokens: int, choose: 
         choose: picks the next tokens.
         keep_states: whether `Generated.states` is filled, for rollouts.
     """
-    lengths, width = prefixes.lengths, prefixes.tokens.shape[1]
-    capacity = width + max_tokens
+    lengths, capacity = prefixes.lengths, prefixes.tokens.shape[1] + max_tokens
     tokens = functional.pad(prefixes.tokens, (0, max_tokens), value=PAD)
     log_probs = torch.zeros(tokens.shape, device=tokens.device)
     shifts = generator.shifts(prefixes.condition)
-    state = generator.start(shifts, capacity)
-    states = []
-    ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-    shortest = int(lengths.min())
-    for place in range(capacity - 1):
+    hidden, state = generator.read(prefixes.tokens, lengths, shifts, generator.start(shifts, capacity))
+    states = [state]
+    rows = torch.arange(len(tokens), device=tokens.device)
+    writing = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+    for number in range(max_tokens):
+        scores = generator.logits(hidden)
+        chosen = choose(scores, torch.full_like(lengths, number))
+        taken = scores.float().log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
+        places = lengths + number
+        tokens[rows, places] = torch.where(writing, chosen, PAD)
+        log_probs[rows, places] = torch.where(writing, taken, 0.0)
+        writing = writing & (chosen != EOS)
+        if number + 1 == max_tokens or not bool(writing.any()):
+            break
+        hidden, state = generator.step(chosen, places, shifts, state)
         if keep_states:
             states.append(state)
-        positions = torch.full_like(lengths, place)
-        hidden, state = generator.step(tokens[:, place], positions, shifts, state)
-        if place + 1 < shortest:
-            continue
-        scores = generator.logits(hidden)
-        number = place + 1 - lengths
-        writing = (number >= 0) & (number < max_tokens) & ~ended
-        chosen = choose(scores, number.clamp(0, max_tokens - 1))
-        taken = scores.float().log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
-        tokens[:, place + 1] = torch.where(writing, chosen, tokens[:, place + 1])
-        log_probs[:, place + 1] = torch.where(writing, taken, 0.0)
-        ended = ended | (writing & (chosen == EOS)) | (number >= max_tokens - 1)
-        if bool(ended.all()):
-            break
-    used = place + 2
-    return Generated(tokens[:, :used], lengths, log_probs[:, :used], tuple(states))
+    used = int((tokens != PAD).sum(1).max())
+    return Generated(tokens[:, :used], lengths, log_probs[:, :used], tuple(states) if keep_states else ())
 
 
 def chooser(sampling: Sampling, uniforms: Tensor) -> Choose:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emogen.errors import SettingsError
-from emogen.models.transformer import Block, present_tokens, rotation_of
+from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, PretrainedBackbone
+from emogen.models.transformer import Block, last_of, present_tokens, rotation_of
 from emogen.text import BOS, PAD, TURN, UNKNOWN
 
 _NEVER = -1e4
@@ -26,26 +27,30 @@ class GeneratorConfig:
     Attributes:
         vocabulary: number of token ids.
         emotions: number of labels; the condition has one weight more, for "no emotion".
-        backbone: lstm or transformer.
+        backbone: lstm, transformer, or pretrained.
         width: of embeddings and states.
         layers: of the backbone.
         heads: of attention; the LSTM has none.
         latent: dimensions of the latent, 0 for a plain language model.
         dropout: share of states dropped in training.
+        adapter: of a pretrained backbone; its base decides on vocabulary, width, layers and heads.
     """
 
     vocabulary: int
     emotions: int
-    backbone: Literal["lstm", "transformer"] = "lstm"
+    backbone: Literal["lstm", "transformer", "pretrained"] = "lstm"
     width: int = 256
     layers: int = 1
     heads: int = 4
     latent: int = 0
     dropout: float = 0.1
+    adapter: AdapterConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.backbone not in ("lstm", "transformer"):
-            raise SettingsError(f"backbone {self.backbone!r} is not one of lstm, transformer")
+        if self.backbone not in ("lstm", "transformer", "pretrained"):
+            raise SettingsError(f"backbone {self.backbone!r} is not one of lstm, transformer, pretrained")
+        if (self.backbone == "pretrained") != (self.adapter is not None):
+            raise SettingsError(f"backbone {self.backbone!r} with adapter {self.adapter}: the two go together")
         if self.backbone == "transformer" and (self.width % self.heads or self.width // self.heads % 2):
             raise SettingsError(f"width {self.width} does not split into {self.heads} heads of an even width")
 
@@ -53,14 +58,28 @@ class GeneratorConfig:
 class Backbone(Protocol):
     """What turns embedded tokens into states: whole sequences in training, one token a row in decoding.
 
-    A decoding state is one tensor whose axis 2 runs over the rows.
+    A decoding state is one tensor whose axis 2 runs over the rows. Of `shifts` [layers + prefix, rows, width] the first enter
+    the layers; the rest, which a pretrained backbone alone has, stand in front of the row.
     """
 
     def __call__(self, stream: Tensor, shifts: Tensor) -> Tensor:
-        """States [batch, time, width] from inputs of that shape; `shifts` [layers, batch, width] enter each layer."""
+        """States [batch, time, width] from inputs of that shape."""
 
-    def start(self, like: Tensor, capacity: int) -> Tensor:
-        """State of rows that have seen nothing; `like` [rows, width], room for `capacity` tokens."""
+    def start(self, shifts: Tensor, capacity: int) -> Tensor:
+        """State of rows that have seen nothing, with room for `capacity` tokens."""
+
+    def read(self, stream: Tensor, lengths: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Reads the beginning of each row at once.
+
+        Args:
+            stream: [rows, time, width], padded at the end.
+            lengths: [rows], at least 1.
+            shifts: as above.
+            state: from `start`.
+
+        Returns:
+            States [rows, width] after each row's last token, and the decoding state then.
+        """
 
     def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """States [rows, width] after one more token a row, at `positions` [rows], and the decoding state then."""
@@ -90,9 +109,18 @@ class LstmBackbone(nn.Module):
             stream = stream + states
         return functional.dropout(stream, self.dropout, self.training)
 
-    def start(self, like: Tensor, capacity: int) -> Tensor:
+    def start(self, shifts: Tensor, capacity: int) -> Tensor:
         """See `Backbone.start`; [layers, 2 (hidden, cell), rows, width], whatever the capacity."""
-        return like.new_zeros(len(self.layers), 2, *like.shape)
+        return shifts.new_zeros(len(self.layers), 2, *shifts.shape[1:])
+
+    def read(self, stream: Tensor, lengths: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Backbone.read`."""
+        last = torch.zeros_like(stream[:, 0])
+        for place in range(stream.shape[1]):
+            reading = (place < lengths)[:, None]
+            states, after = self.step(stream[:, place], shifts, lengths, state)
+            last, state = torch.where(reading, states, last), torch.where(reading, after, state)
+        return last, state
 
     def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.step`."""
@@ -126,17 +154,25 @@ class TransformerBackbone(nn.Module):
         normed: Tensor = self.norm(stream)
         return normed
 
-    def start(self, like: Tensor, capacity: int) -> Tensor:
+    def start(self, shifts: Tensor, capacity: int) -> Tensor:
         """See `Backbone.start`; [layers, 2 (key, value), rows, heads, capacity, head width]."""
-        return like.new_zeros(len(self.blocks), 2, len(like), self.heads, capacity, self.head_width)
+        return shifts.new_zeros(len(self.blocks), 2, shifts.shape[1], self.heads, capacity, self.head_width)
+
+    def read(self, stream: Tensor, lengths: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Backbone.read`; what is written for padding is written over before it is seen."""
+        positions = torch.arange(stream.shape[1], device=stream.device).expand(len(stream), -1)
+        return last_of(self._advance(stream, shifts, positions, state), lengths), state
 
     def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.step`; `state` is written in place."""
-        rotation = rotation_of(positions, self.head_width)[:, :, None, None]
-        stream = stream[:, None]
+        return self._advance(stream[:, None], shifts, positions[:, None], state).squeeze(1), state
+
+    def _advance(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> Tensor:
+        rotation = rotation_of(positions, self.head_width)[:, :, None]
         for block, shift, cache in zip(self.blocks, shifts, state, strict=True):
             stream = block.step(stream + shift[:, None], rotation, cache, positions)  # type: ignore[operator]
-        return self.norm(stream).squeeze(1), state
+        normed: Tensor = self.norm(stream)
+        return normed
 
     def branch(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
         """See `Backbone.branch`; entries behind a row's position are never read, so the last state serves all times."""
@@ -151,17 +187,55 @@ class Generator(nn.Module):
     enters only in front is ignored in training.
     """
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    backbone: Backbone
+    output: nn.Embedding | None
+
+    def __init__(self, config: GeneratorConfig, base: BaseModel | None = None) -> None:
+        """A generator with fresh weights, or with those of the `base` that `config.adapter` is for, which are left fixed."""
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
-        self.inject = nn.Linear(config.emotions + 1 + config.latent, (config.layers + 1) * config.width, bias=False)
-        self.backbone: Backbone = LstmBackbone(config) if config.backbone == "lstm" else TransformerBackbone(config)
-        self.bias = nn.Parameter(torch.zeros(config.vocabulary))
+        prefix = config.adapter.prefix if config.adapter else 0
+        self.inject = nn.Linear(config.emotions + 1 + config.latent, (1 + config.layers + prefix) * config.width, bias=False)
         never = torch.zeros(config.vocabulary)
-        never[[PAD, UNKNOWN, BOS, TURN]] = _NEVER
-        self.register_buffer("never", never, persistent=False)
-        self._initialise()
+        never[[PAD, UNKNOWN, BOS, TURN, *(base.tokenizer.marks if base else ())]] = _NEVER
+        if base:
+            self._take_over(base, prefix)
+        else:
+            self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
+            self.output = None
+            self.bias = nn.Parameter(torch.zeros(config.vocabulary))
+            self.backbone = LstmBackbone(config) if config.backbone == "lstm" else TransformerBackbone(config)
+            self._initialise()
+        self.register_buffer("never", never.to(self.bias.dtype), persistent=False)
+
+    def _take_over(self, base: BaseModel, prefix: int) -> None:
+        words = base.vocabulary()
+        self.embedding = _fixed(words.inputs)
+        self.output = None if words.outputs is None else _fixed(words.outputs)
+        self.bias = nn.Parameter(words.bias, requires_grad=False)
+        self.backbone = PretrainedBackbone(base.decoder(), prefix)
+        nn.init.zeros_(self.inject.weight)
+        # Not at zero: the gradient through the norm of a zero vector grows a hundredfold in each layer.
+        self.name_emotions([[BOS]] * self.config.emotions)
+
+    @torch.no_grad()
+    def name_emotions(self, names: Sequence[Sequence[int]]) -> None:
+        """Begins the soft prefix of a pretrained backbone, for each emotion, with the vectors of the ids of its name."""
+        assert self.config.adapter
+        width, prefix = self.config.width, self.config.adapter.prefix
+        front = self.inject.weight[len(self.inject.weight) - prefix * width :].unflatten(0, (prefix, width))
+        for emotion, ids in enumerate([*names, [BOS]]):
+            for place in range(prefix):
+                front[place, :, emotion] = self.embedding.weight[ids[place % len(ids)]]
+
+    def adapt(self) -> None:
+        """Makes trainable what the adapter's config says: low-rank updates of the base, or with rank 0 all of it."""
+        assert isinstance(self.backbone, PretrainedBackbone)
+        assert self.config.adapter
+        if self.config.adapter.rank:
+            self.backbone.adapt(self.config.adapter)
+        else:
+            self.requires_grad_(True)
 
     def _initialise(self) -> None:
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
@@ -190,17 +264,29 @@ class Generator(nn.Module):
         rows = states.flatten(0, -2)
         if len(rows) > _ROWS:
             rows = functional.pad(rows, (0, 0, 0, -len(rows) % _ROWS))
-        scores = functional.linear(rows, self.embedding.weight, self.bias + self.never)  # type: ignore[operator]
+        vectors = self.embedding if self.output is None else self.output
+        scores = functional.linear(rows, vectors.weight, self.bias + self.never)  # type: ignore[operator]
         return scores[: states.shape[:-1].numel()].view(*states.shape[:-1], -1)
 
     def shifts(self, condition: Tensor) -> Tensor:
-        """What the condition adds in front and to each layer, [1 + layers, batch, width]."""
+        """What the condition adds to embeddings and layers, then its soft prefix, [1 + layers + prefix, batch, width]."""
         added: Tensor = self.inject(condition)
-        return added.view(len(condition), self.config.layers + 1, self.config.width).transpose(0, 1)
+        return added.view(len(condition), -1, self.config.width).transpose(0, 1)
 
     def start(self, shifts: Tensor, capacity: int) -> Tensor:
         """Decoding state of rows that have seen nothing, with room for `capacity` tokens."""
-        return self.backbone.start(shifts[0], capacity)
+        return self.backbone.start(shifts[1:], capacity)
+
+    def read(self, tokens: Tensor, lengths: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Reads the beginning of each row at once; what comes back is as for `step`.
+
+        Args:
+            tokens: [rows, time], padded at the end.
+            lengths: [rows], at least 1.
+            shifts: [1 + layers + prefix, rows, width], from `shifts`.
+            state: from `start`.
+        """
+        return self.backbone.read(self.embedding(tokens) + shifts[0][:, None], lengths, shifts[1:], state)
 
     def step(self, tokens: Tensor, positions: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Reads one token a row.
@@ -208,13 +294,18 @@ class Generator(nn.Module):
         Args:
             tokens: [rows].
             positions: [rows], place of the token in its row.
-            shifts: [1 + layers, rows, width], from `shifts`.
+            shifts: [1 + layers + prefix, rows, width], from `shifts`.
             state: from `start` or the step before.
 
         Returns:
             What `logits` turns into scores of the next token, [rows, width], and the state after this token.
         """
         return self.backbone.step(self.embedding(tokens) + shifts[0], shifts[1:], positions, state)
+
+
+def _fixed(vectors: Tensor) -> nn.Embedding:
+    rows, width = vectors.shape
+    return nn.Embedding(rows, width, padding_idx=PAD, _weight=vectors, _freeze=True)
 
 
 def reply_mask(tokens: Tensor, reply_start: Tensor) -> Tensor:

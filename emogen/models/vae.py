@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from emogen.errors import SettingsError
 from emogen.losses import Gaussian
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.pretrained_backbone import BaseModel
 from emogen.models.transformer import Encoder, present_tokens
 
 _LOG_VARIANCE_RANGE = (-8.0, 4.0)
@@ -44,11 +45,12 @@ class TextVAE(nn.Module):
     emotion to the condition, so that changing the condition changes the emotion.
     """
 
-    def __init__(self, config: TextVaeConfig) -> None:
+    def __init__(self, config: TextVaeConfig, base: BaseModel | None = None) -> None:
+        """A VAE with fresh weights; a `base` is the decoder's, as for `Generator`."""
         super().__init__()
         self.config = config
         width, latent, emotions = config.decoder.width, config.decoder.latent, config.decoder.emotions
-        self.decoder = Generator(config.decoder)
+        self.decoder = Generator(config.decoder, base)
         self.condition = nn.Linear(emotions + 1, width, bias=False)
         self.encoder = Encoder(width, config.encoder_layers, config.encoder_heads, config.decoder.dropout, causal=False)
         self.posterior = nn.Linear(width, 2 * latent)

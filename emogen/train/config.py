@@ -11,8 +11,7 @@ from emogen.options import setting
 
 Precision = Literal["auto", "bf16", "float32"]
 Estimator = Literal["rollout", "dense"]
-BackboneName = Literal["lstm", "transformer"]
-
+PRETRAINED = "hf:"
 _OWN_BACKBONES = ("ngrams", "cnn", "transformer")
 
 
@@ -128,15 +127,28 @@ class GeneratorRun(RunConfig):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a generator that is trained from scratch."""
+    """What a generator is made of: sizes of one that is trained from scratch, or what is trained on a pretrained one."""
 
-    backbone: BackboneName = setting("lstm", "What the generator is made of.")
-    width: int = setting(256, "Of embeddings and states.")
-    layers: int = setting(1, "Of the backbone.")
-    heads: int = setting(4, "Of attention.")
-    dropout: float = setting(0.2, "Share of states dropped in training.")
+    backbone: str = setting("lstm", "lstm, transformer, or hf:NAME-OR-FOLDER[:FILE.gguf], a pretrained language model.")
+    width: int = setting(256, "Of embeddings and states (not hf).")
+    layers: int = setting(1, "Of the backbone (not hf).")
+    heads: int = setting(4, "Of attention (not hf).")
+    dropout: float = setting(0.2, "Share of states dropped in training (not hf).")
+    lora_rank: int = setting(16, "Of the low-rank updates of an hf backbone; 0 trains all its weights.")
+    soft_prefix: int = setting(4, "Soft tokens by which the emotion stands in front of an hf backbone's rows.")
+    pretrained_rate: float = setting(5e-4, "Learning rate at its peak in place of --learning-rate, where the backbone is hf.")
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the backbone is another's model."""
+        return self.backbone.startswith(PRETRAINED)
 
     def _check_model(self) -> None:
+        known = self.backbone in ("lstm", "transformer") or (self.is_pretrained and self.backbone != PRETRAINED)
+        require(known, "backbone", self.backbone, "lstm, transformer or hf:NAME-OR-FOLDER[:FILE.gguf]")
+        for name in ("lora_rank", "soft_prefix"):
+            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+        require(0 < self.pretrained_rate < math.inf, "pretrained-rate", self.pretrained_rate, "above 0 and finite")
         for name in ("width", "layers", "heads"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
@@ -232,7 +244,7 @@ class ClassifierSettings(ClassifierTraining, RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_run(least_steps=0)
-        known = self.backbone in _OWN_BACKBONES or (self.backbone.startswith("hf:") and self.backbone != "hf:")
+        known = self.backbone in _OWN_BACKBONES or (self.backbone.startswith(PRETRAINED) and self.backbone != PRETRAINED)
         require(known, "backbone", self.backbone, f"{', '.join(_OWN_BACKBONES)} or hf:NAME-OR-FOLDER")
         for name in ("epochs", "buckets", "width"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")

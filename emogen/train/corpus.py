@@ -17,7 +17,7 @@ from emogen.data.corpora import data_folder, resolve
 from emogen.data.exchange import Exchange, Reading, infer_labels, read_exchanges
 from emogen.emotions import LabelSet
 from emogen.errors import DataError
-from emogen.text import SentencePieceTokenizer, train_tokenizer
+from emogen.text import Tokenizer, train_tokenizer
 from emogen.train.config import GeneratorRun
 
 _SHARES = (0.9, 0.05, 0.05)
@@ -39,7 +39,7 @@ class Prepared:
         sources: SHA-256 of each file.
     """
 
-    tokenizer: SentencePieceTokenizer
+    tokenizer: Tokenizer
     labels: LabelSet
     limits: Limits
     arrays: dict[str, TokenArrays]
@@ -86,7 +86,7 @@ def prepare(
     files: Sequence[str],
     reading: Reading,
     config: GeneratorRun,
-    tokenizer: SentencePieceTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     labels: LabelSet | None = None,
     cache: Path | None = None,
 ) -> Prepared:

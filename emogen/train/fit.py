@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,13 @@ from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints
 from emogen.decoding.sampling import Prompt, Sampling, sample
 from emogen.emotions import LabelSet, mixture
-from emogen.errors import CheckpointError, Interrupted
+from emogen.errors import CheckpointError, Interrupted, SettingsError
+from emogen.models.bases import find_base
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, adopt_embedding
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, load_base
 from emogen.models.vae import TextVAE, TextVaeConfig
-from emogen.text import BOS, SentencePieceTokenizer, load_tokenizer
+from emogen.text import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from emogen.train.config import GanSettings, LmSettings, RunConfig, VaeSettings
 from emogen.train.corpus import Prepared, held_out_batches, prepare
 from emogen.train.folder import (
@@ -41,6 +43,7 @@ from emogen.train.vae import held_out_elbo, train_vae
 
 WARM_START = "warm-start"
 
+Chosen = TypeVar("Chosen", LmSettings, VaeSettings)
 Loop = Callable[[Iterator[Batch], TrainState], Iterator[Step]]
 
 
@@ -57,8 +60,11 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
         EmogenError: unreadable data, a folder that holds another run, a loss that is not finite, an interruption.
     """
     with begun("train-lm", settings, resuming) as (folder, device):
-        data = _same_data(prepare(files, reading, settings, _kept_tokenizer(folder, resuming)), folder, resuming)
-        generator = Generator(_generator_config(settings, data)).to(device)
+        base = _base(settings, device)
+        data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
+        generator = Generator(_generator_config(settings, data, base), base).to(device)
+        _adapt(generator, data)
+        settings = _with_rate(settings)
         state = TrainState(
             {"generator": generator}, {"generator": adamw(generator, settings.weight_decay)}, random_stream(settings)
         )
@@ -78,9 +84,12 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
 def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resuming: bool = False) -> Path:
     """Trains an emotion-conditioned text VAE; arguments, result and errors as for `fit_lm`."""
     with begun("train-vae", settings, resuming) as (folder, device):
-        data = _same_data(prepare(files, reading, settings, _kept_tokenizer(folder, resuming)), folder, resuming)
-        decoder = replace(_generator_config(settings, data), latent=settings.latent)
-        vae = TextVAE(TextVaeConfig(decoder, settings.encoder_layers, settings.heads)).to(device)
+        base = _base(settings, device)
+        data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
+        decoder = replace(_generator_config(settings, data, base), latent=settings.latent)
+        vae = TextVAE(TextVaeConfig(decoder, settings.encoder_layers, decoder.heads), base).to(device)
+        _adapt(vae.decoder, data)
+        settings = _with_rate(settings)
         state = TrainState({"vae": vae}, {"vae": adamw(vae, settings.weight_decay)}, random_stream(settings))
         return _drive(
             folder,
@@ -104,7 +113,7 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
             # Another model may be the latest when the run is resumed.
             settings = replace(settings, init=str(find_checkpoint(settings.init)))
         order = order_of("train-gan", files, reading, settings) | {"warm": asdict(warm)}
-        start = load(settings.init or _warm_start(files, reading, warm, folder, order), device)
+        start = load(settings.init or _warm_start(files, reading, warm, folder, order), device, trainable=True)
         order |= _facts_of_start(start, folder, resuming)
         limits = start.description.limits
         rows = replace(settings, context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
@@ -131,9 +140,37 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
         )
 
 
-def _kept_tokenizer(folder: Path, resuming: bool) -> SentencePieceTokenizer | None:
+def _base(settings: LmSettings | VaeSettings, device: torch.device) -> BaseModel | None:
+    """The pretrained model that the backbone names; raises SettingsError where rows may be longer than it reads."""
+    if not settings.is_pretrained:
+        return None
+    base = load_base(find_base(settings.backbone), device, full_precision=not settings.lora_rank)
+    most = settings.soft_prefix + settings.context_tokens + settings.reply_tokens
+    if most > base.longest:
+        raise SettingsError(
+            f"--context-tokens {settings.context_tokens} and --reply-tokens {settings.reply_tokens}: {settings.backbone} reads "
+            f"{base.longest} tokens at most, {settings.soft_prefix} of them soft; lower them"
+        )
+    return base
+
+
+def _tokenizer(base: BaseModel | None, folder: Path, resuming: bool) -> Tokenizer | None:
+    """The base's tokenizer, or that of the run that is resumed."""
     path = folder / "tokenizer.model"
+    if base:
+        return base.tokenizer
     return load_tokenizer(path) if resuming and path.exists() else None
+
+
+def _adapt(generator: Generator, data: Prepared) -> None:
+    """Opens a pretrained backbone for training; its soft prefix begins as the names of the emotions."""
+    if generator.config.adapter:
+        generator.name_emotions([data.tokenizer.encode(name) for name in data.labels.names])
+        generator.adapt()
+
+
+def _with_rate(settings: Chosen) -> Chosen:
+    return replace(settings, learning_rate=settings.pretrained_rate) if settings.is_pretrained else settings
 
 
 def _same_data(data: Prepared, folder: Path, resuming: bool) -> Prepared:
@@ -141,11 +178,26 @@ def _same_data(data: Prepared, folder: Path, resuming: bool) -> Prepared:
     return data
 
 
-def _generator_config(settings: LmSettings | VaeSettings, data: Prepared) -> GeneratorConfig:
+def _generator_config(settings: LmSettings | VaeSettings, data: Prepared, base: BaseModel | None) -> GeneratorConfig:
+    if base:
+        sizes = base.model.config
+        adapter = AdapterConfig(
+            base.base.name, base.base.revision, settings.soft_prefix, settings.lora_rank, 2 * settings.lora_rank
+        )
+        return GeneratorConfig(
+            data.tokenizer.vocabulary,
+            len(data.labels),
+            "pretrained",
+            sizes.hidden_size,
+            sizes.num_hidden_layers,
+            sizes.num_attention_heads,
+            dropout=settings.dropout,
+            adapter=adapter,
+        )
     return GeneratorConfig(
         data.tokenizer.vocabulary,
         len(data.labels),
-        settings.backbone,
+        cast("Literal['lstm', 'transformer']", settings.backbone),
         settings.width,
         settings.layers,
         settings.heads,
@@ -187,7 +239,8 @@ def _adversaries(start: Checkpoint, settings: GanSettings, device: torch.device)
         settings.discriminator_heads,
         settings.discriminator_dropout,
     )
-    reference = copy.deepcopy(start.generator).eval().requires_grad_(False)
+    fixed = {id(weight): weight for weight in start.generator.parameters() if not weight.requires_grad}
+    reference = copy.deepcopy(start.generator, fixed).eval().requires_grad_(False)
     discriminator = Discriminator(sizes).to(device)
     adopt_embedding(discriminator, reference.embedding.weight)
     return Adversaries(start.generator, reference, discriminator)
@@ -207,7 +260,8 @@ def _drive(
     start: Path | None = None,
 ) -> Path:
     """Writes what a checkpoint needs beside its weights, and runs the loop on the training rows."""
-    data.tokenizer.save(folder / "tokenizer.model")
+    if isinstance(data.tokenizer, SentencePieceTokenizer):
+        data.tokenizer.save(folder / "tokenizer.model")
     facts = {
         "sources": data.sources,
         "rows": {split: len(arrays) for split, arrays in data.arrays.items()},
@@ -231,11 +285,11 @@ def _drive(
     return folder
 
 
-def _preview(model: nn.Module, tokenizer: SentencePieceTokenizer, labels: LabelSet, seed: int) -> str:
+def _preview(model: nn.Module, tokenizer: Tokenizer, labels: LabelSet, seed: int) -> str:
     """One sample with an emotion that changes from call to call."""
     generator = model.decoder if isinstance(model, TextVAE) else model
     assert isinstance(generator, Generator)
     name = labels.names[seed // 10 % len(labels)]
     options = Sampling(temperature=0.7, top_p=0.9, seed=seed)
-    found = next(sample(generator, tokenizer, [Prompt([BOS], mixture({name: 1.0}, labels))], options))
+    found = next(sample(generator, tokenizer, [Prompt(tokenizer.prefix([], 0), mixture({name: 1.0}, labels))], options))
     return f"{name}: {found.text}"

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from emogen.errors import CheckpointError, TrainingError
+from emogen.models.device import has_bf16
+from emogen.models.trained import take_trained, trained_tensors
 from emogen.train.config import Precision
 
 _WARMUP_STEPS = 100
@@ -53,7 +55,7 @@ class TrainState:
         buffer = io.BytesIO()
         torch.save(
             {
-                "modules": {name: module.state_dict() for name, module in self.modules.items()},
+                "modules": {name: trained_tensors(module) for name, module in self.modules.items()},
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
                 "random": self.random.get_state(),
                 "torch_random": torch.get_rng_state(),
@@ -75,7 +77,7 @@ class TrainState:
         try:
             saved: dict[str, Any] = torch.load(io.BytesIO(dumped), map_location="cpu", weights_only=True)
             for name, module in self.modules.items():
-                module.load_state_dict(saved["modules"][name])
+                take_trained(module, saved["modules"][name])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(saved["optimizers"][name])
         except Exception as error:
@@ -127,12 +129,6 @@ def scheduled(rate: float, state: TrainState) -> float:
 @contextmanager
 def mixed_precision(precision: Precision, device: torch.device) -> Iterator[None]:
     """bfloat16 matrix products where that is asked for, or where `auto` finds a processor with instructions for them."""
-    enabled = precision == "bf16" or (precision == "auto" and _has_bf16(device))
+    enabled = precision == "bf16" or (precision == "auto" and has_bf16(device))
     with torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False):
         yield
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
