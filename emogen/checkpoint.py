@@ -28,6 +28,7 @@ from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.pretrained import Pretrained, build_encoder, load_tokenizer_of
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, PretrainedBackbone, load_base, merge_lora
+from emogen.models.pretrained_encoder import PretrainedReader
 from emogen.models.trained import take_trained, trained_tensors
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import Tokenizer, load_tokenizer
@@ -44,6 +45,7 @@ CONFUSION_FILE = "confusion.json"
 _MOST_TOKENS = 4096
 _FOR_TRANSFORMERS = "EmogenForCausalLM"
 _TOKENIZER_FOLDER = "tokenizer"
+_ENCODER_TOKENIZER_FOLDER = "encoder_tokenizer"
 
 Kind = Literal["generator", "vae", "classifier"]
 
@@ -155,7 +157,11 @@ class Checkpoint:
 
 
 def load(
-    path: str | Path | None = None, device: str | torch.device = "cpu", trainable: bool = False, full_precision: bool = False
+    path: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    trainable: bool = False,
+    full_precision: bool = False,
+    whole: bool = False,
 ) -> Checkpoint:
     """Loads a generator or a VAE.
 
@@ -165,6 +171,7 @@ def load(
         trainable: keeps the low-rank updates of a pretrained backbone apart from its base, to train them further; else they are
             merged and cost nothing.
         full_precision: a pretrained backbone in float32, even where the device computes in bfloat16.
+        whole: a VAE with its pretrained encoder too; else it is loaded as its decoder, which is all that text needs.
 
     Raises:
         CheckpointError: missing, cut short, of another version, or a classifier; its base model is not at hand, or another one.
@@ -176,12 +183,12 @@ def load(
     if description.kind == "classifier":
         raise CheckpointError(f"{folder}: is a classifier, which writes no text; pass a checkpoint of train-lm, -vae or -gan")
     base = _base_of(description, folder, where, full_precision)
-    model = build_model(description, folder, base)
+    tokenizer = base.tokenizer if base else load_tokenizer(folder / "tokenizer.model")
+    model = build_model(description, folder, base, _reader_of(description, folder, tokenizer) if whole else None)
     if base and trainable:
         generator_of(model).adapt()
     read_weights(folder, model)
     model.to(where).eval()
-    tokenizer = base.tokenizer if base else load_tokenizer(folder / "tokenizer.model")
     found = Checkpoint(folder, description, model, tokenizer)
     _refuse_mixed(found)
     return found
@@ -205,6 +212,16 @@ def _base_of(description: Description, folder: Path, device: torch.device, full_
             f"{base.revision[:12]}; put back the base that it was trained on"
         )
     return load_base(base, device, full_precision or not adapter.rank)
+
+
+def _reader_of(description: Description, folder: Path, tokenizer: Tokenizer) -> PretrainedReader | None:
+    """The pretrained encoder of a VAE with fresh weights; None where it has none."""
+    encoder = description.model.get("encoder")
+    if description.kind != "vae" or not encoder:
+        return None
+    read_by = load_tokenizer_of(folder / _ENCODER_TOKENIZER_FOLDER)
+    with _fitting(folder):
+        return PretrainedReader(Pretrained(str(folder), build_encoder(encoder), read_by), tokenizer, len(description.labels))
 
 
 def load_classifier(folder: Path, device: str | torch.device = "cpu") -> tuple[Classifier, LabelSet]:
@@ -322,17 +339,35 @@ def generator_config(description: Description) -> GeneratorConfig:
     return GeneratorConfig(**sizes, adapter=AdapterConfig(**adapter) if adapter else None)
 
 
-def build_model(description: Description, folder: Path = Path(), base: BaseModel | None = None) -> Generator | TextVAE:
-    """A model of that description with fresh weights, or those of its base; raises CheckpointError where it does not fit."""
+def build_model(
+    description: Description, folder: Path = Path(), base: BaseModel | None = None, reader: PretrainedReader | None = None
+) -> Generator | TextVAE:
+    """A model of that description with fresh weights, or those of its base.
+
+    Args:
+        description: of the model.
+        folder: for errors.
+        base: of a pretrained backbone.
+        reader: the pretrained encoder of a VAE; without it such a VAE is built as its decoder.
+
+    Raises:
+        CheckpointError: what is described cannot be built.
+    """
     with _fitting(folder):
         config = generator_config(description)
         if description.kind == "vae":
-            return TextVAE(TextVaeConfig(**{**description.model, "decoder": config}), base)
+            sizes = TextVaeConfig(**{**description.model, "decoder": config})
+            return TextVAE(sizes, base, reader) if reader or not sizes.encoder else Generator(config, base)
         return Generator(config, base)
 
 
 def save_model(folder: Path, description: Description, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Writes what was trained, safetensors in `dtype`, then config, each whole or not at all: beside a config are weights."""
+    """Writes what was trained, safetensors in `dtype`, then config, each whole or not at all: beside a config are weights.
+
+    Of a VAE with a pretrained encoder, that encoder's tokenizer too.
+    """
+    if isinstance(model, TextVAE) and isinstance(model.encoder, PretrainedReader):
+        _save_tokenizer(model.encoder.texts.tokenizer, folder / _ENCODER_TOKENIZER_FOLDER)
     tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in trained_tensors(model).items()}
     with replacing(folder / "model.safetensors") as beside:
         beside.write_bytes(safetensors.torch.save(tensors))
@@ -376,10 +411,18 @@ def read_weights(folder: Path, model: nn.Module) -> None:
     path = folder / "model.safetensors"
     try:
         tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(path.read_bytes()).items()}
+        if isinstance(model, Generator):
+            tensors = _of_decoder(tensors)
         take_trained(model, merged(generator_of(model), tensors) if isinstance(model, (Generator, TextVAE)) else tensors)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: cannot be read ({reason}); the file is cut short or of another model") from None
+
+
+def _of_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the decoder under a generator's own names, where they are of a VAE."""
+    inside = {name.removeprefix("decoder."): tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
+    return inside or dict(tensors)
 
 
 def merged(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -98,7 +98,6 @@ def test_the_package_starts_without_torch(module):
         ["train-lm", "--preset", "huge"],
         ["train-lm", "--colour", "red"],
         ["train-lm", "--steps", "many"],
-        ["train-lm", "--backbone", "rnn"],
         ["train-gan", "--estimator", "guess"],
         ["sample", "-n", "0"],
         ["sample", "extra"],

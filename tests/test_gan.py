@@ -179,7 +179,7 @@ def test_prefix_discriminators_learn_from_begin_to_end():
         sign = next(signs)
         return sign * torch.where(begin, 1.0, torch.where(reply, 2.0, -50.0))
 
-    judge_by_place.config = DiscriminatorConfig(14, 2, "prefix", width=8, layers=1, heads=2)
+    judge_by_place.reading = "prefix"
     loss, accuracy = discriminator_loss(judge_by_place, batch, batch.tokens, samples=1)
     tokens = int(reply.sum())
     expected = (6 * math.log(1 + math.exp(-1)) + tokens * math.log(1 + math.exp(-2))) / (6 + tokens)

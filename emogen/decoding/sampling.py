@@ -16,7 +16,7 @@ from emogen.models.generator import Generator
 from emogen.text import EOS, PAD, Tokenizer
 
 _BLOCK = 64
-_NUCLEUS = 1024
+_NUCLEUS = 256
 _COLDEST = 1e-6
 
 

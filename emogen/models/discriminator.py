@@ -1,4 +1,4 @@
-"""The discriminator: a Transformer that scores real against generated, per sequence or per prefix."""
+"""Discriminators score real against generated: a Transformer, per sequence or per prefix, or a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from emogen.errors import SettingsError
+from emogen.models.pretrained_encoder import PretrainedReader, mean_of
 from emogen.models.transformer import Encoder, present_tokens
 from emogen.text import PAD
+
+Reading = Literal["sequence", "prefix"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class DiscriminatorConfig:
 
     vocabulary: int
     emotions: int
-    reading: Literal["sequence", "prefix"] = "sequence"
+    reading: Reading = "sequence"
     width: int = 128
     layers: int = 2
     heads: int = 4
@@ -46,6 +49,7 @@ class Discriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
+        self.reading: Reading = config.reading
         self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
         self.condition = nn.Linear(config.emotions + 1, config.width, bias=False)
         self.encoder = Encoder(config.width, config.layers, config.heads, config.dropout, causal=config.reading == "prefix")
@@ -64,14 +68,30 @@ class Discriminator(nn.Module):
         """
         present = present_tokens(tokens)
         states = self.encoder(self.embedding(tokens) + self.condition(emotion)[:, None], present)
-        if self.config.reading == "prefix":
-            return self._odds(states)
-        pooled = (states * present[..., None]).sum(1) / present.sum(1, keepdim=True)
-        return self._odds(pooled)
-
-    def _odds(self, states: Tensor) -> Tensor:
-        odds: Tensor = self.head(states)
+        odds: Tensor = self.head(states if self.reading == "prefix" else mean_of(states, present))
         return odds.squeeze(-1).float()
+
+
+class PretrainedDiscriminator(nn.Module):
+    """Scores a row by what a pretrained encoder makes of its text, whatever vocabulary it was written in.
+
+    It sees both ways, so it has one score a row and none for a prefix.
+    """
+
+    reading: Reading = "sequence"
+
+    def __init__(self, reader: PretrainedReader) -> None:
+        super().__init__()
+        self.reader = reader
+        self.head = nn.Linear(reader.width, 1)
+
+    def forward(self, tokens: Tensor, emotion: Tensor) -> Tensor:
+        """Log odds [batch] that the text is real; arguments as for `Discriminator.forward`."""
+        odds: Tensor = self.head(self.reader(tokens, emotion))
+        return odds.squeeze(-1).float()
+
+
+AnyDiscriminator = Discriminator | PretrainedDiscriminator
 
 
 @torch.no_grad()
@@ -94,7 +114,7 @@ def adopt_embedding(discriminator: Discriminator, vectors: Tensor) -> None:
 
 
 @torch.no_grad()
-def score(discriminator: Discriminator, tokens: Tensor, emotion: Tensor, chunk: int = 4096) -> Tensor:
+def score(discriminator: AnyDiscriminator, tokens: Tensor, emotion: Tensor, chunk: int = 4096) -> Tensor:
     """Scores without gradient and without dropout, whatever mode the discriminator is in; it is left in that mode.
 
     Args:
@@ -104,7 +124,7 @@ def score(discriminator: Discriminator, tokens: Tensor, emotion: Tensor, chunk: 
         chunk: rows scored at once, which bounds the memory.
 
     Returns:
-        What `Discriminator.forward` returns.
+        What the discriminator's `forward` returns.
     """
     training = discriminator.training
     discriminator.eval()

@@ -223,7 +223,7 @@ class Generator(nn.Module):
         """Begins the soft prefix of a pretrained backbone, for each emotion, with the vectors of the ids of its name."""
         assert self.config.adapter
         width, prefix = self.config.width, self.config.adapter.prefix
-        front = self.inject.weight[len(self.inject.weight) - prefix * width :].unflatten(0, (prefix, width))
+        front = self.inject.weight[len(self.inject.weight) - prefix * width :].view(prefix, width, self.inject.in_features)
         for emotion, ids in enumerate([*names, [BOS]]):
             for place in range(prefix):
                 front[place, :, emotion] = self.embedding.weight[ids[place % len(ids)]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from emogen.errors import CheckpointError
+from emogen.models.base_files import first_line
 from emogen.models.bases import KNOWN_BASES, locate_base
 from emogen.models.bases import PREFIX as PREFIX
 
@@ -108,9 +109,10 @@ def _quietly(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         known = ", ".join(known.name for known in KNOWN_BASES if not known.file)
-        raise CheckpointError(f"{name}: cannot be loaded ({reason}); give a folder, or {known} from its package") from None
+        raise CheckpointError(
+            f"{name}: cannot be loaded ({first_line(error)}); give a folder, or {known} from its package"
+        ) from None
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

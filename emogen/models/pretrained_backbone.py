@@ -266,8 +266,8 @@ def layers_of(decoder: PreTrainedModel) -> Sequence[nn.Module]:
 def add_lora(decoder: PreTrainedModel, rank: int, alpha: int) -> None:
     """Puts trainable low-rank updates on the matrices of the layers, in place, in float32.
 
-    Matrices whose output is wider than the stream, such as the way into a feed-forward layer, are left out: an update costs most
-    where it is added to a wide output (a third of a training step), and the others suffice.
+    Matrices whose output is wider than the stream, such as the way into a feed-forward layer, are left out: an update costs
+    most where it is added to a wide output (a third of a training step), and the others suffice.
 
     Args:
         decoder: its layers' linear maps are replaced by peft's.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from emogen.errors import SettingsError
 from emogen.losses import Gaussian
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.pretrained_backbone import BaseModel
+from emogen.models.pretrained_encoder import PretrainedReader, mean_of
 from emogen.models.transformer import Encoder, present_tokens
 
 _LOG_VARIANCE_RANGE = (-8.0, 4.0)
@@ -24,36 +27,47 @@ class TextVaeConfig:
         decoder: the generator; its `latent` is the size of z.
         encoder_layers: Transformer blocks of the encoder, which is as wide as the decoder.
         encoder_heads: of its attention.
+        encoder: the own config of a pretrained encoder, which takes the place of these blocks; empty for none.
     """
 
     decoder: GeneratorConfig
     encoder_layers: int = 2
     encoder_heads: int = 4
+    encoder: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.decoder.latent < 1:
             raise SettingsError("a VAE needs --latent of at least 1")
         width, heads = self.decoder.width, self.encoder_heads
-        if width % heads or width // heads % 2:
+        if not self.encoder and (width % heads or width // heads % 2):
             raise SettingsError(f"width {width} does not split into {heads} encoder heads of an even width")
 
 
 class TextVAE(nn.Module):
-    """Encoder and decoder over one embedding, with an emotion adversary on z.
+    """Encoder and decoder, over one embedding unless the encoder is a pretrained one, with an emotion adversary on z.
 
     The adversary predicts the emotion from z through a reversed gradient (Ganin et al. 2016): the encoder learns to leave the
     emotion to the condition, so that changing the condition changes the emotion.
     """
 
-    def __init__(self, config: TextVaeConfig, base: BaseModel | None = None) -> None:
-        """A VAE with fresh weights; a `base` is the decoder's, as for `Generator`."""
+    def __init__(self, config: TextVaeConfig, base: BaseModel | None = None, reader: PretrainedReader | None = None) -> None:
+        """A VAE with fresh weights.
+
+        Args:
+            config: sizes.
+            base: of the decoder, as for `Generator`.
+            reader: the encoder that `config.encoder` is of, where it is a pretrained one.
+        """
         super().__init__()
         self.config = config
         width, latent, emotions = config.decoder.width, config.decoder.latent, config.decoder.emotions
         self.decoder = Generator(config.decoder, base)
-        self.condition = nn.Linear(emotions + 1, width, bias=False)
-        self.encoder = Encoder(width, config.encoder_layers, config.encoder_heads, config.decoder.dropout, causal=False)
-        self.posterior = nn.Linear(width, 2 * latent)
+        if reader:
+            self.encoder: Encoder | PretrainedReader = reader
+        else:
+            self.condition = nn.Linear(emotions + 1, width, bias=False)
+            self.encoder = Encoder(width, config.encoder_layers, config.encoder_heads, config.decoder.dropout, causal=False)
+        self.posterior = nn.Linear(reader.width if reader else width, 2 * latent)
         self.adversary = nn.Sequential(nn.Linear(latent, width), nn.ReLU(), nn.Linear(width, emotions))
 
     def encode(self, tokens: Tensor, reply_start: Tensor, emotion: Tensor) -> Gaussian:
@@ -64,13 +78,18 @@ class TextVAE(nn.Module):
             reply_start: [batch], place of the first reply token.
             emotion: [batch, emotions + 1].
         """
+        pooled = self._pooled(tokens, reply_start, emotion)
+        mean, log_variance = self.posterior(pooled).float().chunk(2, -1)
+        return Gaussian(mean, log_variance.clamp(*_LOG_VARIANCE_RANGE))
+
+    def _pooled(self, tokens: Tensor, reply_start: Tensor, emotion: Tensor) -> Tensor:
+        if isinstance(self.encoder, PretrainedReader):
+            pooled: Tensor = self.encoder(tokens, emotion, with_context=False)
+            return pooled
         places = torch.arange(tokens.shape[1], device=tokens.device)
         present = (places >= reply_start[:, None]) & present_tokens(tokens)
         stream = self.decoder.embedding(tokens) + self.condition(emotion)[:, None]
-        states = self.encoder(stream, present)
-        pooled = (states * present[..., None]).sum(1) / present.sum(1, keepdim=True)
-        mean, log_variance = self.posterior(pooled).float().chunk(2, -1)
-        return Gaussian(mean, log_variance.clamp(*_LOG_VARIANCE_RANGE))
+        return mean_of(self.encoder(stream, present), present)
 
     def emotion_logits(self, latent: Tensor) -> Tensor:
         """The adversary's guess of the emotion, [batch, emotions]; its gradient reaches `latent` with the sign reversed."""

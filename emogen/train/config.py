@@ -158,6 +158,8 @@ class ModelConfig:
 class LmSettings(MleConfig, ModelConfig, GeneratorRun):
     """`emogen train-lm`: an emotion-conditioned language model."""
 
+    init: str | None = setting(None, "Language model to train further; its sizes, limits, labels and vocabulary stay.")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_run()
@@ -169,7 +171,9 @@ class VaeSettings(VaeConfig, ModelConfig, GeneratorRun):
     """`emogen train-vae`: an emotion-conditioned text VAE."""
 
     latent: int = setting(32, "Dimensions of the latent.")
-    encoder_layers: int = setting(2, "Transformer blocks of the encoder.")
+    encoder: str = setting("", "hf:NAME-OR-FOLDER, a pretrained encoder; without it one of our own.")
+    encoder_layers: int = setting(2, "Transformer blocks of the encoder (not hf).")
+    encoder_rate: float = setting(5e-5, "Learning rate of an hf encoder's own weights, at its peak.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -177,6 +181,7 @@ class VaeSettings(VaeConfig, ModelConfig, GeneratorRun):
         self._check_model()
         for name in ("latent", "encoder_layers"):
             require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+        _check_encoder("encoder", self.encoder, self.encoder_rate)
 
 
 @dataclass(frozen=True)
@@ -186,10 +191,14 @@ class GanSettings(GanConfig, GeneratorRun):
     init: str | None = setting(None, "Checkpoint to start from; without it a VAE is trained first.")
     warm_steps: int = setting(0, "Updates of the warm start, where there is no --init; 0 for the preset's own.")
     warm_minutes: float = setting(0.0, "Time limit of the warm start; 0 for none.")
-    discriminator_width: int = setting(128, "Of the discriminator's states.")
-    discriminator_layers: int = setting(2, "Transformer blocks of the discriminator.")
-    discriminator_heads: int = setting(4, "Of its attention.")
-    discriminator_dropout: float = setting(0.2, "Of the discriminator, in training.")
+    discriminator: str = setting("", "hf:NAME-OR-FOLDER, a pretrained encoder (rollout); without it one of our own.")
+    encoder_rate: float = setting(
+        5e-5, "Learning rate of an hf discriminator's encoder; its head follows --discriminator-rate."
+    )
+    discriminator_width: int = setting(128, "Of the discriminator's states (not hf).")
+    discriminator_layers: int = setting(2, "Transformer blocks of the discriminator (not hf).")
+    discriminator_heads: int = setting(4, "Of its attention (not hf).")
+    discriminator_dropout: float = setting(0.2, "Of the discriminator, in training (not hf).")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,6 +209,12 @@ class GanSettings(GanConfig, GeneratorRun):
         require(0 <= dropout < 1, "discriminator-dropout", dropout, "at least 0 and below 1")
         for name in ("warm_steps", "warm_minutes"):
             require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+        _check_encoder("discriminator", self.discriminator, self.encoder_rate)
+        if self.discriminator and self.estimator == "dense":
+            raise SettingsError(
+                f"--discriminator {self.discriminator}: an encoder sees both ways and scores no prefix, so not with "
+                "--estimator dense; pass --estimator rollout"
+            )
 
 
 @dataclass(frozen=True)
@@ -251,6 +266,12 @@ class ClassifierSettings(ClassifierTraining, RunConfig):
         for name in ("order", "layers", "heads", "filters", "max_tokens"):
             require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
         require(self.dropout == -1 or 0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1, or -1")
+
+
+def _check_encoder(option: str, name: str, rate: float) -> None:
+    known = not name or (name.startswith(PRETRAINED) and name != PRETRAINED)
+    require(known, option, name, "hf:NAME-OR-FOLDER")
+    require(0 < rate < math.inf, "encoder-rate", rate, "above 0 and finite")
 
 
 def require(holds: bool, name: str, value: object, allowed: str) -> None:

@@ -21,9 +21,17 @@ from emogen.decoding.sampling import Prompt, Sampling, sample
 from emogen.emotions import LabelSet, mixture
 from emogen.errors import CheckpointError, Interrupted, SettingsError
 from emogen.models.bases import find_base
-from emogen.models.discriminator import Discriminator, DiscriminatorConfig, adopt_embedding
+from emogen.models.discriminator import (
+    AnyDiscriminator,
+    Discriminator,
+    DiscriminatorConfig,
+    PretrainedDiscriminator,
+    adopt_embedding,
+)
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.pretrained import Pretrained, load_encoder
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, load_base
+from emogen.models.pretrained_encoder import PretrainedReader, slowed
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from emogen.train.config import GanSettings, LmSettings, RunConfig, VaeSettings
@@ -44,6 +52,7 @@ from emogen.train.vae import held_out_elbo, train_vae
 WARM_START = "warm-start"
 
 Chosen = TypeVar("Chosen", LmSettings, VaeSettings)
+Started = TypeVar("Started", LmSettings, GanSettings)
 Loop = Callable[[Iterator[Batch], TrainState], Iterator[Step]]
 
 
@@ -60,11 +69,19 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
         EmogenError: unreadable data, a folder that holds another run, a loss that is not finite, an interruption.
     """
     with begun("train-lm", settings, resuming) as (folder, device):
-        base = _base(settings, device)
-        data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
-        generator = Generator(_generator_config(settings, data, base), base).to(device)
-        _adapt(generator, data)
-        settings = _with_rate(settings)
+        settings = _with_start(settings)
+        order = order_of("train-lm", files, reading, settings)
+        if settings.init:
+            start = _start_of_lm(settings.init, device)
+            order |= _facts_of_start(start, folder, resuming)
+            data = _same_data(_prepared_for(start, files, reading, settings), folder, resuming)
+            generator = start.generator
+        else:
+            base = _base(settings, device)
+            data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
+            generator = Generator(_generator_config(settings, data, base), base).to(device)
+            _adapt(generator, data)
+        paced = _paced(settings, generator)
         state = TrainState(
             {"generator": generator}, {"generator": adamw(generator, settings.weight_decay)}, random_stream(settings)
         )
@@ -74,30 +91,35 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
             data,
             generator,
             state,
-            loop=lambda rows, running: train_mle(generator, rows, settings, running),
+            loop=lambda rows, running: train_mle(generator, rows, paced, running),
             validate=lambda: held_out_nll(generator, held_out_batches(data.arrays)),
-            about=order_of("train-lm", files, reading, settings),
+            about=order,
             select="nll",
+            start=Path(order["start"]) if settings.init else None,
         )
 
 
 def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resuming: bool = False) -> Path:
     """Trains an emotion-conditioned text VAE; arguments, result and errors as for `fit_lm`."""
     with begun("train-vae", settings, resuming) as (folder, device):
+        encoder = load_encoder(settings.encoder) if settings.encoder else None
         base = _base(settings, device)
         data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
         decoder = replace(_generator_config(settings, data, base), latent=settings.latent)
-        vae = TextVAE(TextVaeConfig(decoder, settings.encoder_layers, decoder.heads), base).to(device)
+        reader = PretrainedReader(encoder, data.tokenizer, len(data.labels)) if encoder else None
+        sizes = TextVaeConfig(decoder, settings.encoder_layers, decoder.heads, reader.config if reader else {})
+        vae = TextVAE(sizes, base, reader).to(device)
         _adapt(vae.decoder, data)
-        settings = _with_rate(settings)
-        state = TrainState({"vae": vae}, {"vae": adamw(vae, settings.weight_decay)}, random_stream(settings))
+        paced = _paced(settings, vae.decoder)
+        optimizer = slowed(adamw(vae, settings.weight_decay), vae, settings.encoder_rate / paced.learning_rate)
+        state = TrainState({"vae": vae}, {"vae": optimizer}, random_stream(settings))
         return _drive(
             folder,
             settings,
             data,
             vae,
             state,
-            loop=lambda rows, running: train_vae(vae, rows, settings, running),
+            loop=lambda rows, running: train_vae(vae, rows, paced, running),
             validate=lambda: held_out_elbo(vae, held_out_batches(data.arrays)),
             about=order_of("train-vae", files, reading, settings),
         )
@@ -109,21 +131,19 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
     It starts from `settings.init`, else from a VAE that is trained with `warm` first, in the folder `warm-start` inside.
     """
     with begun("train-gan", settings, resuming) as (folder, device):
-        if settings.init:
-            # Another model may be the latest when the run is resumed.
-            settings = replace(settings, init=str(find_checkpoint(settings.init)))
+        settings = _with_start(settings)
+        encoder = load_encoder(settings.discriminator) if settings.discriminator else None
         order = order_of("train-gan", files, reading, settings) | {"warm": asdict(warm)}
         start = load(settings.init or _warm_start(files, reading, warm, folder, order), device, trainable=True)
         order |= _facts_of_start(start, folder, resuming)
-        limits = start.description.limits
-        rows = replace(settings, context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
-        data = _same_data(prepare(files, reading, rows, start.tokenizer, start.labels), folder, resuming)
+        data = _same_data(_prepared_for(start, files, reading, settings), folder, resuming)
         # The warm start draws random numbers, and a resumed run does without it.
         torch.manual_seed(settings.seed)
-        models = _adversaries(start, settings, device)
+        models = _adversaries(start, settings, encoder, device)
+        opponent, share = models.discriminator, settings.encoder_rate / settings.discriminator_rate
         state = TrainState(
-            {"generator": models.generator, "discriminator": models.discriminator},
-            {"generator": adamw(models.generator), "discriminator": adamw(models.discriminator)},
+            {"generator": models.generator, "discriminator": opponent},
+            {"generator": adamw(models.generator), "discriminator": slowed(adamw(opponent), opponent, share)},
             random_stream(settings),
         )
         return _drive(
@@ -169,8 +189,31 @@ def _adapt(generator: Generator, data: Prepared) -> None:
         generator.adapt()
 
 
-def _with_rate(settings: Chosen) -> Chosen:
-    return replace(settings, learning_rate=settings.pretrained_rate) if settings.is_pretrained else settings
+def _with_start(settings: Started) -> Started:
+    """The settings with the folder of `init` written out: another model may be the latest when the run is resumed."""
+    return replace(settings, init=str(find_checkpoint(settings.init))) if settings.init else settings
+
+
+def _start_of_lm(init: str, device: torch.device) -> Checkpoint:
+    """The language model that is trained further; raises CheckpointError where another kind of model stands there."""
+    start = load(init, device, trainable=True)
+    if start.description.kind != "generator":
+        raise CheckpointError(
+            f"{start.folder}: is a {start.description.kind}; --init of train-lm takes what train-lm or -gan made"
+        )
+    return start
+
+
+def _prepared_for(start: Checkpoint, files: Sequence[str], reading: Reading, settings: LmSettings | GanSettings) -> Prepared:
+    """The corpus with the tokenizer, the labels and the limits of the model that is trained further."""
+    limits = start.description.limits
+    rows = replace(settings, context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
+    return prepare(files, reading, rows, start.tokenizer, start.labels)
+
+
+def _paced(settings: Chosen, generator: Generator) -> Chosen:
+    """The settings with the learning rate that the generator's backbone asks for."""
+    return replace(settings, learning_rate=settings.pretrained_rate) if generator.config.adapter else settings
 
 
 def _same_data(data: Prepared, folder: Path, resuming: bool) -> Prepared:
@@ -228,8 +271,16 @@ def _facts_of_start(start: Checkpoint, folder: Path, resuming: bool) -> dict[str
     return {"start": str(start.folder), "start_sha256": weights, "start_sources": sources}
 
 
-def _adversaries(start: Checkpoint, settings: GanSettings, device: torch.device) -> Adversaries:
+def _adversaries(start: Checkpoint, settings: GanSettings, encoder: Pretrained | None, device: torch.device) -> Adversaries:
+    fixed = {id(weight): weight for weight in start.generator.parameters() if not weight.requires_grad}
+    reference = copy.deepcopy(start.generator, fixed).eval().requires_grad_(False)
+    return Adversaries(start.generator, reference, _discriminator(start, settings, encoder).to(device))
+
+
+def _discriminator(start: Checkpoint, settings: GanSettings, encoder: Pretrained | None) -> AnyDiscriminator:
     config = start.generator.config
+    if encoder:
+        return PretrainedDiscriminator(PretrainedReader(encoder, start.tokenizer, config.emotions))
     sizes = DiscriminatorConfig(
         config.vocabulary,
         config.emotions,
@@ -239,11 +290,9 @@ def _adversaries(start: Checkpoint, settings: GanSettings, device: torch.device)
         settings.discriminator_heads,
         settings.discriminator_dropout,
     )
-    fixed = {id(weight): weight for weight in start.generator.parameters() if not weight.requires_grad}
-    reference = copy.deepcopy(start.generator, fixed).eval().requires_grad_(False)
-    discriminator = Discriminator(sizes).to(device)
-    adopt_embedding(discriminator, reference.embedding.weight)
-    return Adversaries(start.generator, reference, discriminator)
+    discriminator = Discriminator(sizes).to(start.generator.bias.device)
+    adopt_embedding(discriminator, start.generator.embedding.weight)
+    return discriminator
 
 
 def _drive(

@@ -1,4 +1,4 @@
-"""Adversarial training of a generator against a Transformer discriminator, by policy gradient."""
+"""Adversarial training of a generator against a discriminator, by policy gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from emogen.losses import (
     policy_kl,
     prefix_cross_entropy,
 )
-from emogen.models.discriminator import Discriminator, score
+from emogen.models.discriminator import AnyDiscriminator, score
 from emogen.models.generator import Generator, reply_mask
 from emogen.models.transformer import present_tokens
 from emogen.text import PAD
@@ -36,7 +36,7 @@ class Adversaries:
 
     generator: Generator
     reference: Generator
-    discriminator: Discriminator
+    discriminator: AnyDiscriminator
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def sample_replies(
 @torch.no_grad()
 def gather_experience(
     generator: Generator,
-    discriminator: Discriminator,
+    discriminator: AnyDiscriminator,
     batch: Batch,
     generated: Generated,
     condition: Tensor,
@@ -140,7 +140,7 @@ def gather_experience(
     )
 
 
-def relative_reward(discriminator: Discriminator, batch: Batch, config: GanConfig) -> Callable[[Tensor, Tensor], Tensor]:
+def relative_reward(discriminator: AnyDiscriminator, batch: Batch, config: GanConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """The reward of a generated row: the probability that the discriminator prefers it to the real reply of its condition."""
     rivals = score(discriminator, batch.tokens, batch.emotion, config.chunk)
 
@@ -214,7 +214,7 @@ def cut_to(batch: Batch, max_tokens: int) -> Batch:
     return Batch(tokens, batch.reply_start, batch.emotion)
 
 
-def discriminator_loss(discriminator: Discriminator, real: Batch, generated: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+def discriminator_loss(discriminator: AnyDiscriminator, real: Batch, generated: Tensor, samples: int) -> tuple[Tensor, Tensor]:
     """The discriminator's loss on real replies and generated ones to the same conditions, and its pairwise accuracy.
 
     Args:
@@ -225,7 +225,7 @@ def discriminator_loss(discriminator: Discriminator, real: Batch, generated: Ten
     """
     emotion = real.emotion.repeat_interleave(samples, 0)
     on_real, on_generated = discriminator(real.tokens, real.emotion), discriminator(generated, emotion)
-    if discriminator.config.reading == "sequence":
+    if discriminator.reading == "sequence":
         real_scores = on_real.repeat_interleave(samples)
         return bradley_terry(real_scores, on_generated), (real_scores > on_generated).float().mean()
     real_seen = _after_start(real.tokens, real.reply_start)
@@ -250,7 +250,7 @@ def _check_samples(generated: Generated, state: TrainState) -> None:
 
 
 def _discriminator_step(
-    discriminator: Discriminator, batch: Batch, generated: Generated, config: GanConfig, state: TrainState
+    discriminator: AnyDiscriminator, batch: Batch, generated: Generated, config: GanConfig, state: TrainState
 ) -> dict[str, float]:
     discriminator.train()
     loss, accuracy = discriminator_loss(discriminator, cut_to(batch, config.max_tokens), generated.tokens, config.samples)
