@@ -972,8 +972,8 @@ def own_speed(model: Checkpoint, asked: Sequence[Ask], plan: Plan, fixed: int) -
 def endless(choose: Choose) -> Choose:
     """The same choice, but never of the end token."""
 
-    def chosen(scores: Tensor, number: Tensor) -> Tensor:
-        return choose(scores.index_fill(1, torch.tensor([EOS]), -math.inf), number)
+    def chosen(scores: Tensor, rows: Tensor, number: int) -> Tensor:
+        return choose(scores.index_fill(1, torch.tensor([EOS]), -math.inf), rows, number)
 
     return chosen
 

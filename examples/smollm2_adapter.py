@@ -6,26 +6,37 @@ r"""The recipe of the adapter that ships: a guide, its corpus, the training comm
     emogen train-lm runs/adapter.jsonl.gz --backbone hf:smollm2 --lora-rank 16 --batch-size 32 --steps 200000 --minutes 40 \
         --context-tokens 40 --reply-tokens 40 --out runs/smollm2
     python examples/smollm2_adapter.py ship --work runs --model runs/smollm2
+    python examples/smollm2_adapter.py make --work runs
 
 The guide is a fine-tuned MiniLM. It is trained on the generator's share of GoEmotions and DailyDialog, so that neither its rows
 nor its architecture are those of the judge (see default_model.py). It labels the listeners' replies of EmpatheticDialogues,
 whose own labels say what the *speaker* feels, and takes out of all training rows those whose label it finds unlikely. Frequent
 emotions are thinned and rare ones repeated, so that each is learnt.
+
+`make` writes texts with the adapter for the small model that ships (see default_model.py): with and without context, all
+emotions alike, those alone that the guide finds convincing, none twice, and none that the judge was trained on.
 """
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 
 import click
 import torch
-from default_model import JUDGE_SHARE, cleaned, relabelled, share_of, ship_model, shuffled, trained
+from default_model import JUDGE_SHARE, NATIVE, cleaned, relabelled, share_of, ship_model, shuffled, trained
+from tqdm import tqdm
 
-from emogen.data.exchange import Exchange, write_exchanges
-from emogen.emotions import EKMAN
-from emogen.judges.recognizer import Recognizer
+from emogen.checkpoint import Checkpoint, load
+from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
+from emogen.data.fingerprints import Fingerprints, fingerprint, read_fingerprints
+from emogen.decoding.sampling import Sampling
+from emogen.emotions import EKMAN, mixture
+from emogen.judges.recognizer import Recognizer, load_recognizer
 from emogen.train.config import ClassifierSettings
 from emogen.train.state import mixed_precision
 
@@ -36,6 +47,8 @@ LEAST_SURE = 0.5
 MOST_ROWS = 14_000
 LEAST_ROWS = 4_000
 MOST_COPIES = 4
+WRITING = Sampling(temperature=0.9, top_p=0.95, max_tokens=40)
+TEXTS_AT_ONCE = 256
 
 
 @click.group()
@@ -64,6 +77,53 @@ def ship(work: Path, model: Path, target: Path) -> None:
     ship_model(work / "adapter.jsonl.gz", model, target)
 
 
+@recipe.command()
+@click.option("--work", type=click.Path(path_type=Path), required=True)
+@click.option("--writer", type=click.Path(path_type=Path), default=Path("checkpoints/smollm2-emotion"), show_default=True)
+@click.option("--judge", type=click.Path(path_type=Path), default=Path("checkpoints/judge"), show_default=True)
+@click.option("--count", type=int, default=30_000, show_default=True, help="Texts written; about half are kept.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def make(work: Path, writer: Path, judge: Path, count: int, seed: int) -> None:
+    """Write made.jsonl.gz, texts by the adapter for the training of a small model."""
+    asked = list(islice(asks(read_exchanges(work / "adapter.jsonl.gz", NATIVE), seed), count))
+    guide = load_recognizer(work / "adapter-guide")
+    with mixed_precision("auto", torch.device("cpu")):
+        kept = list(fresh(convincing(list(written(asked, load(writer), seed)), guide, LEAST_SURE), read_fingerprints(judge)))
+    click.echo(write_exchanges(work / "made.jsonl.gz", kept))
+
+
+def asks(exchanges: Iterable[Exchange], seed: int) -> Iterator[Exchange]:
+    """Contexts and emotions to write for, without end: one emotion after another, without a context and with one in turn."""
+    contexts: dict[str, list[Exchange]] = {name: [] for name in EKMAN.names}
+    for exchange in exchanges:
+        if exchange.split == "train" and exchange.context:
+            contexts[exchange.emotion.name].append(exchange)
+    draw = random.Random(seed)
+    for name in cycle(EKMAN.names):
+        yield Exchange(context=(), reply="", emotion=mixture({name: 1.0}, EKMAN), split="train")
+        yield replace(draw.choice(contexts[name]), emotion=mixture({name: 1.0}, EKMAN))
+
+
+def written(asked: Sequence[Exchange], model: Checkpoint, seed: int) -> Iterator[Exchange]:
+    """What the model replies to each, where it came to an end."""
+    for at in tqdm(range(0, len(asked), TEXTS_AT_ONCE), unit="batch"):
+        part = asked[at : at + TEXTS_AT_ONCE]
+        found = model.reply([e.context for e in part], [e.emotion for e in part], 1, WRITING, seed + at)
+        yield from (
+            replace(e, reply=s.text) for e, s in zip(part, found, strict=True) if s.finished and len(s.text.split()) > 1
+        )
+
+
+def fresh(exchanges: Iterable[Exchange], taken: Fingerprints) -> Iterator[Exchange]:
+    """Each text once, and none whose fingerprint is taken."""
+    seen = set(taken.tolist())
+    for exchange in exchanges:
+        own = fingerprint(exchange.reply)
+        if own not in seen:
+            seen.add(own)
+            yield exchange
+
+
 def is_generators(exchange: Exchange) -> bool:
     """Whether a row is not kept for the judge's training."""
     return exchange.split != "train" or share_of(exchange.reply) >= JUDGE_SHARE
@@ -74,12 +134,12 @@ def is_read_by_guide(exchange: Exchange) -> bool:
     return exchange.emotion.name != "neutral" or share_of("g" + exchange.reply) < NEUTRAL_OF_GUIDE
 
 
-def convincing(exchanges: Sequence[Exchange], guide: Recognizer) -> Iterator[Exchange]:
+def convincing(exchanges: Sequence[Exchange], guide: Recognizer, least_sure: float = LEAST_LIKELY) -> Iterator[Exchange]:
     """Held-out rows, and training rows whose emotion the guide finds likely too: surely where it named them itself."""
     for at in range(0, len(exchanges), 1024):
         part = exchanges[at : at + 1024]
         for exchange, shares in zip(part, guide.probabilities([e.reply for e in part]), strict=True):
-            least = LEAST_LIKELY if max(exchange.emotion.weights) == 1 else LEAST_SURE
+            least = least_sure if max(exchange.emotion.weights) == 1 else LEAST_SURE
             if exchange.split != "train" or shares[EKMAN.position(exchange.emotion.name)] >= least:
                 yield exchange
 

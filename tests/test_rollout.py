@@ -21,7 +21,7 @@ def written(backbone="lstm", count=12):
     lengths = torch.tensor([1, 3, 4] * (count // 3))
     condition = torch.randn(count, 4)
 
-    def choose(scores, _number):
+    def choose(scores, _rows, _number):
         return inverse_cdf(scores.softmax(-1), torch.rand(len(scores)))
 
     found = generate(model, Prefixes(torch.tensor(rows), lengths, condition), MAX_TOKENS, choose, keep_states=True)

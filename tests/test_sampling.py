@@ -129,16 +129,16 @@ def test_no_temperature_is_greedy(temperature):
     """The likeliest token, whatever the random numbers; so is one too low for floating point."""
     scores = torch.randn(9, 30)
     scores[:, :3] = -1e4
-    found = chooser(Sampling(temperature=temperature), torch.rand(9, 1))(scores, torch.zeros(9, dtype=torch.long))
+    found = chooser(Sampling(temperature=temperature), torch.rand(9, 1))(scores, torch.arange(9), 0)
     assert torch.equal(found, scores.argmax(1))
 
 
 def test_temperature_divides_the_scores():
     """Draws at temperature 2 are those of halved scores."""
-    scores, uniforms, number = torch.randn(99, 30), torch.rand(99, 1), torch.zeros(99, dtype=torch.long)
-    found = chooser(Sampling(temperature=2), uniforms)(scores, number)
-    assert torch.equal(found, chooser(Sampling(), uniforms)(scores / 2, number))
-    assert not torch.equal(found, chooser(Sampling(), uniforms)(scores, number))
+    scores, uniforms, rows = torch.randn(99, 30), torch.rand(99, 1), torch.arange(99)
+    found = chooser(Sampling(temperature=2), uniforms)(scores, rows, 0)
+    assert torch.equal(found, chooser(Sampling(), uniforms)(scores / 2, rows, 0))
+    assert not torch.equal(found, chooser(Sampling(), uniforms)(scores, rows, 0))
 
 
 def test_random_numbers_of_a_row_are_its_own():

@@ -19,6 +19,7 @@ def pull(name: str, source: str | None, check: bool) -> None:
     """
     if check and source:
         raise click.UsageError("--check takes a NAME alone")
+    click.echo(f"{'checking' if check else 'pulling'} {name} ...", err=True)
     base = bases.check_base(name) if check else pulling.pull(name, source)
     click.echo(f"{base.name}: licence {base.licence}, revision {base.revision[:12]}", err=True)
     click.echo(base.folder)

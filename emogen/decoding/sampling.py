@@ -115,8 +115,8 @@ class Generated:
     states: tuple[Tensor, ...] = field(default=(), repr=False)
 
 
-Choose = Callable[[Tensor, Tensor], Tensor]
-"""Takes scores [rows, vocabulary] and the number of the reply token [rows]; gives token ids [rows]."""
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""Takes scores [m, vocabulary], the numbers [m] of their rows, and the number of the reply token; gives token ids [m]."""
 
 
 def sample(
@@ -179,6 +179,8 @@ def _samples(generated: Generated, prompts: Sequence[Prompt], tokenizer: Tokeniz
 def generate(generator: Generator, prefixes: Prefixes, max_tokens: int, choose: Choose, keep_states: bool = False) -> Generated:
     """The token loop: reads each prefix, then chooses up to `max_tokens` tokens, until every row has its end token.
 
+    Once half of the rows have ended, the others go on alone.
+
     Args:
         generator: its mode is left alone; sampling wants eval mode.
         prefixes: may differ in length; rows do not influence each other.
@@ -193,18 +195,21 @@ def generate(generator: Generator, prefixes: Prefixes, max_tokens: int, choose: 
     hidden, state = generator.read(prefixes.tokens, lengths, shifts, generator.start(shifts, capacity))
     states = [state]
     rows = torch.arange(len(tokens), device=tokens.device)
-    writing = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+    writing = torch.ones_like(rows, dtype=torch.bool)
     for number in range(max_tokens):
         scores = generator.logits(hidden)
-        chosen = choose(scores, torch.full_like(lengths, number))
+        chosen = choose(scores, rows, number)
         taken = scores.float().log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
-        places = lengths + number
-        tokens[rows, places] = torch.where(writing, chosen, PAD)
-        log_probs[rows, places] = torch.where(writing, taken, 0.0)
+        tokens[rows, lengths[rows] + number] = torch.where(writing, chosen, PAD)
+        log_probs[rows, lengths[rows] + number] = torch.where(writing, taken, 0.0)
         writing = writing & (chosen != EOS)
-        if number + 1 == max_tokens or not bool(writing.any()):
+        left = int(writing.sum())
+        if number + 1 == max_tokens or not left:
             break
-        hidden, state = generator.step(chosen, places, shifts, state)
+        if not keep_states and 2 * left <= len(rows):
+            rows, chosen, shifts, state = rows[writing], chosen[writing], shifts[:, writing], state[:, :, writing]
+            writing = writing[writing]
+        hidden, state = generator.step(chosen, lengths[rows] + number, shifts, state)
         if keep_states:
             states.append(state)
     used = int((tokens != PAD).sum(1).max())
@@ -219,11 +224,11 @@ def chooser(sampling: Sampling, uniforms: Tensor) -> Choose:
         uniforms: [rows, max_tokens], a random number in [0, 1) for every token.
     """
 
-    def choose(scores: Tensor, number: Tensor) -> Tensor:
+    def choose(scores: Tensor, rows: Tensor, number: int) -> Tensor:
         if sampling.temperature < _COLDEST:
             return scores.argmax(-1)
         probabilities = filtered(scores.float() / sampling.temperature, sampling).softmax(-1)
-        return inverse_cdf(probabilities, uniforms.gather(1, number[:, None]).squeeze(1))
+        return inverse_cdf(probabilities, uniforms[rows, number])
 
     return choose
 

@@ -24,6 +24,7 @@ _TOKENIZER = "tokenizer.json"
 _VOCABULARIES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json", "merges.txt")
 # Neither pickles, which can run code, nor code.
 BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*")
+_WAY_OUT = "get the whole model as safetensors, or name a GGUF file: PLACE:FILE.gguf"
 
 
 def revision_of(folder: Path) -> str:
@@ -50,8 +51,7 @@ def weights_of(folder: Path) -> Iterator[tuple[str, Tensor]]:
             with safe_open(path, framework="pt") as file:
                 yield name, file.get_tensor(name)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        way_out = f"get its files again, as safetensors, or name a GGUF file: {folder}:FILE.gguf"
-        raise CheckpointError(f"{folder}: the weights cannot be read ({first_line(error)}); {way_out}") from None
+        raise CheckpointError(f"{folder}: the weights cannot be read ({first_line(error)}); {_WAY_OUT}") from None
 
 
 def as_bfloat16(tensor: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / _CONFIG}: cannot be read ({first_line(error)}); get the file again") from None
+        raise CheckpointError(f"{folder / _CONFIG}: cannot be read ({first_line(error)}); {_WAY_OUT}") from None
     return config
 
 

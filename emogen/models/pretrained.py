@@ -110,9 +110,8 @@ def _quietly(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         known = ", ".join(known.name for known in KNOWN_BASES if not known.file)
-        raise CheckpointError(
-            f"{name}: cannot be loaded ({first_line(error)}); give a folder, or {known} from its package"
-        ) from None
+        way_out = f"give a folder, or {known} from its package"
+        raise CheckpointError(f"{name}: cannot be loaded ({first_line(error)}); {way_out}") from None
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -201,7 +201,7 @@ def slowed(optimizer: torch.optim.Optimizer, module: nn.Module, share: float) ->
 
     def rescale(stepping: torch.optim.Optimizer, *_: Any) -> None:
         for group in stepping.param_groups[own:]:
-            group["lr"] *= share
+            group["lr"] = share * stepping.param_groups[0]["lr"]
 
     optimizer.register_step_pre_hook(rescale)
     return optimizer

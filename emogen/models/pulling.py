@@ -12,16 +12,7 @@ from safetensors import SafetensorError
 
 from emogen.errors import CheckpointError, EmogenError
 from emogen.models.base_files import BESIDE_WEIGHTS, copy_model, first_line, is_language_model, revision_of
-from emogen.models.bases import (
-    PREFIX,
-    Base,
-    cache_folder,
-    find_base,
-    known_base,
-    locate_base,
-    split_gguf,
-    write_record,
-)
+from emogen.models.bases import PREFIX, Base, cache_folder, find_base, known_base, locate_base, split_gguf, write_record
 from emogen.models.gguf import convert_gguf
 
 
@@ -97,10 +88,7 @@ def _from_hub(repository: str, file: str, way_out: str) -> _Source:
 
 def _build(name: str, source: _Source) -> None:
     with _new_folder(cache_folder(name)) as beside:
-        if source.file:
-            licence = convert_gguf(source.folder / source.file, beside)
-        else:
-            licence = copy_model(source.folder, beside)
+        licence = convert_gguf(source.folder / source.file, beside) if source.file else copy_model(source.folder, beside)
         base = Base(name, beside, revision_of(beside), licence)
         _require_known(base, source)
         _require_end_token(base, source)

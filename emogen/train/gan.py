@@ -99,7 +99,7 @@ def sample_replies(
     prefix = prefix.masked_fill(torch.arange(prefix.shape[1], device=device) >= starts[:, None], PAD)
     condition = torch.cat([emotion, latent], 1)
 
-    def choose(scores: Tensor, _number: Tensor) -> Tensor:
+    def choose(scores: Tensor, _rows: Tensor, _number: int) -> Tensor:
         return inverse_cdf(scores.float().softmax(-1), torch.rand(len(scores), generator=random).to(device))
 
     return generate(generator, Prefixes(prefix, starts, condition), config.max_tokens, choose, keep_states), condition
