@@ -64,7 +64,7 @@ def prepare(work: Path) -> None:
     guide = trained(work / "adapter-guide", [e for e in own if is_read_by_guide(e)], GUIDE)
     with mixed_precision("auto", torch.device("cpu")):
         replies = relabelled([e for e in cleaned("empatheticdialogues") if is_generators(e)], guide)
-        chosen = list(balanced(convincing([*own, *replies], guide)))
+        chosen = list(balanced(convincing([*own, *replies], guide, LEAST_LIKELY)))
     click.echo(write_exchanges(work / "adapter.jsonl.gz", shuffled(chosen)))
 
 
@@ -134,7 +134,7 @@ def is_read_by_guide(exchange: Exchange) -> bool:
     return exchange.emotion.name != "neutral" or share_of("g" + exchange.reply) < NEUTRAL_OF_GUIDE
 
 
-def convincing(exchanges: Sequence[Exchange], guide: Recognizer, least_sure: float = LEAST_LIKELY) -> Iterator[Exchange]:
+def convincing(exchanges: Sequence[Exchange], guide: Recognizer, least_sure: float) -> Iterator[Exchange]:
     """Held-out rows, and training rows whose emotion the guide finds likely too: surely where it named them itself."""
     for at in range(0, len(exchanges), 1024):
         part = exchanges[at : at + 1024]

@@ -144,8 +144,7 @@ def tiny_base(tmp_path_factory):
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
     vocabulary = save_small_tokenizer(folder, CHATML)
     torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=vocabulary, num_key_value_heads=2, max_position_embeddings=96, eos_token_id=2, tie_word_embeddings=True, **sizes
-    )
+    more = {"num_key_value_heads": 2, "max_position_embeddings": 96, "eos_token_id": 2, "tie_word_embeddings": True}
+    config = LlamaConfig(vocab_size=vocabulary, **sizes, **more)
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

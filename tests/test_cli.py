@@ -704,6 +704,27 @@ def test_options_reach_the_sampler(emogen, tiny_checkpoint):
     assert texts("--context", "How was day 3?", "--context", "Tell me!") != texts()
 
 
+def test_a_reply_is_a_sample_with_context(emogen, tiny_checkpoint):
+    options = ["--checkpoint", tiny_checkpoint, "--emotion", "joy", "--seed", "2", "-n", "2"]
+    status, out, err = emogen("reply", "How was day 3?", "Tell me!", *options)
+    assert (status, err) == (0, "")
+    assert out == emogen("sample", "--context", "How was day 3?", "--context", "Tell me!", *options)[1]
+    unasked = emogen("reply", "Tell me!", "--checkpoint", tiny_checkpoint, "--json", "--seed", "2")[1]
+    assert json.loads(unasked)["emotion"] == "none"
+    assert emogen("reply", "--emotion", "joy")[0] == 2
+
+
+def test_the_model_that_nobody_named_is_said(emogen, tiny_checkpoint, monkeypatch):
+    """The adapter where its base is at hand; else the small model, with the command that brings the base."""
+    monkeypatch.setattr(checkpoint, "CHECKPOINTS", tiny_checkpoint / "none")
+    monkeypatch.setattr(checkpoint, "best_shipped", lambda: tiny_checkpoint)
+    monkeypatch.setattr(checkpoint, "shipped", {"default": tiny_checkpoint, checkpoint.ADAPTER: tiny_checkpoint / "none"}.get)
+    assert emogen("sample", "--emotion", "joy")[2] == f"emogen: written by {tiny_checkpoint.name}\n"
+    monkeypatch.setattr(checkpoint, "better_than", lambda folder: "emogen pull tiny")
+    line = f"emogen: written by {tiny_checkpoint.name}; for better texts: emogen pull tiny\n"
+    assert emogen("reply", "Hello.")[2] == line
+
+
 def test_the_environment_names_the_checkpoint(emogen, tiny_checkpoint, monkeypatch):
     monkeypatch.setenv("EMOGEN_CHECKPOINT", str(tiny_checkpoint))
     assert emogen("sample", "--emotion", "joy")[0] == 0

@@ -1,16 +1,23 @@
 """Every example runs: the demo with seconds for its training, the recipe of the default model on hand-made corpora."""
 
+import dataclasses
 import importlib.util
 import sys
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from conftest import TINY
 
 from emogen.checkpoint import load, load_classifier
-from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
+from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
+from emogen.data.fingerprints import fingerprint
 from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, blend
 from emogen.judges.leak import refuse_leaks
+from emogen.train.config import LmSettings
+from emogen.train.fit import fit_lm
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -49,6 +56,34 @@ def corpus(labels, names, context):
         for name in names
         for split in ("train", "valid", "test")
     ]
+
+
+def test_the_adapters_recipe_prepares_ships_and_writes(workplace, tiny_base, tmp_path_factory):
+    """With a small base and a small guide: rare emotions are repeated, made texts are new to the judge and to each other."""
+    example("default_model")
+    recipe = example("smollm2_adapter")
+    recipe.GUIDE = dataclasses.replace(recipe.GUIDE, backbone="ngrams", epochs=2)
+    recipe.LEAST_LIKELY = recipe.LEAST_SURE = 0.0
+    recipe.LEAST_ROWS, recipe.MOST_ROWS = 20, 60
+    data = workplace / "data"
+    write_exchanges(data / "goemotions.jsonl.gz", corpus(GOEMOTIONS, list(GOEMOTIONS.names), ()))
+    write_exchanges(data / "dailydialog.jsonl.gz", corpus(EKMAN, list(EKMAN.names), ("Well ?",)))
+    write_exchanges(data / "empatheticdialogues.jsonl.gz", corpus(EMPATHETIC, ["proud", "sad"], ("I won .",)))
+    invoke = partial(CliRunner().invoke, recipe.recipe, catch_exceptions=False)
+    assert invoke(["prepare", "--work", str(workplace)]).exit_code == 0
+    rows = [row for row in read_exchanges(workplace / "adapter.jsonl.gz") if row.split == "train"]
+    counts = Counter(row.reply for row in rows)
+    assert 1 < max(counts.values()) <= recipe.MOST_COPIES
+    settings = LmSettings(
+        **TINY | {"steps": 2, "backbone": f"hf:{tiny_base}", "out": str(workplace / "lm"), "context_tokens": 20}
+    )
+    fit_lm([str(workplace / "adapter.jsonl.gz")], Reading(labels=EKMAN), settings)
+    assert invoke(["ship", "--work", str(workplace), "--model", "lm", "--to", "shipped"]).exit_code == 0
+    judge = ["--judge", str(workplace / "adapter-guide")]
+    assert invoke(["make", "--work", str(workplace), "--writer", "shipped", "--count", "30", *judge]).exit_code == 0
+    made = list(read_exchanges(workplace / "made.jsonl.gz"))
+    assert len({fingerprint(row.reply) for row in made}) == len(made)
+    assert {row.split for row in made} <= {"train"}
 
 
 def test_the_recipe_prepares_disjoint_corpora(workplace):

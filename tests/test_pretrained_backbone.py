@@ -17,6 +17,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from emogen import checkpoint
 from emogen.checkpoint import load
 from emogen.data.exchange import Reading
 from emogen.decoding.sampling import Prompt, Sampling, sample
@@ -327,6 +328,17 @@ def test_another_or_missing_base_is_refused(adapter, tiny_base, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="gone"):
         load(adapter)
+
+
+def test_an_adapter_that_ships_is_taken_where_its_base_is_at_hand(adapter, tiny_checkpoint, monkeypatch):
+    folders = {"default": tiny_checkpoint, checkpoint.ADAPTER: adapter}
+    monkeypatch.setattr(checkpoint, "shipped", folders.get)
+    assert (checkpoint.best_shipped(), checkpoint.better_than(adapter)) == (adapter, "")
+    path = adapter / "config.json"
+    content = json.loads(path.read_text())
+    content["model"]["adapter"]["base"] = "smollm2"
+    path.write_text(json.dumps(content))
+    assert (checkpoint.best_shipped(), checkpoint.better_than(tiny_checkpoint)) == (tiny_checkpoint, "emogen pull smollm2")
 
 
 def test_rows_longer_than_the_base_reads_are_refused(tiny_base, rows_file, tmp_path):

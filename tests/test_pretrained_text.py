@@ -107,7 +107,7 @@ def test_marks_written_out_are_plain_text(base):
 def test_a_tokenizer_without_end_token_is_refused(base):
     endless = copy.deepcopy(base)
     endless.eos_token = None
-    with pytest.raises(CheckpointError, match=r"base: its tokenizer has no end token.*set eos_token in its tokenizer_config\.json"):
+    with pytest.raises(CheckpointError, match=r"base: its tokenizer has no end token.*set eos_token"):
         PretrainedTokenizer(endless, "base")
 
 

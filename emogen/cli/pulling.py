@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-from emogen.models import bases, pulling
-
 
 @click.command()
 @click.argument("name")
@@ -17,6 +15,8 @@ def pull(name: str, source: str | None, check: bool) -> None:
     NAME is smollm2, all-MiniLM-L6-v2, a repository of the Hugging Face hub (OWNER/MODEL or OWNER/MODEL:FILE.gguf), or with
     --from a name of your own.
     """
+    from emogen.models import bases, pulling
+
     if check and source:
         raise click.UsageError("--check takes a NAME alone")
     click.echo(f"{'checking' if check else 'pulling'} {name} ...", err=True)
