@@ -34,7 +34,7 @@ DRAWS = 16
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(corpus: str, checkpoint: Path, count: int, out: Path) -> None:
     """Measure the VAE in CHECKPOINT on the test split of CORPUS (a file or a corpus name)."""
-    loaded = emogen.load(checkpoint)
+    loaded = emogen.load(checkpoint, whole=True)
     if not isinstance(loaded.model, TextVAE):
         raise CheckpointError(f"{checkpoint}: is no VAE; train one with emogen train-vae")
     limits = loaded.description.limits

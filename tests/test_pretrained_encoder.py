@@ -19,7 +19,7 @@ from emogen.losses import bradley_terry
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, PretrainedDiscriminator, score
 from emogen.models.generator import Generator
 from emogen.models.pretrained import Pretrained, load_encoder
-from emogen.models.pretrained_encoder import PretrainedReader, RowTexts, slowed, text_marks
+from emogen.models.pretrained_encoder import PretrainedReader, RowTexts, pretrained_weights, text_marks
 from emogen.models.vae import TextVAE
 from emogen.pretrained_text import PretrainedTokenizer
 from emogen.text import BOS, EOS, PAD, train_tokenizer
@@ -277,10 +277,10 @@ def test_it_learns_to_tell_ended_from_cut(small_bert, words):
 
 
 def test_pretrained_weights_take_smaller_steps(small_bert, words):
-    """The first step of Adam is its rate for every weight with a gradient, by definition; a resumed one keeps the share."""
+    """The first step of Adam is its rate for every weight with a gradient, by definition; a resumed one keeps its share."""
     model = judge(small_bert(), words)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    optimizer = slowed(adamw(model), model, 0.1)
+    optimizer = adamw(model, slow=pretrained_weights(model), share=0.1)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(before)
     state = TrainState({"model": model}, {"model": optimizer}, torch.Generator())
     update(model(rows(words, (TURNS, "no")), emotions(1)).sum(), optimizer, 1e-3, state)
@@ -290,16 +290,16 @@ def test_pretrained_weights_take_smaller_steps(small_bert, words):
     assert moved["reader.condition.weight"] == pytest.approx(1e-3, rel=1e-2)
     assert moved[query] == pytest.approx(1e-4, rel=1e-2)
     again = judge(small_bert(), words)
-    other = slowed(adamw(again), again, 0.2)
+    other = adamw(again, slow=pretrained_weights(again), share=0.1)
     TrainState({"model": again}, {"model": other}, torch.Generator()).restore(state.dump(), "here")
     update(again(rows(words, (TURNS, "no")), emotions(1)).sum(), other, 1e-3, state)
-    assert [group["lr"] for group in other.param_groups] == pytest.approx([1e-3, 1e-3, 2e-4, 2e-4])
+    assert [group["lr"] for group in other.param_groups] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
 
 
 def test_own_models_keep_their_rate():
     model = Discriminator(DiscriminatorConfig(20, EMOTIONS, width=8, layers=1, heads=2))
-    plain, optimizer = adamw(model), slowed(adamw(model), model, 0.1)
-    assert len(optimizer.param_groups) == len(plain.param_groups)
+    assert pretrained_weights(model) == []
+    assert {group["share"] for group in adamw(model, slow=[], share=0.1).param_groups} == {1.0}
 
 
 # ---- settings

@@ -20,10 +20,23 @@ from emogen.train.config import ClassifierSettings, GanSettings, LmSettings, Vae
 
 Settings = TypeVar("Settings", LmSettings, VaeSettings, GanSettings, ClassifierSettings)
 PRESETS = ("tiny", "small", "base")
-_MODEL = ("backbone", "width", "layers", "heads", "latent", "encoder_layers", "vocabulary")
+_MODEL = (
+    "backbone",
+    "width",
+    "layers",
+    "heads",
+    "latent",
+    "encoder",
+    "encoder_layers",
+    "vocabulary",
+    "lora_rank",
+    "soft_prefix",
+)
 _FIXED = (
     "seed",
     "estimator",
+    "discriminator",
+    "encoder_rate",
     "context_tokens",
     "reply_tokens",
     "max_tokens",

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from emogen.errors import SettingsError
 from emogen.models.pretrained import Pretrained
-from emogen.models.transformer import Encoder
+from emogen.models.transformer import Encoder, mean_of
 from emogen.words import words
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class _Transformer(_Features):
 
     def forward(self, texts: Sequence[Pieces]) -> Tensor:
         stream, present = _padded(self.vectors(texts), texts)
-        return _mean(self.encoder(stream, present), present)
+        return mean_of(self.encoder(stream, present), present)
 
 
 class _PretrainedFeatures(_Features):
@@ -228,7 +228,7 @@ class _PretrainedFeatures(_Features):
         rows = [torch.tensor(text.ids) for text in texts]
         tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id or 0).to(device)
         present = _present([len(row) for row in rows], device)
-        return _mean(self.encoder(input_ids=tokens, attention_mask=present.long()).last_hidden_state, present)
+        return mean_of(self.encoder(input_ids=tokens, attention_mask=present.long()).last_hidden_state, present)
 
 
 class _HashedVectors(nn.Module):
@@ -289,11 +289,6 @@ def _padded(vectors: Tensor, texts: Sequence[Pieces]) -> tuple[Tensor, Tensor]:
 
 def _present(lengths: Sequence[int], device: torch.device) -> Tensor:
     return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
-
-
-def _mean(states: Tensor, present: Tensor) -> Tensor:
-    """Mean over the present places: [texts, time, width] to [texts, width]."""
-    return (states * present[..., None]).sum(1) / present.sum(1, keepdim=True)
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from emogen.errors import SettingsError
-from emogen.models.pretrained_encoder import PretrainedReader, mean_of
-from emogen.models.transformer import Encoder, present_tokens
+from emogen.models.pretrained_encoder import PretrainedReader
+from emogen.models.transformer import Encoder, mean_of, present_tokens
 from emogen.text import PAD
 
 Reading = Literal["sequence", "prefix"]

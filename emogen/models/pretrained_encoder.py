@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from emogen.errors import CheckpointError
 from emogen.models.pretrained import Pretrained
-from emogen.models.transformer import present_tokens
+from emogen.models.transformer import mean_of, present_tokens
 from emogen.pretrained_text import PretrainedTokenizer
 from emogen.text import BOS, EOS, SPECIAL, TURN, Tokenizer
 
@@ -176,35 +176,10 @@ class PretrainedReader(nn.Module):
         return {"token_type_ids": torch.where(is_second, second, first)}
 
 
-def mean_of(states: Tensor, present: Tensor) -> Tensor:
-    """Mean over the present places: [batch, time, width] and [batch, time] to [batch, width]."""
-    return (states * present[..., None]).sum(1) / present.sum(1, keepdim=True)
-
-
-def slowed(optimizer: torch.optim.Optimizer, module: nn.Module, share: float) -> torch.optim.Optimizer:
-    """The optimizer, from now on moving the pretrained weights in `module` at a share of the rate that it is given.
-
-    They know much already, while what stands around them begins from nothing and needs larger steps.
-
-    Args:
-        optimizer: of `module`, with fresh state; its rates are to be set anew before each step.
-        module: may hold no reader; nothing is changed then.
-        share: of the rate.
-    """
+def pretrained_weights(module: nn.Module) -> list[nn.Parameter]:
+    """The weights of pretrained encoders inside `module`; they know much already, and want smaller steps than the rest."""
     readers = [part for part in module.modules() if isinstance(part, PretrainedReader)]
-    pretrained = {id(weight) for reader in readers for weight in reader.encoder.parameters()}
-    own = len(optimizer.param_groups)
-    for group in optimizer.param_groups[:own] if readers else ():
-        slow = [weight for weight in group["params"] if id(weight) in pretrained]
-        group["params"] = [weight for weight in group["params"] if id(weight) not in pretrained]
-        optimizer.add_param_group({**group, "params": slow})
-
-    def rescale(stepping: torch.optim.Optimizer, *_: Any) -> None:
-        for group in stepping.param_groups[own:]:
-            group["lr"] = share * stepping.param_groups[0]["lr"]
-
-    optimizer.register_step_pre_hook(rescale)
-    return optimizer
+    return [weight for reader in readers for weight in reader.encoder.parameters()]
 
 
 def text_marks(tokenizer: PreTrainedTokenizerBase, name: str) -> TextMarks:

@@ -75,6 +75,11 @@ class Block(nn.Module):
         return functional.dropout(stream, self.dropout, self.training)
 
 
+def mean_of(states: Tensor, present: Tensor) -> Tensor:
+    """Mean over the present places: [batch, time, width] and [batch, time] to [batch, width]."""
+    return (states * present[..., None]).sum(1) / present.sum(1, keepdim=True)
+
+
 def last_of(states: Tensor, lengths: Tensor) -> Tensor:
     """Of states [rows, time, width] the one at each row's last token, [rows, width]."""
     return states[torch.arange(len(states), device=states.device), lengths - 1]

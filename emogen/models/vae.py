@@ -13,8 +13,8 @@ from emogen.errors import SettingsError
 from emogen.losses import Gaussian
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.pretrained_backbone import BaseModel
-from emogen.models.pretrained_encoder import PretrainedReader, mean_of
-from emogen.models.transformer import Encoder, present_tokens
+from emogen.models.pretrained_encoder import PretrainedReader
+from emogen.models.transformer import Encoder, mean_of, present_tokens
 
 _LOG_VARIANCE_RANGE = (-8.0, 4.0)
 

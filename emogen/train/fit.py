@@ -31,7 +31,7 @@ from emogen.models.discriminator import (
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.pretrained import Pretrained, load_encoder
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, load_base
-from emogen.models.pretrained_encoder import PretrainedReader, slowed
+from emogen.models.pretrained_encoder import PretrainedReader, pretrained_weights
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from emogen.train.config import GanSettings, LmSettings, RunConfig, VaeSettings
@@ -111,7 +111,7 @@ def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resum
         vae = TextVAE(sizes, base, reader).to(device)
         _adapt(vae.decoder, data)
         paced = _paced(settings, vae.decoder)
-        optimizer = slowed(adamw(vae, settings.weight_decay), vae, settings.encoder_rate / paced.learning_rate)
+        optimizer = adamw(vae, settings.weight_decay, pretrained_weights(vae), settings.encoder_rate / paced.learning_rate)
         state = TrainState({"vae": vae}, {"vae": optimizer}, random_stream(settings))
         return _drive(
             folder,
@@ -143,7 +143,10 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
         opponent, share = models.discriminator, settings.encoder_rate / settings.discriminator_rate
         state = TrainState(
             {"generator": models.generator, "discriminator": opponent},
-            {"generator": adamw(models.generator), "discriminator": slowed(adamw(opponent), opponent, share)},
+            {
+                "generator": adamw(models.generator),
+                "discriminator": adamw(opponent, slow=pretrained_weights(opponent), share=share),
+            },
             random_stream(settings),
         )
         return _drive(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,12 +91,24 @@ class TrainState:
         self.step, self.progress, self.figures = saved["step"], saved["progress"], saved["figures"]
 
 
-def adamw(module: nn.Module, weight_decay: float = 0.0) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) whose rate `update` sets; vectors (biases, norms) are not decayed."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    matrices = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay}
-    vectors = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}
-    return torch.optim.AdamW([matrices, vectors], lr=0.0, betas=(0.9, 0.98), fused=True)
+def adamw(
+    module: nn.Module, weight_decay: float = 0.0, slow: Iterable[nn.Parameter] = (), share: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) whose rate `update` sets; vectors (biases, norms) are not decayed.
+
+    Args:
+        module: its trainable weights are optimized.
+        weight_decay: of matrices.
+        slow: weights of the module that learn at a share of the rate.
+        share: of the rate.
+    """
+    slowed = {id(parameter) for parameter in slow}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = []
+    for chosen, pace in (([p for p in trained if id(p) not in slowed], 1.0), ([p for p in trained if id(p) in slowed], share)):
+        groups.append({"params": [p for p in chosen if p.ndim > 1], "weight_decay": weight_decay, "share": pace})
+        groups.append({"params": [p for p in chosen if p.ndim < 2], "weight_decay": 0.0, "share": pace})
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.98), fused=True)
 
 
 def update(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, state: TrainState) -> float:
@@ -114,7 +126,7 @@ def update(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, state: T
         found = f"loss {value:g} with gradient {norm:g}"
         raise TrainingError(f"step {state.step + 1}: {found} is not finite; lower the learning rate")
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]
     optimizer.step()
     return norm
 
