@@ -13,7 +13,7 @@ from conftest import TINY
 
 from emogen.checkpoint import load, load_classifier
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
-from emogen.data.fingerprints import fingerprint
+from emogen.data.fingerprints import fingerprint, write_fingerprints
 from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, blend
 from emogen.judges.leak import refuse_leaks
 from emogen.train.config import LmSettings
@@ -70,10 +70,15 @@ def test_the_adapters_recipe_prepares_ships_and_writes(workplace, tiny_base, tmp
     write_exchanges(data / "dailydialog.jsonl.gz", corpus(EKMAN, list(EKMAN.names), ("Well ?",)))
     write_exchanges(data / "empatheticdialogues.jsonl.gz", corpus(EMPATHETIC, ["proud", "sad"], ("I won .",)))
     invoke = partial(CliRunner().invoke, recipe.recipe, catch_exceptions=False)
-    assert invoke(["prepare", "--work", str(workplace)]).exit_code == 0
+    guard = workplace / "judge"
+    texts = (f"joy word{number} train and more of it, isn't it" for number in range(12))
+    judged = next(text for text in texts if recipe.share_of(text) >= recipe.JUDGE_SHARE)
+    write_fingerprints(guard, [fingerprint(judged)])
+    assert invoke(["prepare", "--work", str(workplace), "--judge", str(guard)]).exit_code == 0
     rows = [row for row in read_exchanges(workplace / "adapter.jsonl.gz") if row.split == "train"]
     counts = Counter(row.reply for row in rows)
     assert 1 < max(counts.values()) <= recipe.MOST_COPIES
+    assert judged not in counts
     settings = LmSettings(
         **TINY | {"steps": 2, "backbone": f"hf:{tiny_base}", "out": str(workplace / "lm"), "context_tokens": 20}
     )
