@@ -6,7 +6,8 @@
 
 Part `texts`. Each system is asked for `--samples` texts of each of Ekman's six emotions and of neutral, once for each decoding
 seed. Half of them have no context; half reply to a held-out utterance, of which every system reads the last one before the
-reply, and no more. All systems and seeds get the same list, temperature, top-p and limit of tokens (of their own tokenizers).
+reply, and no more. All systems and seeds get the same list, temperature, top-p and limit of tokens (of their own tokenizers);
+the checkpoints are guided, as they are by default (`--guidance`).
 
 * `real`: test rows of GoEmotions and DailyDialog, whose labels are people's; EmpatheticDialogues labels the speaker's feeling
   and not the reply's, so its rows are no measure here. Half are replies where there are so many; fear and disgust have too few
@@ -185,6 +186,7 @@ class Plan:
     batch: int
     temperature: float
     top_p: float
+    guidance: float
     max_tokens: int
     replies: int
     fixed: int
@@ -292,8 +294,9 @@ COUNT, TWO = click.IntRange(1), click.IntRange(2)
 @option("--seeds", 3, "Decoding seeds.", COUNT)
 @option("--dev", 20, "Texts of each emotion that choose the prompt.", TWO)
 @option("--batch", 64, "Texts written at once.", COUNT)
-@option("--temperature", 0.7, "Of all systems.", click.FloatRange(0, min_open=True))
-@option("--top-p", 0.9, "Of all systems.", click.FloatRange(0, 1, min_open=True))
+@option("--temperature", 0.85, "Of all systems.", click.FloatRange(0, min_open=True))
+@option("--top-p", 0.95, "Of all systems.", click.FloatRange(0, 1, min_open=True))
+@option("--guidance", 2.0, "Of the checkpoints; their speed is measured without it.", click.FloatRange(0, 100))
 @option("--max-tokens", 48, "A text is cut after so many.", COUNT)
 @option("--replies", 1000, "Held-out replies of each corpus.", TWO)
 @option("--fixed", 32, "Tokens of each row, where speed is measured with a fixed number.", COUNT)
@@ -433,7 +436,8 @@ def texts_part(plan: Plan) -> Found:
     judging = Judging(load_recognizer(plan.judge), refuse_leaks(plan.judge, list(plan.authors.values()), plan.allow_leak))
     guide = load_recognizer(plan.guide)
     real, asked = unseen_real(plan), asks("test", plan.samples, guide)
-    authors = [checkpoint_author(name, folder, plan.sampling) for name, folder in plan.authors.items()]
+    guided = replace(plan.sampling, guidance=plan.guidance)
+    authors = [checkpoint_author(name, folder, guided) for name, folder in plan.authors.items()]
     prompt, tried = best_prompt(plan, guide)
     base, rows = causal(plan.base), []
     for author in (prompt, *authors):
@@ -482,7 +486,7 @@ def checkpoint_author(system: str, folder: Path, sampling: Sampling) -> Author:
 
 def written(author: Author, seed: int, asked: Sequence[Ask], plan: Plan) -> list[Round]:
     """All texts of one seed, in batches of similar contexts; read from --work where they were written before."""
-    key = json.dumps([author.identity, asdict(plan.sampling), plan.batch, [asdict(ask) for ask in asked]])
+    key = json.dumps([author.identity, asdict(plan.sampling), plan.guidance, plan.batch, [asdict(ask) for ask in asked]])
     name = re.sub(r"\W+", "-", author.system)
     path = plan.work / f"{name}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.jsonl.gz"
     if not path.is_file():

@@ -350,6 +350,12 @@ def test_rows_longer_than_the_base_reads_are_refused(tiny_base, rows_file, tmp_p
     assert not (tmp_path / "lm").exists()
 
 
+def test_replies_longer_than_the_base_reads_are_refused(adapter):
+    options = Sampling(max_tokens=90)
+    with pytest.raises(SettingsError, match=r"--max-tokens 90 behind \d+ tokens of context: the model reads 94; lower it"):
+        load(adapter).sample("joy", context="Day 3 was awful.", sampling=options)
+
+
 def test_a_vae_and_adversaries_have_it_as_generator(adapter, tiny_base, rows_file, tmp_path):
     """Both train, load and write; in adversarial training the base stays what it was."""
     sizes = settings(tiny_base, tmp_path / "vae", steps=3, latent=4)

@@ -14,15 +14,17 @@ from emogen.decoding.sampling import (
     Prefixes,
     Prompt,
     Sampling,
+    beside_no_emotion,
     chooser,
     filtered,
     generate,
+    guided,
     inverse_cdf,
     row_normals,
     row_uniforms,
     sample,
 )
-from emogen.emotions import EKMAN, parse_emotion
+from emogen.emotions import EKMAN, no_emotion, parse_emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.text import BOS, EOS, PAD, TURN, train_tokenizer
@@ -234,6 +236,48 @@ def test_replies_end_once_and_in_time(backbone):
 
 @BACKBONES
 @torch.no_grad()
+def test_guidance_goes_from_no_emotion_to_the_one_asked_for(backbone):
+    """Greedy tokens are the likeliest of plain + 2.5 (asked - plain) in one pass; the likelihood stays the model's."""
+    model = generator(backbone, latent=0)
+    torch.nn.init.normal_(model.inject.weight)
+    model.bias.data[EOS] = 0.0
+    condition = torch.tensor([JOY.condition])
+    prefix = Prefixes(torch.tensor([[270, TURN, BOS]]), torch.tensor([3]), condition)
+    choose = guided(chooser(Sampling(temperature=0), torch.zeros(1, 8)), 2.5)
+    found = generate(model, beside_no_emotion(prefix, 7), 8, choose)
+    assert torch.equal(found.tokens[0], found.tokens[1])
+    conditions = (condition, torch.tensor([no_emotion(EKMAN).condition]))
+    asked, plain = (model.logits(model(found.tokens[:1, :-1], given))[0, 2:] for given in conditions)
+    expected = (plain + 2.5 * (asked - plain)).argmax(1)
+    assert found.tokens[0, 3:].tolist() == expected.tolist()
+    likelihood = asked.log_softmax(1).gather(1, expected[:, None]).squeeze(1)
+    torch.testing.assert_close(found.log_probs[0, 3:], likelihood, atol=1e-4, rtol=0)
+    assert expected.tolist() != asked.argmax(1).tolist()
+
+
+@BACKBONES
+def test_guidance_of_one_or_without_an_emotion_changes_nothing(backbone):
+    model = generator(backbone)
+    assert replies(model, n=5, guidance=1.0) == replies(model, n=5)
+    unasked = no_emotion(EKMAN)
+    texts = [[found.text for found in replies(model, unasked, n=5, guidance=guidance)] for guidance in (1.0, 3.0)]
+    assert texts[0] == texts[1]
+    assert [f.text for f in replies(model, n=5, guidance=3.0)] != [f.text for f in replies(model, n=5)]
+
+
+@BACKBONES
+def test_guided_rows_are_what_they_are_alone(backbone):
+    """Also after the rows that ended first have left the batch."""
+    model = generator(backbone)
+    asked = [Prompt((BOS,), JOY), Prompt((270, 271, TURN, BOS), parse_emotion("fear", EKMAN)), Prompt((262, TURN, BOS), JOY)]
+    options = Sampling(temperature=0, guidance=2.0, max_tokens=12)
+    together = [found.text for found in sample(model, TOKENIZER, asked, options, torch.zeros(3, 2))]
+    alone = [next(sample(model, TOKENIZER, [prompt], options, torch.zeros(1, 2))).text for prompt in asked]
+    assert together == alone
+
+
+@BACKBONES
+@torch.no_grad()
 def test_log_probability_is_the_likelihood(backbone):
     """That of the tokens read in one pass at temperature 1, whatever the sampling was."""
     model = generator(backbone)
@@ -335,6 +379,7 @@ def test_states_are_those_after_prefix_and_each_token():
     ("name", "value"),
     [
         ("n", 0),
+        ("guidance", -1),
         ("temperature", -0.1),
         ("temperature", math.nan),
         ("temperature", math.inf),

@@ -30,6 +30,8 @@ class Sampling:
         top_k: the k likeliest tokens stay; 0 for all (Fan et al. 2018).
         top_p: the smallest set of likeliest tokens that holds this probability stays; 1 for all (Holtzman et al. 2020).
         min_p: tokens stay that are at least this share as likely as the likeliest; 0 for all (Nguyen et al. 2024).
+        guidance: scores go this many times the way from those without emotion to those with it (Ho & Salimans 2022; Sanchez et
+            al. 2023). 1 leaves them alone; above it the emotion is plainer, texts less various, and each token costs twice.
         max_tokens: a reply is cut after so many.
         seed: of the random numbers; row i of a call has the stream (seed, i).
     """
@@ -39,6 +41,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    guidance: float = 1.0
     max_tokens: int = 40
     seed: int = 0
 
@@ -48,6 +51,7 @@ class Sampling:
         _require(self.top_k >= 0, "top-k", self.top_k, "0 (off) or more")
         _require(0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1")
         _require(0 <= self.min_p <= 1, "min-p", self.min_p, "between 0 and 1")
+        _require(0 <= self.guidance <= 100, "guidance", self.guidance, "between 0 and 100")
         _require(1 <= self.max_tokens <= 4096, "max-tokens", self.max_tokens, "between 1 and 4096")
 
 
@@ -136,19 +140,33 @@ def sample(
         sampling: the options.
         latent: [prompts * n, latent] in place of draws from the standard normal prior.
         chunk: rows decoded at once; a row's text does not depend on it.
+
+    Raises:
+        SettingsError: a reply may become longer than the model reads.
     """
     generator.eval()
     rows = [prompt for prompt in prompts for _ in range(sampling.n)]
     if not rows:
         return
+    _refuse_longer(max(len(prompt.tokens) for prompt in rows), sampling.max_tokens, generator.backbone.longest)
     if latent is None:
         latent = row_normals(sampling.seed, len(rows), generator.config.latent)
     for at in range(0, len(rows), chunk):
         part = rows[at : at + chunk]
         prefixes = _padded(part, latent[at : at + chunk], generator.bias.device)
         uniforms = row_uniforms(sampling.seed, len(part), sampling.max_tokens, first=at).to(generator.bias.device)
-        generated = generate(generator, prefixes, sampling.max_tokens, chooser(sampling, uniforms))
+        choose = chooser(sampling, uniforms)
+        if sampling.guidance == 1:
+            generated = generate(generator, prefixes, sampling.max_tokens, choose)
+        else:
+            twins = beside_no_emotion(prefixes, generator.config.emotions)
+            generated = generate(generator, twins, sampling.max_tokens, guided(choose, sampling.guidance))
         yield from _samples(generated, part, tokenizer)
+
+
+def _refuse_longer(prompt: int, reply: int, longest: int) -> None:
+    if prompt + reply > longest:
+        raise SettingsError(f"--max-tokens {reply} behind {prompt} tokens of context: the model reads {longest}; lower it")
 
 
 def _padded(prompts: Sequence[Prompt], latent: Tensor, device: torch.device) -> Prefixes:
@@ -163,7 +181,7 @@ def _padded(prompts: Sequence[Prompt], latent: Tensor, device: torch.device) -> 
 
 def _samples(generated: Generated, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> Iterator[Sample]:
     totals = generated.log_probs.sum(1).tolist()
-    for row, prompt, total in zip(generated.tokens.tolist(), prompts, totals, strict=True):
+    for prompt, row, total in zip(prompts, generated.tokens.tolist(), totals, strict=False):
         reply = row[len(prompt.tokens) :]
         kept = reply[: reply.index(PAD)] if PAD in reply else reply
         yield Sample(
@@ -231,6 +249,24 @@ def chooser(sampling: Sampling, uniforms: Tensor) -> Choose:
         return inverse_cdf(probabilities, uniforms[rows, number])
 
     return choose
+
+
+def guided(choose: Choose, guidance: float) -> Choose:
+    """The same choice from scores that guidance has moved, for rows of `beside_no_emotion`; both halves get the same tokens."""
+
+    def chosen(scores: Tensor, rows: Tensor, number: int) -> Tensor:
+        asked, plain = scores.float().chunk(2)
+        return choose(plain + guidance * (asked - plain), rows[: len(asked)], number).repeat(2)
+
+    return chosen
+
+
+def beside_no_emotion(prefixes: Prefixes, emotions: int) -> Prefixes:
+    """The prefixes, and all of them once more, asking for no emotion."""
+    plain = prefixes.condition.clone()
+    plain[:, :emotions] = 0.0
+    plain[:, emotions] = 1.0
+    return Prefixes(prefixes.tokens.repeat(2, 1), prefixes.lengths.repeat(2), torch.cat([prefixes.condition, plain]))
 
 
 def filtered(scores: Tensor, sampling: Sampling) -> Tensor:

@@ -103,7 +103,9 @@ def find_base(asked: str) -> Base:
     if (folder / _RECORD).is_file():
         record = _record(folder, name)
         return Base(name, folder, record["revision"], record["licence"])
-    return Base(name, folder, revision_of(folder), licence_of(folder))
+    # By its whole path: a checkpoint that names it is loaded from other working directories too.
+    named = name if known_base(name) else str(folder.resolve())
+    return Base(named, folder, revision_of(folder), licence_of(folder))
 
 
 def locate_base(asked: str) -> Path | None:

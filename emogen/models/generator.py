@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -62,6 +63,10 @@ class Backbone(Protocol):
     the layers; the rest, which a pretrained backbone alone has, stand in front of the row.
     """
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that it reads."""
+
     def __call__(self, stream: Tensor, shifts: Tensor) -> Tensor:
         """States [batch, time, width] from inputs of that shape."""
 
@@ -90,6 +95,8 @@ class Backbone(Protocol):
 
 class LstmBackbone(nn.Module):
     """LSTM layers with residual connections; the condition is added to every layer's input at every step."""
+
+    longest = sys.maxsize
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -138,6 +145,8 @@ class LstmBackbone(nn.Module):
 
 class TransformerBackbone(nn.Module):
     """Causal Transformer blocks; the condition is added to the stream before every block."""
+
+    longest = sys.maxsize
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()

@@ -61,8 +61,7 @@ def load_causal_model(name: str, dtype: Literal["float32", "bfloat16"] = "float3
     """A causal language model by `hf:NAME-OR-FOLDER[:FILE.gguf]`; errors as for `load_encoder`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place, _, file = name.removeprefix(PREFIX).partition(":")
-    where = str(locate_base(place) or place)
+    where, file = _place(name.removeprefix(PREFIX))
     with _quietly(name):
         loaded: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=file or None, dtype=dtype, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file or None)
@@ -70,6 +69,14 @@ def load_causal_model(name: str, dtype: Literal["float32", "bfloat16"] = "float3
     if report["missing_keys"]:
         raise CheckpointError(f"{name}: is no causal language model (no {min(report['missing_keys'])}); name one that is")
     return Pretrained(name, model, _with_words(tokenizer, name))
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Where a causal language model stands, and the GGUF file there; none once it was pulled and so converted."""
+    if found := locate_base(name):
+        return str(found), ""
+    place, _, file = name.partition(":")
+    return str(locate_base(place) or place), file
 
 
 def build_encoder(config: Mapping[str, Any]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class BaseModel:
     @property
     def longest(self) -> int:
         """Tokens of the longest row that the model reads."""
-        return int(getattr(self.model.config, "max_position_embeddings", 0) or 1 << 30)
+        return longest_of(self.model)
 
     @torch.no_grad()
     def vocabulary(self) -> Vocabulary:
@@ -153,6 +154,11 @@ class PretrainedBackbone(nn.Module):
         """Puts low-rank updates beside the base's weights: trainable and in float32, while the base may be in bfloat16."""
         add_lora(self.decoder, config.rank, config.alpha)
         self.is_adapted = True
+
+    @property
+    def longest(self) -> int:
+        """See `Backbone.longest`."""
+        return longest_of(self.decoder) - self.prefix
 
     def forward(self, stream: Tensor, shifts: Tensor) -> Tensor:
         """See `Backbone.__call__`."""
@@ -252,6 +258,11 @@ def _shifted(layers: Sequence[nn.Module], shifts: Tensor) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def longest_of(model: PreTrainedModel) -> int:
+    """Tokens of the longest row that a model reads."""
+    return int(getattr(model.config, "max_position_embeddings", None) or sys.maxsize)
 
 
 def layers_of(decoder: PreTrainedModel) -> Sequence[nn.Module]:

@@ -88,7 +88,7 @@ class TextVAE(nn.Module):
             return pooled
         places = torch.arange(tokens.shape[1], device=tokens.device)
         present = (places >= reply_start[:, None]) & present_tokens(tokens)
-        stream = self.decoder.embedding(tokens) + self.condition(emotion)[:, None]
+        stream = self.decoder.embedding(tokens).float() + self.condition(emotion)[:, None]
         return mean_of(self.encoder(stream, present), present)
 
     def emotion_logits(self, latent: Tensor) -> Tensor:

@@ -167,7 +167,9 @@ def _base(settings: LmSettings | VaeSettings, device: torch.device) -> BaseModel
     """The pretrained model that the backbone names; raises SettingsError where rows may be longer than it reads."""
     if not settings.is_pretrained:
         return None
-    base = load_base(find_base(settings.backbone), device, full_precision=not settings.lora_rank)
+    base = load_base(
+        find_base(settings.backbone), device, full_precision=not settings.lora_rank or settings.precision == "float32"
+    )
     most = settings.soft_prefix + settings.context_tokens + settings.reply_tokens
     if most > base.longest:
         raise SettingsError(

@@ -70,7 +70,11 @@ def drop_emotion(batch: Batch, share: float) -> Batch:
 
 @torch.no_grad()
 def held_out_nll(generator: Generator, batches: Iterable[Batch]) -> dict[str, float]:
-    """Negative log-likelihood of held-out replies in float32: `nll` (nats a token), `nll_reply` (a reply), `perplexity`."""
+    """Negative log-likelihood of held-out replies, in the precision of the weights.
+
+    Returns:
+        `nll` (nats a token), `nll_reply` (nats a reply) and `perplexity` (a token).
+    """
     generator.eval()
     device = generator.bias.device
     nats, tokens, rows = 0.0, 0, 0
