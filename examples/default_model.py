@@ -4,7 +4,10 @@ r"""The recipe of the default model: corpora, judge, guide, and the training com
     python examples/default_model.py prepare --work runs
     emogen train-lm runs/replies.jsonl.gz --preset small --vocabulary 8000 --steps 200000 --minutes 46 --out runs/lm
     emogen train-gan runs/replies.jsonl.gz --preset small --steps 100000 --minutes 60 --init runs/lm --out runs/gan
-    python examples/default_model.py ship --work runs --model runs/lm
+    python examples/smollm2_adapter.py make --work runs --count 13000   # texts by the adapter, once that is trained
+    emogen train-lm runs/replies.jsonl.gz runs/made.jsonl.gz --labels ekman --init runs/lm --learning-rate 1e-3 \
+        --steps 200000 --minutes 17 --validate-every 1000 --out runs/lm2
+    python examples/default_model.py ship --work runs --model runs/lm2
     python examples/default_model.py ship-classifier --model runs/judge --to checkpoints/judge
 
 and of the recogniser that ships:

@@ -3,10 +3,10 @@ r"""The recipe of the adapter that ships: a guide, its corpus, the training comm
     emogen data fetch goemotions && emogen data fetch dailydialog && emogen data fetch empatheticdialogues
     emogen pull smollm2
     python examples/smollm2_adapter.py prepare --work runs
-    emogen train-lm runs/adapter.jsonl.gz --backbone hf:smollm2 --lora-rank 16 --batch-size 32 --steps 200000 --minutes 40 \
-        --context-tokens 40 --reply-tokens 40 --out runs/smollm2
+    emogen train-lm runs/adapter.jsonl.gz --labels ekman --backbone hf:smollm2 --lora-rank 16 --pretrained-rate 7e-4 \
+        --batch-size 32 --steps 200000 --minutes 38 --validate-every 300 --context-tokens 40 --threads 1 --out runs/smollm2
     python examples/smollm2_adapter.py ship --work runs --model runs/smollm2
-    python examples/smollm2_adapter.py make --work runs
+    python examples/smollm2_adapter.py make --work runs --count 13000
 
 The guide is a fine-tuned MiniLM. It is trained on the generator's share of GoEmotions and DailyDialog, so that neither its rows
 nor its architecture are those of the judge (see default_model.py). It labels the listeners' replies of EmpatheticDialogues,

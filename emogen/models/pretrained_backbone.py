@@ -91,7 +91,7 @@ class BaseModel:
         inputs, outputs = embed(ids), head.weight[ids]
         bias = inputs.new_zeros(len(ids)) if head.bias is None else head.bias[ids]
         self._check_scores(inputs, outputs, bias)
-        return Vocabulary(inputs.clone(), None if torch.equal(inputs, outputs) else outputs.clone(), bias.clone())
+        return Vocabulary(inputs, None if torch.equal(inputs, outputs) else outputs, bias)
 
     def decoder(self) -> PreTrainedModel:
         """The model without its word vectors, which the generator keeps itself."""
