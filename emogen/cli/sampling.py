@@ -28,14 +28,22 @@ _OPTIONS = (
         help="Folder of a model  [default: $EMOGEN_CHECKPOINT, checkpoints/latest, the best that ships and can be loaded]",
     ),
     click.option("--strength", type=float, default=1.0, show_default=True, help="Of the emotion, 0 to 1."),
-    click.option("--temperature", type=float, default=None, help="0 takes the likeliest token.  [default: 0.85]"),
+    click.option(
+        "--temperature",
+        type=float,
+        default=None,
+        help="0 takes the likeliest token.  [default: 0.85, of a pretrained backbone 0.9]",
+    ),
     click.option("--top-k", type=int, default=None, help="Only the k likeliest tokens."),
     click.option(
         "--top-p", type=float, default=None, help="Only the likeliest tokens of this total probability.  [default: 0.95]"
     ),
     click.option("--min-p", type=float, default=None, help="Only tokens at least this share as likely as the likeliest."),
     click.option(
-        "--guidance", type=float, default=None, help="Above 1 the emotion is plainer; 1 is twice as fast.  [default: 2]"
+        "--guidance",
+        type=float,
+        default=None,
+        help="Above 1 the emotion is plainer; 1 is twice as fast.  [default: 2, of a pretrained backbone 3]",
     ),
     click.option("--max-tokens", type=int, default=None, help="Cut a text after so many."),
     click.option("--seed", type=int, default=None, help="The same seed gives the same texts  [default: another one each time]"),
