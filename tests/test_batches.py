@@ -29,6 +29,10 @@ class Letters:
     def decode(self, ids):
         return "".join(chr(token - self.vocabulary + 1 + ord("z")) for token in ids if token > TURN)
 
+    def prefix(self, context, most):
+        ids = [token for turn in context for token in (*self.encode(turn), TURN)]
+        return [*ids[max(0, len(ids) - most) :], BOS]
+
 
 def exchange(reply, context=(), emotion="joy", split="train"):
     return Exchange(tuple(context), reply, parse_emotion(emotion, EKMAN), split)

@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,8 @@ def test_a_checkpoint_replies_to_the_contexts_as_written(tmp_path, outputs, writ
     options = ("--checkpoint", f"ours={tiny_checkpoint}", "--corpus", written, "--seeds", 2)
     content, rows = run(empathetic, tmp_path, "--outputs", outputs, *options)
     model = load(tiny_checkpoint)
-    texts = [reply.text for reply in model.reply(contexts, [None] * 3, sampling=model.default_sampling, seed=1)]
+    drawn = replace(model.default_sampling, temperature=0.7, top_p=0.9, guidance=1.0)
+    texts = [reply.text for reply in model.reply(contexts, [None] * 3, sampling=drawn, seed=1)]
     expected = sacrebleu.corpus_bleu(list(map(empathetic.as_published, texts)), [REFERENCES], lowercase=True).score
     assert rows["ours", 1]["bleu"] == pytest.approx(expected, abs=1e-5)
     assert rows["ours", 0]["emotion"] == "none"

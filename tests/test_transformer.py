@@ -112,8 +112,8 @@ def test_steps_equal_the_whole():
     cache = torch.zeros(2, 2, 4, 8, 4)
     for place in range(6):
         positions = torch.tensor([place, max(place - 2, 0)])
-        rotation = rotation_of(positions, 4)[:, :, None, None]
-        found = block.step(stream[torch.arange(2), positions][:, None], rotation, cache, positions).squeeze(1)
+        rotation = rotation_of(positions[:, None], 4)[:, :, None]
+        found = block.step(stream[torch.arange(2), positions][:, None], rotation, cache, positions[:, None]).squeeze(1)
         torch.testing.assert_close(found, expected[torch.arange(2), positions], atol=1e-5, rtol=1e-5)
 
 
