@@ -22,7 +22,7 @@ from emogen.data.batches import Limits
 from emogen.decoding.sampling import Prompt, Sample, Sampling, sample
 from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, SettingsError
-from emogen.models.bases import find_base
+from emogen.models.bases import Base, find_base
 from emogen.models.classifier import Classifier, ClassifierConfig
 from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
@@ -211,13 +211,18 @@ def _base_of(description: Description, folder: Path, device: torch.device, full_
         adapter = generator_config(description).adapter
     if not adapter:
         return None
+    return load_base(_matching_base(adapter, folder), device, full_precision or not adapter.rank)
+
+
+def _matching_base(adapter: AdapterConfig, folder: Path) -> Base:
+    """The base of the revision that an adapter was trained on; raises CheckpointError where it is not at hand, or another."""
     base = find_base(adapter.base)
     if base.revision != adapter.revision:
         raise CheckpointError(
             f"{folder}: was trained on revision {adapter.revision[:12]} of {adapter.base}, but {base.folder} holds "
             f"{base.revision[:12]}; put back the base that it was trained on"
         )
-    return load_base(base, device, full_precision or not adapter.rank)
+    return base
 
 
 def _reader_of(description: Description, folder: Path, tokenizer: Tokenizer) -> PretrainedReader | None:
@@ -313,7 +318,7 @@ def better_than(folder: Path) -> str:
 def _has_base(folder: Path) -> bool:
     found = generator_config(read_description(folder)).adapter
     try:
-        return found is not None and find_base(found.base).revision == found.revision
+        return found is not None and bool(_matching_base(found, folder))
     except CheckpointError:
         return False
 
@@ -379,7 +384,7 @@ def save_model(folder: Path, description: Description, model: nn.Module, dtype: 
         beside.write_bytes(safetensors.torch.save(tensors))
     content = {
         "model_type": "emogen",
-        **({"architectures": [_FOR_TRANSFORMERS]} if _is_for_transformers(description) else {}),
+        **({"architectures": [_FOR_TRANSFORMERS]} if is_for_transformers(description) else {}),
         "format": FORMAT,
         "emogen": __version__,
         "kind": description.kind,
@@ -390,7 +395,8 @@ def save_model(folder: Path, description: Description, model: nn.Module, dtype: 
     write_text(folder / "config.json", json.dumps(content, indent=1) + "\n")
 
 
-def _is_for_transformers(description: Description) -> bool:
+def is_for_transformers(description: Description) -> bool:
+    """Whether Hugging Face Transformers loads it too: a generator with a backbone of our own, and no latent."""
     return description.kind == "generator" and description.model["backbone"] != "pretrained" and not description.model["latent"]
 
 

@@ -23,6 +23,7 @@ from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import EmogenError, SettingsError
 from emogen.hub_config import EmogenConfig
 from emogen.model_card import complete_card
+from emogen.models.base_files import first_line
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.text import BOS, EOS, PAD, TURN, UNKNOWN, load_tokenizer
 
@@ -443,6 +444,7 @@ def publish(
         address = huggingface_hub.create_repo(repo, private=private, exist_ok=True)
         huggingface_hub.upload_folder(repo_id=repo, folder_path=place, ignore_patterns=list(_KEPT_HOME))
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise EmogenError(f"{repo}: cannot be uploaded ({reason}); check the name, and log in with `hf auth login`") from None
+        raise EmogenError(
+            f"{repo}: cannot be uploaded ({first_line(error)}); check the name, and log in with `hf auth login`"
+        ) from None
     return str(address)

@@ -14,13 +14,12 @@ import huggingface_hub
 from safetensors import safe_open
 
 from emogen.atomic import write_text
-from emogen.checkpoint import Description, architecture_of, read_description
+from emogen.checkpoint import Description, architecture_of, is_for_transformers, read_description
 from emogen.errors import SettingsError
 
 CARD_FILE = "README.md"
 _NEEDED = ("license", "language", "datasets")
 _PRIVATE = ("out", "init", "start")
-_OWN_BACKBONES = ("lstm", "transformer")
 _SUMMARIES = {
     "generator": "Writes short replies with an emotion that is asked for: {labels}, a mixture of them, or none.",
     "vae": "Writes short replies with an emotion that is asked for: {labels}, a mixture of them, or none.",
@@ -125,7 +124,7 @@ def _use(description: Description, repo: str) -> str:
     if description.kind == "classifier":
         return _code(_RECOGNISE, description, repo)
     blocks = [_code(_WRITE, description, repo)]
-    if description.kind == "generator" and description.model["backbone"] in _OWN_BACKBONES:
+    if is_for_transformers(description):
         blocks += ["Or with Hugging Face Transformers:", _code(_PIPELINE, description, repo)]
     return "\n\n".join(blocks)
 

@@ -156,12 +156,10 @@ def sample(
         prefixes = _padded(part, latent[at : at + chunk], generator.bias.device)
         uniforms = row_uniforms(sampling.seed, len(part), sampling.max_tokens, first=at).to(generator.bias.device)
         choose = chooser(sampling, uniforms)
-        if sampling.guidance == 1:
-            generated = generate(generator, prefixes, sampling.max_tokens, choose)
-        else:
-            twins = beside_no_emotion(prefixes, generator.config.emotions)
-            generated = generate(generator, twins, sampling.max_tokens, guided(choose, sampling.guidance))
-        yield from _samples(generated, part, tokenizer)
+        if sampling.guidance != 1 and any(prompt.emotion.strength for prompt in part):
+            prefixes = beside_no_emotion(prefixes, generator.config.emotions)
+            choose = guided(choose, sampling.guidance)
+        yield from _samples(generate(generator, prefixes, sampling.max_tokens, choose), part, tokenizer)
 
 
 def _refuse_longer(prompt: int, reply: int, longest: int) -> None:

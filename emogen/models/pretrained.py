@@ -12,7 +12,7 @@ from torch import nn
 
 from emogen.errors import CheckpointError
 from emogen.models.base_files import first_line
-from emogen.models.bases import KNOWN_BASES, locate_base
+from emogen.models.bases import KNOWN_BASES, locate_base, split_gguf
 from emogen.models.bases import PREFIX as PREFIX
 
 # Transformers takes seconds to import: only where a pretrained model is asked for.
@@ -75,7 +75,7 @@ def _place(name: str) -> tuple[str, str]:
     """Where a causal language model stands, and the GGUF file there; none once it was pulled and so converted."""
     if found := locate_base(name):
         return str(found), ""
-    place, _, file = name.partition(":")
+    place, file = split_gguf(name)
     return str(locate_base(place) or place), file
 
 
