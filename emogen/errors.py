@@ -27,3 +27,7 @@ class Interrupted(EmogenError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class ElsewhereError(EmogenError):
+    """Another process of the same run failed and says why; the command line exits with 1 and says nothing."""

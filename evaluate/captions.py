@@ -1,13 +1,15 @@
-"""Texygen's protocol on its COCO captions: how good and how various a language model's captions are, over temperatures.
+"""Texygen's protocol on its COCO captions: how good and how various captions of a language model and of a GAN are.
 
     emogen data fetch image_coco
     python evaluate/captions.py --work runs/captions
 
 The protocol (Zhu et al. 2018): 10,000 captions to train on, 10,000 samples, BLEU of each sample against all 10,000 test
 captions at once, self-BLEU of each sample against all the others; NLTK's smoothing "method1", marks split from words. Here a
-twentieth of the training captions is not trained on but chooses the epoch. Rows: `real`, the test captions; `train`, the
-training captions scored as if a model had written them (what copying would get); each training seed at each temperature; and
-`lm` without a temperature: how likely the test captions are under the model, in nats per token of its own and per word.
+twentieth of the training captions is not trained on but chooses the epoch. The GAN of each seed begins as that seed's language
+model. Rows: `real`, the test captions; `train`, the training captions scored as if a model had written them (what copying would
+get); `published: NAME`, as printed in the papers; `lm` and `gan` of each training seed at each temperature; the two without a
+temperature: how likely the test captions are under the model, in nats per token of its own and per word; `gan over lm`: how far
+a GAN lies above its own language model's temperature curve, in forward BLEU-4 at equal self-BLEU-4.
 
 The published NLL_gen is per token of Texygen's vocabulary, with an LSTM and padding of its own: it compares with neither.
 """
@@ -17,15 +19,20 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast, get_args
 
 import click
+import numpy as np
+import torch
 
 import emogen
 from emogen.atomic import sha256, write_text
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import Checkpoint, save_model
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.decoding.sampling import Sampling
@@ -35,10 +42,11 @@ from emogen.evaluate.fluency import perplexity
 from emogen.evaluate.frontier import Point, axis, draw
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.score import Score
+from emogen.evaluate.significance import over_seeds
 from emogen.judges.language_model import own_model
-from emogen.train.config import LmSettings
+from emogen.train.config import Estimator, GanSettings, LmSettings, VaeSettings
 from emogen.train.corpus import open_corpus
-from emogen.train.fit import fit_lm
+from emogen.train.fit import fit_gan, fit_lm
 from emogen.train.folder import is_resumable, read_train_file
 
 RESULT = Path("evaluate/results/captions.json")
@@ -46,7 +54,23 @@ TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
 ORDERS = (2, 3, 4, 5)
 # Captions carry no emotion, so the model is nearly always told none.
 GENERATOR = LmSettings(steps=100_000, width=512, dropout=0.5, emotion_dropout=0.99, validate_every=150)
-QUALITY, DIVERSITY = "forward_bleu5", "self_bleu5"
+ADVERSARY = GanSettings(steps=100_000, validate_every=100)
+QUALITY, DIVERSITY = "forward_bleu4", "self_bleu4"
+NAMES = {"train": "training captions", "lm": "our MLE", "gan": "our GAN"}
+GAIN = f"{QUALITY}_gain"
+LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+# BLEU-2 to 5 and self-BLEU-2 to 5 as printed: Zhu et al. 2018 (Texygen), RelGAN at temperature 100 in Nie et al. 2019.
+PUBLISHED = {
+    "training captions": ((0.740, 0.520, 0.337, 0.218), (0.892, 0.747, 0.573, 0.415)),
+    "MLE": ((0.731, 0.497, 0.305, 0.189), (0.916, 0.769, 0.583, 0.408)),
+    "SeqGAN": ((0.745, 0.498, 0.294, 0.180), (0.950, 0.840, 0.670, 0.489)),
+    "RankGAN": ((0.743, 0.467, 0.264, 0.156), (0.959, 0.882, 0.762, 0.618)),
+    "LeakGAN": ((0.746, 0.528, 0.355, 0.230), (0.966, 0.913, 0.848, 0.780)),
+    "RelGAN (100)": ((0.849, 0.687, 0.502, 0.331), ()),
+}
+
+Row = Mapping[str, object]
+Curve = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +81,7 @@ class Captions:
         source: its file.
         reading: its labels and limits.
         data: file with the training captions, a twentieth of them as valid rows.
+        label: the emotion that the rows name, since every row must name one.
         train: all training captions.
         test: the references.
     """
@@ -64,6 +89,7 @@ class Captions:
     source: Path
     reading: Reading
     data: Path
+    label: str
     train: Sequence[str]
     test: Sequence[str]
 
@@ -71,10 +97,16 @@ class Captions:
 @click.command()
 @click.option("--corpus", default="image_coco", show_default=True, help="Name or file; its test rows are the references.")
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), required=True, help="What is made, and used again.")
-@click.option("--minutes", default=8.0, show_default=True, help="Training time of each model; 0 for no limit.")
-@click.option("--steps", default=GENERATOR.steps, show_default=True, help="Updates of each model at most.")
+@click.option("--minutes", default=8.0, show_default=True, help="Training time of each language model; 0 for no limit.")
+@click.option("--steps", default=GENERATOR.steps, show_default=True, help="Updates of each language model at most.")
 @click.option("--width", default=GENERATOR.width, show_default=True, help="Of each model's states.")
-@click.option("--seeds", default=3, show_default=True, help="Models, each trained with a seed of its own.")
+@click.option(
+    "--gan-minutes", default=8.0, show_default=True, help="Time of each model's adversarial training; 0 for no limit."
+)
+@click.option("--gan-steps", default=ADVERSARY.steps, show_default=True, help="Its updates at most; with 0 there is no GAN.")
+@click.option("--estimator", type=click.Choice(get_args(Estimator)), default=ADVERSARY.estimator, show_default=True)
+@click.option("--seeds", default=3, show_default=True, help="Models of each kind, each trained with a seed of its own.")
+@click.option("--only-train", is_flag=True, help="Train what is missing and stop; another call with the same values scores.")
 @click.option("--samples", default=10_000, show_default=True, help="Captions of each model at each temperature.")
 @click.option("--temperature", "temperatures", multiple=True, type=float, default=TEMPERATURES, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
@@ -84,22 +116,35 @@ def main(
     minutes: float,
     steps: int,
     width: int,
+    gan_minutes: float,
+    gan_steps: int,
+    estimator: Estimator,
     seeds: int,
+    only_train: bool,
     samples: int,
     temperatures: tuple[float, ...],
     out: Path,
 ) -> None:
     """Train what is missing, sample, score, and draw quality against diversity."""
     captions = prepared(corpus, work)
-    settings = replace(GENERATOR, minutes=minutes, steps=steps, width=width)
-    models = [trained(work / f"lm-{seed}", captions, replace(settings, seed=seed)) for seed in range(seeds)]
+    generator = replace(GENERATOR, minutes=minutes, steps=steps, width=width)
+    models = {("lm", seed): trained(work / f"lm-{seed}", captions, replace(generator, seed=seed)) for seed in range(seeds)}
+    if gan_steps:
+        adversary = replace(ADVERSARY, minutes=gan_minutes, steps=gan_steps, estimator=estimator)
+        models |= {
+            ("gan", seed): adversarial(models["lm", seed], captions, replace(adversary, seed=seed)) for seed in range(seeds)
+        }
+    if only_train:
+        return
     rows = []
     for row in measured(captions, models, samples, temperatures):
         click.echo(row, err=True)
         rows.append(row)
-    trainings = {folder.name: read_train_file(folder).get("settings", {}) | {"out": ""} for folder in models}
+    rows += gains(rows)
+    folders = list(models.values())
+    trainings = {folder.name: read_train_file(folder).get("settings", {}) | {"out": "", "init": ""} for folder in folders}
     extra = {"references": len(captions.test), "settings": trainings}
-    write_result(out, command_of(RESULT.stem, click.get_current_context()), [captions.source, *models], rows, extra)
+    write_result(out, command_of(RESULT.stem, click.get_current_context()), [captions.source, *folders], rows, extra)
     drawn(rows, out)
 
 
@@ -114,7 +159,8 @@ def prepared(corpus: str, work: Path) -> Captions:
     work.mkdir(parents=True, exist_ok=True)
     data = work / "captions.jsonl.gz"
     write_exchanges(data, map(held_out, train))
-    return Captions(Path(source), reading, data, [row.reply for row in train], [row.reply for row in test])
+    (label,) = {row.emotion.name for row in rows}
+    return Captions(Path(source), reading, data, label, [row.reply for row in train], [row.reply for row in test])
 
 
 def held_out(row: Exchange) -> Exchange:
@@ -122,42 +168,84 @@ def held_out(row: Exchange) -> Exchange:
     return replace(row, split=split_of(row.reply, (0.95, 0.05, 0.0), seed=0))
 
 
-def trained(folder: Path, captions: Captions, settings: LmSettings) -> Path:
+def trained(folder: Path, captions: Captions, settings: LmSettings | GanSettings) -> Path:
     """The model in `folder`: as it stands there if its run has ended, else trained, or trained to its end."""
     if read_train_file(folder).get("finished"):
         refuse_another(folder, captions.data, settings)
         return folder
-    settings = replace(settings, out=str(folder))
-    return fit_lm([str(captions.data)], captions.reading, settings, resuming=is_resumable(folder))
+    resuming, data = is_resumable(folder), [str(captions.data)]
+    if isinstance(settings, GanSettings):
+        return fit_gan(data, captions.reading, replace(settings, out=str(folder)), VaeSettings(), resuming)
+    return fit_lm(data, captions.reading, replace(settings, out=str(folder)), resuming)
 
 
-def refuse_another(folder: Path, data: Path, settings: LmSettings) -> None:
-    """Raises CheckpointError where the finished run was another than the one asked for."""
+def refuse_another(folder: Path, data: Path, settings: LmSettings | GanSettings) -> None:
+    """Raises CheckpointError where the run was another than the one asked for; settings it did not know had their defaults."""
     run = read_train_file(folder)
-    asked = asdict(replace(settings, out=run["settings"]["out"]))
-    held = {name: run["settings"].get(name) for name in asked}
+    held = asdict(type(settings)()) | run["settings"]
+    asked = asdict(replace(settings, out=held["out"], init=held["init"]))
     other = [f"{name} {held[name]}, not {value}" for name, value in asked.items() if held[name] != value]
     if sha256(data) not in run["sources"].values():
         other.append("other captions")
+    if settings.init and sha256(Path(settings.init) / "model.safetensors") != run["start_sha256"]:
+        other.append("another start")
     if other:
         raise CheckpointError(f"{folder}: its run had {', '.join(other)}; pass the same values, or another --work")
 
 
+def adversarial(start: Path, captions: Captions, settings: GanSettings) -> Path:
+    """The GAN beside the language model that it begins as."""
+    init = start.with_name(f"start-{settings.seed}")
+    if not (init / "model.safetensors").exists():
+        write_start(emogen.load(start), init, captions.label)
+    return trained(start.with_name(f"gan-{settings.seed}"), captions, replace(settings, init=str(init)))
+
+
+def write_start(model: Checkpoint, folder: Path, label: str) -> None:
+    """The language model to whom the captions' label says nothing: each row that the GAN is trained on names it."""
+    folder.mkdir(exist_ok=True)
+    for name in ("tokenizer.model", "train.json", "rows.npy"):
+        shutil.copyfile(model.folder / name, folder / name)
+    with torch.no_grad():
+        shifts = model.generator.inject.weight
+        shifts[:, model.labels.names.index(label)] = shifts[:, len(model.labels)]
+    save_model(folder, model.description, model.model)
+
+
+def loaded(folder: Path, system: str, label: str) -> Checkpoint:
+    """The model, asked for no emotion as it was trained: a GAN with the captions' label."""
+    model = emogen.load(folder)
+    if system == "gan":
+        with torch.no_grad():
+            shifts = model.generator.inject.weight
+            shifts[:, len(model.labels)] = shifts[:, model.labels.names.index(label)]
+    return model
+
+
 def measured(
-    captions: Captions, models: Sequence[Path], samples: int, temperatures: Sequence[float]
+    captions: Captions, models: Mapping[tuple[str, int], Path], samples: int, temperatures: Sequence[float]
 ) -> Iterator[dict[str, object]]:
-    """All rows, one at a time; where fewer samples are drawn, so are fewer real captions."""
+    """The rows of people, papers and models, one at a time; where fewer samples are drawn, so are fewer real captions."""
     draw_real = random.Random(0)
     train, test = (draw_real.sample(texts, min(samples, len(texts))) for texts in (captions.train, captions.test))
     yield {"system": "real", "seed": 0, **scored(test, captions.train)}
     yield {"system": "train", "seed": 0, **scored(train), **compared(train, captions.test)}
-    for seed, folder in enumerate(models):
-        model = emogen.load(folder)
-        yield {"system": "lm", "seed": seed, **likelihood(model, captions.test)}
+    yield from published()
+    for (system, seed), folder in models.items():
+        model = loaded(folder, system, captions.label)
+        yield {"system": system, "seed": seed, **likelihood(model, captions.test)}
         for temperature in temperatures:
             texts = sampled(model, samples, temperature, seed)
             figures = {**scored(texts, captions.train), **compared(texts, captions.test)}
-            yield {"system": "lm", "seed": seed, "temperature": temperature, **figures}
+            yield {"system": system, "seed": seed, "temperature": temperature, **figures}
+
+
+def published() -> Iterator[dict[str, object]]:
+    """What the papers print, on the same captions by the same protocol."""
+    for name, (bleu, own) in PUBLISHED.items():
+        forward = {f"forward_bleu{order}": value for order, value in zip(ORDERS, bleu, strict=True)}
+        diversity = {f"self_bleu{order}": value for order, value in zip(ORDERS, own, strict=bool(own))}
+        yield {"system": f"published: {name}", "seed": 0, **forward, **diversity}
 
 
 def sampled(model: Checkpoint, samples: int, temperature: float, seed: int) -> list[str]:
@@ -197,23 +285,70 @@ def compared(texts: Sequence[str], test: Sequence[str]) -> dict[str, Score]:
     return {f"{way}_bleu{order}": measure(texts, test, order) for way, measure in ways.items() for order in ORDERS}
 
 
-def drawn(rows: Iterable[Mapping[str, object]], out: Path) -> None:
-    """The frontiers of the models as OUT.png and OUT.svg, if matplotlib is there, with the training captions as a point."""
-    points = [point_of(row) for row in rows if QUALITY in row]
+def gains(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
+    """Each GAN's forward BLEU-4 less that of the language model it began as, where both have the same self-BLEU-4.
+
+    Both curves are interpolated linearly between temperatures; a level that one of them does not reach is left out. The mean is
+    over the levels. The last row has mean and standard deviation over the seeds.
+    """
+    seeds = sorted({cast("int", row["seed"]) for row in rows if row["system"] == "gan"})
+    found = [gain(curve(rows, "lm", seed), curve(rows, "gan", seed)) for seed in seeds]
+    yield from ({"system": "gan over lm", "seed": seed, **figures} for seed, figures in zip(seeds, found, strict=True))
+    if len(seeds) > 1:
+        yield {"system": "gan over lm, all seeds", "seed": "all"} | together(found)
+
+
+def gain(before: Curve, after: Curve) -> dict[str, float]:
+    """At each level that both curves reach, and their mean if there is one."""
+    low, high = (choose(ends(before[0]), ends(after[0])) for choose, ends in ((max, min), (min, max)))
+    reached = [level for level in LEVELS if low <= level <= high]
+    at = {level: float(np.interp(level, *after) - np.interp(level, *before)) for level in reached}
+    mean = {GAIN: statistics.fmean(at.values())} if at else {}
+    return mean | {f"{GAIN}_at_{level:g}": value for level, value in at.items()}
+
+
+def curve(rows: Sequence[Row], system: str, seed: int) -> Curve:
+    """Diversity and quality of one model over temperatures, in the order of the diversity."""
+    own = (row for row in rows if (row["system"], row["seed"]) == (system, seed) and "temperature" in row)
+    places = sorted((cast("Score", row[DIVERSITY]).value, cast("Score", row[QUALITY]).value) for row in own)
+    return [diverse for diverse, _ in places], [good for _, good in places]
+
+
+def together(found: Sequence[Mapping[str, float]]) -> dict[str, object]:
+    """Mean with its interval, and standard deviation, of what all seeds have."""
+    spreads = {name: over_seeds([each[name] for each in found]) for name in found[0] if all(name in each for each in found)}
+    means = {name: Score(spread.mean, spread.low, spread.high, "") for name, spread in spreads.items()}
+    return means | {f"{name}_deviation": spread.deviation for name, spread in spreads.items()}
+
+
+def drawn(rows: Sequence[Row], out: Path) -> None:
+    """The mean frontiers over seeds as OUT.png and OUT.svg, if matplotlib is there, with what is published as marks."""
     try:
-        draw(points, out.with_suffix(".png"), axis(QUALITY), axis(DIVERSITY))
+        draw(points(rows), out.with_suffix(".png"), axis(QUALITY), axis(DIVERSITY))
     except SettingsError as error:
         click.echo(f"no figure: {error}", err=True)
 
 
-def point_of(row: Mapping[str, object]) -> Point:
-    """A row in the plane; what people wrote stands at temperature 1."""
-    quality, diversity, temperature = row[QUALITY], row[DIVERSITY], row.get("temperature", 1.0)
-    assert isinstance(quality, Score)
-    assert isinstance(diversity, Score)
-    assert isinstance(temperature, float)
-    name = "training captions" if row["system"] == "train" else f"{row['system']}, seed {row['seed']}"
-    return Point(name, temperature, quality, diversity)
+def points(rows: Sequence[Row]) -> list[Point]:
+    """One point a system and temperature, with the interval over seeds; what has no temperature stands at 1."""
+    groups: dict[tuple[str, float], list[Row]] = {}
+    for row in rows:
+        if QUALITY in row and DIVERSITY in row:
+            groups.setdefault((cast("str", row["system"]), cast("float", row.get("temperature", 1.0))), []).append(row)
+    return [
+        Point(NAMES.get(system, system), temperature, mean_score(group, QUALITY), mean_score(group, DIVERSITY))
+        for (system, temperature), group in groups.items()
+    ]
+
+
+def mean_score(rows: Sequence[Row], name: str) -> Score:
+    """The mean over seeds with its interval; of a single row its own."""
+    values = [cast("Score | float", row[name]) for row in rows]
+    scores = [value if isinstance(value, Score) else Score(value, value, value, "") for value in values]
+    if len(scores) == 1:
+        return scores[0]
+    spread = over_seeds([score.value for score in scores])
+    return Score(spread.mean, spread.low, spread.high, "")
 
 
 if __name__ == "__main__":

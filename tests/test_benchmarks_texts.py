@@ -142,27 +142,86 @@ def captions(path):
     return write_corpus(path, [(text, "neutral", ("train", "train", "test")[number % 3]) for number, text in enumerate(rows)])
 
 
-def test_captions_sample_score_and_draw(workplace):
+def captions_script():
+    """The script, with a small discriminator that the generator does not wait for."""
     module = script("captions")
+    module.ADVERSARY = module.replace(
+        module.ADVERSARY, warmup_steps=1, batch_size=4, samples=2, max_tokens=6, discriminator_width=8, discriminator_heads=2
+    )
+    return module
+
+
+CAPTIONS = [*SMALL, "--gan-minutes", "0", "--gan-steps", "2", "--estimator", "dense", "--samples", "12"]
+
+
+def test_captions_train_sample_score_and_draw(workplace):
+    module = captions_script()
     corpus, work, out = captions(workplace / "toy.jsonl"), workplace / "work", workplace / "captions.json"
-    arguments = ["--corpus", corpus, "--work", work, "--out", out, *SMALL, "--seeds", "2", "--samples", "12"]
+    arguments = ["--corpus", corpus, "--work", work, "--out", out, *CAPTIONS, "--seeds", "2"]
+    run(module, *arguments, "--only-train")
+    assert not out.exists()
+    weights = [work / f"{system}-{seed}" / "model.safetensors" for system in ("lm", "gan") for seed in range(2)]
+    written = [path.stat().st_mtime_ns for path in weights]
     run(module, *arguments, "--temperature", "0.5", "--temperature", "1")
+    assert [path.stat().st_mtime_ns for path in weights] == written
     content = result(out)
     named = [(row["system"], row["seed"], row.get("temperature")) for row in content["rows"]]
-    model = [("lm", seed, temperature) for seed in range(2) for temperature in (None, 0.5, 1.0)]
-    assert named == [("real", 0, None), ("train", 0, None), *model]
-    train, likelihood, sampled = content["rows"][1:4]
+    papers = [(f"published: {name}", 0, None) for name in module.PUBLISHED]
+    models = [(name, seed, at) for name in ("lm", "gan") for seed in range(2) for at in (None, 0.5, 1.0)]
+    gains = [("gan over lm", 0, None), ("gan over lm", 1, None), ("gan over lm, all seeds", "all", None)]
+    assert named == [("real", 0, None), ("train", 0, None), *papers, *models, *gains]
+    train, likelihood, sampled = (content["rows"][place] for place in (1, 8, 9))
     assert train["forward_bleu5"] > sampled["forward_bleu5"]
     assert train["n"] == sampled["n"] == 12
     assert likelihood["perplexity"] == pytest.approx(2.718281828 ** likelihood["nll_word"], rel=1e-3)
     assert content["references"] == 10
-    shown = "--minutes 0.0 --steps 3 --width 16 --seeds 2 --samples 12 --temperature 0.5 --temperature 1.0"
+    shown = (
+        "--minutes 0.0 --steps 3 --width 16 --gan-minutes 0.0 --gan-steps 2 --estimator dense --seeds 2 --samples 12 "
+        "--temperature 0.5 --temperature 1.0"
+    )
     folder = workplace.name
     assert content["command"] == f"python evaluate/captions.py --corpus {folder}/toy.jsonl --work {folder}/work {shown}"
     assert (workplace / "captions.png").stat().st_size > 1000
     svg = (workplace / "captions.svg").read_text(encoding="utf-8")
-    assert all(name in svg for name in ("training captions", "lm, seed 0", "lm, seed 1", "forward_bleu5"))
+    assert all(name in svg for name in ("training captions", "our MLE", "our GAN", "published: SeqGAN", "forward_bleu4"))
+    assert "RelGAN" not in svg
     texts = json.loads((work / "lm-0" / "samples-12-at-0.5.json").read_text(encoding="utf-8"))
     assert len(texts) == 12
-    with pytest.raises(CheckpointError, match="steps 3, not 4"):
+    with pytest.raises(CheckpointError, match="lm-0: its run had steps 3, not 4"):
         run(module, *arguments, "--steps", "4")
+    with pytest.raises(CheckpointError, match="gan-0: its run had estimator dense, not rollout"):
+        run(module, *arguments, "--estimator", "rollout")
+
+
+def test_a_gan_of_captions_begins_as_its_language_model(workplace):
+    """Rows of captions name a label, which the language model was told in one of a hundred only."""
+    module = captions_script()
+    work, seen = workplace / "work", ["a dog on a bench .", "a cat near the sea with a red ball ."]
+    arguments = ["--corpus", captions(workplace / "toy.jsonl"), "--work", work, "--seeds", "1", "--only-train"]
+    run(module, *arguments, *CAPTIONS)
+    before, start, label_too = (
+        module.loaded(work / folder, system, "neutral")
+        for folder, system in (("lm-0", "lm"), ("start-0", "lm"), ("start-0", "gan"))
+    )
+    told = [start.sample("neutral", seed=1)[0].text, start.sample(seed=1)[0].text]
+    assert told == [before.sample(seed=1)[0].text] * 2
+    assert before.sample("neutral", seed=1)[0].text != told[0]
+    nats = [module.own_model(model).nll(seen) for model in (before, start, label_too)]
+    assert (nats[0] == nats[1]).all()
+    assert (nats[0] == nats[2]).all()
+
+
+def test_gain_of_captions_is_read_off_where_both_curves_are_equally_various():
+    gain = script("captions").gain
+    lm = ([0.3, 0.5, 0.9], [0.1, 0.2, 0.6])
+    above = ([0.4, 0.6, 0.95], [0.25, 0.4, 0.7])
+    found = gain(lm, above)
+    # By hand: at .5 the one stands at .325, the other at .2; .3 is beyond the second curve.
+    assert found["forward_bleu4_gain_at_0.4"] == pytest.approx(0.25 - 0.15)
+    assert found["forward_bleu4_gain_at_0.5"] == pytest.approx(0.325 - 0.2)
+    assert found["forward_bleu4_gain_at_0.6"] == pytest.approx(0.4 - 0.3)
+    assert "forward_bleu4_gain_at_0.3" not in found
+    levels = [value for name, value in found.items() if "_at_" in name]
+    assert found["forward_bleu4_gain"] == pytest.approx(sum(levels) / 5)
+    assert set(gain(lm, lm).values()) == {0.0}
+    assert gain(lm, ([0.1, 0.2], [0.1, 0.1])) == {}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from emogen.errors import SettingsError
-from emogen.models.discriminator import Discriminator, DiscriminatorConfig, adopt_embedding, score
+from emogen.models.discriminator import Discriminator, DiscriminatorConfig, adopt_embedding, of_whole_texts, score
 from emogen.text import BOS, EOS, PAD
 
 VOCABULARY, EMOTIONS = 20, 2
@@ -85,6 +85,30 @@ def test_scores_are_free_of_dropout_and_keep_the_mode(reading):
     with pytest.raises(IndexError):
         score(model, inputs[0] + VOCABULARY, inputs[1])
     assert model.training
+
+
+@torch.no_grad()
+@READINGS
+def test_word_vectors_are_read_in_place_of_tokens(reading):
+    """The tokens' own change nothing, others do; which places count is the tokens' to say."""
+    model, (tokens, emotion) = discriminator(reading).eval(), rows()
+    tokens[0, 4:] = torch.tensor([EOS, PAD, PAD])
+    vectors = model.embedding(tokens)
+    torch.testing.assert_close(model(tokens, emotion, vectors), model(tokens, emotion))
+    other = torch.randn_like(vectors)
+    gap = of_whole_texts((model(tokens, emotion, other) - model(tokens, emotion)).abs(), tokens)
+    assert gap.min() > 1e-4
+    behind = torch.where((torch.arange(7) > 4)[:, None], other, vectors)
+    found = of_whole_texts(model(tokens, emotion, behind), tokens)
+    torch.testing.assert_close(found[0], of_whole_texts(model(tokens, emotion), tokens)[0])
+
+
+def test_of_whole_texts_by_hand():
+    """One score a row stays; of prefixes counts the one at the end token, or at the last token of a row without."""
+    tokens = torch.tensor([[BOS, 7, EOS, PAD], [BOS, 7, 8, 9], [BOS, EOS, 8, 9]])
+    scores = torch.arange(12.0).view(3, 4)
+    assert of_whole_texts(scores, tokens).tolist() == [2, 7, 9]
+    assert of_whole_texts(scores[:, 0], tokens).tolist() == [0, 4, 8]
 
 
 @READINGS

@@ -9,31 +9,37 @@ import pytest
 import torch
 
 from emogen.data.batches import Batch
+from emogen.decoding.draws import Draws
 from emogen.decoding.rollout import rollout_returns
 from emogen.errors import SettingsError, TrainingError
 from emogen.losses import clipped_policy_loss, leave_one_out
+from emogen.models.classifier import Classifier, ClassifierConfig, emotion_probabilities
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, score
 from emogen.models.generator import Generator, GeneratorConfig, reply_mask
+from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import BOS, EOS, PAD, TURN
 from emogen.train.config import GanConfig
-from emogen.train.gan import (
+from emogen.train.experience import (
     Adversaries,
-    cut_to,
-    dense_returns,
-    discriminator_loss,
+    Replies,
     gather_experience,
+    likelihood_loss,
+    place_terms,
     policy_loss,
     sample_replies,
-    token_log_probs,
-    train_gan,
 )
+from emogen.train.gan import train_gan
+from emogen.train.mle import reply_nll
+from emogen.train.opponent import cut_to, discriminator_loss
+from emogen.train.rewards import Guide, dense_returns
 from emogen.train.state import TrainState, adamw
 
 ESTIMATORS = pytest.mark.parametrize("estimator", ["rollout", "dense"])
+ALL_ESTIMATORS = pytest.mark.parametrize("estimator", ["rollout", "dense", "gumbel"])
 BACKBONES = pytest.mark.parametrize("backbone", ["lstm", "transformer"])
 WORDS = (5, 6)
 TINY = GanConfig(max_tokens=3, samples=4, rollouts=2, kl_weight=0.0, entropy_weight=0.0, precision="float32")
-READING = {"rollout": "sequence", "dense": "prefix"}
+READING = {"rollout": "sequence", "dense": "prefix", "gumbel": "sequence"}
 
 
 def tiny_language(backbone="lstm"):
@@ -81,11 +87,17 @@ def flat_gradient(loss, model):
     return torch.cat([gradient.flatten() for gradient in gradients])
 
 
+def token_log_probs(model, tokens, condition, mask):
+    """Log probabilities of the tokens of rows, 0 outside the mask."""
+    log_probs = model.logits(model(tokens[:, :-1], condition)).log_softmax(-1)
+    return log_probs.gather(2, tokens[:, 1:, None]).squeeze(2) * mask
+
+
 def exact_gradient(model, reward):
     """Of minus the expected reward, by adding up all sequences."""
     language = whole_language()
     mask = reply_mask(language.tokens, language.reply_start)
-    log_prob = token_log_probs(model, language.tokens, language.emotion, mask)[0].sum(1)
+    log_prob = token_log_probs(model, language.tokens, language.emotion, mask).sum(1)
     torch.testing.assert_close(log_prob.exp().view(2, 15).sum(1), torch.ones(2))
     return flat_gradient(-(log_prob.exp() * reward(language.tokens, language.reply_start)).sum() / 2, model)
 
@@ -106,9 +118,9 @@ def judged_at_the_end(model, tokens, emotion):
 
 def estimated_gradient(model, estimator, random, discriminator, shuffled):
     """The estimator's gradient from 32 conditions of 4 replies."""
-    batch = two_conditions(16)
-    generated, condition = sample_replies(model, batch, TINY, random)
-    mask = reply_mask(generated.tokens, generated.reply_start)
+    batch, draws = two_conditions(16), Draws(int(torch.randint(1 << 62, (), generator=random)))
+    replies = sample_replies(Adversaries(model, model, discriminator), batch, TINY, draws)
+    generated, condition, mask = replies.generated, replies.condition, replies.mask
 
     def mixed(rewards):
         return rewards[torch.randperm(len(rewards), generator=random)] if shuffled else rewards
@@ -118,11 +130,11 @@ def estimated_gradient(model, estimator, random, discriminator, shuffled):
         returns = dense_returns(mixed(probability), mask, discount=1.0)
     else:
         returns = rollout_returns(
-            model, generated, condition, 3, lambda t, r: mixed(table_reward(t, generated.reply_start[r])), 2, random
+            model, generated, condition, 3, lambda t, r: mixed(table_reward(t, generated.reply_start[r])), 2, draws
         )
     grouped = (len(batch), TINY.samples, mask.shape[1])
     advantages = leave_one_out(returns.view(grouped), mask.view(grouped)).view(mask.shape)
-    taken, _ = token_log_probs(model, generated.tokens, condition, mask)
+    taken = token_log_probs(model, generated.tokens, condition, mask)
     return flat_gradient(clipped_policy_loss(taken, taken.detach(), advantages, mask, 0.2), model)
 
 
@@ -231,7 +243,7 @@ def advance(models, config, steps, state=None):
     return [step.figures for step in loop]
 
 
-@ESTIMATORS
+@ALL_ESTIMATORS
 @BACKBONES
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_three_steps(estimator, backbone, precision):
@@ -242,13 +254,14 @@ def test_three_steps(estimator, backbone, precision):
     figures = advance(models, config, 3)
     assert len(figures) == 3
     assert all(math.isfinite(value) for step in figures for value in step.values())
-    assert all(0 < step["reward"] < 1 and 1 <= step["length"] <= 6 for step in figures)
+    assert all(1 <= step["length"] <= 6 for step in figures)
+    assert estimator == "gumbel" or all(0 < step["reward"] < 1 for step in figures)
     assert changed(models.generator, before[0])
     assert changed(models.discriminator, before[1])
     assert not changed(models.reference, before[2])
 
 
-@ESTIMATORS
+@ALL_ESTIMATORS
 def test_warm_up_leaves_the_generator(estimator):
     """Two discriminator updates before the generator's first."""
     models = adversaries(estimator)
@@ -257,8 +270,8 @@ def test_warm_up_leaves_the_generator(estimator):
     figures = advance(models, replace(SMALL, estimator=estimator, warmup_steps=2), 2, state)
     assert not changed(models.generator, before)
     assert changed(models.discriminator, opponent)
-    assert all("reward" not in step for step in figures)
-    assert "reward" in advance(models, replace(SMALL, estimator=estimator, warmup_steps=2), 1, state)[0]
+    assert all("kl" not in step for step in figures)
+    assert "kl" in advance(models, replace(SMALL, estimator=estimator, warmup_steps=2), 1, state)[0]
     assert changed(models.generator, before)
 
 
@@ -267,7 +280,7 @@ def test_the_discriminator_waits_above_the_ceiling():
     for ceiling, moves in ((0.2, False), (1.0, True)):
         models = adversaries()
         before, own = weights(models.discriminator), weights(models.generator)
-        figures = advance(models, replace(SMALL, accuracy_ceiling=ceiling), 2)
+        figures = advance(models, replace(SMALL, accuracy_floor=0.0, accuracy_ceiling=ceiling), 2)
         assert changed(models.discriminator, before) is moves
         assert changed(models.generator, own)
         assert 0.4 <= figures[-1]["accuracy"] <= 0.6
@@ -292,7 +305,7 @@ def test_the_discriminator_scores_without_dropout(estimator):
     assert seen == {(True, True, True), (False, False, False)}
 
 
-@ESTIMATORS
+@ALL_ESTIMATORS
 def test_broken_weights_stop_the_run(estimator):
     """No model changes, whichever is broken."""
     for broken in ("generator", "discriminator"):
@@ -308,7 +321,7 @@ def test_broken_weights_stop_the_run(estimator):
                 torch.testing.assert_close(value, kept[name], equal_nan=True, atol=0, rtol=0)
 
 
-@ESTIMATORS
+@ALL_ESTIMATORS
 def test_a_stopped_run_goes_on_bit_equal(estimator):
     """Two steps, saved, and two more in fresh models end as four steps at once."""
     config = replace(SMALL, estimator=estimator, warmup_steps=1)
@@ -335,25 +348,21 @@ def test_a_stopped_run_goes_on_bit_equal(estimator):
     assert not changed(again.discriminator, weights(whole.discriminator))
 
 
-def experience_of(models, config, batch, generated, condition):
-    random = torch.Generator().manual_seed(1)
-    return gather_experience(models.generator, models.discriminator, batch, generated, condition, config, random)
-
-
 @ESTIMATORS
 def test_the_reward_is_that_of_the_whole_replies(estimator):
     """Dense: the probability at the end; rollout: the probability to be preferred to the real reply."""
     models, batch = adversaries(estimator), real_batch()
     models.generator.eval()
     config = replace(SMALL, estimator=estimator)
-    generated, condition = sample_replies(models.generator, batch, config, torch.Generator().manual_seed(0))
-    emotion = batch.emotion.repeat_interleave(3, 0)
+    replies = sample_replies(models, batch, config, Draws(0))
+    tokens, emotion = replies.generated.tokens, batch.emotion.repeat_interleave(3, 0)
     if estimator == "dense":
-        expected = judged_at_the_end(models.discriminator, generated.tokens, emotion)
+        expected = judged_at_the_end(models.discriminator, tokens, emotion)
     else:
         rivals = score(models.discriminator, batch.tokens, batch.emotion).repeat_interleave(3)
-        expected = (score(models.discriminator, generated.tokens, emotion) - rivals).sigmoid()
-    assert experience_of(models, config, batch, generated, condition).reward == pytest.approx(float(expected.mean()))
+        expected = (score(models.discriminator, tokens, emotion) - rivals).sigmoid()
+    found = gather_experience(models, batch, replies, config, Draws(1))
+    assert found.figures["reward"] == pytest.approx(float(expected.mean()))
 
 
 @ESTIMATORS
@@ -361,12 +370,11 @@ def test_the_reward_is_that_of_the_whole_replies(estimator):
 def test_what_stands_behind_the_end_never_counts(estimator, behind):
     """Neither it nor padding columns change rewards, advantages, losses or gradients."""
     models, batch = adversaries(estimator), real_batch()
-    models.generator.eval()
-    models.reference.eval()
-    models.discriminator.eval()
+    for module in (models.generator, models.reference, models.discriminator):
+        module.eval()
     models.generator.bias.data[EOS] = 1.0
     config = replace(SMALL, estimator=estimator)
-    generated, condition = sample_replies(models.generator, batch, config, torch.Generator().manual_seed(0))
+    replies = sample_replies(models, batch, config, Draws(0))
 
     def beyond(tokens):
         ends = (tokens == EOS).long()
@@ -374,43 +382,200 @@ def test_what_stands_behind_the_end_never_counts(estimator, behind):
         ended = ends.any(1, keepdim=True)
         return torch.cat([changed_tokens, torch.where(ended, behind, PAD).expand(-1, 2)], 1)
 
-    wider = replace(generated, tokens=beyond(generated.tokens))
+    generated = replace(replies.generated, tokens=beyond(replies.generated.tokens))
+    wider = Replies(generated, replies.condition, reply_mask(generated.tokens, generated.reply_start))
     wider_batch = replace(batch, tokens=beyond(batch.tokens))
-    mask = reply_mask(generated.tokens, generated.reply_start)
-    assert not mask[:, 2:].all()
-    assert not torch.equal(wider.tokens, generated.tokens)
-    found, again = (experience_of(models, config, *pair, condition) for pair in ((batch, generated), (wider_batch, wider)))
-    time = mask.shape[1]
-    assert again.reward == pytest.approx(found.reward, abs=1e-6)
-    for name in ("advantages", "old_log_probs", "mask"):
-        one, other = getattr(found, name), getattr(again, name)
+    assert not replies.mask[:, 2:].all()
+    pairs, time = ((batch, replies), (wider_batch, wider)), replies.mask.shape[1]
+    found, again = (gather_experience(models, *pair, config, Draws(1)) for pair in pairs)
+    assert again.figures["reward"] == pytest.approx(found.figures["reward"], abs=1e-6)
+    for one, other in ((found.advantages, again.advantages), (replies.mask, wider.mask)):
         torch.testing.assert_close(other[:, :time], one)
         assert not other[:, time:].any()
-    losses = [policy_loss(models.generator, models.reference, one, config)[0] for one in (found, again)]
+    losses = [policy_loss(models, one, gained, config)[0] for one, gained in ((replies, found), (wider, again))]
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*(flat_gradient(loss, models.generator) for loss in losses), atol=1e-6, rtol=1e-4)
-    judged = [
-        discriminator_loss(models.discriminator, *pair, 3) for pair in ((batch, generated.tokens), (wider_batch, wider.tokens))
-    ]
+    judged = [discriminator_loss(models.discriminator, real, written.generated.tokens, 3) for real, written in pairs]
     torch.testing.assert_close(judged[0], judged[1])
     gradients = [flat_gradient(loss, models.discriminator) for loss, _ in judged]
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
+def written_by(models, config, batch):
+    """Replies of a generator in eval mode."""
+    models.generator.eval()
+    models.reference.eval()
+    return sample_replies(models, batch, config, Draws(0))
+
+
 def test_advantages_compare_replies_to_the_same_condition():
     """At the first token they add up to 0 over the samples of a condition (a property of the leave-one-out mean)."""
-    models, batch = adversaries("dense"), real_batch()
-    models.generator.eval()
-    config = replace(SMALL, estimator="dense")
-    generated, condition = sample_replies(models.generator, batch, config, torch.Generator().manual_seed(0))
-    found = experience_of(models, config, batch, generated, condition)
-    first = found.advantages.gather(1, generated.reply_start[:, None] - 1).view(6, 3)
+    models, batch, config = adversaries("dense"), real_batch(), replace(SMALL, estimator="dense")
+    replies = written_by(models, config, batch)
+    found = gather_experience(models, batch, replies, config, Draws(1))
+    first = found.advantages.gather(1, replies.generated.reply_start[:, None] - 1).view(6, 3)
     torch.testing.assert_close(first.sum(1), torch.zeros(6), atol=1e-6, rtol=0)
     assert first.abs().max() > 1e-4
 
 
+def test_standardised_advantages_have_deviation_1():
+    """Over the places of reply tokens, as NumPy's std says; the order of their values stays."""
+    models, batch, config = adversaries(), real_batch(), replace(SMALL, rollouts=0)
+    replies = written_by(models, config, batch)
+    plain, scaled = (
+        gather_experience(models, batch, replies, replace(config, standardise=choice), Draws(1)).advantages[replies.mask]
+        for choice in ("no", "yes")
+    )
+    assert scaled.numpy().std() == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(scaled * plain.numpy().std(), plain, atol=1e-6, rtol=1e-4)
+
+
+def test_without_a_baseline_returns_are_the_advantages():
+    """With no rollouts each token of a reply has the reply's own reward, a probability."""
+    models, batch, config = adversaries(), real_batch(), replace(SMALL, rollouts=0, baseline="none")
+    replies = written_by(models, config, batch)
+    found = gather_experience(models, batch, replies, config, Draws(1)).advantages
+    own = found.max(1, keepdim=True).values
+    torch.testing.assert_close(found, own * replies.mask)
+    assert ((own > 0) & (own < 1)).all()
+
+
+@ESTIMATORS
+def test_a_constant_reward_teaches_nothing(estimator):
+    """All advantages are 0; with real rewards they are not."""
+    models, batch = adversaries(estimator), real_batch()
+    for reward, taught in (("constant", False), ("discriminator", True)):
+        config = replace(SMALL, estimator=estimator, reward=reward)
+        replies = written_by(models, config, batch)
+        found = gather_experience(models, batch, replies, config, Draws(1))
+        assert bool((found.advantages.abs() > 1e-6).any()) is taught
+
+
+@ESTIMATORS
+def test_shuffled_rewards_are_dealt_out_to_other_replies(estimator):
+    """Of replies of one length the rewards are the same ones in another order."""
+    models, batch = adversaries(estimator), real_batch()
+    models.generator.bias.data[EOS] = -1e4
+    config = replace(SMALL, estimator=estimator, rollouts=0, baseline="none")
+    replies = written_by(models, config, batch)
+    real, dealt = (
+        gather_experience(models, batch, replies, replace(config, reward=reward), Draws(1)).advantages
+        for reward in ("discriminator", "shuffled")
+    )
+    start = replies.generated.reply_start[:, None] - 1
+    real, dealt = real.gather(1, start).squeeze(1), dealt.gather(1, start).squeeze(1)
+    if estimator == "rollout":
+        torch.testing.assert_close(real.sort().values, dealt.sort().values)
+    assert not torch.equal(real, dealt)
+
+
+def test_chunks_change_neither_loss_nor_gradient():
+    """The vocabulary's scores for five places at once, computed again for the gradient, or for all."""
+    models, batch, config = adversaries("dense"), real_batch(), replace(SMALL, estimator="dense", mle_weight=0.5)
+    replies = written_by(models, config, batch)
+    found = gather_experience(models, batch, replies, config, Draws(1))
+    losses = [
+        policy_loss(models, replies, found, small)[0] + likelihood_loss(models, batch, small)
+        for small in (config, replace(config, chunk=5))
+    ]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*(flat_gradient(loss, models.generator) for loss in losses), atol=1e-7, rtol=1e-5)
+
+
+def test_the_likelihood_is_that_of_the_real_replies():
+    """Against the negative log-likelihood that `train_mle` minimises."""
+    models, batch = adversaries(latent=0), real_batch()
+    models.generator.eval()
+    nll, mask = reply_nll(models.generator, batch.tokens, batch.reply_start, batch.emotion)
+    assert float(likelihood_loss(models, batch, SMALL).detach()) == pytest.approx(
+        float((nll.sum() / mask.sum()).detach()), rel=1e-5
+    )
+
+
+def test_the_entropy_floor_pushes_only_from_below():
+    """The gradient of its weight is that of the entropy when the generator lacks some, and none when it has enough."""
+    models, batch = adversaries(), real_batch()
+    config = replace(SMALL, rollouts=0, discriminator_reward=0.0, kl_weight=0.0)
+    replies = written_by(models, config, batch)
+    found = gather_experience(models, batch, replies, config, Draws(1))
+    for floor, weight in ((0.5, 0.0), (2.0, -0.1)):
+        loss, _, _ = policy_loss(models, replies, found, replace(config, entropy_floor=floor, entropy_weight=0.1))
+        spread = place_terms(models, replies, config)[2].mean()
+        expected = weight * flat_gradient(spread, models.generator)
+        torch.testing.assert_close(flat_gradient(loss, models.generator), expected, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("accuracy", "updates"), [(0.3, 3), (0.7, 1), (0.95, 0)])
+def test_the_band_of_accuracy(accuracy, updates, monkeypatch):
+    """Below the floor three updates, inside one, above the ceiling none."""
+    models, done = adversaries(), []
+    monkeypatch.setattr("emogen.train.opponent.update", lambda *_: done.append(1))
+    monkeypatch.setattr("emogen.train.gan.update", lambda *_: None)
+    state = state_of(models)
+    state.figures["accuracy"] = accuracy
+    config = replace(SMALL, accuracy_floor=0.45, accuracy_ceiling=0.8, discriminator_updates=3)
+    advance(models, config, 1, state)
+    assert len(done) == updates
+
+
+def latents_of(models, batch, config):
+    replies = written_by(models, config, batch)
+    return replies.condition[:, 3:].view(len(batch), config.samples, -1)
+
+
+def test_latents_come_from_prior_and_posterior():
+    """Of 4 samples 3 lie within a narrow posterior, the rest as the standard normal."""
+    torch.manual_seed(3)
+    vae = TextVAE(TextVaeConfig(GeneratorConfig(14, 2, "lstm", width=8, layers=1, heads=2, latent=2), encoder_heads=2)).eval()
+    vae.posterior.bias.data = torch.tensor([5.0, 5.0, -20.0, -20.0])
+    settings = DiscriminatorConfig(14, 2, "sequence", width=8, layers=1, heads=2)
+    models = Adversaries(vae.decoder, copy.deepcopy(vae.decoder), Discriminator(settings), encoder=copy.deepcopy(vae))
+    batch = real_batch()
+    found = latents_of(models, batch, replace(SMALL, samples=4, posterior_share=0.75))
+    mean = vae.encode(batch.tokens, batch.reply_start, batch.emotion).mean.detach()
+    torch.testing.assert_close(found[:, :3], mean[:, None].expand(-1, 3, -1), atol=0.1, rtol=0)
+    assert found[:, 3].abs().max() < 4
+    assert found[:, 3].std() > 0.3
+    assert not torch.equal(latents_of(models, batch, replace(SMALL, posterior_share=0.0))[:, 0], found[:, 0])
+
+
+class Words:
+    """A tokenizer that writes an id as a word."""
+
+    def decode(self, ids):
+        return " ".join(f"w{number}" for number in ids if number >= 5)
+
+
+def test_the_guide_rewards_the_emotion_that_was_asked_for():
+    """Every token of a reply gets the weight times the classifier's own probability; no emotion asked for, none."""
+    torch.manual_seed(8)
+    classifier = Classifier(ClassifierConfig(3, "ngrams", buckets=64, width=8)).eval()
+    models, batch = adversaries(), real_batch()
+    guided = replace(models, guide=Guide(classifier, torch.tensor([2, 0]), Words()))
+    config = replace(SMALL, rollouts=0, baseline="none", discriminator_reward=0.0, emotion_reward=2.0)
+    replies = written_by(guided, config, batch)
+    found = gather_experience(guided, batch, replies, config, Draws(1)).advantages.max(1).values
+    starts = replies.generated.reply_start.tolist()
+    texts = [Words().decode(row[start:]) for row, start in zip(replies.generated.tokens.tolist(), starts, strict=True)]
+    own = emotion_probabilities(classifier, texts)
+    asked = batch.emotion.repeat_interleave(3, 0)
+    expected = 2 * torch.where(asked[:, 0] == 1, own[:, 2], torch.where(asked[:, 1] == 1, own[:, 0], 0.0))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize(
-    "options", [{"samples": 1}, {"rollouts": 0}, {"generator_updates": 0}, {"max_tokens": 0}, {"chunk": 0}]
+    "options",
+    [
+        {"samples": 1},
+        {"rollouts": -1},
+        {"generator_updates": 0},
+        {"max_tokens": 0},
+        {"chunk": 0},
+        {"mle_weight": math.inf},
+        {"accuracy_floor": 0.9},
+        {"gumbel_final": 0.0},
+        {"reward": "constant", "estimator": "gumbel"},
+    ],
 )
 def test_impossible_settings(options):
     """One line that names the option."""

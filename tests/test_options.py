@@ -172,7 +172,7 @@ def test_what_a_flag_cannot_say_is_wrong_usage(arguments):
         (VaeSettings, {"latent": 0}),
         (VaeSettings, {"target_rate": -1.0}),
         (GanSettings, {"samples": 1}),
-        (GanSettings, {"rollouts": 0}),
+        (GanSettings, {"rollouts": -1}),
         (GanSettings, {"chunk": 0}),
         (GanSettings, {"batch_size": -8}),
     ],

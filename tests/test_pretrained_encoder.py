@@ -307,7 +307,7 @@ def test_own_models_keep_their_rate():
 
 def test_settings_that_are_refused():
     """One line with the way out."""
-    with pytest.raises(SettingsError, match=r"^--discriminator hf:x: an encoder sees both ways .*; pass --estimator rollout$"):
+    with pytest.raises(SettingsError, match=r"^--discriminator hf:x: an encoder of texts .*; pass --estimator rollout$"):
         GanSettings(discriminator="hf:x", estimator="dense")
     for wrong in ("bert", "hf:"):
         with pytest.raises(SettingsError, match=f"^--discriminator {wrong}: allowed is hf:NAME-OR-FOLDER$"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from emogen.errors import EmogenError, Interrupted, SettingsError
+from emogen.errors import ElsewhereError, EmogenError, Interrupted, SettingsError
 from emogen.version import __version__
 
 _COMMANDS = {
@@ -68,6 +68,8 @@ def main(arguments: list[str] | None = None) -> Any:
         code = _say("interrupted", 130)
     except Interrupted as stopped:
         code = _say(str(stopped), 128 + stopped.signal)
+    except ElsewhereError:
+        code = 1
     except EmogenError as error:
         code = _say(str(error), 2 if isinstance(error, SettingsError) else 1)
     except OSError as error:

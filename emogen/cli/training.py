@@ -86,7 +86,7 @@ def train_lm(**options: Any) -> None:
     if order := _order("train-lm", LmSettings, **options):
         from emogen.train.fit import fit_lm
 
-        click.echo(fit_lm(order.files, order.reading, order.settings, order.resuming))
+        _train(order, lambda: fit_lm(order.files, order.reading, order.settings, order.resuming))
 
 
 @click.command("train-vae")
@@ -96,7 +96,7 @@ def train_vae(**options: Any) -> None:
     if order := _order("train-vae", VaeSettings, **options):
         from emogen.train.fit import fit_vae
 
-        click.echo(fit_vae(order.files, order.reading, order.settings, order.resuming))
+        _train(order, lambda: fit_vae(order.files, order.reading, order.settings, order.resuming))
 
 
 @click.command("train-gan")
@@ -111,7 +111,7 @@ def train_gan(**options: Any) -> None:
         from emogen.train.fit import fit_gan
 
         warm = _warm(order.preset, order.settings, order.resuming)
-        click.echo(fit_gan(order.files, order.reading, order.settings, warm, order.resuming))
+        _train(order, lambda: fit_gan(order.files, order.reading, order.settings, warm, order.resuming))
 
 
 @click.command("train-classifier")
@@ -124,7 +124,18 @@ def train_classifier(**options: Any) -> None:
     if order := _order("train-classifier", ClassifierSettings, **options):
         from emogen.train.fit_classifier import fit_classifier
 
-        click.echo(fit_classifier(order.files, order.reading, order.settings, order.resuming))
+        _train(order, lambda: fit_classifier(order.files, order.reading, order.settings, order.resuming))
+
+
+def _train(order: _Order[Any], fit: Callable[[], Path]) -> None:
+    """Trains, and prints the checkpoint's folder, of several processes in the first."""
+    from emogen.models.device import choose_device
+    from emogen.train.processes import is_first, process_group
+
+    with process_group(choose_device(order.settings.device)):
+        folder = fit()
+        if is_first():
+            click.echo(folder)
 
 
 def _order(

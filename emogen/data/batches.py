@@ -7,8 +7,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +23,8 @@ from emogen.data.fingerprints import Fingerprints, fingerprint
 from emogen.emotions import LabelSet
 from emogen.errors import DataError, EmogenError
 from emogen.text import EOS, PAD, Tokenizer
+
+Item = TypeVar("Item")
 
 _POOL = 50
 _LAYOUT = 3
@@ -39,25 +44,69 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Which rows of every batch one of several processes takes: a run of them, as many as any other takes, or one less.
+
+    Attributes:
+        number: of the process, counted from 0.
+        world: number of processes.
+    """
+
+    number: int = 0
+    world: int = 1
+
+    def of(self, rows: int) -> slice:
+        """Places of its own among `rows` rows; none where there are fewer rows than processes."""
+        return slice(rows * self.number // self.world, rows * (self.number + 1) // self.world)
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Rows `context, BOS, reply, EOS` padded at the end.
+    """Rows `context, BOS, reply, EOS` padded at the end; of several processes, this one's part of the whole batch.
 
     Attributes:
         tokens: [batch, time], int64.
         reply_start: [batch], place of the first reply token.
         emotion: [batch, emotions + 1], the condition; the last column is the share of "no emotion".
+        before: rows of the whole batch that processes before this one have.
+        after: rows that those after it have.
     """
 
     tokens: Tensor
     reply_start: Tensor
     emotion: Tensor
+    before: int = 0
+    after: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def whole(self) -> int:
+        """Rows of the whole batch."""
+        return self.before + len(self) + self.after
+
+    def own(self, values: Tensor) -> Tensor:
+        """Of `values` [whole, ...] those of the rows that are here."""
+        return values[self.before : self.before + len(self)]
+
+    def part(self, part: Part) -> Batch:
+        """One process's rows of a whole batch."""
+        places = part.of(len(self))
+        tokens, reply_start, emotion = (each[places] for each in (self.tokens, self.reply_start, self.emotion))
+        return Batch(tokens, reply_start, emotion, places.start, len(self) - places.stop)
+
     def to(self, device: torch.device) -> Batch:
         """The same rows on `device`."""
-        return Batch(*(part.to(device, non_blocking=True) for part in (self.tokens, self.reply_start, self.emotion)))
+        tokens, reply_start, emotion = (
+            each.to(device, non_blocking=True) for each in (self.tokens, self.reply_start, self.emotion)
+        )
+        return replace(self, tokens=tokens, reply_start=reply_start, emotion=emotion)
+
+    def pinned(self) -> Batch:
+        """The same rows in memory from which CUDA copies while it computes."""
+        tokens, reply_start, emotion = (each.pin_memory() for each in (self.tokens, self.reply_start, self.emotion))
+        return replace(self, tokens=tokens, reply_start=reply_start, emotion=emotion)
 
 
 @dataclass(frozen=True)
@@ -123,27 +172,67 @@ def token_arrays(
     return {path.name: _open(path) for path in sorted(folder.iterdir()) if path.is_dir()}
 
 
-def batches(arrays: TokenArrays, size: int, seed: int, start: int = 0, by_context: bool = False) -> Iterator[Batch]:
+def batches(
+    arrays: TokenArrays, size: int, seed: int, start: int = 0, by_context: bool = False, part: Part = Part()
+) -> Iterator[Batch]:
     """Batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly.
 
     Args:
         arrays: the rows.
-        size: rows a batch; the last batch of an epoch may be smaller.
+        size: rows a batch and process; the last batch of an epoch may be smaller.
         seed: of the order.
         start: number of batches to pass over.
         by_context: rows of similar context length go together instead of rows of similar length.
+        part: of each batch of `size * part.world` rows that is taken. What is left of an epoch is given up where it has fewer
+            rows than there are processes.
+
+    Raises:
+        DataError: fewer rows than processes, or none.
     """
-    if not len(arrays):
-        raise DataError("no row to make batches of")
+    if len(arrays) < part.world:
+        raise DataError(f"{len(arrays)} rows to make batches of; allowed is at least one for each process, {part.world}")
     keys = arrays.reply_starts if by_context else np.diff(arrays.offsets)
-    yield from map(arrays.batch, batch_rows(keys, size, seed, start))
+    for rows in batch_rows(keys, size * part.world, seed, start, least=part.world):
+        places = part.of(len(rows))
+        yield replace(arrays.batch(rows[places]), before=places.start, after=len(rows) - places.stop)
 
 
-def batch_rows(lengths: NDArray[np.integer], size: int, seed: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
-    """Row numbers of batches without end, from batch `start` on; every epoch in the order that `epoch_order` gives it."""
-    epoch, first = divmod(start, -(-len(lengths) // size))
+def ahead(
+    items: Iterator[Item], prepare: Callable[[Item], Item], started: Callable[[], object] | None = None
+) -> Iterator[Item]:
+    """The items, each prepared in a thread while the one before it is used; the thread ends when nothing more is asked for.
+
+    Args:
+        items: taken in the thread, one after another.
+        prepare: called there too.
+        started: called there first.
+
+    Raises:
+        Exception: whatever `items` or `prepare` raise, in their turn.
+    """
+
+    def following() -> list[Item]:
+        return [prepare(item) for item in islice(items, 1)]
+
+    with ThreadPoolExecutor(1, "batches", started) as thread:
+        coming = thread.submit(following)
+        while found := coming.result():
+            coming = thread.submit(following)
+            yield found[0]
+
+
+def batch_rows(
+    lengths: NDArray[np.integer], size: int, seed: int, start: int = 0, least: int = 1
+) -> Iterator[NDArray[np.int64]]:
+    """Row numbers of batches without end, from batch `start` on; every epoch in the order that `epoch_order` gives it.
+
+    What is left of an epoch is given up where it is fewer than `least` rows; there must be that many rows in all.
+    """
+    whole, rest = divmod(len(lengths), size)
+    epoch, first = divmod(start, whole + (rest >= least))
     while True:
-        yield from epoch_order(lengths, size, np.random.default_rng([seed, epoch]))[first:]
+        order = epoch_order(lengths, size, np.random.default_rng([seed, epoch]))
+        yield from [rows for rows in order if len(rows) >= least][first:]
         epoch, first = epoch + 1, 0
 
 

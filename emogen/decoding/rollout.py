@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emogen.decoding.sampling import Generated, inverse_cdf
+from emogen.decoding.draws import Draws
+from emogen.decoding.sampling import Generated, draw, looks
 from emogen.models.generator import Generator, reply_mask
 from emogen.text import EOS, PAD
+
+_FULL = 7 / 8
 
 Reward = Callable[[Tensor, Tensor], Tensor]
 """Takes token rows [m, time] and the numbers [m] of the rows they continue; gives one reward each, [m]."""
@@ -24,20 +28,21 @@ def rollout_returns(
     max_tokens: int,
     reward: Reward,
     rollouts: int,
-    random: torch.Generator,
+    draws: Draws,
     chunk: int = 4096,
 ) -> Tensor:
     """Estimated return of each generated token: the mean reward of completions of the row up to and with that token.
 
     Args:
         generator: completes; in eval mode.
-        generated: rows with their decoding states.
+        generated: rows with their decoding states, which `rollouts` of 0 does not need.
         condition: [rows, emotions + 1 + latent].
         max_tokens: longest reply, as in generation.
         reward: judges whole rows.
-        rollouts: completions of each prefix. A reply's last token needs none: its row is whole.
-        random: CPU stream of the draws.
-        chunk: completions that advance at once, which bounds the memory.
+        rollouts: completions of each prefix. A reply's last token needs none: its row is whole. With 0 each token of a reply
+            gets the reward of the whole reply.
+        draws: where the random numbers come from; see `complete`.
+        chunk: completions that advance at once, which bounds the memory and changes nothing else.
 
     Returns:
         [rows, time - 1], aligned with `reply_mask`, 0 outside replies.
@@ -46,19 +51,21 @@ def rollout_returns(
     """
     tokens = generated.tokens
     mask = reply_mask(tokens, generated.reply_start)
-    rows, times = mask.nonzero(as_tuple=True)
-    places = times + 1
-    last = places == generated.reply_start[rows] + mask.sum(1)[rows] - 1
-    returns = torch.zeros(mask.shape, device=tokens.device)
-    whole = rows[last]
-    returns[whole, times[last]] = reward(tokens[whole], whole)
-    open_rows, open_places = rows[~last].repeat_interleave(rollouts), places[~last].repeat_interleave(rollouts)
-    shares = [
-        reward(complete(generator, generated, condition, max_tokens, r, p, random), r) / rollouts
-        for r, p in zip(torch.split(open_rows, chunk), torch.split(open_places, chunk), strict=True)
-    ]
-    if shares:
-        returns.index_put_((open_rows, open_places - 1), torch.cat(shares), accumulate=True)
+    returns = reward(tokens, torch.arange(len(tokens), device=tokens.device))[:, None] * mask
+    last = generated.reply_start + mask.sum(1) - 1
+    before_last = mask & (torch.arange(1, tokens.shape[1], device=tokens.device) < last[:, None])
+    # By place: rows that are completed together then end at about the same time.
+    times, rows = before_last.T.nonzero(as_tuple=True)
+    if not rollouts or not len(rows):
+        return returns
+    rewards = returns.new_empty(len(rows), rollouts)
+    together = min(rollouts, chunk)
+    parts = torch.arange(len(rows), device=rows.device).split(max(1, chunk // together))
+    for part, numbers in product(parts, torch.arange(rollouts, device=rows.device).split(together)):
+        completed = complete(generator, generated, condition, max_tokens, rows[part], times[part] + 1, numbers, draws)
+        found = reward(completed, rows[part].repeat_interleave(len(numbers)))
+        rewards[part[:, None], numbers] = found.view(len(part), -1)
+    returns[rows, times] = rewards.mean(1)
     return returns
 
 
@@ -70,9 +77,12 @@ def complete(
     max_tokens: int,
     rows: Tensor,
     places: Tensor,
-    random: torch.Generator,
+    numbers: Tensor,
+    draws: Draws,
 ) -> Tensor:
-    """Completes `rows` of `generated`, each from its token at `places` on.
+    """Completes `rows` of `generated`, each from its token at `places` on, several times.
+
+    All completions of a prefix draw their first token from the same scores, which are computed once.
 
     Args:
         generator: completes, at temperature 1.
@@ -81,27 +91,41 @@ def complete(
         max_tokens: longest reply.
         rows: [m], which row is completed.
         places: [m], place of the last token that is kept; the state before it is taken from `generated`.
-        random: CPU stream of the draws.
+        numbers: [n], of the completions of each prefix.
+        draws: the random number of a token has the counters row, place of the last token kept, number of the completion, and
+            own place. So a completion does not depend on what else is completed with it.
 
     Returns:
-        [m, time], kept tokens and their completion, padded at the end.
+        [m * n, time], kept tokens and their completion, padded at the end; those of one prefix one after another.
     """
-    ends = generated.reply_start[rows] + max_tokens
-    capacity = int(ends.max())
-    kept = functional.pad(generated.tokens[rows], (0, capacity - generated.tokens.shape[1]), value=PAD)
-    kept = kept.masked_fill(torch.arange(capacity, device=rows.device) > places[:, None], PAD)
-    state = generator.backbone.branch(generated.states, rows, places - generated.reply_start[rows])
+    capacity = int(generated.reply_start.max()) + max_tokens
+    # One column more: rows that have ended write there.
+    kept = functional.pad(generated.tokens[rows], (0, capacity + 1 - generated.tokens.shape[1]), value=PAD)
+    kept = kept.masked_fill(torch.arange(capacity + 1, device=rows.device) > places[:, None], PAD)
     shifts = generator.shifts(condition)[:, rows]
+    state = generator.backbone.branch(generated.states, rows, places - generated.reply_start[rows])
+    hidden, state = generator.step(kept.gather(1, places[:, None]).squeeze(1), places, shifts, state)
+    uniforms = draws.uniforms(rows[:, None], places[:, None], numbers, places[:, None] + 1)
+    chosen = draw(generator, hidden, uniforms)[0].flatten()
+
+    kept, rows, starts = (column.repeat_interleave(len(numbers), 0) for column in (kept, rows, places))
+    shifts, state = shifts.repeat_interleave(len(numbers), 1), state.repeat_interleave(len(numbers), 2)
+    numbers = numbers.repeat(len(places))
+    ends, places = generated.reply_start[rows] + max_tokens, starts + 1
     alive = torch.arange(len(rows), device=rows.device)
-    places = places.clone()
-    while len(alive):
-        hidden, state = generator.step(kept[alive, places], places, shifts, state)
-        uniforms = torch.rand(len(alive), generator=random).to(rows.device)
-        chosen = inverse_cdf(generator.logits(hidden).float().softmax(-1), uniforms)
+    writing = torch.ones_like(alive, dtype=torch.bool)
+    for step in range(max_tokens):
+        kept[alive, torch.where(writing, places, capacity)] = chosen
         places = places + 1
-        room = places < ends[alive]
-        kept[alive[room], places[room]] = chosen[room]
-        going = room & (chosen != EOS) & (places + 1 < ends[alive])
-        stay = going.nonzero().squeeze(1)
-        alive, places, state, shifts = alive[stay], places[stay], state.index_select(2, stay), shifts[:, stay]
-    return kept
+        writing = writing & (chosen != EOS) & (places < ends[alive])
+        if looks(step, rows.device):
+            left = int(writing.sum())
+            if not left:
+                break
+            if left <= _FULL * len(alive):
+                stay = writing.nonzero().squeeze(1)
+                alive, places, chosen, writing = alive[stay], places[stay], chosen[stay], writing[stay]
+                shifts, state = shifts[:, stay], state.index_select(2, stay)
+        hidden, state = generator.step(chosen, (places - 1).clamp(max=capacity - 1), shifts, state)
+        chosen, _ = draw(generator, hidden, draws.uniforms(rows[alive], starts[alive], numbers[alive], places))
+    return kept[:, :capacity]

@@ -16,6 +16,11 @@ from emogen.models.generator import Generator
 from emogen.text import EOS, PAD, Tokenizer
 
 _BLOCK = 64
+_FEWEST_ROWS = 64
+_SCORES = {"cpu": 1 << 20}
+_SCORES_ELSEWHERE = 1 << 28
+_LOOK_AGAIN = 8
+_BELOW_ONE = 1 - 2.0**-23
 _NUCLEUS = 256
 _COLDEST = 1e-6
 
@@ -191,6 +196,21 @@ def _samples(generated: Generated, prompts: Sequence[Prompt], tokenizer: Tokeniz
         )
 
 
+@dataclass(frozen=True)
+class Plain:
+    """The choice that leaves the model as it is: a draw at temperature 1. It alone does without all scores at once.
+
+    Attributes:
+        uniforms: takes the numbers [m] of rows and the number of the reply token; gives random numbers in [0, 1), [m].
+    """
+
+    uniforms: Callable[[Tensor, int], Tensor]
+
+    def __call__(self, scores: Tensor, rows: Tensor, number: int) -> Tensor:
+        """See `Choose`."""
+        return inverse_cdf(scores.float().softmax(-1), self.uniforms(rows, number))
+
+
 @torch.no_grad()
 def generate(generator: Generator, prefixes: Prefixes, max_tokens: int, choose: Choose, keep_states: bool = False) -> Generated:
     """The token loop: reads each prefix, then chooses up to `max_tokens` tokens, until every row has its end token.
@@ -213,13 +233,11 @@ def generate(generator: Generator, prefixes: Prefixes, max_tokens: int, choose: 
     rows = torch.arange(len(tokens), device=tokens.device)
     writing = torch.ones_like(rows, dtype=torch.bool)
     for number in range(max_tokens):
-        scores = generator.logits(hidden)
-        chosen = choose(scores, rows, number)
-        taken = scores.float().log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
+        chosen, taken = _chosen(generator, hidden, choose, rows, number)
         tokens[rows, lengths[rows] + number] = torch.where(writing, chosen, PAD)
         log_probs[rows, lengths[rows] + number] = torch.where(writing, taken, 0.0)
         writing = writing & (chosen != EOS)
-        left = int(writing.sum())
+        left = int(writing.sum()) if looks(number, rows.device) else len(rows)
         if number + 1 == max_tokens or not left:
             break
         if not keep_states and 2 * left <= len(rows):
@@ -232,6 +250,47 @@ def generate(generator: Generator, prefixes: Prefixes, max_tokens: int, choose: 
     return Generated(tokens[:, :used], lengths, log_probs[:, :used], tuple(states) if keep_states else ())
 
 
+def looks(number: int, device: torch.device) -> bool:
+    """Whether a token loop looks which rows have ended after its step `number`: on a GPU, which then has to wait, seldom."""
+    return device.type == "cpu" or number % _LOOK_AGAIN == _LOOK_AGAIN - 1
+
+
+def _chosen(generator: Generator, hidden: Tensor, choose: Choose, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The next tokens [m] and their log probabilities at temperature 1."""
+    if isinstance(choose, Plain):
+        return draw(generator, hidden, choose.uniforms(rows, number))
+    scores = generator.logits(hidden).float()
+    chosen = choose(scores, rows, number)
+    return chosen, scores.log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
+
+
+@torch.no_grad()
+def draw(generator: Generator, hidden: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Next tokens at temperature 1. Scores are held for a few rows at a time: as many as stay in the processor's cache.
+
+    Args:
+        generator: gives the scores.
+        hidden: [rows, width], from the generator's `read` or `step`.
+        uniforms: [rows] or [rows, draws], in [0, 1).
+
+    Returns:
+        Ids and their log probabilities, both in the shape of `uniforms`.
+    """
+    size = max(_FEWEST_ROWS, _SCORES.get(hidden.device.type, _SCORES_ELSEWHERE) // len(generator.bias))
+    pieces = zip(hidden.split(size), uniforms.split(size), strict=True)
+    drawn = [_drawn(generator.logits(states).float(), numbers) for states, numbers in pieces]
+    ids, log_probs = zip(*drawn, strict=True)
+    return torch.cat(ids), torch.cat(log_probs)
+
+
+def _drawn(scores: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """As `draw`, from scores [rows, vocabulary], which are written over."""
+    weights = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+    ids, totals = _search(weights, uniforms.view(len(scores), -1))
+    log_probs = (weights.gather(1, ids) / totals).log()
+    return ids.view(uniforms.shape), log_probs.view(uniforms.shape)
+
+
 def chooser(sampling: Sampling, uniforms: Tensor) -> Choose:
     """The choice that the options describe.
 
@@ -239,6 +298,8 @@ def chooser(sampling: Sampling, uniforms: Tensor) -> Choose:
         sampling: temperature and filters.
         uniforms: [rows, max_tokens], a random number in [0, 1) for every token.
     """
+    if sampling.temperature == 1 and not sampling.top_k and sampling.top_p == 1 and not sampling.min_p:
+        return Plain(lambda rows, number: uniforms[rows, number])
 
     def choose(scores: Tensor, rows: Tensor, number: int) -> Tensor:
         if sampling.temperature < _COLDEST:
@@ -293,28 +354,36 @@ def _nucleus(scores: Tensor, share: float) -> Tensor:
     return torch.full_like(scores, -math.inf).scatter(-1, places, kept)
 
 
-def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     """One draw a row by inverting the cumulative distribution in two levels: first a block of 64 ids, then the id in it.
 
     Args:
-        probabilities: [rows, vocabulary], float32, each row of sum 1.
+        weights: [rows, vocabulary], float32, not negative: probabilities, or what is proportional to them.
         uniforms: [rows], in [0, 1).
 
     Returns:
-        [rows], ids; never one of probability 0. Adding up V / 64 blocks and one block costs one pass over the
-        probabilities where `torch.multinomial` makes several.
+        [rows], ids; never one of weight 0. Adding up V / 64 blocks and one block costs one pass over the weights where
+        `torch.multinomial` draws a random number for each.
     """
-    rows, vocabulary = probabilities.shape
-    blocks = functional.pad(probabilities, (0, -vocabulary % _BLOCK)).view(rows, -1, _BLOCK)
-    upto = blocks.sum(-1).cumsum(-1)
-    target = uniforms[:, None] * upto[:, -1:]
-    block = torch.searchsorted(upto, target, right=True).clamp(max=upto.shape[1] - 1)
-    before = functional.pad(upto, (1, 0)).gather(1, block)
-    inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).squeeze(1)
-    place = torch.searchsorted(inside.cumsum(-1), target - before, right=True)
-    last = _BLOCK - 1 - (inside > 0).flip(-1).int().argmax(-1, keepdim=True)
-    # The bound holds even where the probabilities are not numbers: a broken model is reported by its loss.
-    return (block * _BLOCK + torch.minimum(place, last)).squeeze(1).clamp(max=vocabulary - 1)
+    return _search(weights, uniforms[:, None])[0].squeeze(1)
+
+
+def _search(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids [rows, draws] for `uniforms` of that shape, and the sums [rows, 1] of the weights."""
+    rows, vocabulary = weights.shape
+    full = vocabulary // _BLOCK
+    sums = weights[:, : full * _BLOCK].unflatten(1, (full, _BLOCK)).sum(-1)
+    upto = torch.cat([sums, weights[:, full * _BLOCK :].sum(-1, keepdim=True)], 1).cumsum(1)
+    # Rounded up to the sum itself, a target would lie behind the last id.
+    target = uniforms * _BELOW_ONE * upto[:, -1:]
+    block = torch.searchsorted(upto, target, right=True).clamp(max=full)
+    rest = target - functional.pad(upto, (1, 0)).gather(1, block)
+    ids = block[..., None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+    inside = weights.gather(1, ids.clamp(max=vocabulary - 1).flatten(1)).view(ids.shape) * (ids < vocabulary)
+    place = (inside.cumsum(-1) <= rest[..., None]).sum(-1)
+    last = _BLOCK - 1 - (inside > 0).flip(-1).int().argmax(-1)
+    # The bound holds even where the weights are not numbers: a broken model is reported by its loss.
+    return (block * _BLOCK + torch.minimum(place, last)).clamp(max=vocabulary - 1), upto[:, -1:]
 
 
 def row_uniforms(seed: int, rows: int, numbers: int, first: int = 0) -> Tensor:

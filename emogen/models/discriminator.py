@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,18 +58,20 @@ class Discriminator(nn.Module):
         self.head = nn.Linear(config.width, 1)
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
 
-    def forward(self, tokens: Tensor, emotion: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, emotion: Tensor, vectors: Tensor | None = None) -> Tensor:
         """Log odds that the text is real.
 
         Args:
             tokens: [batch, time], padded at the end; padding and what stands behind an end token change nothing.
             emotion: [batch, emotions + 1].
+            vectors: [batch, time, width], read in place of the tokens' own; which places count is still the tokens' to say.
 
         Returns:
             Reading sequence: [batch]. Reading prefix: [batch, time], at each position for the text up to and with it.
         """
         present = present_tokens(tokens)
-        states = self.encoder(self.embedding(tokens) + self.condition(emotion)[:, None], present)
+        words = self.embedding(tokens) if vectors is None else vectors
+        states = self.encoder(words + self.condition(emotion)[:, None], present)
         odds: Tensor = self.head(states if self.reading == "prefix" else mean_of(states, present))
         return odds.squeeze(-1).float()
 
@@ -113,6 +117,17 @@ def adopt_embedding(discriminator: Discriminator, vectors: Tensor) -> None:
     discriminator.embedding.weight[PAD].zero_()
 
 
+@contextmanager
+def without_dropout(discriminator: AnyDiscriminator) -> Iterator[None]:
+    """Eval mode for a while; afterwards, or after an error, the mode that it was in."""
+    training = discriminator.training
+    discriminator.eval()
+    try:
+        yield
+    finally:
+        discriminator.train(training)
+
+
 @torch.no_grad()
 def score(discriminator: AnyDiscriminator, tokens: Tensor, emotion: Tensor, chunk: int = 4096) -> Tensor:
     """Scores without gradient and without dropout, whatever mode the discriminator is in; it is left in that mode.
@@ -126,11 +141,18 @@ def score(discriminator: AnyDiscriminator, tokens: Tensor, emotion: Tensor, chun
     Returns:
         What the discriminator's `forward` returns.
     """
-    training = discriminator.training
-    discriminator.eval()
-    try:
+    with without_dropout(discriminator):
         pieces = zip(torch.split(tokens, chunk), torch.split(emotion, chunk), strict=True)
-        parts = [discriminator(*piece) for piece in pieces]
-        return torch.cat(parts)
-    finally:
-        discriminator.train(training)
+        return torch.cat([discriminator(*piece) for piece in pieces])
+
+
+def of_whole_texts(scores: Tensor, tokens: Tensor) -> Tensor:
+    """One score a row from what a discriminator's `forward` returned: of prefixes, the one at the row's last token.
+
+    Args:
+        scores: [batch] or [batch, time].
+        tokens: [batch, time], that they are the scores of.
+    """
+    if scores.ndim == 1:
+        return scores
+    return scores.gather(1, present_tokens(tokens).sum(1, keepdim=True) - 1).squeeze(1)

@@ -10,9 +10,20 @@ from emogen.errors import SettingsError
 from emogen.options import setting
 
 Precision = Literal["auto", "bf16", "float32"]
-Estimator = Literal["rollout", "dense"]
+Estimator = Literal["rollout", "dense", "gumbel"]
 PRETRAINED = "hf:"
 _OWN_BACKBONES = ("ngrams", "cnn", "transformer")
+_NOT_NEGATIVE = (
+    "rollouts",
+    "warmup_steps",
+    "discriminator_reward",
+    "emotion_reward",
+    "clip",
+    "kl_weight",
+    "entropy_floor",
+    "entropy_weight",
+    "mle_weight",
+)
 
 
 @dataclass(frozen=True)
@@ -50,40 +61,57 @@ class VaeConfig(MleConfig):
 class GanConfig:
     """Adversarial training.
 
-    `rollout` gives a token the mean reward of completed replies (SeqGAN); `dense` gives it the rise of the discriminator's own
-    score of the prefix.
+    `rollout` gives a token the mean reward of completed replies (SeqGAN), or with no rollouts the reward of its own reply;
+    `dense` gives it the rise of the discriminator's own score of the prefix; `gumbel` has no rewards, but a gradient through
+    the discriminator (RelGAN). What stands at 0, `no` or `none` is off.
     """
 
-    estimator: Estimator = setting("rollout", "Where the return of a token comes from.")
+    estimator: Estimator = setting("rollout", "How the generator learns from the discriminator.")
     learning_rate: float = setting(1e-4, "Of the generator, at its peak.")
     discriminator_rate: float = setting(3e-4, "Learning rate of the discriminator.")
     samples: int = setting(4, "Replies a condition; the others are each one's baseline, so at least 2.")
-    rollouts: int = setting(4, "Completions of each prefix (rollout).")
+    rollouts: int = setting(4, "Completions of each prefix (rollout); 0 gives a reply's reward to each of its tokens.")
     discount: float = setting(1.0, "Of later rewards (dense).")
     max_tokens: int = setting(24, "Longest reply in adversarial training, its end token included.")
     warmup_steps: int = setting(200, "Discriminator updates before the generator's first.")
-    generator_updates: int = setting(1, "Policy updates on the same samples.")
+    generator_updates: int = setting(1, "Generator updates on the same samples.")
+    reward: Literal["discriminator", "constant", "shuffled"] = setting(
+        "discriminator", "What replies are worth; the other two are controls that can teach nothing."
+    )
+    discriminator_reward: float = setting(1.0, "Weight of the discriminator's part in what a reply is worth.")
+    emotion_reward: float = setting(0.0, "Weight of the guide's probability of the emotion that was asked for.")
+    baseline: Literal["leave-one-out", "none"] = setting("leave-one-out", "What is taken off a return.")
+    standardise: Literal["yes", "no"] = setting("no", "Divide advantages by their deviation in the batch.")
     clip: float = setting(0.2, "How far the probability ratio may move (PPO).")
     kl_weight: float = setting(0.05, "Of the divergence from the starting model, nats a token.")
     entropy_floor: float = setting(0.8, "Share of the starting model's entropy below which entropy is rewarded.")
     entropy_weight: float = setting(0.1, "Of what lacks to that floor.")
-    accuracy_ceiling: float = setting(0.85, "Above this pairwise accuracy the discriminator waits.")
+    mle_weight: float = setting(0.0, "Of the negative log-likelihood of the real replies, nats a token.")
+    accuracy_floor: float = setting(0.6, "Below this pairwise accuracy the discriminator gets more updates.")
+    accuracy_ceiling: float = setting(0.85, "Above this pairwise accuracy the discriminator waits; 1 for never.")
+    discriminator_updates: int = setting(1, "Discriminator updates a step below the floor.")
+    posterior_share: float = setting(0.5, "Share of latents drawn from the posterior of the real reply (a VAE's decoder).")
+    gumbel_temperature: float = setting(1.0, "Of the relaxation, at first (gumbel).")
+    gumbel_final: float = setting(0.2, "Of the relaxation, at the end (gumbel).")
     precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
-    chunk: int = setting(4096, "Rollouts and scores computed at once; lower it where memory is short.")
+    chunk: int = setting(4096, "Rollouts, scores and places computed at once; lower it where memory is short.")
 
     def __post_init__(self) -> None:
         require(0 < self.learning_rate < math.inf, "learning-rate", self.learning_rate, "above 0 and finite")
         require(self.samples >= 2, "samples", self.samples, "2 or more, since the others are each sample's baseline")
-        require(self.rollouts >= 1, "rollouts", self.rollouts, "1 or more")
-        require(self.generator_updates >= 1, "generator-updates", self.generator_updates, "1 or more")
         require(self.max_tokens >= 2, "max-tokens", self.max_tokens, "2 or more")
-        require(self.chunk >= 1, "chunk", self.chunk, "1 or more")
-        require(self.discriminator_rate > 0, "discriminator-rate", self.discriminator_rate, "above 0")
-        for name in ("warmup_steps", "kl_weight", "entropy_floor", "entropy_weight"):
-            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
-        for name in ("discount", "accuracy_ceiling"):
+        for name in ("generator_updates", "discriminator_updates", "chunk"):
+            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+        for name in ("discriminator_rate", "gumbel_temperature", "gumbel_final"):
+            require(0 < getattr(self, name) < math.inf, name.replace("_", "-"), getattr(self, name), "above 0 and finite")
+        for name in _NOT_NEGATIVE:
+            require(0 <= getattr(self, name) < math.inf, name.replace("_", "-"), getattr(self, name), "0 or more, and finite")
+        for name in ("discount", "accuracy_floor", "accuracy_ceiling", "posterior_share"):
             require(0 <= getattr(self, name) <= 1, name.replace("_", "-"), getattr(self, name), "between 0 and 1")
-        require(self.clip > 0, "clip", self.clip, "above 0")
+        floor, ceiling = self.accuracy_floor, self.accuracy_ceiling
+        require(floor <= ceiling, "accuracy-floor", floor, f"at most --accuracy-ceiling {ceiling}")
+        if self.reward != "discriminator" and self.estimator == "gumbel":
+            raise SettingsError(f"--reward {self.reward}: gumbel has no rewards to replace; pass --estimator rollout or dense")
 
 
 @dataclass(frozen=True)
@@ -191,6 +219,7 @@ class GanSettings(GanConfig, GeneratorRun):
     init: str | None = setting(None, "Checkpoint to start from; without it a VAE is trained first.")
     warm_steps: int = setting(0, "Updates of the warm start, where there is no --init; 0 for the preset's own.")
     warm_minutes: float = setting(0.0, "Time limit of the warm start; 0 for none.")
+    guide: str = setting("", "Classifier that --emotion-reward asks for the emotion of a reply: its folder.")
     discriminator: str = setting("", "hf:NAME-OR-FOLDER, a pretrained encoder (rollout); without it one of our own.")
     encoder_rate: float = setting(
         5e-5, "Learning rate of an hf discriminator's encoder; its head follows --discriminator-rate."
@@ -210,10 +239,15 @@ class GanSettings(GanConfig, GeneratorRun):
         for name in ("warm_steps", "warm_minutes"):
             require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
         _check_encoder("discriminator", self.discriminator, self.encoder_rate)
-        if self.discriminator and self.estimator == "dense":
+        if self.discriminator and self.estimator != "rollout":
             raise SettingsError(
-                f"--discriminator {self.discriminator}: an encoder sees both ways and scores no prefix, so not with "
-                "--estimator dense; pass --estimator rollout"
+                f"--discriminator {self.discriminator}: an encoder of texts scores no prefix and passes no gradient on, so not "
+                f"with --estimator {self.estimator}; pass --estimator rollout"
+            )
+        if bool(self.emotion_reward) != bool(self.guide):
+            raise SettingsError(
+                f"--emotion-reward {self.emotion_reward} with --guide {self.guide!r}: the two go together; a guide is what "
+                "`emogen train-classifier` makes"
             )
 
 

@@ -19,6 +19,7 @@ from emogen.emotions import LabelSet
 from emogen.errors import DataError
 from emogen.text import Tokenizer, train_tokenizer
 from emogen.train.config import GeneratorRun
+from emogen.train.processes import after_first, from_first
 
 _SHARES = (0.9, 0.05, 0.05)
 _SPLIT_SEED = 0
@@ -90,7 +91,7 @@ def prepare(
     labels: LabelSet | None = None,
     cache: Path | None = None,
 ) -> Prepared:
-    """Reads, tokenises (once for given files, tokenizer and limits) and maps a corpus.
+    """Reads, tokenises (once for given files, tokenizer and limits) and maps a corpus; of several processes the first reads.
 
     Args:
         files: paths or names of corpora. Rows that name no split are held out by a hash of their reply: 5% valid, 5% test.
@@ -103,11 +104,14 @@ def prepare(
     Raises:
         DataError: a file or row that cannot be read, a label with a single row, nothing to train on.
     """
-    corpus = open_corpus(files, reading, labels)
-    tokenizer = tokenizer or train_tokenizer(_training_texts(corpus.exchanges(), config.seed), config.vocabulary, config.seed)
+    corpus = from_first(lambda: open_corpus(files, reading, labels))
+    tokenizer = tokenizer or from_first(
+        lambda: train_tokenizer(_training_texts(corpus.exchanges(), config.seed), config.vocabulary, config.seed)
+    )
     limits = Limits(config.context_tokens, config.reply_tokens)
     identity = hashlib.sha256(repr([*corpus.sources.items(), *(own for _, own in corpus.parts)]).encode()).hexdigest()
-    arrays = token_arrays(identity, corpus.exchanges, tokenizer, corpus.labels, limits, cache or data_folder() / "arrays")
+    cache = cache or data_folder() / "arrays"
+    arrays = after_first(lambda: token_arrays(identity, corpus.exchanges, tokenizer, corpus.labels, limits, cache))
     _refuse_lone_labels(arrays, corpus.labels)
     return Prepared(tokenizer, corpus.labels, limits, arrays, corpus.sources)
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from emogen.atomic import sha256
-from emogen.checkpoint import Checkpoint, describe, find_checkpoint, load, mark_latest, save_model
-from emogen.data.batches import Batch, batches
+from emogen.checkpoint import Checkpoint, describe, find_checkpoint, generator_of, load, mark_latest, save_model
+from emogen.data.batches import Batch
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints
 from emogen.decoding.sampling import Prompt, Sampling, sample
@@ -36,15 +36,18 @@ from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from emogen.train.config import GanSettings, LmSettings, RunConfig, VaeSettings
 from emogen.train.corpus import Prepared, held_out_batches, prepare
+from emogen.train.experience import Adversaries
 from emogen.train.folder import (
     is_resumable,
     order_of,
     read_train_file,
     write_train_file,
 )
-from emogen.train.gan import Adversaries, train_gan
-from emogen.train.launch import begun, drive, random_stream, refuse_other_data
+from emogen.train.gan import train_gan
+from emogen.train.launch import begun, drive, random_stream, refuse_other_data, training_batches
 from emogen.train.mle import held_out_nll, train_mle
+from emogen.train.processes import from_first
+from emogen.train.rewards import load_guide
 from emogen.train.run import Watch
 from emogen.train.state import Step, TrainState, adamw
 from emogen.train.vae import held_out_elbo, train_vae
@@ -95,7 +98,7 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
             validate=lambda: held_out_nll(generator, held_out_batches(data.arrays)),
             about=order,
             select="nll",
-            start=Path(order["start"]) if settings.init else None,
+            seen=[Path(order["start"])] if settings.init else [],
         )
 
 
@@ -134,12 +137,13 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
         settings = _with_start(settings)
         encoder = load_encoder(settings.discriminator) if settings.discriminator else None
         order = order_of("train-gan", files, reading, settings) | {"warm": asdict(warm)}
-        start = load(settings.init or _warm_start(files, reading, warm, folder, order), device, trainable=True)
+        start = load(settings.init or _warm_start(files, reading, warm, folder, order), device, trainable=True, whole=True)
         order |= _facts_of_start(start, folder, resuming)
         data = _same_data(_prepared_for(start, files, reading, settings), folder, resuming)
         # The warm start draws random numbers, and a resumed run does without it.
         torch.manual_seed(settings.seed)
         models = _adversaries(start, settings, encoder, device)
+        order |= {"guide_sha256": sha256(Path(settings.guide) / "model.safetensors")} if settings.guide else {}
         opponent, share = models.discriminator, settings.encoder_rate / settings.discriminator_rate
         state = TrainState(
             {"generator": models.generator, "discriminator": opponent},
@@ -159,7 +163,7 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
             validate=lambda: held_out_nll(models.generator, held_out_batches(data.arrays)),
             about=order,
             by_context=True,
-            start=start.folder,
+            seen=[start.folder, *([Path(settings.guide)] if settings.guide else [])],
         )
 
 
@@ -258,7 +262,7 @@ def _warm_start(files: Sequence[str], reading: Reading, warm: VaeSettings, folde
     inside = folder / WARM_START
     if read_train_file(inside).get("finished", False):
         return inside
-    write_train_file(folder, read_train_file(folder) | order | {"finished": False})
+    from_first(lambda: write_train_file(folder, read_train_file(folder) | order | {"finished": False}))
     try:
         return fit_vae(files, reading, replace(warm, out=str(inside)), resuming=is_resumable(inside))
     except Interrupted as stopped:
@@ -278,8 +282,15 @@ def _facts_of_start(start: Checkpoint, folder: Path, resuming: bool) -> dict[str
 
 def _adversaries(start: Checkpoint, settings: GanSettings, encoder: Pretrained | None, device: torch.device) -> Adversaries:
     fixed = {id(weight): weight for weight in start.generator.parameters() if not weight.requires_grad}
-    reference = copy.deepcopy(start.generator, fixed).eval().requires_grad_(False)
-    return Adversaries(start.generator, reference, _discriminator(start, settings, encoder).to(device))
+    before = copy.deepcopy(start.model, fixed).eval().requires_grad_(False)
+    guide = load_guide(settings.guide, start.labels, start.tokenizer, device) if settings.guide else None
+    return Adversaries(
+        generator_of(start.model),
+        generator_of(before),
+        _discriminator(start, settings, encoder).to(device),
+        before if isinstance(before, TextVAE) else None,
+        guide,
+    )
 
 
 def _discriminator(start: Checkpoint, settings: GanSettings, encoder: Pretrained | None) -> AnyDiscriminator:
@@ -311,11 +322,14 @@ def _drive(
     about: dict[str, Any],
     select: str = "",
     by_context: bool = False,
-    start: Path | None = None,
+    seen: Sequence[Path] = (),
 ) -> Path:
-    """Writes what a checkpoint needs beside its weights, and runs the loop on the training rows."""
-    if isinstance(data.tokenizer, SentencePieceTokenizer):
-        data.tokenizer.save(folder / "tokenizer.model")
+    """Writes what a checkpoint needs beside its weights, and runs the loop on the training rows.
+
+    The rows that the models in `seen` were trained on count as rows that this one has seen.
+    """
+    if isinstance(own := data.tokenizer, SentencePieceTokenizer):
+        from_first(lambda: own.save(folder / "tokenizer.model"))
     facts = {
         "sources": data.sources,
         "rows": {split: len(arrays) for split, arrays in data.arrays.items()},
@@ -331,11 +345,11 @@ def _drive(
     )
 
     def steps() -> Iterator[Step]:
-        return loop(batches(data.arrays["train"], settings.batch_size, settings.seed, state.step, by_context), state)
+        return loop(training_batches(data.arrays["train"], settings, state, by_context), state)
 
-    seen = [np.asarray(data.arrays["train"].fingerprints), *([read_fingerprints(start)] if start else [])]
-    drive(folder, settings, state, steps, watch, facts, np.concatenate(seen), lambda: data.labels)
-    mark_latest(folder)
+    known = [np.asarray(data.arrays["train"].fingerprints), *map(read_fingerprints, seen)]
+    drive(folder, settings, state, steps, watch, facts, np.concatenate(known), lambda: data.labels)
+    from_first(lambda: mark_latest(folder))
     return folder
 
 

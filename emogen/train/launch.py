@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from emogen.data.batches import Batch, TokenArrays, ahead, batches
 from emogen.data.fingerprints import Fingerprints, write_fingerprints
 from emogen.emotions import LabelSet
-from emogen.errors import CheckpointError
+from emogen.errors import CheckpointError, SettingsError
 from emogen.models.device import choose_device
-from emogen.train.config import RunConfig
+from emogen.train.config import GeneratorRun, RunConfig
 from emogen.train.folder import held, own_folder, read_train_file, remove_unused, write_model_card, write_train_file
 from emogen.train.memory import keep_freed_memory
+from emogen.train.processes import from_first, is_first, part, process_group, rank, world
 from emogen.train.run import Watch, explaining, resume, run
 from emogen.train.state import Step, TrainState
 from emogen.version import __version__
@@ -23,24 +26,46 @@ from emogen.version import __version__
 
 @contextmanager
 def begun(command: str, settings: RunConfig, resuming: bool) -> Iterator[tuple[Path, torch.device]]:
-    """The run's folder and device; a folder that is new and in which nothing came to stand goes away again."""
+    """The run's folder and device; a folder that is new and in which nothing came to stand goes away again.
+
+    Of several processes the first makes the folder and holds it.
+    """
     keep_freed_memory()
     device = choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    folder, is_new = own_folder(command, settings, resuming)
-    torch.manual_seed(settings.seed)
-    try:
-        with held(folder), explaining(settings, folder):
-            yield folder, device
-    finally:
-        if is_new:
-            remove_unused(folder)
+    with process_group(device):
+        if world() > 1 and not isinstance(settings, GeneratorRun):
+            raise SettingsError(f"emogen {command} runs in one process, not {world()}; start it without torchrun")
+        folder, is_new = from_first(lambda: own_folder(command, settings, resuming))
+        torch.manual_seed(settings.seed)
+        try:
+            with held(folder) if is_first() else nullcontext(), explaining(settings, folder):
+                yield folder, device
+        finally:
+            if is_new and is_first():
+                remove_unused(folder)
 
 
 def random_stream(settings: RunConfig) -> torch.Generator:
     """The random numbers of a run's own loop."""
     return torch.Generator().manual_seed(settings.seed)
+
+
+def training_batches(arrays: TokenArrays, settings: RunConfig, state: TrainState, by_context: bool = False) -> Iterator[Batch]:
+    """This process's part of the batches that come after `state.step`; for CUDA pinned and prepared one ahead.
+
+    Args:
+        arrays: the training rows.
+        settings: rows a batch and process, the order's seed, and the device.
+        state: of the run.
+        by_context: as for `batches`.
+    """
+    rows = batches(arrays, settings.batch_size, settings.seed, state.step, by_context, part())
+    if choose_device(settings.device).type != "cuda":
+        return rows
+    own = torch.cuda.current_device()
+    return ahead(rows, Batch.pinned, lambda: torch.cuda.set_device(own))
 
 
 def refuse_other_data(sources: Mapping[str, str], folder: Path, resuming: bool) -> None:
@@ -63,6 +88,8 @@ def drive(
 ) -> Path:
     """Resumes what stands in the folder, runs the loop to its end, and leaves a whole checkpoint.
 
+    Of several processes the first writes.
+
     Args:
         folder: of the run.
         settings: steps, minutes, looks.
@@ -74,12 +101,27 @@ def drive(
         finish: what is left to do with the model that was kept; gives its labels.
     """
     resume(state, folder)
-    write_fingerprints(folder, rows)
-    facts = {"emogen": __version__, "torch": torch.__version__, **facts}
-    write_train_file(folder, facts | {"finished": False, "steps": state.step, "figures": state.figures})
+    _part_streams(settings.seed, state.step)
+    facts = {"emogen": __version__, "torch": torch.__version__, "processes": world(), **facts}
+    from_first(lambda: _note_begun(folder, facts, state, rows))
     run(loop(), state, settings, folder, watch)
+    from_first(lambda: _note_finished(folder, facts, state, finish))
+    return folder
+
+
+def _part_streams(seed: int, step: int) -> None:
+    """Gives every process but the first another stream of PyTorch's own random numbers, which dropout takes."""
+    if not is_first():
+        torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))
+
+
+def _note_begun(folder: Path, facts: Mapping[str, Any], state: TrainState, rows: Fingerprints) -> None:
+    write_fingerprints(folder, rows)
+    write_train_file(folder, {**facts, "finished": False, "steps": state.step, "figures": state.figures})
+
+
+def _note_finished(folder: Path, facts: Mapping[str, Any], state: TrainState, finish: Callable[[], LabelSet]) -> None:
     labels = finish()
-    facts |= {"finished": True, "steps": state.step, "figures": state.figures}
+    facts = {**facts, "finished": True, "steps": state.step, "figures": state.figures}
     write_model_card(folder, facts, labels)
     write_train_file(folder, facts)
-    return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from emogen.data.batches import Batch
 from emogen.losses import masked_mean, token_nll
 from emogen.models.generator import Generator, reply_mask
 from emogen.train.config import MleConfig
+from emogen.train.processes import joint, total
 from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update
 
 
@@ -26,13 +28,14 @@ def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig,
     device = generator.bias.device
     for batch in batches:
         generator.train()
-        moved = drop_emotion(batch.to(device), config.emotion_dropout)
+        moved = drop_emotion(batch.to(device), config.emotion_dropout, state.random)
         with mixed_precision(config.precision, device):
             nll, mask = reply_nll(generator, moved.tokens, moved.reply_start, with_no_latent(generator, moved.emotion))
-        loss = nll.sum() / mask.sum()
+        tokens = total(mask.sum())
+        loss = joint(nll.sum()) / tokens
         update(loss, state.optimizers["generator"], scheduled(config.learning_rate, state), state)
         state.step += 1
-        yield Step(state.step, {"nll": float(loss.detach()), "tokens": int(mask.sum())})
+        yield Step(state.step, {"nll": float(loss.detach()), "tokens": int(tokens)})
 
 
 def reply_nll(generator: Generator, tokens: Tensor, reply_start: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,13 +62,12 @@ def with_no_latent(generator: Generator, emotion: Tensor) -> Tensor:
     return torch.cat([emotion, emotion.new_zeros(len(emotion), generator.config.latent)], 1)
 
 
-def drop_emotion(batch: Batch, share: float) -> Batch:
-    """The batch with about `share` of its rows asking for no emotion."""
-    dropped = torch.rand(len(batch)) < share
+def drop_emotion(batch: Batch, share: float, random: torch.Generator) -> Batch:
+    """The batch with about `share` of its rows asking for no emotion; drawn for the whole batch, whoever has its rows."""
+    dropped = batch.own(torch.rand(batch.whole, generator=random)) < share
     nothing = torch.zeros_like(batch.emotion)
     nothing[:, -1] = 1.0
-    emotion = torch.where(dropped.to(batch.emotion.device)[:, None], nothing, batch.emotion)
-    return Batch(batch.tokens, batch.reply_start, emotion)
+    return replace(batch, emotion=torch.where(dropped.to(batch.emotion.device)[:, None], nothing, batch.emotion))
 
 
 @torch.no_grad()

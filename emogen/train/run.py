@@ -20,6 +20,7 @@ from tqdm import tqdm
 from emogen.atomic import replacing, write_text
 from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingError
 from emogen.train.config import RunConfig
+from emogen.train.processes import from_first, is_first, largest
 from emogen.train.state import Step, TrainState
 
 STATE_FILE = "train_state.pt"
@@ -68,17 +69,18 @@ class _Meanwhile:
 def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path, watch: Watch) -> None:
     """Drives `loop` until its steps, its minutes or its patience are used up; state and model are saved at the end.
 
+    Of several processes the first looks, logs and saves, and all leave the loop after the same step.
+
     Raises:
         Interrupted: by SIGINT or SIGTERM, after saving.
         TrainingError: the loss is not finite or memory is short; what was saved before stays.
     """
     state.progress = _share_done(state, config)
     with explaining(config, folder, state):
-        if not (folder / STATE_FILE).exists():
-            _save(state, folder)
+        from_first(lambda: None if (folder / STATE_FILE).exists() else _save(state, folder))
         _advance(loop, state, config, folder, watch)
         _look(state, folder, watch, None)
-        _save(state, folder)
+        from_first(lambda: _save(state, folder))
 
 
 def resume(state: TrainState, folder: Path) -> None:
@@ -90,6 +92,10 @@ def resume(state: TrainState, folder: Path) -> None:
     path = folder / STATE_FILE
     if path.exists():
         state.restore(_content(path), str(path))
+    from_first(lambda: _tidy(folder, state))
+
+
+def _tidy(folder: Path, state: TrainState) -> None:
     for unfinished in folder.glob(".*.part"):
         unfinished.unlink(missing_ok=True)
     log = folder / LOG_FILE
@@ -136,22 +142,28 @@ def explaining(config: RunConfig, folder: Path, state: TrainState | None = None)
 def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path, watch: Watch) -> None:
     meanwhile = _Meanwhile()
     began = time.monotonic() - state.figures.get("elapsed", 0.0)
-    with _stop_requests() as stop, _progress(state, config) as bar:
+    with _stop_requests() as asked, _progress(state, config) as bar:
         while not _done(state, config):
             meanwhile.add(next(loop).figures)
-            state.figures["elapsed"] = time.monotonic() - began
+            state.figures["elapsed"], stop = _agreed(time.monotonic() - began, asked)
             state.progress = _share_done(state, config)
-            if state.step % _LOG_EVERY == 0:
+            if state.step % _LOG_EVERY == 0 and is_first():
                 figures = meanwhile.take()
                 _log(folder, state, figures)
                 _show(bar, state, config, figures)
             if state.step % config.validate_every == 0:
                 _look(state, folder, watch, bar)
             if state.step % config.save_every == 0 or stop:
-                _save(state, folder)
+                from_first(lambda: _save(state, folder))
             if stop:
-                raise Interrupted(f"stopped at step {state.step}, state saved; go on with --resume --out {folder}", stop[0])
+                raise Interrupted(f"stopped at step {state.step}, state saved; go on with --resume --out {folder}", stop)
         bar.update(state.step - bar.n)
+
+
+def _agreed(elapsed: float, asked: list[int]) -> tuple[float, int]:
+    """The first process's clock, and a signal that came to any process; 0 where none did."""
+    clock, signalled = largest([elapsed if is_first() else 0.0, asked[0] if asked else 0])
+    return clock, int(signalled)
 
 
 def _at(state: TrainState | None) -> str:
@@ -186,8 +198,12 @@ def _time_share(state: TrainState, config: RunConfig) -> float:
 
 def _look(state: TrainState, folder: Path, watch: Watch, bar: tqdm[None] | None) -> None:
     """Held-out figures, a sample, and the model saved if it is the best so far (or if the newest is kept)."""
-    if state.figures.get("looked") == state.step:
-        return
+    if state.figures.get("looked") != state.step:
+        state.figures.update(from_first(lambda: _looked(state, folder, watch, bar)))
+
+
+def _looked(state: TrainState, folder: Path, watch: Watch, bar: tqdm[None] | None) -> dict[str, float]:
+    """Looks, and gives the figures of the state that change by it."""
     _refuse_broken_weights(state)
     figures = watch.validate()
     text = watch.preview()
@@ -200,6 +216,7 @@ def _look(state: TrainState, folder: Path, watch: Watch, bar: tqdm[None] | None)
     if better:
         state.figures["best_step"] = state.step
         watch.save()
+    return state.figures
 
 
 def _is_better(state: TrainState, figures: dict[str, float], select: str) -> bool:
@@ -260,6 +277,7 @@ def _progress(state: TrainState, config: RunConfig) -> tqdm[None]:
         mininterval=0.5 if terminal else 30.0,
         dynamic_ncols=terminal,
         smoothing=0.05,
+        disable=not is_first(),
     )
 
 

@@ -16,6 +16,7 @@ from emogen.errors import CheckpointError, TrainingError
 from emogen.models.device import has_bf16
 from emogen.models.trained import take_trained, trained_tensors
 from emogen.train.config import Precision
+from emogen.train.processes import sum_gradients, total
 
 _WARMUP_STEPS = 100
 _FINAL_RATE = 0.05
@@ -37,7 +38,7 @@ class TrainState:
     Attributes:
         modules: in training, by name.
         optimizers: by name.
-        random: the stream that loops sample from; dropout takes PyTorch's own.
+        random: the stream that loops sample from, the same in every process; dropout takes PyTorch's own.
         step: updates done.
         progress: share of the run that is done, 0 to 1; the learning rate follows it.
         figures: numbers that a loop or the run keeps between steps.
@@ -112,17 +113,24 @@ def adamw(
 
 
 def update(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, state: TrainState) -> float:
-    """One clipped gradient step; returns the gradient's norm before clipping.
+    """One clipped step along the gradient, summed over all processes; returns the gradient's norm before clipping.
+
+    Args:
+        loss: a scalar of this process's rows, divided by counts of all (see `emogen.train.processes`).
+        optimizer: of what is learnt.
+        rate: the learning rate.
+        state: its step is named in the error.
 
     Raises:
-        TrainingError: loss or gradient is not finite; nothing is changed then.
+        TrainingError: loss or gradient is not finite, in any process; nothing is changed then.
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    sum_gradients(parameters)
     norm = float(nn.utils.clip_grad_norm_(parameters, _MAX_NORM))
     value = float(loss.detach())
-    if not (math.isfinite(norm) and math.isfinite(value)):
+    if not (math.isfinite(norm) and math.isfinite(float(total(loss)))):
         found = f"loss {value:g} with gradient {norm:g}"
         raise TrainingError(f"step {state.step + 1}: {found} is not finite; lower the learning rate")
     for group in optimizer.param_groups:

@@ -21,14 +21,15 @@ from emogen.losses import (
 from emogen.models.vae import TextVAE
 from emogen.train.config import VaeConfig
 from emogen.train.mle import drop_emotion, reply_nll
+from emogen.train.processes import joint, total
 from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update
 
 
 def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: TrainState) -> Iterator[Step]:
     """Updates `vae` in place on one batch after another, with the optimizer `state.optimizers["vae"]`.
 
-    Yields after each update, with reconstruction and KL (nats a row), and active units and mutual information as the batch
-    shows them; stop by not asking for the next one.
+    Yields after each update, with reconstruction and KL (nats a row), and active units and mutual information as this
+    process's part of the batch shows them; stop by not asking for the next one.
 
     Raises:
         TrainingError: the loss is not finite; the model keeps its last weights.
@@ -37,22 +38,22 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
     for batch in batches:
         vae.train()
         moved = batch.to(device)
-        told = drop_emotion(moved, config.emotion_dropout).emotion
+        told = drop_emotion(moved, config.emotion_dropout, state.random).emotion
+        noise = moved.own(torch.randn(moved.whole, vae.config.decoder.latent, generator=state.random))
         with mixed_precision(config.precision, device):
             posterior = vae.encode(moved.tokens, moved.reply_start, moved.emotion)
-            latent = posterior.sample(torch.randn(posterior.mean.shape).to(device))
+            latent = posterior.sample(noise.to(device))
             condition = torch.cat([told, latent], 1)
             nll, mask = reply_nll(vae.decoder, moved.tokens, moved.reply_start, condition)
-            adversary = functional.cross_entropy(vae.emotion_logits(latent), moved.emotion[:, :-1])
-        kl = kl_to_prior(posterior, standard_normal(posterior.mean))
-        reconstruction = nll.sum() / len(batch)
+            adversary = functional.cross_entropy(vae.emotion_logits(latent), moved.emotion[:, :-1], reduction="sum")
+        kl = joint(kl_to_prior(posterior, standard_normal(posterior.mean)).sum(0)) / moved.whole
+        reconstruction = joint(nll.sum()) / moved.whole
         weight = rate_weight(config, state.progress)
-        loss = (reconstruction + weight * free_bits(kl, config.target_rate)) * len(batch) / mask.sum()
-        update(
-            loss + config.adversary_weight * adversary, state.optimizers["vae"], scheduled(config.learning_rate, state), state
-        )
+        loss = (reconstruction + weight * free_bits(kl[None], config.target_rate)) * moved.whole / total(mask.sum())
+        loss = loss + config.adversary_weight * joint(adversary) / moved.whole
+        update(loss, state.optimizers["vae"], scheduled(config.learning_rate, state), state)
         state.step += 1
-        yield Step(state.step, _figures(reconstruction, kl, posterior, latent) | {"rate_weight": weight})
+        yield Step(state.step, _figures(reconstruction, kl.sum(), posterior, latent) | {"rate_weight": weight})
 
 
 def rate_weight(config: VaeConfig, progress: float) -> float:
@@ -99,15 +100,15 @@ def _elbo(vae: TextVAE, batch: Batch, draws: int, random: torch.Generator) -> tu
     z, log_likelihood = torch.stack(points), torch.stack(likelihoods)
     iw_nll = importance_weighted_nll(log_likelihood, prior.log_density(z), posterior.log_density(z))
     kl = kl_to_prior(posterior, prior)
-    figures = _figures(-log_likelihood.mean(), kl, posterior, z[0]) | {"iw_nll": float(iw_nll.mean())}
+    figures = _figures(-log_likelihood.mean(), kl.sum(1).mean(), posterior, z[0]) | {"iw_nll": float(iw_nll.mean())}
     return figures, posterior.mean
 
 
-def _figures(reconstruction: Tensor, kl: Tensor, posterior: Gaussian, latent: Tensor) -> dict[str, float]:
+def _figures(reconstruction: Tensor, rate: Tensor, posterior: Gaussian, latent: Tensor) -> dict[str, float]:
     detached = Gaussian(posterior.mean.detach(), posterior.log_variance.detach())
     return {
         "reconstruction": float(reconstruction.detach()),
-        "kl": float(kl.detach().sum(1).mean()),
+        "kl": float(rate.detach()),
         "active_units": active_units(detached.mean),
         "mutual_information": float(mutual_information(detached, latent.detach())),
     }
