@@ -7,7 +7,8 @@ Two tasks: `texts`, GoEmotions by emotion, without context; `replies`, the liste
 emotion. The training texts are divided by a hash of their words: half are the generators', a quarter is the guide's, a quarter
 the judge's. The guide is a classifier. It labels the replies, whose own labels say what the *speaker* feels; left out are those
 in which it gives no emotion more than half, and those that the judge has learnt. Its probability of the emotion that was asked
-for is the emotion reward. The judge shares neither rows nor architecture with it, nor its architecture with the discriminator.
+for is the emotion reward. The judge shares neither rows nor architecture with it, nor its architecture with the discriminator,
+and learns no row that --start has learnt.
 Asked for in the test are the emotions of held-out texts, as many of each as there are, at most `--each`; in `replies` with
 their contexts, and people's replies are the references.
 
@@ -46,6 +47,7 @@ import emogen
 from emogen.atomic import sha256, write_text
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
+from emogen.data.fingerprints import fingerprint, read_fingerprints
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EKMAN, mixture
 from emogen.errors import CheckpointError, DataError, EmogenError, SettingsError
@@ -167,7 +169,9 @@ def several(flag: str, values: Sequence[object], text: str, kind: Any) -> Callab
 @option("--replies", "empatheticdialogues", "Corpus of replies, which the guide labels.")
 @option("--backbone", "lstm", "Of the generators: lstm, transformer, or hf:NAME-OR-FOLDER.")
 @option("--discriminator", "", "hf:NAME-OR-FOLDER, a pretrained encoder; without it one of our own.")
-@click.option("--start", type=click.Path(path_type=Path), help="A start for all tasks and seeds; none is trained then.")
+@click.option(
+    "--start", type=click.Path(path_type=Path), help="Checkpoint that all tasks and seeds begin with; none is trained."
+)
 @several("--arm", ARMS, "Systems; mle is always measured.", click.Choice(ARMS))
 @several("--seed", (0, 1, 2), "Of training and of sampling.", int)
 @option("--start-steps", LM.steps, "Updates of a start at most, and of `longer`.")
@@ -218,7 +222,7 @@ def main(
 
 def changed(settings: Settings, values: Sequence[str]) -> Settings:
     """The settings with values by name; raises SettingsError for a name or value that they do not have."""
-    known = {field.name for field in fields(settings)} - PLACES
+    known = {field.name for field in fields(settings) if getattr(settings, field.name) is not None} - PLACES
     new: dict[str, Any] = {}
     for given in values:
         name, _, value = given.partition("=")
@@ -248,6 +252,7 @@ def prepared(plan: Plan) -> tuple[Classifiers, list[Task]]:
     opened = open_corpus([plan.texts], Reading(labels=EKMAN if plan.texts == "goemotions" else None))
     ((source, reading),) = opened.parts
     parts = quartered(divided(opened.exchanges()))
+    parts["judge"] = unseen(parts["judge"], plan.start)
     name = stem(plan.texts)
     files = {part: plan.work / f"{name}-{part}.jsonl.gz" for part in ("generator", "guide", "judge")}
     for part, path in files.items():
@@ -274,6 +279,12 @@ def quartered(parts: Mapping[str, Sequence[Exchange]]) -> dict[str, list[Exchang
         share = split_of(" ".join(words(row.reply)), (0.5, 0.5, 0.0), seed=1)
         found["guide" if share == "train" else "judge"].append(row)
     return found
+
+
+def unseen(rows: Sequence[Exchange], start: Path | None) -> list[Exchange]:
+    """The rows that a start was not trained on."""
+    seen = set(read_fingerprints(start).tolist()) if start else set()
+    return [row for row in rows if fingerprint(row.reply) not in seen]
 
 
 def ready(
@@ -401,7 +412,7 @@ def measure(plan: Plan, classifiers: Classifiers, tasks: Sequence[Task], models:
     write_result(out, command_of(RESULT.stem, click.get_current_context()), files, rows, extra)
     for task in tasks:
         for quality in DRAWN:
-            figure(rows, task.name, quality, out)
+            figure(rows, task.ready.name, quality, out)
 
 
 def about(folder: Path) -> dict[str, object]:
@@ -415,14 +426,14 @@ def task_rows(
     task: Task, models: Sequence[Model], plan: Plan, judging: Judging, language: LanguageModel | None
 ) -> Iterator[dict[str, object]]:
     """The rows of one task, as they come."""
-    test, name = task.ready.test, {"task": task.name}
-    yield name | {"system": "real", "seed": 0} | figures([row.reply for row in test], test, task, judging, language)
+    test, corpus = task.ready.test, {"corpus": task.ready.name}
+    yield corpus | {"system": "real", "seed": 0} | figures([row.reply for row in test], test, task, judging, language)
     copied = balanced(task.ready.learnt, Counter(row.emotion.name for row in test))
-    yield name | {"system": "train", "seed": 0} | figures([row.reply for row in copied], copied, task, judging, None)
+    yield corpus | {"system": "train", "seed": 0} | figures([row.reply for row in copied], copied, task, judging, None)
     for model in models:
         for temperature, texts in zip(plan.temperature, written(model, plan), strict=True):
             measures = figures(texts, test, task, judging, language if temperature == 1 else None)
-            yield name | {"system": model.arm, "seed": model.seed, "temperature": temperature} | measures
+            yield corpus | {"system": model.arm, "seed": model.seed, "temperature": temperature} | measures
         click.echo(f"{model.folder.name} measured", err=True)
 
 
@@ -528,28 +539,37 @@ def with_differences(rows: Sequence[dict[str, object]]) -> list[dict[str, object
 
 def beside(own: Sequence[dict[str, object]], start: Sequence[dict[str, object]]) -> list[dict[str, object]]:
     """A model's rows with the differences, and one for its whole curve."""
-    whole = {name: own[0][name] for name in ("task", "system", "seed")}
+    whole = {name: own[0][name] for name in ("corpus", "system", "seed")}
     rows = [dict(row) for row in own]
     for quality in QUALITIES:
         mine, theirs = curve_of(own, quality), curve_of(start, quality)
         if mine and theirs:
-            whole[f"beyond_{quality}"] = mean_difference(mine, theirs)
+            note(whole, quality, mean_difference(mine, theirs))
             for row in rows:
                 at = theirs.at(value(row[DIVERSITY]))
-                row[f"beyond_{quality}"] = None if at is None else value(row[quality]) - at
+                note(row, quality, None if at is None else value(row[quality]) - at)
     return [*rows, whole]
+
+
+def note(row: dict[str, object], quality: str, difference: float | None) -> None:
+    """Writes a difference into a row, where there is one."""
+    if difference is not None:
+        row[f"beyond_{quality}"] = difference
 
 
 def summary(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """Mean and deviation over the seeds of each difference, at each temperature and over the whole curve (no temperature)."""
-    found: dict[tuple[object, ...], list[object]] = {}
+    groups: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
     for row in rows:
-        for name, difference in row.items():
-            if name.startswith("beyond_"):
-                key = (row["task"], row["system"], name.removeprefix("beyond_"), row.get("temperature"))
-                found.setdefault(key, []).append(difference)
-    names = ("task", "system", "metric", "temperature")
-    return [dict(zip(names, key, strict=True)) | over_seeds(differences) for key, differences in found.items()]
+        if row["system"] in ARMS[1:]:
+            groups.setdefault((row["corpus"], row["system"], row.get("temperature")), []).append(row)
+    found = []
+    for (corpus, system, temperature), own in groups.items():
+        for quality in QUALITIES:
+            differences = [row.get(f"beyond_{quality}") for row in own]
+            facts = {"corpus": corpus, "system": system, "temperature": temperature, "metric": quality}
+            found += [facts | over_seeds(differences)] if any(one is not None for one in differences) else []
+    return found
 
 
 def over_seeds(differences: Sequence[object]) -> dict[str, object]:
@@ -568,19 +588,19 @@ def over_seeds(differences: Sequence[object]) -> dict[str, object]:
     return {"seeds": len(known), "mean": mean, "deviation": deviation, "is_beyond": is_beyond}
 
 
-def figure(rows: Sequence[Mapping[str, object]], task: str, quality: str, out: Path) -> None:
+def figure(rows: Sequence[Mapping[str, object]], corpus: str, quality: str, out: Path) -> None:
     """Draws the arms' curves, means over the seeds, beside the result file."""
     groups: dict[tuple[str, float], list[Mapping[str, object]]] = {}
     for row in rows:
         temperature = row.get("temperature")
-        if row["task"] == task and isinstance(temperature, float) and DIVERSITY in row:
+        if row["corpus"] == corpus and isinstance(temperature, float) and DIVERSITY in row:
             groups.setdefault((str(row["system"]), temperature), []).append(row)
     points = [
         Point(system, temperature, mean_score(own, quality), mean_score(own, DIVERSITY))
         for (system, temperature), own in groups.items()
     ]
     if points:
-        draw(points, out.with_name(f"{out.stem}_{task}_{quality}"), axis(quality), axis(DIVERSITY))
+        draw(points, out.with_name(f"{out.stem}_{corpus}_{quality}"), axis(quality), axis(DIVERSITY))
 
 
 def mean_score(rows: Sequence[Mapping[str, object]], metric: str) -> Score:

@@ -17,28 +17,36 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from emogen.atomic import replacing, write_text
+from emogen.atomic import replacing, sha256, write_text
 from emogen.data.batches import Batch
 from emogen.decoding.draws import Draws
 from emogen.decoding.sampling import Prefixes, generate, inverse_cdf
 from emogen.errors import DataError
 from emogen.evaluate.report import command_of, write_result
 from emogen.losses import token_nll
+from emogen.models.discriminator import AnyDiscriminator, Discriminator, DiscriminatorConfig, adopt_embedding
 from emogen.models.generator import Generator, GeneratorConfig
-from emogen.text import BOS, EOS
-from emogen.train.config import MleConfig
+from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
+from emogen.text import BOS, EOS, SPECIAL
+from emogen.train.config import GanConfig, MleConfig
+from emogen.train.experience import Adversaries
+from emogen.train.gan import train_gan
 from emogen.train.memory import keep_freed_memory
 from emogen.train.mle import train_mle
+from emogen.train.safeguards import distinct_pairs
 from emogen.train.state import TrainState, adamw
 
 if TYPE_CHECKING:
@@ -47,11 +55,44 @@ if TYPE_CHECKING:
 RESULT = Path("evaluate/results/oracle.json")
 TEMPERATURES = (1.2, 1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 ROWS, HELD_OUT, SAMPLED = 10_000, 5_000, 5_000
-VOCABULARY, WIDTH, CHUNK = 5_000, 32, 500
+VOCABULARY, WIDTH, CHUNK, STEPS = 5_000, 32, 500, 200
+READERS, BATCH, WEIGHT_DECAY, REPORT_EVERY = 2, 32, 0.1, 25
+_READER = 1000
 ABOVE = 0.2
-SPECIAL = EOS + 2
-"""Ids that the package keeps for itself; the oracle's word w is our id w + SPECIAL."""
+"""Nats a token above the best held-out NLL of maximum likelihood, where systems are compared."""
+DENSE = GanConfig(
+    estimator="dense",
+    potential="log-odds",
+    learning_rate=2e-3,
+    discriminator_rate=1e-3,
+    samples=8,
+    warmup_steps=25,
+    generator_updates=2,
+    standardise="yes",
+    kl_weight=1.0,
+    mle_weight=5.0,
+    chunk=8192,
+)
+SYSTEMS = {
+    "rollout": replace(DENSE, estimator="rollout", rollouts=0),
+    "dense": DENSE,
+    "gumbel": replace(DENSE, estimator="gumbel", discriminator_reward=5.0),
+    "constant": replace(DENSE, reward="constant"),
+    "shuffled": replace(DENSE, reward="shuffled"),
+}
+ABLATIONS = {
+    "baseline": replace(DENSE, baseline="none"),
+    "standardise": replace(DENSE, standardise="no"),
+    "clip": replace(DENSE, clip=0.0),
+    "KL": replace(DENSE, kl_weight=0.0),
+    "entropy floor": replace(DENSE, entropy_weight=0.0),
+    "accuracy band": replace(DENSE, accuracy_floor=0.0, accuracy_ceiling=1.0),
+    "likelihood": replace(DENSE, mle_weight=0.0),
+}
+"""`dense` without one of its parts each, by the part's name."""
 NEVER = -1e4
+Row = dict[str, Any]
+Vector = NDArray[np.float64]
 PUBLISHED = {"random": 10.31, "MLE": 9.038, "SeqGAN": 8.736, "RankGAN": 8.247, "LeakGAN": 7.038, "RelGAN": 6.68, "real": 5.75}
 """Under SeqGAN's oracle at length 20, from the papers; RelGAN's table for the last two."""
 
@@ -129,7 +170,9 @@ def own_oracle(seed: int, vocabulary: int = VOCABULARY, width: int = WIDTH) -> O
 
 def drawn(oracle: Oracle, rows: int, length: int, key: int) -> Tensor:
     """Samples of the oracle, [rows, length]; another key gives others."""
-    return torch.cat([_drawn(oracle, rows=part, draws=Draws(key), length=length) for part in torch.arange(rows).split(CHUNK)])
+    return torch.cat(
+        [_drawn(oracle, rows=part, draws=Draws(key), length=length) for part in torch.split(torch.arange(rows), CHUNK)]
+    )
 
 
 def _drawn(oracle: Oracle, rows: Tensor, draws: Draws, length: int) -> Tensor:
@@ -144,7 +187,7 @@ def _drawn(oracle: Oracle, rows: Tensor, draws: Draws, length: int) -> Tensor:
 def oracle_nll(oracle: Oracle, sequences: Tensor) -> float:
     """Negative log-likelihood of sequences [rows, length] of the oracle's words, in nats a word."""
     nats = 0.0
-    for part in sequences.split(CHUNK):
+    for part in torch.split(sequences, CHUNK):
         words, state = oracle.start(len(part))
         for following in part.T:
             log_probs, state = oracle.step(words, state)
@@ -169,7 +212,7 @@ def shuffled_batches(tokens: Tensor, size: int, seed: int) -> Iterator[Batch]:
     """Batches without end, every epoch in a new order."""
     random = torch.Generator().manual_seed(seed)
     while True:
-        for rows in torch.randperm(len(tokens), generator=random).split(size):
+        for rows in torch.split(torch.randperm(len(tokens), generator=random), size):
             yield as_batch(tokens[rows])
 
 
@@ -190,7 +233,7 @@ def sampled(generator: Generator, rows: int, length: int, temperature: float, ke
     """Samples of the generator, [rows, 1 + length]."""
     generator.eval()
     draws, parts = Draws(key), []
-    for numbers in torch.arange(rows).split(CHUNK):
+    for numbers in torch.split(torch.arange(rows), CHUNK):
         given = as_batch(torch.full((len(numbers), 1), BOS))
 
         def choose(scores: Tensor, places: Tensor, number: int, numbers: Tensor = numbers) -> Tensor:
@@ -205,8 +248,327 @@ def token_nlls(generator: Generator, tokens: Tensor, temperature: float = 1.0) -
     """Negative log-likelihood of each word of sequences under the generator at that temperature, [rows, length], nats."""
     generator.eval()
     parts = []
-    for rows in tokens.split(CHUNK):
+    for rows in torch.split(tokens, CHUNK):
         batch = as_batch(rows)
         logits = generator.logits(generator(rows[:, :-1], batch.emotion).flatten(0, 1)).float() / temperature
         parts.append(token_nll(logits, rows[:, 1:].flatten()).view(len(rows), -1))
     return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Training by maximum likelihood, as chosen by the NLL of valid rows.
+
+    Attributes:
+        config: rate and weight decay.
+        dropout: of the generator.
+        epochs: passes over the training rows; the best one is kept.
+        batch: rows an update.
+    """
+
+    config: MleConfig = MleConfig(learning_rate=5e-3, weight_decay=0.1, emotion_dropout=0.0)
+    dropout: float = 0.1
+    epochs: int = 15
+    batch: int = 64
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all models of one oracle and length share.
+
+    Attributes:
+        oracle: the truth.
+        name: of the oracle; with the settings it names the files of models.
+        length: words of a sequence.
+        data: its samples.
+        work: folder of what is made.
+        fit: training by maximum likelihood.
+        steps: adversarial updates of each model.
+        sampled: sequences that each figure is measured on.
+    """
+
+    oracle: Oracle
+    name: str
+    length: int
+    data: Sequences
+    work: Path
+    fit: Fit
+    steps: int
+    sampled: int = SAMPLED
+
+    def path(self, system: str, seed: int, settings: object) -> Path:
+        """Where a model of these settings is kept."""
+        told = json.dumps([self.name, len(self.data.train), asdict(self.fit), settings], sort_keys=True)
+        key = hashlib.sha256(told.encode()).hexdigest()[:10]
+        return self.work / f"{system.replace(' ', '-')}-{self.length}-{seed}-{key}.safetensors"
+
+    def settings(self, config: GanConfig) -> object:
+        """All that decides about an adversarial run."""
+        return [asdict(config), self.steps, READERS, BATCH, WEIGHT_DECAY]
+
+    def fresh(self, seed: int, dropout: float = 0.0) -> Generator:
+        """A generator with weights of that seed."""
+        return fresh_generator(len(self.oracle.embeddings), seed, dropout)
+
+
+def kept(path: Path, study: Study, make: Callable[[], Generator]) -> Generator:
+    """The generator that stands at `path`, or else is made and put there."""
+    if path.exists():
+        generator = study.fresh(0)
+        generator.load_state_dict(safetensors.torch.load(path.read_bytes()))
+        return generator
+    generator = make()
+    with replacing(path) as beside:
+        beside.write_bytes(safetensors.torch.save(generator.state_dict()))
+    return generator
+
+
+def fitted(study: Study, seed: int) -> Generator:
+    """A generator fitted by maximum likelihood, as it was after the epoch with the best NLL of valid rows."""
+    return kept(study.path("mle", seed, None), study, lambda: _fit(study, seed))
+
+
+def _fit(study: Study, seed: int) -> Generator:
+    fit, generator = study.fit, study.fresh(seed, study.fit.dropout)
+    state = state_of(seed, generator=adamw(generator, fit.config.weight_decay))
+    epoch = math.ceil(len(study.data.train) / fit.batch)
+    best, weights = math.inf, generator.state_dict()
+    for step in train_mle(generator, shuffled_batches(study.data.train, fit.batch, seed), fit.config, state):
+        state.progress = step.number / (epoch * fit.epochs)
+        if step.number % epoch == 0:
+            nll = float(token_nlls(generator, study.data.valid).mean())
+            if nll < best:
+                best, weights = nll, {name: weight.clone() for name, weight in generator.state_dict().items()}
+        if step.number == epoch * fit.epochs:
+            break
+    generator.load_state_dict(weights)
+    return generator
+
+
+def state_of(seed: int, **optimizers: torch.optim.Optimizer) -> TrainState:
+    """The state of a run that begins."""
+    return TrainState({}, dict(optimizers), torch.Generator().manual_seed(seed))
+
+
+def discriminator_of(study: Study, reference: Generator, config: GanConfig, seed: int) -> AnyDiscriminator:
+    """Language models of other seeds beside the starting model; for `gumbel` a Transformer with the starting model's words."""
+    if config.estimator != "gumbel":
+        readers = [fitted(study, _READER * (seed + 1) + number) for number in range(READERS)]
+        return LikelihoodRatioDiscriminator(readers, reference)
+    torch.manual_seed(seed)
+    discriminator = Discriminator(DiscriminatorConfig(reference.config.vocabulary, 1, width=64))
+    adopt_embedding(discriminator, reference.embedding.weight.detach())
+    return discriminator
+
+
+def adversarial(study: Study, system: str, config: GanConfig, seed: int) -> Generator:
+    """The fitted generator of that seed after adversarial training."""
+    path = study.path(system, seed, study.settings(config))
+    return kept(path, study, lambda: _adversarial(study, config, seed))
+
+
+def _adversarial(study: Study, config: GanConfig, seed: int) -> Generator:
+    generator, reference = fitted(study, seed), fitted(study, seed)
+    discriminator = discriminator_of(study, reference.requires_grad_(False), config, seed)
+    optimizers = {"generator": adamw(generator), "discriminator": adamw(discriminator, WEIGHT_DECAY)}
+    state = state_of(seed, **optimizers)
+    models, total = Adversaries(generator, reference, discriminator), config.warmup_steps + study.steps
+    batches = shuffled_batches(study.data.train, BATCH, seed)
+    for step in train_gan(models, batches, replace(config, max_tokens=study.length), state):
+        state.progress = step.number / total
+        if step.number % REPORT_EVERY == 0 or step.number == total:
+            click.echo({"step": step.number, **step.figures}, err=True)
+        if step.number == total:
+            break
+    return generator
+
+
+def measured(study: Study, system: str, seed: int, generator: Generator) -> Iterator[Row]:
+    """One row for each temperature."""
+    test = study.data.test
+    for temperature in TEMPERATURES:
+        written = sampled(generator, study.sampled, study.length, temperature, seed)
+        yield {
+            "system": system,
+            "length": study.length,
+            "temperature": temperature,
+            "seed": seed,
+            "nll_oracle": oracle_nll(study.oracle, written[:, 1:] - SPECIAL),
+            "nll_heldout": float(token_nlls(generator, test, temperature).mean()),
+            "entropy": float(token_nlls(generator, written, temperature).mean()),
+            "distinct2": distinct_pairs(written, torch.ones_like(written[:, 1:], dtype=torch.bool)),
+        }
+
+
+def measured_once(study: Study, system: str, seed: int, config: GanConfig | None) -> list[Row]:
+    """The rows of a system and seed, from the file beside its model if they stand there; config None is maximum likelihood."""
+    path = study.path(system, seed, config and study.settings(config)).with_suffix(f".{study.sampled}.json")
+    if not path.exists():
+        generator = fitted(study, seed) if config is None else adversarial(study, system, config, seed)
+        write_text(path, json.dumps(list(measured(study, system, seed, generator))))
+    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+    for row in rows:
+        click.echo(row, err=True)
+    return rows
+
+
+def reached(rows: Sequence[Row], held_out: float) -> float | None:
+    """The oracle NLL where the curve of one model, cooled down from its best held-out NLL, reaches `held_out`.
+
+    Args:
+        rows: of one system, length and seed; between two temperatures the curve is taken to be straight.
+        held_out: nats a token.
+
+    Returns:
+        None if the curve never reaches it.
+    """
+    cooling = sorted(rows, key=lambda row: -row["temperature"])
+    best = min(range(len(cooling)), key=lambda place: cooling[place]["nll_heldout"])
+    for before, after in pairwise(cooling[best:]):
+        low, high = before["nll_heldout"], after["nll_heldout"]
+        if low <= held_out <= high:
+            share = (held_out - low) / (high - low) if high > low else 0.0
+            return float(before["nll_oracle"] + share * (after["nll_oracle"] - before["nll_oracle"]))
+    return None
+
+
+def summary(rows: Sequence[Row], above: float = ABOVE) -> list[Row]:
+    """Oracle NLL of each system where its held-out NLL is `above` the best of maximum likelihood's, mean and SD over seeds.
+
+    Returns:
+        One entry a length and system: `nll_oracle`, `deviation` (of the seeds; absent for one), `below_mle` (how much lower
+        than maximum likelihood) and `gap_in_deviations` (that, in root mean squares of the two deviations); `reached` says how
+        many of the seeds' curves come to that point.
+    """
+    found = []
+    for length in sorted({row["length"] for row in rows}):
+        here = [row for row in rows if row["length"] == length]
+        limit = min(row["nll_heldout"] for row in here if row["system"] == "mle") + above
+        points = {system: _points(here, system, limit) for system in dict.fromkeys(row["system"] for row in here)}
+        for system, values in points.items():
+            found.append({"length": length, "system": system, "nll_heldout": limit, **_compared(values, points["mle"])})
+    return found
+
+
+def _points(rows: Sequence[Row], system: str, limit: float) -> list[float | None]:
+    own = [row for row in rows if row["system"] == system]
+    return [reached([row for row in own if row["seed"] == seed], limit) for seed in sorted({row["seed"] for row in own})]
+
+
+def _compared(values: Sequence[float | None], mle: Sequence[float | None]) -> dict[str, object]:
+    own, other = ([value for value in each if value is not None] for each in (values, mle))
+    entry: dict[str, object] = {"seeds": len(values), "reached": len(own)}
+    if own and other:
+        entry |= {"nll_oracle": statistics.mean(own), "below_mle": statistics.mean(other) - statistics.mean(own)}
+    if len(own) > 1 and len(other) > 1:
+        spread = math.sqrt((statistics.variance(own) + statistics.variance(other)) / 2)
+        gap = statistics.mean(other) - statistics.mean(own)
+        entry |= {"deviation": statistics.stdev(own), "gap_in_deviations": gap / spread if spread else math.copysign(1e9, gap)}
+    return entry
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """The figure: each system's mean curve, maximum likelihood's with a band of two deviations, and what was published."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    axes = figure.add_subplot()
+    for system in dict.fromkeys(row["system"] for row in rows if "ablation" not in row):
+        held_out, oracle, spread = _curve([row for row in rows if row["system"] == system])
+        axes.plot(held_out, oracle, marker="o", markersize=3, linewidth=1.2, label=system)
+        if system == "mle":
+            axes.fill_between(held_out, oracle - 2 * spread, oracle + 2 * spread, alpha=0.25, linewidth=0)
+    _mark_published(axes)
+    axes.set_xlabel("NLL of held-out oracle samples under the generator, nats a token (lower is better)")
+    axes.set_ylabel("NLL of generated samples under the oracle, nats a token (lower is better)")
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend()
+    for suffix in (".png", ".svg"):
+        with replacing(path.with_suffix(suffix)) as beside:
+            figure.savefig(beside, format=suffix[1:], dpi=200)
+
+
+def _curve(rows: Sequence[Row]) -> tuple[Vector, Vector, Vector]:
+    """Means over seeds of held-out and oracle NLL at each temperature, and the deviation of the latter."""
+    temperatures = sorted({row["temperature"] for row in rows})
+    groups = [[row for row in rows if row["temperature"] == temperature] for temperature in temperatures]
+    tables = [np.array([[row["nll_heldout"], row["nll_oracle"]] for row in group]) for group in groups]
+    means = np.array([table.mean(0) for table in tables])
+    return means[:, 0], means[:, 1], np.array([table[:, 1].std(ddof=min(1, len(table) - 1)) for table in tables])
+
+
+def _mark_published(axes: Axes) -> None:
+    """Published oracle NLLs at the right edge: they came without a held-out NLL."""
+    edge = axes.get_xlim()[1]
+    for name, value in PUBLISHED.items():
+        axes.plot([edge], [value], marker="<", color="black", markersize=5, clip_on=False)
+        axes.annotate(f"{name} {value:g} ", (edge, value), ha="right", va="center", fontsize=7)
+
+
+@click.command()
+@click.option("--oracle", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="SeqGAN's, as .npz.")
+@click.option("--work", type=click.Path(file_okay=False, path_type=Path), required=True, help="What is made, and used again.")
+@click.option("--seeds", default=3, show_default=True, help="Trainings of each system.")
+@click.option("--length", "lengths", multiple=True, type=int, default=(20,), show_default=True, help="Words a sequence.")
+@click.option(
+    "--system", "systems", multiple=True, type=click.Choice(list(SYSTEMS)), default=tuple(SYSTEMS), help="Beside mle."
+)
+@click.option("--ablation", "ablations", multiple=True, type=click.Choice(list(ABLATIONS)), default=tuple(ABLATIONS))
+@click.option("--steps", default=STEPS, show_default=True, help="Adversarial updates.")
+@click.option("--rows", default=ROWS, show_default=True, help="Training sequences.")
+@click.option("--epochs", default=Fit().epochs, show_default=True, help="Of maximum likelihood at most.")
+@click.option("--sampled", default=SAMPLED, show_default=True, help="Sequences that a figure is measured on.")
+@click.option("--threads", default=0, help="CPU threads; 0 leaves the choice to PyTorch.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
+def main(
+    file: Path | None,
+    work: Path,
+    seeds: int,
+    lengths: tuple[int, ...],
+    systems: tuple[str, ...],
+    ablations: tuple[str, ...],
+    steps: int,
+    rows: int,
+    epochs: int,
+    sampled: int,
+    threads: int,
+    out: Path,
+) -> None:
+    """Train what is missing, measure, compare and draw. Without --oracle a seeded one of our own takes its place."""
+    keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
+    work.mkdir(parents=True, exist_ok=True)
+    oracle = load_oracle(file) if file else own_oracle(0)
+    name = sha256(file) if file else "own"
+    found: list[Row] = []
+    for length in lengths:
+        data = sequences_of(oracle, length, rows, min(rows, HELD_OUT))
+        study = Study(oracle, name, length, data, work, replace(Fit(), epochs=epochs), steps, sampled)
+        found += studied(study, seeds, systems, ablations)
+    extra = {"summary": summary(found), "settings": settings_of(steps)}
+    write_result(out, command_of(RESULT.stem, click.get_current_context()), [file] if file else [], found, extra)
+    draw([row for row in found if row["length"] == lengths[0]], out)
+
+
+def studied(study: Study, seeds: int, systems: Sequence[str], ablations: Sequence[str]) -> list[Row]:
+    """All rows of a study, one seed after another."""
+    rows: list[Row] = []
+    for seed in range(seeds):
+        rows += measured_once(study, "mle", seed, None)
+        for system in systems:
+            rows += measured_once(study, system, seed, SYSTEMS[system])
+    for seed in range(seeds):
+        for part in ablations:
+            found = measured_once(study, f"dense without {part}", seed, ABLATIONS[part])
+            rows += [{**row, "ablation": part} for row in found]
+    return rows
+
+
+def settings_of(steps: int) -> dict[str, object]:
+    """What the result file says about how the models were trained."""
+    return {"steps": steps, "fit": asdict(Fit()), **{name: asdict(config) for name, config in SYSTEMS.items()}}
+
+
+if __name__ == "__main__":
+    main()

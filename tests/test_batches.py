@@ -1,13 +1,14 @@
 """Token arrays on disk and the batches from them."""
 
 import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from emogen.data.batches import Limits, TokenArrays, batches, epoch_order, token_arrays
+from emogen.data.batches import Limits, Part, TokenArrays, ahead, batches, epoch_order, token_arrays
 from emogen.data.exchange import Exchange
 from emogen.emotions import EKMAN, parse_emotion
 from emogen.errors import DataError, EmogenError
@@ -206,3 +207,100 @@ def test_large_vocabularies_take_wider_numbers(tmp_path, vocabulary, dtype):
 def test_arrays_are_mapped_not_read(tmp_path):
     """A corpus need not fit in memory."""
     assert isinstance(arrays_of(tmp_path)["train"].tokens, np.memmap)
+
+
+# ---- several processes
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_parts_cover_rows_evenly(world):
+    """Each row once, in order; no two parts differ by more than a row; none is empty where there are rows enough."""
+    for rows in range(world, 20):
+        slices = [Part(number, world).of(rows) for number in range(world)]
+        assert [row for places in slices for row in range(rows)[places]] == list(range(rows))
+        sizes = {places.stop - places.start for places in slices}
+        assert max(sizes) - min(sizes) <= 1
+        assert min(sizes) >= 1
+
+
+@pytest.mark.parametrize(("world", "size", "start"), [(2, 1, 0), (2, 2, 1), (3, 1, 4)])
+def test_parts_of_a_batch_are_the_batch_of_one_process(tmp_path, world, size, start):
+    """The same rows under the same numbers, from any start on, the last one of an epoch too: 7 rows leave 1 or 3 over."""
+    arrays = arrays_of(tmp_path)["train"]
+    order = [rows for rows in epochs(arrays, world * size, 4) if len(rows) >= world][start : start + 6]
+    loops = [batches(arrays, size, seed=3, start=start, part=Part(number, world)) for number in range(world)]
+    for expected, *parts in zip(order, *loops, strict=False):
+        assert [text for part in parts for text in rows_of(part)] == rows_of(arrays.batch(expected))
+        numbers = torch.arange(len(expected))
+        assert torch.cat([part.own(numbers) for part in parts]).tolist() == numbers.tolist()
+        assert {part.whole for part in parts} == {len(expected)}
+
+
+def epochs(arrays, size, count):
+    lengths = np.diff(arrays.offsets)
+    return [rows for epoch in range(count) for rows in epoch_order(lengths, size, np.random.default_rng([3, epoch]))]
+
+
+def test_a_batch_can_be_cut_into_parts(tmp_path):
+    """Padding stays, and so does the place in the whole batch on the way to a device."""
+    batch = arrays_of(tmp_path)["train"].batch(range(7))
+    parts = [batch.part(Part(number, 3)).to(torch.device("cpu")) for number in range(3)]
+    assert [(part.before, len(part), part.after) for part in parts] == [(0, 2, 5), (2, 2, 3), (4, 3, 0)]
+    assert torch.equal(torch.cat([part.tokens for part in parts]), batch.tokens)
+    assert torch.equal(torch.cat([part.emotion for part in parts]), batch.emotion)
+
+
+def test_more_processes_than_rows_are_refused(tmp_path):
+    arrays = arrays_of(tmp_path)["train"]
+    with pytest.raises(DataError, match=r"^7 rows .* in 8 processes; start fewer"):
+        next(batches(arrays, 1, seed=0, part=Part(2, 8)))
+
+
+# ---- one ahead
+
+
+def workers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+def test_one_item_is_prepared_ahead_in_another_thread():
+    """Each once, in order, no more than one before it is asked for; the thread ends with the items."""
+    prepared, started = [], []
+
+    def prepare(item):
+        prepared.append((item, threading.current_thread() in workers()))
+        return -item
+
+    found = ahead(iter(range(5)), prepare, lambda: started.append(threading.current_thread()))
+    for number in range(5):
+        assert next(found) == -number
+        assert len(prepared) <= number + 2
+    assert next(found, None) is None
+    assert prepared == [(number, True) for number in range(5)]
+    assert len(started) == 1
+    assert not workers()
+
+
+def test_an_error_ahead_comes_in_its_turn():
+    def items():
+        yield 1
+        raise DataError("row 2 is broken")
+
+    found = ahead(items(), lambda item: item)
+    assert next(found) == 1
+    with pytest.raises(DataError, match="row 2"):
+        next(found)
+    assert not workers()
+
+
+def test_a_loop_that_stops_ends_the_thread():
+    """As a training loop does: a generator that is dropped, and with it the batches it reads."""
+
+    def loop(items):
+        yield from items
+
+    found = loop(ahead(itertools.count(), lambda item: item))
+    assert next(found) == 0
+    assert workers()
+    del found
+    assert not workers()

@@ -143,15 +143,15 @@ def captions(path):
 
 
 def captions_script():
-    """The script, with a small discriminator that the generator does not wait for."""
+    """The script, with a small discriminator of its own and short samples."""
     module = script("captions")
     module.ADVERSARY = module.replace(
-        module.ADVERSARY, warmup_steps=1, batch_size=4, samples=2, max_tokens=6, discriminator_width=8, discriminator_heads=2
+        module.ADVERSARY, batch_size=4, samples=2, max_tokens=6, discriminator_width=8, discriminator_heads=2
     )
     return module
 
 
-CAPTIONS = [*SMALL, "--gan-minutes", "0", "--gan-steps", "2", "--estimator", "dense", "--samples", "12"]
+CAPTIONS = [*SMALL, "--gan-minutes", "0", "--gan-steps", "2", "--estimator", "rollout", "--samples", "12"]
 
 
 def test_captions_train_sample_score_and_draw(workplace):
@@ -176,7 +176,7 @@ def test_captions_train_sample_score_and_draw(workplace):
     assert likelihood["perplexity"] == pytest.approx(2.718281828 ** likelihood["nll_word"], rel=1e-3)
     assert content["references"] == 10
     shown = (
-        "--minutes 0.0 --steps 3 --width 16 --gan-minutes 0.0 --gan-steps 2 --estimator dense --seeds 2 --samples 12 "
+        "--minutes 0.0 --steps 3 --width 16 --gan-minutes 0.0 --gan-steps 2 --estimator rollout --seeds 2 --samples 12 "
         "--temperature 0.5 --temperature 1.0"
     )
     folder = workplace.name
@@ -189,8 +189,10 @@ def test_captions_train_sample_score_and_draw(workplace):
     assert len(texts) == 12
     with pytest.raises(CheckpointError, match="lm-0: its run had steps 3, not 4"):
         run(module, *arguments, "--steps", "4")
-    with pytest.raises(CheckpointError, match="gan-0: its run had estimator dense, not rollout"):
-        run(module, *arguments, "--estimator", "rollout")
+    with pytest.raises(CheckpointError, match="gan-0: its run had estimator rollout, not dense"):
+        run(module, *arguments, "--estimator", "dense")
+    with pytest.raises(CheckpointError, match="gan-0: its run had discriminator lm:"):
+        run(module, *arguments, "--discriminator", "own")
 
 
 def test_a_gan_of_captions_begins_as_its_language_model(workplace):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -164,6 +165,34 @@ def test_train_gan_on_a_vae_gives_a_generator_with_a_latent_that_samples(emogen,
     assert found.generator.config.latent == 3
     status, out, err = emogen("sample", "--checkpoint", "gan", "--emotion", "joy", "-n", "3", "--json")
     assert (status, len(out.splitlines()), err) == (0, 3, "")
+
+
+def test_train_gan_with_a_guide_and_a_language_model_as_discriminator(emogen, refusal, rows_file, folder):
+    """The guide's rows count as seen and its figure is logged; what reads other rows is refused."""
+    other = (rows(30) + rows(8, split="valid")).replace("Day", "Night")
+    (folder / "other.jsonl").write_text(other)
+    for name, seed in (("one", "0"), ("two", "1")):
+        assert emogen("train-lm", rows_file, *SMALL, "--seed", seed, "--out", name)[0] == 0
+    assert emogen("train-lm", "other.jsonl", *SMALL, "--out", "strange")[0] == 0
+    tiny = ["--steps", "2", "--width", "8", "--buckets", "64", "--device", "cpu"]
+    assert emogen("train-classifier", "other.jsonl", "--backbone", "ngrams", *tiny, "--out", "guide")[0] == 0
+    guided = ["--guide", "guide", "--emotion-reward", "0.5", "--estimator", "dense", "--potential", "log-odds"]
+    found = emogen("train-gan", rows_file, *GAN, "--init", "one", "--discriminator", "lm:two", *guided, "--out", "gan")
+    assert found[:2] == (0, "gan\n")
+    seen = {int(row) for name in ("one", "guide") for row in np.load(f"{name}/rows.npy")}
+    assert {int(row) for row in np.load("gan/rows.npy")} == seen
+    assert emogen("train-gan", "--resume", "--out", "gan", "--steps", "10")[0] == 0
+    logged = [json.loads(line) for line in (folder / "gan/log.jsonl").read_text().splitlines()]
+    assert any(0 < line.get("emotion_reward", 0) < 1 for line in logged)
+    for options, message in (
+        (["--discriminator", "lm:strange", "--estimator", "dense"], "--discriminator lm:strange: has another tokenizer"),
+        (["--discriminator", "lm:two", "--estimator", "gumbel"], "--discriminator lm:two: passes no gradient on to words"),
+        (["--emotion-reward", "1"], "--emotion-reward 1.0 with --guide '': the two go together"),
+        (["--guide", "one", "--emotion-reward", "1"], "one: is a generator, not a classifier"),
+    ):
+        status, line = refusal("train-gan", rows_file, *GAN, "--init", "one", *options, "--out", "none")
+        assert (status in (1, 2), line[: len(message)]) == (True, message)
+        assert not (folder / "none").exists()
 
 
 def test_the_latest_model_may_be_the_start_and_stays_it_when_resumed(emogen, rows_file, folder):

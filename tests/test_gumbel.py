@@ -23,6 +23,7 @@ from emogen.models.discriminator import (
     score,
 )
 from emogen.models.generator import Generator, GeneratorConfig, reply_mask
+from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.models.transformer import present_tokens
 from emogen.text import BOS, EOS, PAD, TURN
 from emogen.train import gumbel
@@ -182,33 +183,26 @@ def test_the_gradient_of_one_word_is_exact_as_the_temperature_falls(backbone):
     assert agreement > 0.995
     assert float(found.norm() / exact.norm()) == pytest.approx(1, abs=0.1)
     assert cosine(20.0)[1] < agreement
-    one_word = torch.where(reply_mask(generated.tokens, generated.reply_start), 5, generated.tokens[:, 1:])
-    generated = replace(generated, tokens=torch.cat([generated.tokens[:, :1], one_word], 1))
+    discriminator.worth.data = discriminator.worth.data.roll(1)
     assert cosine(0.1)[1] < 0.9
 
 
 def straight_through(model, discriminator, real, generated, condition, temperature, exponentials):
-    """The same loss by automatic differentiation, step by step: one-hot words plus relaxed ones less themselves."""
-    mask = reply_mask(generated.tokens, generated.reply_start)
-    samples = len(mask) // len(real)
-    shifts = model.shifts(condition)
-    state = model.start(shifts, generated.tokens.shape[1])
-    hidden, one_hot, decisions = None, [functional.one_hot(generated.tokens[:, 0], 7).float()], torch.zeros(len(mask))
-    for time in range(mask.shape[1]):
-        position = torch.full((len(mask),), time)
-        hidden, state = model.step(generated.tokens[:, time], position, shifts, state)
-        scores, taken = model.logits(hidden), generated.tokens[:, time + 1]
-        ended = (taken == EOS) & mask[:, time]
-        log_end = scores.log_softmax(-1)[:, EOS]
-        decisions = decisions + torch.where(ended, log_end, torch.log1p(-log_end.exp())) * mask[:, time]
-        words = scores[:, [5, 6]]
-        with torch.no_grad():
-            place = torch.where(taken == 6, 1, 0)
-            noise = perturbed_scores(words.softmax(-1), place, exponentials[:, time][:, [5, 6]]) - words.log_softmax(-1)
-        soft = functional.pad(((words + noise) / temperature).softmax(-1), (5, 0))
-        hard = functional.one_hot(taken, 7).float()
-        one_hot.append(torch.where((mask[:, time] & ~ended)[:, None], hard + soft - soft.detach(), hard))
-    vectors = torch.stack(one_hot, 1) @ discriminator.embedding.weight.detach()
+    """The same loss by automatic differentiation: one-hot words plus relaxed ones less themselves."""
+    mask, taken = reply_mask(generated.tokens, generated.reply_start), generated.tokens[:, 1:]
+    samples, ended = len(mask) // len(real), mask & (taken == EOS)
+    scores = model.logits(model(generated.tokens[:, :-1], condition))
+    log_end = scores.log_softmax(-1)[..., EOS]
+    decisions = (torch.where(ended, log_end, torch.log1p(-log_end.exp())) * mask).sum(1)
+    words = scores[..., [5, 6]]
+    with torch.no_grad():
+        place = (taken == 6).long().flatten()
+        noise = perturbed_scores(words.softmax(-1).flatten(0, 1), place, exponentials[..., [5, 6]].flatten(0, 1))
+        noise = noise.view(words.shape) - words.log_softmax(-1)
+    soft = functional.pad(((words + noise) / temperature).softmax(-1), (5, 0))
+    hard = functional.one_hot(generated.tokens, 7).float()
+    one_hot = hard + functional.pad((soft - soft.detach()) * (mask & ~ended)[..., None], (0, 0, 1, 0))
+    vectors = one_hot @ discriminator.embedding.weight.detach()
     with torch.no_grad():
         rivals = of_whole_texts(discriminator(real.tokens, real.emotion), real.tokens).repeat_interleave(samples)
     losses = functional.softplus(rivals - of_whole_texts(discriminator(generated.tokens, condition, vectors), generated.tokens))
@@ -220,7 +214,7 @@ def straight_through(model, discriminator, real, generated, condition, temperatu
 @READINGS
 @BACKBONES
 def test_it_is_what_automatic_differentiation_gives(reading, backbone):
-    """With a graph over the steps, of the words as one-hot vectors, under the same noise."""
+    """With a graph over words as one-hot vectors, under the same noise."""
     model, discriminator, real = tiny_language(backbone), judge(reading).eval(), two_conditions()
     generated = sampled(model, real, 8, 3)
     condition = real.emotion.repeat_interleave(8, 0)
@@ -382,13 +376,13 @@ def test_it_teaches_a_generator_which_word_is_real():
     assert (tokens.gather(1, begins[:, None]) == 6).float().mean() > 0.9
 
 
-def test_a_reader_of_text_is_refused():
+@pytest.mark.parametrize("kind", [PretrainedDiscriminator, LikelihoodRatioDiscriminator])
+def test_one_without_word_vectors_is_refused(kind):
     """In one line that names the way out."""
     real = two_conditions()
     generated = sampled(tiny_language(), real, 1, 2)
-    reader = PretrainedDiscriminator.__new__(PretrainedDiscriminator)
     with pytest.raises(SettingsError, match=r"--estimator rollout$") as caught:
-        gumbel_loss(tiny_language(), reader, real, generated, real.emotion, PLAIN, DRAWS)
+        gumbel_loss(tiny_language(), kind.__new__(kind), real, generated, real.emotion, PLAIN, DRAWS)
     assert "\n" not in str(caught.value)
 
 

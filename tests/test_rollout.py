@@ -48,6 +48,51 @@ def test_reward_order(backbone, chunk):
 
 
 @BACKBONES
+def test_chunks_change_nothing(backbone):
+    """Whatever is completed at once, also fewer than the rollouts of one prefix: returns equal to the last bit."""
+    model, found, condition = written(backbone)
+
+    def worth(tokens, rows):
+        return (tokens.double() @ torch.linspace(0, 1, tokens.shape[1]).double().sqrt() + rows).sin().float()
+
+    whole = returns_of(model, found, condition, worth)
+    for chunk in (1, 2, 3, 7, 50):
+        assert torch.equal(returns_of(model, found, condition, worth, chunk=chunk), whole)
+    assert not torch.equal(returns_of(model, found, condition, worth, rollouts=4), whole)
+
+
+@BACKBONES
+def test_processes_change_nothing(backbone):
+    """Rows from the fifth on, alone: a process that has them alone, and knows so, completes them alike."""
+    model, found, condition = written(backbone)
+    rows, places = torch.tensor([7, 5, 10]), found.reply_start[[7, 5, 10]]
+    part = Generated(found.tokens[5:], found.reply_start[5:], found.log_probs[5:], tuple(s[:, :, 5:] for s in found.states))
+    numbers = torch.tensor([4, 0])
+    whole = complete(model, found, condition, MAX_TOKENS, rows, places, numbers, Draws(3))
+    alone = complete(model, part, condition[5:], MAX_TOKENS, rows - 5, places, numbers, Draws(3, first=5))
+    assert torch.equal(alone, whole)
+    one = complete(model, found, condition, MAX_TOKENS, rows[1:2], places[1:2], numbers[:1], Draws(3))
+    assert torch.equal(one[0], whole[2])
+
+
+def test_without_rollouts_each_token_gets_the_whole_reward():
+    """No completion is drawn, so no decoding state is needed."""
+    model, found, condition = written()
+    bare = Generated(found.tokens, found.reply_start, found.log_probs)
+    asked = []
+
+    def worth(tokens, rows):
+        asked.append(tokens)
+        return rows + 0.5
+
+    returns = returns_of(model, bare, condition, worth, rollouts=0)
+    mask = reply_mask(found.tokens, found.reply_start)
+    assert torch.equal(returns, (torch.arange(12.0)[:, None] + 0.5) * mask)
+    assert len(asked) == 1
+    assert torch.equal(asked[0], found.tokens)
+
+
+@BACKBONES
 def test_completions_keep_their_prefix_and_their_limit(backbone):
     """What is rewarded is a whole reply: prefix kept, at most 5 tokens, one end, padding behind; both endings occur."""
     model, found, condition = written(backbone)

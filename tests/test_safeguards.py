@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 
 from emogen.data.batches import Batch
 from emogen.errors import TrainingError
-from emogen.models.discriminator import Discriminator, DiscriminatorConfig, score
+from emogen.models.discriminator import Discriminator, DiscriminatorConfig, of_whole_texts, score
 from emogen.models.generator import Generator, GeneratorConfig
-from emogen.text import BOS, EOS, PAD
+from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
+from emogen.text import BOS, EOS
+from emogen.train.config import GanConfig
+from emogen.train.gan import Adversaries, train_gan
 from emogen.train.safeguards import (
     Limits,
     Measured,
@@ -28,7 +31,7 @@ from emogen.train.safeguards import (
     refresh_discriminator,
     return_to_start,
 )
-from emogen.train.state import adamw
+from emogen.train.state import TrainState, adamw
 
 FINE = Verdict(False, False, False, ())
 LIMITS = Limits()
@@ -128,9 +131,9 @@ def test_a_discriminator_at_100_percent_is_refreshed():
     verdicts = judged(accuracies(*[0.99] * 49, 0.98, *[1.0] * 100))
     due = [number for number, verdict in enumerate(verdicts, 1) if verdict.refresh_discriminator]
     assert due == [100, 150]
-    assert verdicts[99] == Verdict(
-        False, True, False, ("the discriminator was right in 100.0% of pairs for 50 steps: its last layer begins anew",)
-    )
+    said = "the discriminator was right in 100.0% of pairs for 50 steps"
+    said += ": its last layer is shrunk to scores that are 3 apart at most"
+    assert verdicts[99] == Verdict(False, True, False, (said,))
     assert all(verdict == FINE for number, verdict in enumerate(verdicts, 1) if number not in due)
 
 
@@ -138,7 +141,9 @@ def test_the_warm_up_counts_for_nothing_but_distinct():
     """There the generator cannot answer: no accuracy, no values; a broken row of updates goes on behind it."""
     figures = {}
     assert judged([Measured(0.8)] * 200, figures=figures) == [FINE] * 200
-    assert figures == pytest.approx({"guard_full_steps": 0, "guard_distinct_seen": 20, "guard_distinct_start": 0.8} | {"guard_distinct": 0.8})
+    assert figures == pytest.approx(
+        {"guard_full_steps": 0, "guard_distinct_seen": 20, "guard_distinct_start": 0.8} | {"guard_distinct": 0.8}
+    )
 
 
 def test_a_collapse_returns_the_generator():
@@ -212,12 +217,19 @@ def test_a_resumed_run_judges_as_one_that_was_not_stopped(values, place):
     restored = json.loads(json.dumps(figures, allow_nan=False))
     later = outcome(values[place:], restored)
     assert len(first) + len(later) == len(whole)
-    assert [each for each in first + later if isinstance(each, Verdict)] == [each for each in whole if isinstance(each, Verdict)]
+    assert [each for each in first + later if isinstance(each, Verdict)] == [
+        each for each in whole if isinstance(each, Verdict)
+    ]
 
 
 def by_enumeration(tokens, mask, drawn):
     """Expected share of different pairs in all draws of so many."""
-    pairs = [(row[t], row[t + 1]) for row, seen in zip(tokens.tolist(), mask.tolist(), strict=True) for t in range(len(seen)) if seen[t]]
+    pairs = [
+        (row[t], row[t + 1])
+        for row, seen in zip(tokens.tolist(), mask.tolist(), strict=True)
+        for t in range(len(seen))
+        if seen[t]
+    ]
     found = [len(set(draw)) for draw in itertools.combinations(pairs, min(drawn, len(pairs)))]
     return sum(found) / len(found) / min(drawn, len(pairs))
 
@@ -238,7 +250,9 @@ def test_distinct_pairs_by_enumeration(rows, data):
 def test_one_sentence_over_and_over(words):
     """Its own pairs are all there are: with 200 rows nearly each is drawn, so words / 800."""
     tokens = torch.arange(words + 1).repeat(200, 1)
-    assert distinct_pairs(tokens, torch.ones(200, words, dtype=torch.bool)) == pytest.approx(words / min(800, 200 * words), rel=1e-3)
+    assert distinct_pairs(tokens, torch.ones(200, words, dtype=torch.bool)) == pytest.approx(
+        words / min(800, 200 * words), rel=1e-3
+    )
 
 
 def test_pairs_are_told_apart_in_large_vocabularies():
@@ -267,34 +281,70 @@ REAL = torch.tensor([[BOS, 5, 6, 5, EOS], [BOS, 6, 5, 6, EOS]])
 FALSE = torch.tensor([[BOS, 9, 8, 9, EOS], [BOS, 8, 9, 8, EOS]])
 
 
-def teach(discriminator, optimizer, steps):
+def teach(discriminator, steps):
+    optimizer = torch.optim.Adam(discriminator.parameters(), 0.01)
     for _ in range(steps):
         optimizer.zero_grad()
-        gap = discriminator(REAL, EMOTION.repeat(2, 1)) - discriminator(FALSE, EMOTION.repeat(2, 1))
+        gap = (discriminator(REAL, EMOTION.repeat(2, 1)) - discriminator(FALSE, EMOTION.repeat(2, 1))).view(2, -1)[:, -1]
         torch.nn.functional.softplus(-gap).mean().backward()
-        for group in optimizer.param_groups:
-            group["lr"] = 0.01
         optimizer.step()
-    with torch.no_grad():
-        return score(discriminator, FALSE, EMOTION.repeat(2, 1)) - score(discriminator, REAL, EMOTION.repeat(2, 1))
 
 
-def test_a_refreshed_discriminator_gives_rewards_that_differ_again():
-    """Saturated rewards are 0 in float32; refreshed they are 1/2, and after a few updates right, and far from 0."""
-    discriminator = tiny_discriminator()
-    optimizer = adamw(discriminator)
-    teach(discriminator, optimizer, 30)
+def whole(discriminator, tokens):
+    return of_whole_texts(score(discriminator, tokens, EMOTION.repeat(len(tokens), 1)), tokens)
+
+
+def weights(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def changed(module, before):
+    return any(not torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def asked(reply_tokens):
+    """Rows as a batch without context."""
+    return Batch(reply_tokens, torch.ones(len(reply_tokens), dtype=torch.long), EMOTION.repeat(len(reply_tokens), 1))
+
+
+@pytest.mark.parametrize("reading", ["sequence", "prefix"])
+def test_a_refreshed_discriminator_gives_rewards_that_differ_again(reading):
+    """Saturated rewards are all 0 in float32; with scores 3 apart they are not, and rank as the scores did."""
+    discriminator = tiny_discriminator(reading)
+    teach(discriminator, 15)
+    generated = torch.cat([FALSE, FALSE.roll(1, 1)])
     discriminator.head.weight.data *= 1000
-    assert teach(discriminator, optimizer, 0).sigmoid().max() == 0
+    before = whole(discriminator, REAL).repeat_interleave(2) - whole(discriminator, generated)
+    assert before.min() > 200
+    assert (-before).sigmoid().max() == 0
     others = {name: value.clone() for name, value in discriminator.state_dict().items() if not name.startswith("head")}
-    refresh_discriminator(discriminator, optimizer)
-    assert teach(discriminator, optimizer, 0).sigmoid().tolist() == [0.5, 0.5]
+    refresh_discriminator(discriminator, asked(REAL), generated)
+    after = whole(discriminator, REAL).repeat_interleave(2) - whole(discriminator, generated)
+    assert float(after.mean()) == pytest.approx(3, rel=1e-4)
+    torch.testing.assert_close(after, before * 3 / before.mean(), rtol=1e-3, atol=1e-4)
     assert all(torch.equal(value, discriminator.state_dict()[name]) for name, value in others.items())
-    assert not any(value.any() for value in optimizer.state[discriminator.head.weight].values())
-    assert any(value.any() for value in optimizer.state[discriminator.embedding.weight].values())
-    gap = teach(discriminator, optimizer, 5)
-    assert gap.max() < 0
-    assert gap.sigmoid().min() > 0.1
+
+
+@pytest.mark.parametrize("distance", [-30.0, 0.0, 2.99])
+def test_scores_that_are_near_stay(distance):
+    """Where rewards are sound, nothing is changed."""
+    discriminator = tiny_discriminator()
+    found = whole(discriminator, REAL).mean() - whole(discriminator, FALSE).mean()
+    discriminator.head.weight.data *= distance / found
+    before = weights(discriminator)
+    refresh_discriminator(discriminator, asked(REAL), FALSE)
+    assert not changed(discriminator, before)
+
+
+def test_the_last_layer_of_a_likelihood_ratio():
+    """Scale and offset: real texts are 3 above, and its readers are what they were."""
+    reader = tiny_generator()
+    reader.bias.data[5:7] = 60.0
+    discriminator = LikelihoodRatioDiscriminator([reader], tiny_generator())
+    before = weights(reader)
+    refresh_discriminator(discriminator, asked(REAL), FALSE)
+    assert float(whole(discriminator, REAL).mean() - whole(discriminator, FALSE).mean()) == pytest.approx(3, rel=1e-4)
+    assert not changed(reader, before)
 
 
 def tiny_generator():
@@ -305,19 +355,142 @@ def tiny_generator():
 def test_return_to_start():
     """Trained weights are the reference's again, whose own need no gradient; fixed ones stay; the optimizer starts anew."""
     generator = tiny_generator()
-    generator.condition.requires_grad_(False)
+    generator.inject.requires_grad_(False)
     reference = copy.deepcopy(generator).requires_grad_(False)
     optimizer = adamw(generator)
     generator(REAL, EMOTION.repeat(2, 1)).sum().backward()
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     optimizer.step()
-    generator.condition.weight.data += 1
-    kept = generator.condition.weight.clone()
+    generator.inject.weight.data += 1
+    kept = generator.inject.weight.clone()
     return_to_start(generator, reference, optimizer)
     start = reference.state_dict()
     for name, value in generator.state_dict().items():
-        assert torch.equal(value, start[name]) is not name.startswith("condition")
-    assert torch.equal(generator.condition.weight, kept)
+        assert torch.equal(value, start[name]) is not name.startswith("inject")
+    assert torch.equal(generator.inject.weight, kept)
     assert optimizer.state
     assert not any(value.any() for state in optimizer.state.values() for value in state.values())
+
+
+SMALL = GanConfig(max_tokens=6, samples=3, rollouts=0, warmup_steps=25, precision="float32", learning_rate=0.05)
+READING = {"rollout": "sequence", "dense": "prefix", "gumbel": "sequence"}
+
+
+def adversaries(estimator="rollout"):
+    generator = tiny_generator()
+    return Adversaries(generator, copy.deepcopy(generator).requires_grad_(False), tiny_discriminator(READING[estimator]))
+
+
+def state_of(models):
+    modules = {"generator": models.generator, "discriminator": models.discriminator}
+    return TrainState(modules, {name: adamw(one) for name, one in modules.items()}, torch.Generator().manual_seed(0))
+
+
+def real_batches():
+    """Replies of five words 5 to 8, then the end, without end."""
+    random = torch.Generator().manual_seed(1)
+    while True:
+        replies = torch.randint(5, 9, (8, 5), generator=random)
+        tokens = torch.cat([torch.full((8, 1), BOS), replies, torch.full((8, 1), EOS)], 1)
+        yield Batch(tokens, torch.ones(8, dtype=torch.long), EMOTION.repeat(8, 1))
+
+
+def poison(discriminator):
+    """NaN for every score of a text while the list that it gives is not empty; updates of the discriminator stay sound."""
+    poisoned = []
+    discriminator.register_forward_hook(lambda module, _, odds: odds * math.nan if poisoned and not module.training else None)
+    return poisoned
+
+
+@pytest.mark.parametrize("estimator", ["rollout", "dense", "gumbel"])
+def test_a_loop_with_broken_rewards(estimator, caplog):
+    """Three steps of NaN leave the generator, in words, not the discriminator; then both learn on; ten of NaN stop the run."""
+    models = adversaries(estimator)
+    state, poisoned = state_of(models), poison(models.discriminator)
+    config = replace(SMALL, estimator=estimator, warmup_steps=1, accuracy_ceiling=1.0)
+    loop = train_gan(models, real_batches(), config, state)
+    assert [next(loop).words for _ in range(3)] == [()] * 3
+    before, opponent = weights(models.generator), weights(models.discriminator)
+    poisoned.append(True)
+    messages = [next(loop).words for _ in range(3)]
+    assert all(len(words) == 1 and "nan is not finite" in words[0] for words in messages)
+    assert caplog.messages == [f"step {step}: {words[0]}" for step, words in zip((4, 5, 6), messages, strict=True)]
+    assert not changed(models.generator, before)
+    assert changed(models.discriminator, opponent)
+    poisoned.clear()
+    assert next(loop).words == ()
+    assert changed(models.generator, before)
+    before = weights(models.generator)
+    poisoned.append(True)
+    with pytest.raises(TrainingError, match=r"^step 17: .* nan is not finite.* in 10 updates in a row; lower --learning-rate"):
+        list(loop)
+    assert not changed(models.generator, before)
+
+
+def test_a_loop_with_a_discriminator_at_100_percent():
+    """Words that no real reply has, and a high rate: rewards are near 0, until its scores are 3 apart."""
+    models = adversaries()
+    for module in (models.generator, models.reference):
+        module.bias.data[5:9] = -20.0
+    config = replace(SMALL, discriminator_rate=0.1, learning_rate=1e-6, accuracy_ceiling=0.98)
+    loop = train_gan(models, real_batches(), config, state_of(models))
+    steps = list(itertools.takewhile(lambda step: not step.words, itertools.islice(loop, 150)))
+    assert 75 <= len(steps) < 150
+    assert all(step.figures["accuracy"] >= 0.99 for step in steps[-49:])
+    assert steps[-1].figures["reward"] < 0.01
+    later = list(itertools.islice(loop, 10))
+    assert all(0.01 < step.figures["reward"] < 0.3 for step in later)
+
+
+def test_a_loop_whose_generator_repeats_one_sentence():
+    """A reward for the word 7 alone: behind two returns the generator is its start again, at an eighth; then the run stops."""
+    models = adversaries()
+    models.discriminator.register_forward_hook(
+        lambda module, given, odds: None if module.training else (given[0] == 7).sum(1).float()
+    )
+    start, state = weights(models.reference), state_of(models)
+    state.figures["guard_returns"] = 2.0
+    config = replace(SMALL, learning_rate=0.5, kl_weight=0.0, entropy_weight=0.0)
+    loop, said, rates, lowest = train_gan(models, real_batches(), config, state), [], [], 1.0
+
+    def look_on():
+        nonlocal lowest
+        for step in itertools.islice(loop, 600):
+            lowest = min(lowest, step.figures["distinct2"])
+            if step.words:
+                said.extend(step.words)
+                rates.append(rate_share(state.figures))
+                assert not changed(models.generator, start)
+
+    with pytest.raises(TrainingError) as caught:
+        look_on()
+    assert len(said) == 1
+    assert said[0].endswith("the generator goes back to the starting model, at 0.125 of its learning rate from now on")
+    assert rates == [0.125]
+    assert lowest < 0.5 * state.figures["guard_distinct_start"]
+    assert "after 3 returns to the starting model; raise --kl-weight or --entropy-floor, or lower --learning-rate" in str(
+        caught.value
+    )
+
+
+def test_a_loop_that_stops_behind_a_return_goes_on_bit_equal():
+    """The halved rate and the running figures come back with the state."""
+    models = adversaries()
+    config = replace(SMALL, warmup_steps=1)
+    state = state_of(models)
+    state.figures |= {"guard_distinct_seen": 20.0, "guard_distinct_start": 1.0, "guard_distinct": 0.0}
+    state.step = 1
+    batch = next(real_batches())
+    first = next(train_gan(models, [batch], config, state))
+    assert len(first.words) == 1
+    again = adversaries()
+    restored = state_of(again)
+    restored.restore(state.dump(), "here")
+    for pair in ((models, state), (again, restored)):
+        list(train_gan(pair[0], [batch] * 3, config, pair[1]))
+    assert rate_share(restored.figures) == 0.5
+    # The last update is the fifth of the 100 over which the rate rises.
+    assert restored.optimizers["generator"].param_groups[0]["lr"] == pytest.approx(0.5 * 0.05 * 5 / 100)
+    assert restored.figures == state.figures
+    assert not changed(again.generator, weights(models.generator))

@@ -37,6 +37,7 @@ _FIXED = (
     "estimator",
     "discriminator",
     "encoder_rate",
+    "guide",
     "context_tokens",
     "reply_tokens",
     "max_tokens",

@@ -189,8 +189,10 @@ def batches(
     Raises:
         DataError: fewer rows than processes, or none.
     """
+    if not len(arrays):
+        raise DataError("no row to make batches of")
     if len(arrays) < part.world:
-        raise DataError(f"{len(arrays)} rows to make batches of; allowed is at least one for each process, {part.world}")
+        raise DataError(f"{len(arrays)} rows to make batches of in {part.world} processes; start fewer of them")
     keys = arrays.reply_starts if by_context else np.diff(arrays.offsets)
     for rows in batch_rows(keys, size * part.world, seed, start, least=part.world):
         places = part.of(len(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -18,6 +19,47 @@ _FULL = 7 / 8
 
 Reward = Callable[[Tensor, Tensor], Tensor]
 """Takes token rows [m, time] and the numbers [m] of the rows they continue; gives one reward each, [m]."""
+
+
+@dataclass(frozen=True)
+class _Open:
+    """Completions that go on, m of them.
+
+    Attributes:
+        at: [m], where they stand among all that are completed together.
+        row: [m], of the generated ones.
+        start: [m], place of the last token that was kept.
+        number: [m], among the completions of that prefix.
+        place: [m], of `token`.
+        token: [m], the last one drawn.
+        end: [m], the place behind the longest reply.
+        shifts: [1 + layers + prefix, m, width].
+        state: the decoding state before `token`.
+    """
+
+    at: Tensor
+    row: Tensor
+    start: Tensor
+    number: Tensor
+    place: Tensor
+    token: Tensor
+    end: Tensor
+    shifts: Tensor
+    state: Tensor
+
+    def only(self, stay: Tensor) -> _Open:
+        """Those at the indices `stay`."""
+        columns = (self.at, self.row, self.start, self.number, self.place, self.token, self.end)
+        at, row, start, number, place, token, end = (column[stay] for column in columns)
+        shifts, state = self.shifts[:, stay], self.state.index_select(2, stay)
+        return _Open(at, row, start, number, place, token, end, shifts, state)
+
+    def next(self, generator: Generator, draws: Draws, last: int) -> _Open:
+        """With one token more; the places of those that have ended stop at `last`."""
+        hidden, state = generator.step(self.token, self.place, self.shifts, self.state)
+        uniforms = draws.uniforms(self.row, self.start, self.number, self.place + 1)
+        token, _ = draw(generator, hidden, uniforms)
+        return replace(self, place=(self.place + 1).clamp(max=last), token=token, state=state)
 
 
 @torch.no_grad()
@@ -60,8 +102,8 @@ def rollout_returns(
         return returns
     rewards = returns.new_empty(len(rows), rollouts)
     together = min(rollouts, chunk)
-    parts = torch.arange(len(rows), device=rows.device).split(max(1, chunk // together))
-    for part, numbers in product(parts, torch.arange(rollouts, device=rows.device).split(together)):
+    parts = torch.split(torch.arange(len(rows), device=rows.device), max(1, chunk // together))
+    for part, numbers in product(parts, torch.split(torch.arange(rollouts, device=rows.device), together)):
         completed = complete(generator, generated, condition, max_tokens, rows[part], times[part] + 1, numbers, draws)
         found = reward(completed, rows[part].repeat_interleave(len(numbers)))
         rewards[part[:, None], numbers] = found.view(len(part), -1)
@@ -102,30 +144,47 @@ def complete(
     # One column more: rows that have ended write there.
     kept = functional.pad(generated.tokens[rows], (0, capacity + 1 - generated.tokens.shape[1]), value=PAD)
     kept = kept.masked_fill(torch.arange(capacity + 1, device=rows.device) > places[:, None], PAD)
-    shifts = generator.shifts(condition)[:, rows]
-    state = generator.backbone.branch(generated.states, rows, places - generated.reply_start[rows])
-    hidden, state = generator.step(kept.gather(1, places[:, None]).squeeze(1), places, shifts, state)
-    uniforms = draws.uniforms(rows[:, None], places[:, None], numbers, places[:, None] + 1)
-    chosen = draw(generator, hidden, uniforms)[0].flatten()
-
-    kept, rows, starts = (column.repeat_interleave(len(numbers), 0) for column in (kept, rows, places))
-    shifts, state = shifts.repeat_interleave(len(numbers), 1), state.repeat_interleave(len(numbers), 2)
-    numbers = numbers.repeat(len(places))
-    ends, places = generated.reply_start[rows] + max_tokens, starts + 1
-    alive = torch.arange(len(rows), device=rows.device)
-    writing = torch.ones_like(alive, dtype=torch.bool)
+    going = _first_tokens(generator, generated, condition, max_tokens, rows, places, numbers, draws)
+    kept = kept.repeat_interleave(len(numbers), 0)
+    writing = torch.ones_like(going.at, dtype=torch.bool)
     for step in range(max_tokens):
-        kept[alive, torch.where(writing, places, capacity)] = chosen
-        places = places + 1
-        writing = writing & (chosen != EOS) & (places < ends[alive])
+        kept[going.at, torch.where(writing, going.place, capacity)] = going.token
+        writing = writing & (going.token != EOS) & (going.place + 1 < going.end)
         if looks(step, rows.device):
             left = int(writing.sum())
             if not left:
                 break
-            if left <= _FULL * len(alive):
-                stay = writing.nonzero().squeeze(1)
-                alive, places, chosen, writing = alive[stay], places[stay], chosen[stay], writing[stay]
-                shifts, state = shifts[:, stay], state.index_select(2, stay)
-        hidden, state = generator.step(chosen, (places - 1).clamp(max=capacity - 1), shifts, state)
-        chosen, _ = draw(generator, hidden, draws.uniforms(rows[alive], starts[alive], numbers[alive], places))
+            if left <= _FULL * len(writing):
+                going, writing = going.only(writing.nonzero().squeeze(1)), writing[writing]
+        going = going.next(generator, draws, capacity - 1)
     return kept[:, :capacity]
+
+
+def _first_tokens(
+    generator: Generator,
+    generated: Generated,
+    condition: Tensor,
+    max_tokens: int,
+    rows: Tensor,
+    places: Tensor,
+    numbers: Tensor,
+    draws: Draws,
+) -> _Open:
+    """The first token of each completion; arguments as for `complete`."""
+    shifts = generator.shifts(condition)[:, rows]
+    state = generator.backbone.branch(generated.states, rows, places - generated.reply_start[rows])
+    hidden, state = generator.step(generated.tokens[rows, places], places, shifts, state)
+    uniforms = draws.uniforms(rows[:, None], places[:, None], numbers, places[:, None] + 1)
+    tokens, _ = draw(generator, hidden, uniforms)
+    row, start = rows.repeat_interleave(len(numbers)), places.repeat_interleave(len(numbers))
+    return _Open(
+        at=torch.arange(len(row), device=row.device),
+        row=row,
+        start=start,
+        number=numbers.repeat(len(rows)),
+        place=start + 1,
+        token=tokens.flatten(),
+        end=generated.reply_start[row] + max_tokens,
+        shifts=shifts.repeat_interleave(len(numbers), 1),
+        state=state.repeat_interleave(len(numbers), 2),
+    )

@@ -16,7 +16,7 @@ from emogen.models.generator import Generator
 from emogen.text import EOS, PAD, Tokenizer
 
 _BLOCK = 64
-_FEWEST_ROWS = 64
+_FEWEST_ROWS = 256
 _SCORES = {"cpu": 1 << 20}
 _SCORES_ELSEWHERE = 1 << 28
 _LOOK_AGAIN = 8
@@ -277,7 +277,7 @@ def draw(generator: Generator, hidden: Tensor, uniforms: Tensor) -> tuple[Tensor
         Ids and their log probabilities, both in the shape of `uniforms`.
     """
     size = max(_FEWEST_ROWS, _SCORES.get(hidden.device.type, _SCORES_ELSEWHERE) // len(generator.bias))
-    pieces = zip(hidden.split(size), uniforms.split(size), strict=True)
+    pieces = zip(torch.split(hidden, size), torch.split(uniforms, size), strict=True)
     drawn = [_drawn(generator.logits(states).float(), numbers) for states, numbers in pieces]
     ids, log_probs = zip(*drawn, strict=True)
     return torch.cat(ids), torch.cat(log_probs)
@@ -370,17 +370,17 @@ def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 def _search(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Ids [rows, draws] for `uniforms` of that shape, and the sums [rows, 1] of the weights."""
-    rows, vocabulary = weights.shape
+    vocabulary = weights.shape[1]
     full = vocabulary // _BLOCK
-    sums = weights[:, : full * _BLOCK].unflatten(1, (full, _BLOCK)).sum(-1)
-    upto = torch.cat([sums, weights[:, full * _BLOCK :].sum(-1, keepdim=True)], 1).cumsum(1)
+    blocks, rest = torch.split(weights, [full * _BLOCK, vocabulary - full * _BLOCK], 1)
+    upto = torch.cat([blocks.view(len(weights), full, _BLOCK).sum(-1), rest.sum(-1, keepdim=True)], 1).cumsum(1)
     # Rounded up to the sum itself, a target would lie behind the last id.
     target = uniforms * _BELOW_ONE * upto[:, -1:]
     block = torch.searchsorted(upto, target, right=True).clamp(max=full)
-    rest = target - functional.pad(upto, (1, 0)).gather(1, block)
+    inner = target - functional.pad(upto, (1, 0)).gather(1, block)
     ids = block[..., None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)
     inside = weights.gather(1, ids.clamp(max=vocabulary - 1).flatten(1)).view(ids.shape) * (ids < vocabulary)
-    place = (inside.cumsum(-1) <= rest[..., None]).sum(-1)
+    place = (inside.cumsum(-1) <= inner[..., None]).sum(-1)
     last = _BLOCK - 1 - (inside > 0).flip(-1).int().argmax(-1)
     # The bound holds even where the weights are not numbers: a broken model is reported by its loss.
     return (block * _BLOCK + torch.minimum(place, last)).clamp(max=vocabulary - 1), upto[:, -1:]

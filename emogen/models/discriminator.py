@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emogen.errors import SettingsError
+from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.models.pretrained_encoder import PretrainedReader
 from emogen.models.transformer import Encoder, mean_of, present_tokens
 from emogen.text import PAD
@@ -75,6 +76,10 @@ class Discriminator(nn.Module):
         odds: Tensor = self.head(states if self.reading == "prefix" else mean_of(states, present))
         return odds.squeeze(-1).float()
 
+    def last_layer(self) -> list[nn.Parameter]:
+        """What its score is linear in."""
+        return list(self.head.parameters())
+
 
 class PretrainedDiscriminator(nn.Module):
     """Scores a row by what a pretrained encoder makes of its text, whatever vocabulary it was written in.
@@ -94,8 +99,12 @@ class PretrainedDiscriminator(nn.Module):
         odds: Tensor = self.head(self.reader(tokens, emotion))
         return odds.squeeze(-1).float()
 
+    def last_layer(self) -> list[nn.Parameter]:
+        """What its score is linear in."""
+        return list(self.head.parameters())
 
-AnyDiscriminator = Discriminator | PretrainedDiscriminator
+
+AnyDiscriminator = Discriminator | PretrainedDiscriminator | LikelihoodRatioDiscriminator
 
 
 @torch.no_grad()

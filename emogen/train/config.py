@@ -12,6 +12,7 @@ from emogen.options import setting
 Precision = Literal["auto", "bf16", "float32"]
 Estimator = Literal["rollout", "dense", "gumbel"]
 PRETRAINED = "hf:"
+LANGUAGE_MODEL = "lm:"
 _OWN_BACKBONES = ("ngrams", "cnn", "transformer")
 _NOT_NEGATIVE = (
     "rollouts",
@@ -71,6 +72,7 @@ class GanConfig:
     discriminator_rate: float = setting(3e-4, "Learning rate of the discriminator.")
     samples: int = setting(4, "Replies a condition; the others are each one's baseline, so at least 2.")
     rollouts: int = setting(4, "Completions of each prefix (rollout); 0 gives a reply's reward to each of its tokens.")
+    potential: Literal["probability", "log-odds"] = setting("probability", "Whose rise is a token's reward (dense).")
     discount: float = setting(1.0, "Of later rewards (dense).")
     max_tokens: int = setting(24, "Longest reply in adversarial training, its end token included.")
     warmup_steps: int = setting(200, "Discriminator updates before the generator's first.")
@@ -90,6 +92,9 @@ class GanConfig:
     accuracy_floor: float = setting(0.6, "Below this pairwise accuracy the discriminator gets more updates.")
     accuracy_ceiling: float = setting(0.85, "Above this pairwise accuracy the discriminator waits; 1 for never.")
     discriminator_updates: int = setting(1, "Discriminator updates a step below the floor.")
+    distinct_floor: float = setting(
+        0.5, "Share of the first replies' distinct-2 below which they count as collapsed; 0 for never."
+    )
     posterior_share: float = setting(0.5, "Share of latents drawn from the posterior of the real reply (a VAE's decoder).")
     gumbel_temperature: float = setting(1.0, "Of the relaxation, at first (gumbel).")
     gumbel_final: float = setting(0.2, "Of the relaxation, at the end (gumbel).")
@@ -106,7 +111,7 @@ class GanConfig:
             require(0 < getattr(self, name) < math.inf, name.replace("_", "-"), getattr(self, name), "above 0 and finite")
         for name in _NOT_NEGATIVE:
             require(0 <= getattr(self, name) < math.inf, name.replace("_", "-"), getattr(self, name), "0 or more, and finite")
-        for name in ("discount", "accuracy_floor", "accuracy_ceiling", "posterior_share"):
+        for name in ("discount", "accuracy_floor", "accuracy_ceiling", "distinct_floor", "posterior_share"):
             require(0 <= getattr(self, name) <= 1, name.replace("_", "-"), getattr(self, name), "between 0 and 1")
         floor, ceiling = self.accuracy_floor, self.accuracy_ceiling
         require(floor <= ceiling, "accuracy-floor", floor, f"at most --accuracy-ceiling {ceiling}")
@@ -220,14 +225,14 @@ class GanSettings(GanConfig, GeneratorRun):
     warm_steps: int = setting(0, "Updates of the warm start, where there is no --init; 0 for the preset's own.")
     warm_minutes: float = setting(0.0, "Time limit of the warm start; 0 for none.")
     guide: str = setting("", "Classifier that --emotion-reward asks for the emotion of a reply: its folder.")
-    discriminator: str = setting("", "hf:NAME-OR-FOLDER, a pretrained encoder (rollout); without it one of our own.")
-    encoder_rate: float = setting(
-        5e-5, "Learning rate of an hf discriminator's encoder; its head follows --discriminator-rate."
+    discriminator: str = setting(
+        "", "hf:NAME-OR-FOLDER, a pretrained encoder (rollout), or lm:FOLDER[,FOLDER], language models; else one of our own."
     )
-    discriminator_width: int = setting(128, "Of the discriminator's states (not hf).")
-    discriminator_layers: int = setting(2, "Transformer blocks of the discriminator (not hf).")
-    discriminator_heads: int = setting(4, "Of its attention (not hf).")
-    discriminator_dropout: float = setting(0.2, "Of the discriminator, in training (not hf).")
+    encoder_rate: float = setting(5e-5, "Learning rate of those models' weights; the rest follows --discriminator-rate.")
+    discriminator_width: int = setting(128, "Of the states of our own discriminator.")
+    discriminator_layers: int = setting(2, "Of its Transformer blocks.")
+    discriminator_heads: int = setting(4, "Of its attention.")
+    discriminator_dropout: float = setting(0.2, "Of its states, in training.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -238,8 +243,11 @@ class GanSettings(GanConfig, GeneratorRun):
         require(0 <= dropout < 1, "discriminator-dropout", dropout, "at least 0 and below 1")
         for name in ("warm_steps", "warm_minutes"):
             require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
-        _check_encoder("discriminator", self.discriminator, self.encoder_rate)
-        if self.discriminator and self.estimator != "rollout":
+        if not self.discriminator.startswith(LANGUAGE_MODEL):
+            _check_encoder("discriminator", self.discriminator, self.encoder_rate)
+        elif self.estimator == "gumbel":
+            raise SettingsError(f"--discriminator {self.discriminator}: passes no gradient on to words; pass --estimator dense")
+        if self.discriminator.startswith(PRETRAINED) and self.estimator != "rollout":
             raise SettingsError(
                 f"--discriminator {self.discriminator}: an encoder of texts scores no prefix and passes no gradient on, so not "
                 f"with --estimator {self.estimator}; pass --estimator rollout"
@@ -304,7 +312,7 @@ class ClassifierSettings(ClassifierTraining, RunConfig):
 
 def _check_encoder(option: str, name: str, rate: float) -> None:
     known = not name or (name.startswith(PRETRAINED) and name != PRETRAINED)
-    require(known, option, name, "hf:NAME-OR-FOLDER")
+    require(known, option, name, "hf:NAME-OR-FOLDER" + (" or lm:FOLDER" if option == "discriminator" else ""))
     require(0 < rate < math.inf, "encoder-rate", rate, "above 0 and finite")
 
 

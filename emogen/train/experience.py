@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from emogen.data.batches import Batch
 from emogen.decoding.draws import Draws
 from emogen.decoding.rollout import rollout_returns
 from emogen.decoding.sampling import Generated, Prefixes, generate, inverse_cdf
 from emogen.losses import Gaussian, clipped_policy_loss, entropy, leave_one_out, policy_kl, token_nll
+from emogen.models.chunks import in_chunks
 from emogen.models.discriminator import AnyDiscriminator, of_whole_texts, score
 from emogen.models.generator import Generator, reply_mask
 from emogen.models.vae import TextVAE
@@ -25,6 +24,8 @@ from emogen.train.rewards import Guide, controlled, dense_returns, relative_rewa
 
 _LATENT = 1 << 32
 _SMALLEST = 1e-7
+# Rewards that lie nearer to each other are rounding errors of a saturated discriminator.
+_LEAST_DEVIATION = 1e-4
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ def _judged(models: Adversaries, real: Batch, replies: Replies, config: GanConfi
     if config.estimator == "gumbel":
         return torch.zeros(mask.shape, device=tokens.device), torch.empty(0)
     if config.estimator == "dense":
-        probability = score(models.discriminator, tokens, real.emotion.repeat_interleave(config.samples, 0)).sigmoid()
-        probability = controlled(probability, config, draws)
-        return dense_returns(probability, mask, config.discount), of_whole_texts(probability, tokens)
+        odds = score(models.discriminator, tokens, real.emotion.repeat_interleave(config.samples, 0))
+        potential = controlled(odds.sigmoid() if config.potential == "probability" else odds, config, draws)
+        return dense_returns(potential, mask, config.discount), of_whole_texts(potential, tokens)
     reward = relative_reward(models.discriminator, real, config, draws)
     returns = rollout_returns(
         models.generator, replies.generated, replies.condition, config.max_tokens, reward, config.rollouts, draws, config.chunk
@@ -145,7 +146,7 @@ def _advantages(returns: Tensor, mask: Tensor, config: GanConfig) -> Tensor:
     places = total(mask.sum()).clamp(min=1)
     mean = total(returns.sum()) / places
     deviation = (total(((returns - mean) * mask).square().sum()) / places).sqrt()
-    return returns / (deviation + 1e-8)
+    return returns / deviation.clamp(min=_LEAST_DEVIATION)
 
 
 def policy_loss(
@@ -212,14 +213,3 @@ def likelihood_loss(models: Adversaries, real: Batch, config: GanConfig) -> Tens
 
     found = in_chunks(nll, config.chunk, states, real.tokens[:, 1:][mask])
     return joint_mean(found.mean(), len(found))
-
-
-def in_chunks(function: Callable[..., Tensor], chunk: int, *tensors: Tensor) -> Tensor:
-    """`function` of tensors [places, ...], `chunk` places at once, joined along its last axis.
-
-    Of more chunks than one nothing is kept but their inputs: each is computed again in the backward pass (Chen et al. 2016).
-    """
-    if len(tensors[0]) <= chunk:
-        return function(*tensors)
-    pieces = zip(*(torch.split(tensor, chunk) for tensor in tensors), strict=True)
-    return torch.cat([checkpoint(function, *piece, use_reentrant=False) for piece in pieces], -1)

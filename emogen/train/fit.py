@@ -29,12 +29,13 @@ from emogen.models.discriminator import (
     adopt_embedding,
 )
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.models.pretrained import Pretrained, load_encoder
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, load_base
 from emogen.models.pretrained_encoder import PretrainedReader, pretrained_weights
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import SentencePieceTokenizer, Tokenizer, load_tokenizer
-from emogen.train.config import GanSettings, LmSettings, RunConfig, VaeSettings
+from emogen.train.config import LANGUAGE_MODEL, PRETRAINED, GanSettings, LmSettings, RunConfig, VaeSettings
 from emogen.train.corpus import Prepared, held_out_batches, prepare
 from emogen.train.experience import Adversaries
 from emogen.train.folder import (
@@ -135,7 +136,7 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
     """
     with begun("train-gan", settings, resuming) as (folder, device):
         settings = _with_start(settings)
-        encoder = load_encoder(settings.discriminator) if settings.discriminator else None
+        encoder = load_encoder(settings.discriminator) if settings.discriminator.startswith(PRETRAINED) else None
         order = order_of("train-gan", files, reading, settings) | {"warm": asdict(warm)}
         start = load(settings.init or _warm_start(files, reading, warm, folder, order), device, trainable=True, whole=True)
         order |= _facts_of_start(start, folder, resuming)
@@ -145,11 +146,12 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
         models = _adversaries(start, settings, encoder, device)
         order |= {"guide_sha256": sha256(Path(settings.guide) / "model.safetensors")} if settings.guide else {}
         opponent, share = models.discriminator, settings.encoder_rate / settings.discriminator_rate
+        readers = opponent.readers if isinstance(opponent, LikelihoodRatioDiscriminator) else nn.ModuleList()
         state = TrainState(
             {"generator": models.generator, "discriminator": opponent},
             {
                 "generator": adamw(models.generator),
-                "discriminator": adamw(opponent, slow=pretrained_weights(opponent), share=share),
+                "discriminator": adamw(opponent, slow=[*pretrained_weights(opponent), *readers.parameters()], share=share),
             },
             random_stream(settings),
         )
@@ -287,14 +289,17 @@ def _adversaries(start: Checkpoint, settings: GanSettings, encoder: Pretrained |
     return Adversaries(
         generator_of(start.model),
         generator_of(before),
-        _discriminator(start, settings, encoder).to(device),
+        _discriminator(start, generator_of(before), settings, encoder).to(device),
         before if isinstance(before, TextVAE) else None,
         guide,
     )
 
 
-def _discriminator(start: Checkpoint, settings: GanSettings, encoder: Pretrained | None) -> AnyDiscriminator:
+def _discriminator(start: Checkpoint, before: Generator, settings: GanSettings, encoder: Pretrained | None) -> AnyDiscriminator:
     config = start.generator.config
+    if settings.discriminator.startswith(LANGUAGE_MODEL):
+        folders = settings.discriminator.removeprefix(LANGUAGE_MODEL).split(",")
+        return LikelihoodRatioDiscriminator([_reader(folder, start) for folder in folders], before)
     if encoder:
         return PretrainedDiscriminator(PretrainedReader(encoder, start.tokenizer, config.emotions))
     sizes = DiscriminatorConfig(
@@ -309,6 +314,18 @@ def _discriminator(start: Checkpoint, settings: GanSettings, encoder: Pretrained
     discriminator = Discriminator(sizes).to(start.generator.bias.device)
     adopt_embedding(discriminator, start.generator.embedding.weight)
     return discriminator
+
+
+def _reader(folder: str, start: Checkpoint) -> Generator:
+    """A language model that stands in `folder`; raises SettingsError where it reads other rows than the model at the start."""
+    found = load(folder, start.generator.bias.device, trainable=True)
+    same = found.tokenizer.fingerprint == start.tokenizer.fingerprint and found.labels == start.labels
+    if not same or found.generator.config.latent or start.generator.config.latent:
+        raise SettingsError(
+            f"--discriminator {LANGUAGE_MODEL}{folder}: has another tokenizer or other labels than {start.folder}, or one of them "
+            "has a latent; train both with train-lm on the same files, with another --seed"
+        )
+    return found.generator
 
 
 def _drive(

@@ -23,6 +23,7 @@ from emogen.models.discriminator import (
     without_dropout,
 )
 from emogen.models.generator import Generator, reply_mask
+from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.text import EOS
 
 _BITS = 24
@@ -76,7 +77,8 @@ def gumbel_loss(
 
     Replies come from the token loop, and the generator reads them once more, all places at a time; so no graph over as many
     steps as there are tokens is kept. Left out thereby is that another word would have made other words follow. On languages
-    that are small enough to be enumerated the gradient with that term was twice as dear and no nearer to the exact one.
+    that are small enough to be enumerated that term doubled the cost and, but for scores linear in the words, the gradient
+    came no nearer to the exact one.
 
     Args:
         generator: its mode is left alone; the one that sampled is wanted, eval.
@@ -91,15 +93,13 @@ def gumbel_loss(
         Scalar.
 
     Raises:
-        SettingsError: the discriminator reads text instead of word vectors.
+        SettingsError: the discriminator has no word vectors of its own.
 
     Source: Nie, Narodytska & Patel 2019 (RelGAN); noise given the word, averaged: Paulus, Maddison & Krause 2021; baseline of
     the ends: Kool, van Hoof & Welling 2019.
     """
-    if isinstance(discriminator, PretrainedDiscriminator):
-        raise SettingsError(
-            "--estimator gumbel: a pretrained discriminator reads text, not word vectors; use --estimator rollout"
-        )
+    if isinstance(discriminator, PretrainedDiscriminator | LikelihoodRatioDiscriminator):
+        raise SettingsError("--estimator gumbel: this discriminator has no word vectors to learn from; use --estimator rollout")
     losses, slopes = _word_slopes(discriminator, real, generated.tokens, relaxation.chunk)
     mask = reply_mask(generated.tokens, generated.reply_start)
     grouped = losses.view(len(real), -1, 1)
@@ -116,7 +116,8 @@ def gumbel_loss(
     carrier = (states * by_state).sum()
     for parameter, slope in zip(_head(generator), by_head, strict=True):
         carrier = carrier + (parameter * slope).sum()
-    return losses.mean() + (carrier - carrier.detach())
+    loss: Tensor = losses.mean() + (carrier - carrier.detach())
+    return loss
 
 
 def perturbed_scores(probabilities: Tensor, taken: Tensor, exponentials: Tensor) -> Tensor:
@@ -182,7 +183,8 @@ class _Words:
 
 def _integers(draws: Draws, rows: Tensor, *counters: Tensor | int) -> Tensor:
     high, low = (draws.uniforms(rows, *counters, half) for half in range(2))
-    return (high * 2**_BITS).to(torch.int32) * 2 ** (32 - _BITS) + (low * 2 ** (32 - _BITS)).to(torch.int32)
+    bits: Tensor = (high * 2**_BITS).to(torch.int32) * 2 ** (32 - _BITS) + (low * 2 ** (32 - _BITS)).to(torch.int32)
+    return bits
 
 
 def _word_slopes(discriminator: Discriminator, real: Batch, tokens: Tensor, chunk: int) -> tuple[Tensor, Tensor]:

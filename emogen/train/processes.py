@@ -14,6 +14,7 @@ How a loop comes out the same for any number of processes:
 from __future__ import annotations
 
 import atexit
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -87,10 +88,10 @@ def joint_mean(mean: Tensor, count: int) -> Tensor:
 
 
 def largest(values: Sequence[float]) -> list[float]:
-    """For each place the largest value that any process gives; float64."""
+    """For each place the largest value that any process gives; float64. What is not a number counts as infinite."""
+    found = torch.tensor(values, dtype=torch.float64).nan_to_num(math.inf, math.inf, -math.inf)
     if world() == 1:
-        return list(values)
-    found = torch.tensor(values, dtype=torch.float64)
+        return found.tolist()
     _meeting(lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
     return found.tolist()
 
@@ -250,6 +251,7 @@ def _kind(parameter: nn.Parameter) -> tuple[str, str]:
 def _sum_alike(parameters: list[nn.Parameter]) -> None:
     """The same for parameters of one device and dtype; their gradients become views of one tensor."""
     own = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
-    summed = total(torch.cat([gradient.reshape(-1) for gradient in own]))
+    summed = torch.cat([gradient.reshape(-1) for gradient in own])
+    _meeting(lambda: dist.all_reduce(summed))
     for parameter, piece in zip(parameters, torch.split(summed, [each.numel() for each in parameters]), strict=True):
         parameter.grad = piece.view_as(parameter)

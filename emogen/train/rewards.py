@@ -15,7 +15,7 @@ from emogen.decoding.rollout import Reward
 from emogen.emotions import LabelSet
 from emogen.errors import SettingsError
 from emogen.models.classifier import Classifier, emotion_probabilities
-from emogen.models.discriminator import AnyDiscriminator, score
+from emogen.models.discriminator import AnyDiscriminator, of_whole_texts, score
 from emogen.text import Tokenizer
 from emogen.train.config import GanConfig
 
@@ -66,17 +66,17 @@ def relative_reward(discriminator: AnyDiscriminator, real: Batch, config: GanCon
     """The reward of a generated row: the probability that the discriminator prefers it to the real reply of its condition.
 
     Args:
-        discriminator: reads sequences.
+        discriminator: in whatever mode.
         real: one row a condition; generated row r belongs to condition r // samples.
         config: says how many samples, and whether a control takes the place of this reward.
         draws: of the control.
     """
-    rivals = score(discriminator, real.tokens, real.emotion)
+    rivals = of_whole_texts(score(discriminator, real.tokens, real.emotion), real.tokens)
 
     def reward(tokens: Tensor, rows: Tensor) -> Tensor:
         condition = rows // config.samples
-        preferred = score(discriminator, tokens, real.emotion[condition]) - rivals[condition]
-        return controlled(preferred.sigmoid(), config, draws)
+        scores = of_whole_texts(score(discriminator, tokens, real.emotion[condition]), tokens)
+        return controlled((scores - rivals[condition]).sigmoid(), config, draws)
 
     return reward
 
@@ -91,21 +91,22 @@ def controlled(rewards: Tensor, config: GanConfig, draws: Draws) -> Tensor:
     return rewards
 
 
-def dense_returns(probability: Tensor, mask: Tensor, discount: float) -> Tensor:
-    """Return of each token from one causal pass: discounted sum of the rises of the probability of being real.
+def dense_returns(potential: Tensor, mask: Tensor, discount: float) -> Tensor:
+    """Return of each token from one causal pass: discounted sum of the rises of a potential, the odds of being real.
 
-    A reward p(prefix with the token) - p(prefix before it) adds up to the whole text's probability, so that no reply gains by
-    being longer (potential-based shaping; Ng, Harada & Russell 1999).
+    A reward of potential(prefix with the token) - potential(prefix before it) adds up to the whole text's, so that no reply
+    gains by being longer (potential-based shaping; Ng, Harada & Russell 1999). Log odds of a discriminator at its best add up to
+    log p(text) - log q(text), whose expectation is minus the reverse Kullback-Leibler divergence.
 
     Args:
-        probability: [rows, time], that the text up to each place is real.
+        potential: [rows, time], the probability or the log odds that the text up to each place is real.
         mask: [rows, time - 1], from `reply_mask`.
         discount: of later rises; 1 for none.
 
     Returns:
         [rows, time - 1], aligned with `mask`, 0 outside it.
     """
-    rises = (probability[:, 1:] - probability[:, :-1]) * mask
+    rises = (potential[:, 1:] - potential[:, :-1]) * mask
     returns = torch.zeros_like(rises)
     later = rises.new_zeros(len(rises))
     for place in reversed(range(rises.shape[1])):

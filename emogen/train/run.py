@@ -52,13 +52,14 @@ class Watch:
 
 @dataclass
 class _Meanwhile:
-    """A loop's figures since the last line of the log; a step need not have all of them."""
+    """A loop's figures since the last line of the log; a step need not have all of them, and what is no number is left out."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, figures: dict[str, float]) -> None:
         for name, value in figures.items():
-            self.values.setdefault(name, []).append(value)
+            if math.isfinite(value):
+                self.values.setdefault(name, []).append(value)
 
     def take(self) -> dict[str, float]:
         means = {name: round(sum(values) / len(values), 5) for name, values in self.values.items()}
@@ -144,9 +145,12 @@ def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder:
     began = time.monotonic() - state.figures.get("elapsed", 0.0)
     with _stop_requests() as asked, _progress(state, config) as bar:
         while not _done(state, config):
-            meanwhile.add(next(loop).figures)
+            step = next(loop)
+            meanwhile.add(step.figures)
             state.figures["elapsed"], stop = _agreed(time.monotonic() - began, asked)
             state.progress = _share_done(state, config)
+            if step.words and is_first():
+                _log(folder, state, {"words": step.words})
             if state.step % _LOG_EVERY == 0 and is_first():
                 figures = meanwhile.take()
                 _log(folder, state, figures)

@@ -25,10 +25,11 @@ _MAX_NORM = 1.0
 
 @dataclass(frozen=True)
 class Step:
-    """What a training loop yields after each update: its number, counted from 1, and named figures."""
+    """What a training loop yields after each update: its number, counted from 1, named figures, and what is to be said."""
 
     number: int
     figures: dict[str, float]
+    words: tuple[str, ...] = ()
 
 
 @dataclass
