@@ -56,17 +56,19 @@ ORDERS = (2, 3, 4, 5)
 GENERATOR = LmSettings(steps=100_000, width=512, dropout=0.5, emotion_dropout=0.99, validate_every=150)
 # Chosen by BLEU of the valid captions alone, with one seed.
 ADVERSARY = GanSettings(
-    steps=100_000,
+    steps=60,
     estimator="dense",
     potential="log-odds",
-    discount=0.5,
+    discount=0.0,
     batch_size=16,
     samples=4,
     warmup_steps=0,
-    learning_rate=5e-4,
-    encoder_rate=1e-4,
+    learning_rate=2e-4,
+    discriminator_rate=1e-3,
+    encoder_rate=1e-6,
     kl_weight=1.0,
-    accuracy_ceiling=0.7,
+    accuracy_floor=0.0,
+    accuracy_ceiling=0.55,
     validate_every=20,
     save_every=40,
 )

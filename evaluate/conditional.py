@@ -81,7 +81,7 @@ LM = LmSettings(
     context_tokens=32,
     reply_tokens=32,
     learning_rate=3e-3,
-    steps=2500,
+    steps=5000,
     validate_every=250,
     patience=3,
 )

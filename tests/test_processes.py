@@ -110,7 +110,8 @@ def trained(name, size):
     for step in islice(loop(batches(rows_of_all_lengths(), size, seed=0, part=part())), STEPS):
         state.progress = step.number / STEPS
         figures.append(step.figures)
-    return {name: weights for module in state.modules.values() for name, weights in module.state_dict().items()}, figures
+    models = nn.ModuleDict(state.modules)
+    return dict(models.state_dict()), figures
 
 
 def train_a_part(folder, name):
@@ -126,6 +127,7 @@ def test_two_processes_learn_what_one_with_both_batches_learns(started, tmp_path
     for key, value in expected.items():
         assert torch.equal(weights[key], others[key])
         torch.testing.assert_close(weights[key], value, atol=1e-5, rtol=1e-5, msg=key)
+    assert len(figures) == len(alone) == STEPS
     for found, each in zip(figures, alone, strict=True):
         for figure in {"nll", "tokens", "reconstruction", "kl", "rate_weight"} & each.keys():
             assert found[figure] == pytest.approx(each[figure], rel=1e-4)

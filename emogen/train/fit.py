@@ -322,8 +322,8 @@ def _reader(folder: str, start: Checkpoint) -> Generator:
     same = found.tokenizer.fingerprint == start.tokenizer.fingerprint and found.labels == start.labels
     if not same or found.generator.config.latent or start.generator.config.latent:
         raise SettingsError(
-            f"--discriminator {LANGUAGE_MODEL}{folder}: has another tokenizer or other labels than {start.folder}, or one of them "
-            "has a latent; train both with train-lm on the same files, with another --seed"
+            f"--discriminator {LANGUAGE_MODEL}{folder}: has another tokenizer or other labels than {start.folder}, or one of "
+            "them has a latent; train both with train-lm on the same files, with another --seed"
         )
     return found.generator
 

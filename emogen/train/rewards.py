@@ -95,8 +95,8 @@ def dense_returns(potential: Tensor, mask: Tensor, discount: float) -> Tensor:
     """Return of each token from one causal pass: discounted sum of the rises of a potential, the odds of being real.
 
     A reward of potential(prefix with the token) - potential(prefix before it) adds up to the whole text's, so that no reply
-    gains by being longer (potential-based shaping; Ng, Harada & Russell 1999). Log odds of a discriminator at its best add up to
-    log p(text) - log q(text), whose expectation is minus the reverse Kullback-Leibler divergence.
+    gains by being longer (potential-based shaping; Ng, Harada & Russell 1999). Log odds of a discriminator at its best add up
+    to log p(text) - log q(text), whose expectation is minus the reverse Kullback-Leibler divergence.
 
     Args:
         potential: [rows, time], the probability or the log odds that the text up to each place is real.
