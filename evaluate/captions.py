@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +119,7 @@ class Captions:
 @click.option("--steps", default=GENERATOR.steps, show_default=True, help="Updates of each language model at most.")
 @click.option("--width", default=GENERATOR.width, show_default=True, help="Of each model's states.")
 @click.option(
-    "--gan-minutes", default=8.0, show_default=True, help="Time of each model's adversarial training; 0 for no limit."
+    "--gan-minutes", default=0.0, show_default=True, help="Time of each model's adversarial training; 0 for no limit."
 )
 @click.option("--gan-steps", default=ADVERSARY.steps, show_default=True, help="Its updates at most; with 0 there is no GAN.")
 @click.option("--estimator", type=click.Choice(get_args(Estimator)), default=ADVERSARY.estimator, show_default=True)
@@ -155,11 +156,8 @@ def main(
     generator = replace(GENERATOR, minutes=minutes, steps=steps, width=width)
     models = {("lm", seed): trained(work / f"lm-{seed}", captions, replace(generator, seed=seed)) for seed in range(seeds)}
     if gan_steps:
-        starts = [start_of(folder, captions.label) for folder in models.values()]
         adversary = replace(ADVERSARY, minutes=gan_minutes, steps=gan_steps, estimator=estimator)
-        for seed in range(seeds):
-            settings = against(starts if discriminator == "readers" else starts[seed : seed + 1], replace(adversary, seed=seed))
-            models["gan", seed] = trained(work / f"gan-{seed}", captions, replace(settings, init=str(starts[seed])))
+        models |= adversarial(models, captions, adversary, discriminator == "readers")
     if only_train:
         return
     rows = []
@@ -168,7 +166,7 @@ def main(
         rows.append(row)
     rows += gains(rows)
     folders = list(models.values())
-    trainings = {folder.name: read_train_file(folder).get("settings", {}) | {"out": "", "init": ""} for folder in folders}
+    trainings = {folder.name: without_paths(read_train_file(folder).get("settings", {})) for folder in folders}
     extra = {"references": len(captions.test), "settings": trainings}
     write_result(out, command_of(RESULT.stem, click.get_current_context()), [captions.source, *folders], rows, extra)
     drawn(rows, out)
@@ -185,8 +183,10 @@ def prepared(corpus: str, work: Path) -> Captions:
     work.mkdir(parents=True, exist_ok=True)
     data = work / "captions.jsonl.gz"
     write_exchanges(data, map(held_out, train))
-    (label,) = {row.emotion.name for row in rows}
-    return Captions(Path(source), reading, data, label, [row.reply for row in train], [row.reply for row in test])
+    labels = sorted({row.emotion.name for row in rows})
+    if len(labels) > 1:
+        raise DataError(f"{source}: rows of {', '.join(labels)}; captions are of one label, such as neutral")
+    return Captions(Path(source), reading, data, labels[0], [row.reply for row in train], [row.reply for row in test])
 
 
 def held_out(row: Exchange) -> Exchange:
@@ -208,8 +208,7 @@ def trained(folder: Path, captions: Captions, settings: LmSettings | GanSettings
 def refuse_another(folder: Path, data: Path, settings: LmSettings | GanSettings) -> None:
     """Raises CheckpointError where the run was another than the one asked for; settings it did not know had their defaults."""
     run = read_train_file(folder)
-    held = asdict(type(settings)()) | run["settings"]
-    asked = asdict(replace(settings, out=held["out"], init=held["init"]))
+    held, asked = (without_paths(each) for each in (asdict(type(settings)()) | run["settings"], asdict(settings)))
     other = [f"{name} {held[name]}, not {value}" for name, value in asked.items() if held[name] != value]
     if sha256(data) not in run["sources"].values():
         other.append("other captions")
@@ -219,10 +218,27 @@ def refuse_another(folder: Path, data: Path, settings: LmSettings | GanSettings)
         raise CheckpointError(f"{folder}: its run had {', '.join(other)}; pass the same values, or another --work")
 
 
-def against(starts: Sequence[Path], settings: GanSettings) -> GanSettings:
-    """The settings with the language models of all other seeds for a discriminator; where there are none, one from scratch."""
-    others = [str(folder) for folder in starts if folder.name != f"start-{settings.seed}"]
-    return replace(settings, discriminator=f"lm:{','.join(others)}" if others else "")
+def without_paths(settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a run wherever it was made; a discriminator's language models by their names."""
+    readers = {"discriminator": re.sub(r"[^:,]*/", "", str(settings["discriminator"]))} if "discriminator" in settings else {}
+    return {**settings, "out": "", "init": "", **readers}
+
+
+def adversarial(
+    models: Mapping[tuple[str, int], Path], captions: Captions, settings: GanSettings, has_readers: bool
+) -> dict[tuple[str, int], Path]:
+    """The GANs beside the language models that they begin as.
+
+    With readers each one's discriminator is made of the language models of the other seeds; where there are none, or without
+    readers, it is one from scratch.
+    """
+    starts = {seed: start_of(folder, captions.label) for (_, seed), folder in models.items()}
+    found = {}
+    for seed, start in starts.items():
+        readers = ",".join(str(other) for number, other in starts.items() if has_readers and number != seed)
+        own = replace(settings, seed=seed, init=str(start), discriminator=f"lm:{readers}" if readers else "")
+        found["gan", seed] = trained(start.with_name(f"gan-{seed}"), captions, own)
+    return found
 
 
 def start_of(folder: Path, label: str) -> Path:

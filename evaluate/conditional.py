@@ -89,6 +89,8 @@ GAN = GanSettings(rollouts=0, max_tokens=33, batch_size=32, warmup_steps=100, st
 # What goes on does not begin anew, so at a lower rate.
 RATE_OF_LONGER = 0.25
 PLACES = frozenset({"out", "init", "guide", "threads", "device"})
+ANOTHER_SEED = "lm:another-seed"
+SEEDS = 3
 
 Settings = TypeVar("Settings", LmSettings, GanSettings)
 
@@ -168,7 +170,7 @@ def several(flag: str, values: Sequence[object], text: str, kind: Any) -> Callab
 @option("--texts", "goemotions", "Corpus of labelled texts.")
 @option("--replies", "empatheticdialogues", "Corpus of replies, which the guide labels.")
 @option("--backbone", "lstm", "Of the generators: lstm, transformer, or hf:NAME-OR-FOLDER.")
-@option("--discriminator", "", "hf:NAME-OR-FOLDER, a pretrained encoder; without it one of our own.")
+@option("--discriminator", ANOTHER_SEED, "hf:NAME-OR-FOLDER, lm:another-seed (the next seed's start); empty: one of our own.")
 @click.option(
     "--start", type=click.Path(path_type=Path), help="Checkpoint that all tasks and seeds begin with; none is trained."
 )
@@ -238,7 +240,9 @@ def changed(settings: Settings, values: Sequence[str]) -> Settings:
 def refuse_kin(plan: Plan) -> None:
     """Raises SettingsError where the judge is built like what steers the generators."""
     # A discriminator of our own is a Transformer.
-    for role, backbone in (("guide", plan.guide.backbone), ("discriminator", plan.gan.discriminator or "transformer")):
+    own = {"": "transformer", ANOTHER_SEED: plan.lm.backbone}
+    opponent = own.get(plan.gan.discriminator, plan.gan.discriminator)
+    for role, backbone in (("guide", plan.guide.backbone), ("discriminator", opponent)):
         if plan.judge.backbone == backbone:
             raise SettingsError(f"--judge {backbone}: the {role} is built like it; take another backbone for one of them")
 
@@ -340,6 +344,9 @@ def arms(task: Task, seed: int, plan: Plan, classifiers: Classifiers) -> Iterato
     for arm in (arm for arm in plan.arm if arm != "mle"):
         folder = plan.models / f"{task.ready.name}-{arm}-{seed}"
         settings = settings_of(arm, start, plan, classifiers)
+        if isinstance(settings, GanSettings) and settings.discriminator == ANOTHER_SEED:
+            reader = start_of(task, (seed + 1) % max(SEEDS, len(plan.seed)), plan)
+            settings = replace(settings, discriminator=f"lm:{reader}")
         yield Model(task, arm, seed, learnt(folder, task.ready, replace(settings, seed=seed, init=str(start))))
         click.echo(f"{folder} stands", err=True)
 

@@ -125,7 +125,7 @@ def _relaxed_loss(models: Adversaries, real: Batch, replies: Replies, config: Ga
         real,
         replies.generated,
         replies.condition,
-        Relaxation(temperature, chunk=config.chunk),
+        Relaxation(temperature),
         draws,
     )
     return joint_mean(loss, len(replies.mask))
