@@ -137,3 +137,20 @@ def test_half_precision_learns_too(backbone):
     figures = train(model, four_examples(), MleConfig(learning_rate=1e-2, emotion_dropout=0.0, precision="bf16"), 60)
     assert figures[-1]["nll"] < 0.5 * figures[0]["nll"]
     assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
+
+
+def test_replies_become_as_long_as_those_of_the_data():
+    """Half of the rows end after one word and half after nine, in batches of their own: the first word ends half of the rows."""
+    torch.manual_seed(0)
+    generator = Generator(GeneratorConfig(7, 1, "lstm", width=16, layers=1, heads=2, dropout=0.0))
+    state = TrainState({}, {"generator": adamw(generator)}, torch.Generator().manual_seed(0))
+    batches = [
+        Batch(torch.tensor([[BOS, *[5] * words, EOS]] * 8), torch.ones(8, dtype=torch.long), torch.tensor([[1.0, 0.0]] * 8))
+        for words in (1, 9)
+    ]
+    config = MleConfig(learning_rate=1e-2, emotion_dropout=0.0, precision="float32", weight_decay=0.0)
+    list(train_mle(generator, batches * 150, config, state))
+    generator.eval()
+    with torch.no_grad():
+        after_a_word = generator.logits(generator(torch.tensor([[BOS, 5]]), torch.tensor([[1.0, 0.0]]))[:, 1]).softmax(-1)
+    assert float(after_a_word[0, EOS]) == pytest.approx(0.5, abs=0.07)

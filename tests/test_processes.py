@@ -1,6 +1,7 @@
 """Two processes with a batch each learn what one learns from both; one of them writes; they begin, stop and fail together."""
 
 import atexit
+import copy
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,10 +23,13 @@ from torch import nn
 from emogen.cli import main
 from emogen.data.batches import TokenArrays, batches
 from emogen.errors import ElsewhereError, SettingsError, TrainingError
+from emogen.models.discriminator import Discriminator, DiscriminatorConfig
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import BOS, EOS, TURN
-from emogen.train.config import MleConfig, VaeConfig
+from emogen.train.config import GanConfig, MleConfig, VaeConfig
+from emogen.train.experience import Adversaries
+from emogen.train.gan import train_gan
 from emogen.train.mle import train_mle
 from emogen.train.processes import (
     after_first,
@@ -84,8 +89,34 @@ def vae():
     return state, lambda rows: train_vae(model, rows, config, state)
 
 
+def gan(estimator):
+    """With a large eps: Adam takes a full step along a gradient of 1e-10 too, which is nothing but the order of sums."""
+    generator = Generator(generator_config())
+    reading = "prefix" if estimator == "dense" else "sequence"
+    discriminator = Discriminator(DiscriminatorConfig(VOCABULARY, EMOTIONS, reading, width=16, layers=1, heads=2, dropout=0.0))
+    config = GanConfig(
+        estimator=estimator,
+        samples=2,
+        rollouts=2,
+        max_tokens=6,
+        warmup_steps=2,
+        learning_rate=0.2,
+        discriminator_rate=0.01,
+        accuracy_ceiling=1.0,
+        mle_weight=0.1,
+        precision="float32",
+    )
+    modules = {"generator": generator, "discriminator": discriminator}
+    optimizers = {name: adamw(module) for name, module in modules.items()}
+    for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
+        group["eps"] = 0.01
+    models = Adversaries(generator, copy.deepcopy(generator).requires_grad_(False), discriminator)
+    state = TrainState(modules, optimizers, torch.Generator().manual_seed(1))
+    return state, lambda rows: train_gan(models, rows, config, state)
+
+
 # Each gives a state and what makes a training loop of batches.
-LOOPS = {"mle": mle, "vae": vae}
+LOOPS = {"mle": mle, "vae": vae, **{f"gan-{each}": partial(gan, each) for each in ("rollout", "dense", "gumbel")}}
 
 
 def rows_of_all_lengths():
@@ -128,9 +159,10 @@ def test_two_processes_learn_what_one_with_both_batches_learns(started, tmp_path
         assert torch.equal(weights[key], others[key])
         torch.testing.assert_close(weights[key], value, atol=1e-5, rtol=1e-5, msg=key)
     assert len(figures) == len(alone) == STEPS
+    of_all_rows = {"nll", "tokens", "reconstruction", "kl", "rate_weight", "reward", "discriminator", "length"}
     for found, each in zip(figures, alone, strict=True):
-        for figure in {"nll", "tokens", "reconstruction", "kl", "rate_weight"} & each.keys():
-            assert found[figure] == pytest.approx(each[figure], rel=1e-4)
+        for figure in of_all_rows & each.keys():
+            assert found[figure] == pytest.approx(each[figure], rel=1e-4, abs=1e-6)
 
 
 # ---- what processes tell each other

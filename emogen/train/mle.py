@@ -14,7 +14,7 @@ from emogen.losses import masked_mean, token_nll
 from emogen.models.generator import Generator, reply_mask
 from emogen.train.config import MleConfig
 from emogen.train.processes import joint, total
-from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update
+from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update, usual_tokens
 
 
 def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig, state: TrainState) -> Iterator[Step]:
@@ -32,10 +32,10 @@ def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig,
         with mixed_precision(config.precision, device):
             nll, mask = reply_nll(generator, moved.tokens, moved.reply_start, with_no_latent(generator, moved.emotion))
         tokens = total(mask.sum())
-        loss = joint(nll.sum()) / tokens
-        update(loss, state.optimizers["generator"], scheduled(config.learning_rate, state), state)
+        nats = joint(nll.sum())
+        update(nats / usual_tokens(tokens, state), state.optimizers["generator"], scheduled(config.learning_rate, state), state)
         state.step += 1
-        yield Step(state.step, {"nll": float(loss.detach()), "tokens": int(tokens)})
+        yield Step(state.step, {"nll": float(nats.detach() / tokens), "tokens": int(tokens)})
 
 
 def reply_nll(generator: Generator, tokens: Tensor, reply_start: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from emogen.train.processes import sum_gradients, total
 
 _WARMUP_STEPS = 100
 _FINAL_RATE = 0.05
+_LEAST_GAIN = 0.01
 _MAX_NORM = 1.0
 
 
@@ -138,6 +139,21 @@ def update(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, state: T
         group["lr"] = rate * group["share"]
     optimizer.step()
     return norm
+
+
+def usual_tokens(tokens: Tensor, state: TrainState) -> float:
+    """Reply tokens of a batch as a rule, the divisor of a loss that is summed over tokens.
+
+    Rows of similar length go together. Divided by their own number, the tokens of short replies would weigh more than those of
+    long ones, and the model would learn to write too short.
+
+    Args:
+        tokens: scalar, of this batch in all processes.
+        state: keeps the running mean, of all batches at first and of about the last 100 later on.
+    """
+    before = state.figures.get("usual_tokens", 0.0)
+    state.figures["usual_tokens"] = before + (float(tokens) - before) * max(1 / (state.step + 1), _LEAST_GAIN)
+    return state.figures["usual_tokens"]
 
 
 def scheduled(rate: float, state: TrainState) -> float:

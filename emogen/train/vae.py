@@ -22,7 +22,7 @@ from emogen.models.vae import TextVAE
 from emogen.train.config import VaeConfig
 from emogen.train.mle import drop_emotion, reply_nll
 from emogen.train.processes import joint, total
-from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update
+from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update, usual_tokens
 
 
 def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: TrainState) -> Iterator[Step]:
@@ -49,7 +49,8 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
         kl = joint(kl_to_prior(posterior, standard_normal(posterior.mean)).sum(0)) / moved.whole
         reconstruction = joint(nll.sum()) / moved.whole
         weight = rate_weight(config, state.progress)
-        loss = (reconstruction + weight * free_bits(kl[None], config.target_rate)) * moved.whole / total(mask.sum())
+        loss = (reconstruction + weight * free_bits(kl[None], config.target_rate)) * moved.whole
+        loss = loss / usual_tokens(total(mask.sum()), state)
         loss = loss + config.adversary_weight * joint(adversary) / moved.whole
         update(loss, state.optimizers["vae"], scheduled(config.learning_rate, state), state)
         state.step += 1
