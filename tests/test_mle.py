@@ -140,7 +140,7 @@ def test_half_precision_learns_too(backbone):
 
 
 def test_replies_become_as_long_as_those_of_the_data():
-    """Half of the rows end after one word and half after nine, in batches of their own: the first word ends half of the rows."""
+    """Half of the rows end after one word and half after nine, in batches of their own: the first word ends half of them."""
     torch.manual_seed(0)
     generator = Generator(GeneratorConfig(7, 1, "lstm", width=16, layers=1, heads=2, dropout=0.0))
     state = TrainState({}, {"generator": adamw(generator)}, torch.Generator().manual_seed(0))

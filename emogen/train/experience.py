@@ -11,7 +11,7 @@ from torch import Tensor
 from emogen.data.batches import Batch
 from emogen.decoding.draws import Draws
 from emogen.decoding.rollout import rollout_returns
-from emogen.decoding.sampling import Generated, Prefixes, generate, inverse_cdf
+from emogen.decoding.sampling import Generated, Plain, Prefixes, generate
 from emogen.losses import Gaussian, clipped_policy_loss, entropy, leave_one_out, policy_kl, token_nll
 from emogen.models.chunks import in_chunks
 from emogen.models.discriminator import AnyDiscriminator, of_whole_texts, score
@@ -85,12 +85,9 @@ def sample_replies(models: Adversaries, real: Batch, config: GanConfig, draws: D
     prefix = real.tokens[:, : int(real.reply_start.max())].repeat_interleave(config.samples, 0)
     prefix = prefix.masked_fill(torch.arange(prefix.shape[1], device=prefix.device) >= starts[:, None], PAD)
     condition = torch.cat([real.emotion.repeat_interleave(config.samples, 0), _latents(models, real, config, draws)], 1)
-
-    def choose(scores: Tensor, rows: Tensor, number: int) -> Tensor:
-        return inverse_cdf(scores.float().softmax(-1), draws.uniforms(rows, number))
-
     completed = config.estimator == "rollout" and config.rollouts > 0
-    generated = generate(models.generator, Prefixes(prefix, starts, condition), config.max_tokens, choose, completed)
+    prefixes = Prefixes(prefix, starts, condition)
+    generated = generate(models.generator, prefixes, config.max_tokens, Plain(draws.uniforms), completed)
     return Replies(generated, condition, reply_mask(generated.tokens, starts))
 
 
