@@ -81,11 +81,24 @@ LM = LmSettings(
     context_tokens=32,
     reply_tokens=32,
     learning_rate=3e-3,
-    steps=5000,
+    steps=6500,
     validate_every=250,
-    patience=3,
 )
-GAN = GanSettings(rollouts=0, max_tokens=33, batch_size=32, warmup_steps=100, steps=300, validate_every=100)
+# Rewards add up over a reply's tokens and the two weights are of means over tokens, so 8 is about .5 a token.
+GAN = GanSettings(
+    estimator="dense",
+    potential="log-odds",
+    kl_weight=8.0,
+    mle_weight=8.0,
+    learning_rate=1e-3,
+    encoder_rate=1e-6,
+    accuracy_ceiling=1.0,
+    max_tokens=33,
+    batch_size=32,
+    warmup_steps=10,
+    steps=110,
+    validate_every=100,
+)
 # What goes on does not begin anew, so at a lower rate.
 RATE_OF_LONGER = 0.25
 PLACES = frozenset({"out", "init", "guide", "threads", "device"})
@@ -182,7 +195,7 @@ def several(flag: str, values: Sequence[object], text: str, kind: Any) -> Callab
 @option("--minutes", GAN.minutes, "Their training time at most; 0 for no limit.")
 @click.option("--lm", "of_lm", multiple=True, metavar="NAME=VALUE", help="Other settings of the starts, as of train-lm.")
 @click.option("--gan", "of_gan", multiple=True, metavar="NAME=VALUE", help="Other settings of the arms, as of train-gan.")
-@option("--emotion-weight", 1.0, "Of the emotion reward.")
+@option("--emotion-weight", 5.0, "Of the emotion reward.")
 @option("--guide", "transformer", "Backbone of the guide.")
 @option("--judge", "cnn", "Backbone of the judge.")
 @option("--each", 150, "Texts of each emotion (fewer where test rows are fewer).", type=click.IntRange(1))

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 RESULT = Path("evaluate/results/oracle.json")
 TEMPERATURES = (1.2, 1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 ROWS, HELD_OUT, SAMPLED = 10_000, 5_000, 5_000
-VOCABULARY, WIDTH, CHUNK, STEPS = 5_000, 32, 500, 200
+VOCABULARY, WIDTH, CHUNK, STEPS = 5_000, 32, 500, 100
 READERS, BATCH, WEIGHT_DECAY, REPORT_EVERY = 2, 32, 0.1, 25
 _READER = 1000
 ABOVE = 0.2
@@ -67,10 +67,9 @@ DENSE = GanConfig(
     discriminator_rate=1e-3,
     samples=8,
     warmup_steps=25,
-    generator_updates=2,
     standardise="yes",
-    kl_weight=1.0,
-    mle_weight=5.0,
+    kl_weight=0.0,
+    mle_weight=10.0,
     chunk=8192,
 )
 SYSTEMS = {
@@ -81,15 +80,16 @@ SYSTEMS = {
     "shuffled": replace(DENSE, reward="shuffled"),
 }
 ABLATIONS = {
-    "baseline": replace(DENSE, baseline="none"),
-    "standardise": replace(DENSE, standardise="no"),
-    "clip": replace(DENSE, clip=0.0),
-    "KL": replace(DENSE, kl_weight=0.0),
-    "entropy floor": replace(DENSE, entropy_weight=0.0),
-    "accuracy band": replace(DENSE, accuracy_floor=0.0, accuracy_ceiling=1.0),
-    "likelihood": replace(DENSE, mle_weight=0.0),
+    "without baseline": replace(DENSE, baseline="none"),
+    "without standardising": replace(DENSE, standardise="no"),
+    "without likelihood": replace(DENSE, mle_weight=0.0),
+    "without entropy floor": replace(DENSE, entropy_weight=0.0),
+    "without accuracy band": replace(DENSE, accuracy_floor=0.0, accuracy_ceiling=1.0),
+    "with KL 10": replace(DENSE, kl_weight=10.0),
+    "with two updates, clipped": replace(DENSE, generator_updates=2),
+    "with two updates, not clipped": replace(DENSE, generator_updates=2, clip=0.0),
 }
-"""`dense` without one of its parts each, by the part's name."""
+"""`dense` with one thing changed, by its name."""
 NEVER = -1e4
 Row = dict[str, Any]
 Vector = NDArray[np.float64]
@@ -353,7 +353,7 @@ def state_of(seed: int, **optimizers: torch.optim.Optimizer) -> TrainState:
 def discriminator_of(study: Study, reference: Generator, config: GanConfig, seed: int) -> AnyDiscriminator:
     """Language models of other seeds beside the starting model; for `gumbel` a Transformer with the starting model's words."""
     if config.estimator != "gumbel":
-        readers = [fitted(study, _READER * (seed + 1) + number) for number in range(READERS)]
+        readers = [fitted(study, _READER + number) for number in range(READERS)]
         return LikelihoodRatioDiscriminator(readers, reference)
     torch.manual_seed(seed)
     discriminator = Discriminator(DiscriminatorConfig(reference.config.vocabulary, 1, width=64))
@@ -514,6 +514,7 @@ def _mark_published(axes: Axes) -> None:
     "--system", "systems", multiple=True, type=click.Choice(list(SYSTEMS)), default=tuple(SYSTEMS), help="Beside mle."
 )
 @click.option("--ablation", "ablations", multiple=True, type=click.Choice(list(ABLATIONS)), default=tuple(ABLATIONS))
+@click.option("--ablation-seeds", default=1, show_default=True, help="Trainings of each ablation.")
 @click.option("--steps", default=STEPS, show_default=True, help="Adversarial updates.")
 @click.option("--rows", default=ROWS, show_default=True, help="Training sequences.")
 @click.option("--epochs", default=Fit().epochs, show_default=True, help="Of maximum likelihood at most.")
@@ -527,6 +528,7 @@ def main(
     lengths: tuple[int, ...],
     systems: tuple[str, ...],
     ablations: tuple[str, ...],
+    ablation_seeds: int,
     steps: int,
     rows: int,
     epochs: int,
@@ -545,22 +547,29 @@ def main(
     for length in lengths:
         data = sequences_of(oracle, length, rows, min(rows, HELD_OUT))
         study = Study(oracle, name, length, data, work, replace(Fit(), epochs=epochs), steps, sampled)
-        found += studied(study, seeds, systems, ablations)
+        found += studied(study, seeds, systems)
+        found += ablated(study, ablation_seeds, ablations)
     extra = {"summary": summary(found), "settings": settings_of(steps)}
     write_result(out, command_of(RESULT.stem, click.get_current_context()), [file] if file else [], found, extra)
     draw([row for row in found if row["length"] == lengths[0]], out)
 
 
-def studied(study: Study, seeds: int, systems: Sequence[str], ablations: Sequence[str]) -> list[Row]:
-    """All rows of a study, one seed after another."""
+def studied(study: Study, seeds: int, systems: Sequence[str]) -> list[Row]:
+    """The rows of all systems, one seed after another."""
     rows: list[Row] = []
     for seed in range(seeds):
         rows += measured_once(study, "mle", seed, None)
         for system in systems:
             rows += measured_once(study, system, seed, SYSTEMS[system])
+    return rows
+
+
+def ablated(study: Study, seeds: int, ablations: Sequence[str]) -> list[Row]:
+    """The rows of `dense` with one thing changed."""
+    rows: list[Row] = []
     for seed in range(seeds):
         for part in ablations:
-            found = measured_once(study, f"dense without {part}", seed, ABLATIONS[part])
+            found = measured_once(study, f"dense {part}", seed, ABLATIONS[part])
             rows += [{**row, "ablation": part} for row in found]
     return rows
 

@@ -17,7 +17,26 @@ RESULTS = Path("evaluate/results")
 PAGES = (Path("README.md"), Path("evaluate/README.md"))
 SHOWN = {
     "startup": ("seconds_to_first_line", "seconds"),
-    "adversarial": ("nll_heldout", "emotion_accuracy", "distinct2", "self_bleu4", "bleu", "unique", "commonest"),
+    "speed": ("seconds", "reference_seconds", "ratio", "repetitions"),
+    "conditional": (
+        "emotion_accuracy",
+        "forward_bleu4",
+        "bleu",
+        "rougeL",
+        "distinct2_corrected",
+        "mean_length",
+        "beyond_emotion_accuracy",
+        "beyond_forward_bleu4",
+        "beyond_bleu",
+        "beyond_rougeL",
+    ),
+    "conditional_pretrained": (
+        "emotion_accuracy",
+        "forward_bleu4",
+        "distinct2_corrected",
+        "mean_length",
+        "beyond_emotion_accuracy",
+    ),
     "vae_rate": ("reconstruction", "kl", "active_units", "latent", "mutual_information", "iw_nll"),
     "fresh_clone": ("seconds",),
     "metrics": ("n", "seconds", "ratio", "difference", "at_500", "at_5000", "drift"),
@@ -43,6 +62,7 @@ SHOWN = {
         "nll_token",
         "nll_word",
         "perplexity",
+        "forward_bleu4_gain",
     ),
     "empathetic_replies": ("bleu", "rougeL", "chrf", "distinct2", "distinct2_corrected", "unique", "commonest", "mean_length"),
     "backbone": (

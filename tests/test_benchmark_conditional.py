@@ -109,7 +109,7 @@ def test_every_arm_from_start_to_figures(conditional, corpora):
         for quality in ("emotion_accuracy", "forward_bleu4"):
             assert (corpora / f"conditional_{task}_{quality}.png").stat().st_size > 1000
     models = content["models"]
-    assert models["texts-adversarial+emotion-1"]["settings"]["emotion_reward"] == 1
+    assert models["texts-adversarial+emotion-1"]["settings"]["emotion_reward"] == 5
     assert models["texts-adversarial-1"]["settings"]["emotion_reward"] == 0
     assert len({model["weights"] for model in models.values()}) == len(models) == 8
 

@@ -126,7 +126,7 @@ class RunConfig:
     out: str | None = setting(None, "Folder of the checkpoint; by default a new one under checkpoints/.")
     steps: int = setting(10_000, "Updates at most.")
     minutes: float = setting(0.0, "Stop after this long, resumed runs added up; 0 for no limit.")
-    batch_size: int = setting(64, "Rows an update.")
+    batch_size: int = setting(64, "Rows an update, of each process.")
     validate_every: int = setting(500, "Updates between looks at the held-out rows.")
     patience: int = setting(0, "Stop after so many looks without a better one; 0 never.")
     save_every: int = setting(500, "Updates between saved states.")

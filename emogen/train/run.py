@@ -213,7 +213,7 @@ def _looked(state: TrainState, folder: Path, watch: Watch, bar: tqdm[None] | Non
     text = watch.preview()
     _log(folder, state, {"held_out": figures, "sample": text})
     if bar is not None:
-        bar.set_description_str(text[:_SHOWN], refresh=False)
+        bar.set_description_str(_on_one_line(text[:_SHOWN]), refresh=False)
     better = _is_better(state, figures, watch.select)
     state.figures["stale"] = 0 if better else state.figures.get("stale", 0) + 1
     state.figures["looked"] = state.step
@@ -221,6 +221,11 @@ def _looked(state: TrainState, folder: Path, watch: Watch, bar: tqdm[None] | Non
         state.figures["best_step"] = state.step
         watch.save()
     return state.figures
+
+
+def _on_one_line(text: str) -> str:
+    """The text without what moves a terminal's cursor: an untrained model writes any character."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _is_better(state: TrainState, figures: dict[str, float], select: str) -> bool:

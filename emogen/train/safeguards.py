@@ -169,7 +169,7 @@ def refresh_discriminator(discriminator: AnyDiscriminator, real: Batch, generate
     on_generated = of_whole_texts(score(discriminator, generated, asked), generated)
     distance = float(joint_mean(on_real.mean() - on_generated.mean(), len(real)))
     for weight in discriminator.last_layer():
-        weight *= _DISTANCE / max(distance, _DISTANCE)
+        weight.mul_(_DISTANCE / max(distance, _DISTANCE))
 
 
 @torch.no_grad()
