@@ -12,7 +12,6 @@ import torch
 
 from emogen.errors import DataError
 from emogen.text import BOS, EOS, SPECIAL
-from emogen.train.config import GanConfig
 
 TOP = Path(__file__).parent.parent
 
@@ -113,7 +112,16 @@ def test_the_generator_writes_full_length_and_scores_what_it_wrote():
 
 def curve(system, seed, points, length=20):
     return [
-        {"system": system, "seed": seed, "length": length, "temperature": t, "nll_heldout": h, "nll_oracle": o}
+        {
+            "system": system,
+            "seed": seed,
+            "length": length,
+            "temperature": t,
+            "nll_heldout": h,
+            "nll_oracle": o,
+            "entropy": t,
+            "distinct2": t / 2,
+        }
         for t, h, o in points
     ]
 
@@ -124,6 +132,7 @@ def test_the_summary_interpolates_along_the_cooling_side():
     assert benchmark.reached(rows, 7.8) == pytest.approx(8.5)
     assert benchmark.reached(rows, 7.5) == pytest.approx(9.5)
     assert benchmark.reached(rows, 8.1) is None
+    assert benchmark.reached(rows, 7.8, "distinct2") == pytest.approx(0.325)
 
 
 def test_the_summary_compares_means_in_deviations():
@@ -137,7 +146,9 @@ def test_the_summary_compares_means_in_deviations():
     assert (mle["nll_oracle"], mle["below_mle"]) == (pytest.approx(8.6), 0)
     assert dense["below_mle"] == pytest.approx(0.5)
     # Sample deviation of .0 .1 .2 is .1 for both.
-    assert dense["gap_in_deviations"] == pytest.approx(5.0)
+    assert dense["below_mle_in_deviations"] == pytest.approx(5.0)
+    assert mle["above_dense_in_deviations"] == pytest.approx(5.0)
+    assert (dense["entropy"], dense["distinct2"]) == (pytest.approx(0.5), pytest.approx(0.25))
     assert (gumbel["system"], gumbel["reached"]) == ("gumbel", 3)
     assert [entry["reached"] for entry in benchmark.summary(rows, above=0.2)] == [3, 3, 0]
 
@@ -150,9 +161,9 @@ def small(monkeypatch, oracle_file):
     """The script with one step of warm-up; the arguments but --work and --out."""
     small = {name: replace(config, warmup_steps=1, samples=2) for name, config in benchmark.SYSTEMS.items()}
     monkeypatch.setattr(benchmark, "SYSTEMS", small)
-    monkeypatch.setattr(benchmark, "ABLATIONS", {"KL": replace(small["dense"], kl_weight=0.0)})
+    monkeypatch.setattr(benchmark, "ABLATIONS", {"with KL 10": replace(small["dense"], kl_weight=0.0)})
     monkeypatch.setattr(benchmark, "TEMPERATURES", (1.1, 1.0, 0.5))
-    return ["--oracle", oracle_file, *SMALL, "--ablation", "KL"]
+    return ["--oracle", oracle_file, *SMALL, "--ablation", "with KL 10"]
 
 
 def test_the_whole_benchmark_in_small_and_resumed(tmp_path, small, monkeypatch):
@@ -161,11 +172,11 @@ def test_the_whole_benchmark_in_small_and_resumed(tmp_path, small, monkeypatch):
     benchmark.main(arguments, standalone_mode=False)
     content = json.loads(out.read_text(encoding="utf-8"))
     systems = {row["system"] for row in content["rows"]}
-    assert systems == {"mle", "rollout", "dense", "gumbel", "constant", "shuffled", "dense without KL"}
+    assert systems == {"mle", "rollout", "dense", "gumbel", "constant", "shuffled", "dense with KL 10"}
     assert len(content["rows"]) == len(systems) * 3
     for row in content["rows"]:
         assert set(row) >= {"system", "length", "temperature", "seed", "nll_oracle", "nll_heldout"}
-        assert ("ablation" in row) == (row["system"] == "dense without KL")
+        assert ("ablation" in row) == (row["system"] == "dense with KL 10")
     assert {entry["system"] for entry in content["summary"]} == systems
     assert out.with_suffix(".png").exists()
     assert out.with_suffix(".svg").exists()
@@ -179,9 +190,16 @@ def test_the_whole_benchmark_in_small_and_resumed(tmp_path, small, monkeypatch):
     assert json.loads(out.read_text(encoding="utf-8"))["rows"] == content["rows"]
 
 
-def test_each_ablation_switches_off_one_part_of_dense():
-    plain = vars(benchmark.DENSE)
-    for name, config in benchmark.ABLATIONS.items():
-        changed = {field for field, value in vars(config).items() if plain[field] != value}
-        assert len(changed) == (2 if name == "accuracy band" else 1)
-    assert isinstance(benchmark.DENSE, GanConfig)
+def test_each_ablation_changes_dense_and_no_two_alike():
+    settings = [benchmark.DENSE, *benchmark.ABLATIONS.values()]
+    assert len(set(settings)) == len(settings)
+
+
+def test_a_model_is_the_same_when_made_and_when_found(tmp_path, oracle_file):
+    oracle = benchmark.load_oracle(oracle_file)
+    data = benchmark.sequences_of(oracle, 4, rows=40, held_out=10)
+    fit = replace(benchmark.Fit(), epochs=1, dropout=0.5)
+    study = benchmark.Study(oracle, "tiny", 4, data, tmp_path, fit, steps=1)
+    made, found = benchmark.fitted(study, 0), benchmark.fitted(study, 0)
+    assert made.config == found.config
+    assert all(torch.equal(weight, found.state_dict()[name]) for name, weight in made.state_dict().items())

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from emogen.data.batches import Batch
+from emogen.decoding.draws import Draws
 from emogen.emotions import EKMAN, parse_emotion
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.text import BOS, EOS
 from emogen.train.config import GanConfig
-from emogen.train.gan import Adversaries, train_gan
+from emogen.train.experience import Adversaries
+from emogen.train.gan import train_gan
 from emogen.train.state import TrainState, adamw
 
 pytestmark = [
@@ -38,7 +40,7 @@ def test_states_agree_with_the_cpu(backbone):
     torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("estimator", ["rollout", "dense"])
+@pytest.mark.parametrize("estimator", ["rollout", "dense", "gumbel"])
 @pytest.mark.parametrize("backbone", ["lstm", "transformer"])
 def test_adversarial_steps_run(backbone, estimator):
     generator = Generator(GeneratorConfig(20, 7, backbone, width=16, layers=1)).cuda()
@@ -50,4 +52,10 @@ def test_adversarial_steps_run(backbone, estimator):
     config = GanConfig(estimator=estimator, warmup_steps=1, max_tokens=6)
     steps = list(train_gan(models, [batch()] * 3, config, state))
     assert [step.number for step in steps] == [1, 2, 3]
-    assert 0 <= steps[-1].figures["reward"] <= 1
+    assert 0 <= steps[-1].figures.get("reward", 0) <= 1
+
+
+def test_draws_are_those_of_the_cpu():
+    """To the last bit."""
+    rows = torch.arange(1000)
+    torch.testing.assert_close(Draws(7).uniforms(rows.cuda(), 3, 4).cpu(), Draws(7).uniforms(rows, 3, 4), atol=0, rtol=0)

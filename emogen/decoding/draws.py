@@ -41,10 +41,16 @@ class Draws:
 
 
 def _mixed(value: Tensor, counter: Tensor | int) -> Tensor:
-    value = value * _ODD[0] + torch.as_tensor(counter, device=value.device) * _ODD[1] + 1
+    step = counter * _ODD[1]
+    value = value * _ODD[0] + (step if isinstance(step, Tensor) else _wrapped(step)) + 1
     value = (value ^ _shifted(value, 30)) * _FACTORS[0]
     value = (value ^ _shifted(value, 27)) * _FACTORS[1]
     return value ^ _shifted(value, 31)
+
+
+def _wrapped(value: int) -> int:
+    """Modulo 2**64, with a sign: a number that the device gets with the operation, and does not wait for."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _shifted(value: Tensor, places: int) -> Tensor:
