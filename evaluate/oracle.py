@@ -60,7 +60,7 @@ RESULT = Path("evaluate/results/oracle.json")
 TEMPERATURES = (1.2, 1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 ROWS, HELD_OUT, SAMPLED = 10_000, 5_000, 5_000
 VOCABULARY, WIDTH, CHUNK, STEPS = 5_000, 32, 500, 100
-READERS, BATCH, WEIGHT_DECAY, REPORT_EVERY = 2, 32, 0.1, 25
+READERS, BATCH, WEIGHT_DECAY, REPORT_EVERY = 1, 32, 0.1, 25
 _READER = 1000
 ABOVE = 0.2
 """Nats a token above the best held-out NLL of maximum likelihood, where systems are compared."""
@@ -72,7 +72,7 @@ DENSE = GanConfig(
     samples=8,
     warmup_steps=25,
     standardise="yes",
-    kl_weight=0.0,
+    kl_weight=10.0,
     mle_weight=10.0,
     chunk=8192,
 )
@@ -89,7 +89,7 @@ ABLATIONS = {
     "without likelihood": replace(DENSE, mle_weight=0.0),
     "without entropy floor": replace(DENSE, entropy_weight=0.0),
     "without accuracy band": replace(DENSE, accuracy_floor=0.0, accuracy_ceiling=1.0),
-    "with KL 10": replace(DENSE, kl_weight=10.0),
+    "without KL": replace(DENSE, kl_weight=0.0),
     "with two updates, clipped": replace(DENSE, generator_updates=2),
     "with two updates, not clipped": replace(DENSE, generator_updates=2, clip=0.0),
 }
