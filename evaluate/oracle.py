@@ -72,7 +72,7 @@ DENSE = GanConfig(
     samples=8,
     warmup_steps=25,
     standardise="yes",
-    kl_weight=10.0,
+    kl_weight=0.0,
     mle_weight=10.0,
     chunk=8192,
 )
@@ -89,7 +89,7 @@ ABLATIONS = {
     "without likelihood": replace(DENSE, mle_weight=0.0),
     "without entropy floor": replace(DENSE, entropy_weight=0.0),
     "without accuracy band": replace(DENSE, accuracy_floor=0.0, accuracy_ceiling=1.0),
-    "without KL": replace(DENSE, kl_weight=0.0),
+    "with KL 10": replace(DENSE, kl_weight=10.0),
     "with two updates, clipped": replace(DENSE, generator_updates=2),
     "with two updates, not clipped": replace(DENSE, generator_updates=2, clip=0.0),
 }

@@ -161,9 +161,9 @@ def small(monkeypatch, oracle_file):
     """The script with one step of warm-up; the arguments but --work and --out."""
     small = {name: replace(config, warmup_steps=1, samples=2) for name, config in benchmark.SYSTEMS.items()}
     monkeypatch.setattr(benchmark, "SYSTEMS", small)
-    monkeypatch.setattr(benchmark, "ABLATIONS", {"without KL": replace(small["dense"], kl_weight=0.0)})
+    monkeypatch.setattr(benchmark, "ABLATIONS", {"with KL 10": replace(small["dense"], kl_weight=0.0)})
     monkeypatch.setattr(benchmark, "TEMPERATURES", (1.1, 1.0, 0.5))
-    return ["--oracle", oracle_file, *SMALL, "--ablation", "without KL"]
+    return ["--oracle", oracle_file, *SMALL, "--ablation", "with KL 10"]
 
 
 def test_the_whole_benchmark_in_small_and_resumed(tmp_path, small, monkeypatch):
@@ -172,11 +172,11 @@ def test_the_whole_benchmark_in_small_and_resumed(tmp_path, small, monkeypatch):
     benchmark.main(arguments, standalone_mode=False)
     content = json.loads(out.read_text(encoding="utf-8"))
     systems = {row["system"] for row in content["rows"]}
-    assert systems == {"mle", "rollout", "dense", "gumbel", "constant", "shuffled", "dense without KL"}
+    assert systems == {"mle", "rollout", "dense", "gumbel", "constant", "shuffled", "dense with KL 10"}
     assert len(content["rows"]) == len(systems) * 3
     for row in content["rows"]:
         assert set(row) >= {"system", "length", "temperature", "seed", "nll_oracle", "nll_heldout"}
-        assert ("ablation" in row) == (row["system"] == "dense without KL")
+        assert ("ablation" in row) == (row["system"] == "dense with KL 10")
     assert {entry["system"] for entry in content["summary"]} == systems
     assert out.with_suffix(".png").exists()
     assert out.with_suffix(".svg").exists()
