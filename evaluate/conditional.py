@@ -438,7 +438,11 @@ def measure(plan: Plan, classifiers: Classifiers, tasks: Sequence[Task], models:
 def about(folder: Path) -> dict[str, object]:
     """A model's weights and training, without places."""
     run = read_train_file(folder)
-    settings = {name: value for name, value in run.get("settings", {}).items() if name not in PLACES}
+    settings = {
+        name: value.rpartition("/")[2] if name == "discriminator" else value
+        for name, value in run.get("settings", {}).items()
+        if name not in PLACES
+    }
     return {"weights": sha256(folder / "model.safetensors"), "steps": run.get("steps"), "settings": settings}
 
 
