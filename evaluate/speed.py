@@ -316,7 +316,13 @@ def own_row(case: Case, sizes: Sizes, precision: Precision, plan: Plan) -> dict[
     with mixed_precision(precision, plan.device):
         made = bench(sizes, plan.device, "prefix" if case == "dense" else "sequence")
         seconds, count = timed(work(case, made), plan)
-    facts: dict[str, object] = {"system": case, "precision": precision, "threads": torch.get_num_threads(), "seconds": seconds}
+    facts: dict[str, object] = {
+        "system": case,
+        "seed": 0,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "seconds": seconds,
+    }
     rate = operations(case, sizes) / seconds
     share = {"share_of_peak": rate / (plan.peak * 1e12)} if plan.peak else {}
     speed = {"tokens_per_second": tokens_of(case, sizes) / seconds, "operations_per_second": rate}
@@ -362,10 +368,12 @@ def costs(sizes: Sizes, plan: Plan, axes: Mapping[str, Sequence[int]]) -> Iterat
                 row = own_row(case, changed, "float32", plan)
                 found.append(float(str(row["seconds"])))
                 each = {"seconds": found[-1], "tokens": tokens_of(case, changed), "repetitions": row["repetitions"]}
-                yield told({"system": "cost", "case": case, "axis": NAMES[axis], "value": value, **each})
+                yield told({"system": "cost", "seed": 0, "case": case, "axis": NAMES[axis], "value": value, **each})
             expected = 2 if axis == "tokens" and case != "dense" else 1
             power = slope([math.log(value) for value in values], [math.log(seconds) for seconds in found])
-            yield told({"system": "power", "case": case, "axis": NAMES[axis], "power": power, "expected_at_most": expected})
+            yield told(
+                {"system": "power", "seed": 0, "case": case, "axis": NAMES[axis], "power": power, "expected_at_most": expected}
+            )
 
 
 def slope(across: Sequence[float], along: Sequence[float]) -> float:
@@ -382,7 +390,7 @@ def memory_row(sizes: Sizes, threads: int) -> Row:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         seconds, peak = pool.apply(whole_step, (sizes, threads))
     facts = {"rollouts": sizes.rollouts, "rows": sizes.rows, "tokens": sizes.tokens, "vocabulary": sizes.vocabulary}
-    return told({"system": "memory", **facts, "chunk": sizes.chunk, "seconds": seconds, "gigabytes": peak})
+    return told({"system": "memory", "seed": 0, **facts, "chunk": sizes.chunk, "seconds": seconds, "gigabytes": peak})
 
 
 def whole_step(sizes: Sizes, threads: int) -> tuple[float, float]:

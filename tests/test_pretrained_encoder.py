@@ -310,7 +310,7 @@ def test_settings_that_are_refused():
     with pytest.raises(SettingsError, match=r"^--discriminator hf:x: an encoder of texts .*; pass --estimator rollout$"):
         GanSettings(discriminator="hf:x", estimator="dense")
     for wrong in ("bert", "hf:"):
-        with pytest.raises(SettingsError, match=f"^--discriminator {wrong}: allowed is hf:NAME-OR-FOLDER$"):
+        with pytest.raises(SettingsError, match=f"^--discriminator {wrong}: allowed is hf:NAME-OR-FOLDER or lm:FOLDER$"):
             GanSettings(discriminator=wrong)
         with pytest.raises(SettingsError, match=f"^--encoder {wrong}: allowed is hf:NAME-OR-FOLDER$"):
             VaeSettings(encoder=wrong)
