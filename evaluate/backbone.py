@@ -81,10 +81,11 @@ from emogen.judges.language_model import CausalModel
 from emogen.judges.leak import refuse_leaks
 from emogen.judges.recognizer import Recognizer, load_recognizer
 from emogen.models.bases import Base, find_base
+from emogen.models.likelihood import reply_nll
 from emogen.models.pretrained import Pretrained, load_causal_model
 from emogen.text import EOS, PAD
 from emogen.train.memory import keep_freed_memory
-from emogen.train.mle import reply_nll, with_no_latent
+from emogen.train.mle import with_no_latent
 from emogen.words import words
 
 if TYPE_CHECKING:

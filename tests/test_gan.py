@@ -16,6 +16,7 @@ from emogen.losses import clipped_policy_loss, leave_one_out
 from emogen.models.classifier import Classifier, ClassifierConfig, emotion_probabilities
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, score
 from emogen.models.generator import Generator, GeneratorConfig, reply_mask
+from emogen.models.likelihood import reply_nll
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import BOS, EOS, PAD, TURN
 from emogen.train.config import GanConfig
@@ -29,7 +30,6 @@ from emogen.train.experience import (
     sample_replies,
 )
 from emogen.train.gan import train_gan
-from emogen.train.mle import reply_nll
 from emogen.train.opponent import cut_to, discriminator_loss
 from emogen.train.rewards import Guide, dense_returns
 from emogen.train.state import TrainState, adamw

@@ -10,12 +10,12 @@ import torch
 from emogen.data.batches import Batch
 from emogen.models.discriminator import score
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.likelihood import reply_nll
 from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.text import BOS, EOS, PAD, TURN
 from emogen.train.config import GanConfig
 from emogen.train.experience import Adversaries
 from emogen.train.gan import train_gan
-from emogen.train.mle import reply_nll
 from emogen.train.state import TrainState, adamw
 
 

@@ -11,9 +11,10 @@ from emogen.data.batches import Batch
 from emogen.decoding.sampling import Prefixes, Sampling, chooser, generate
 from emogen.errors import TrainingError
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.likelihood import reply_nll
 from emogen.text import BOS, EOS, PAD, TURN
 from emogen.train.config import MleConfig
-from emogen.train.mle import drop_emotion, held_out_nll, reply_nll, train_mle, with_no_latent
+from emogen.train.mle import drop_emotion, held_out_nll, train_mle, with_no_latent
 from emogen.train.state import TrainState, adamw
 
 BACKBONES = pytest.mark.parametrize("backbone", ["lstm", "transformer"])

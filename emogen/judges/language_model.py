@@ -22,10 +22,11 @@ from emogen.emotions import LabelSet, no_emotion
 from emogen.errors import DataError
 from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.likelihood import reply_nll
 from emogen.models.pretrained import PREFIX, Pretrained, load_causal_model
 from emogen.text import BOS, EOS, PAD, SentencePieceTokenizer, Tokenizer, train_tokenizer
 from emogen.train.config import LmSettings
-from emogen.train.mle import reply_nll, train_mle, with_no_latent
+from emogen.train.mle import train_mle, with_no_latent
 from emogen.train.state import TrainState, adamw
 
 _AT_ONCE = 32

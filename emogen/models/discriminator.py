@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from emogen.errors import SettingsError
 from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.models.pretrained_encoder import PretrainedReader
-from emogen.models.transformer import Encoder, mean_of, present_tokens
+from emogen.models.transformer import Encoder, last_of, mean_of, present_tokens
 from emogen.text import PAD
 
 # A processor's cache holds the states of so many rows, which scores a third faster than going through memory.
@@ -169,4 +169,4 @@ def of_whole_texts(scores: Tensor, tokens: Tensor) -> Tensor:
     """
     if scores.ndim == 1:
         return scores
-    return scores.gather(1, present_tokens(tokens).sum(1, keepdim=True) - 1).squeeze(1)
+    return last_of(scores, present_tokens(tokens).sum(1))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emogen.models.chunks import in_chunks
-from emogen.models.generator import Generator, reply_mask
+from emogen.models.generator import Generator
+from emogen.models.likelihood import reply_nll
 from emogen.text import BOS
 
 _CHUNK = 4096
@@ -47,20 +47,10 @@ class LikelihoodRatioDiscriminator(nn.Module):
     def forward(self, tokens: Tensor, emotion: Tensor) -> Tensor:
         """Log odds that the text is real; arguments and result as of `Discriminator.forward` with the reading prefix."""
         start = (tokens == BOS).int().argmax(1) + 1
-        mask = reply_mask(tokens, start)
         with torch.no_grad():
-            before = _log_probs(self._reference[0], tokens, emotion, mask)
-        gains = torch.stack([_log_probs(reader, tokens, emotion, mask) - before for reader in self.readers])  # type: ignore[arg-type]
+            before, _ = reply_nll(self._reference[0], tokens, start, emotion, _CHUNK)
+        readings = [reply_nll(reader, tokens, start, emotion, _CHUNK)[0] for reader in self.readers]  # type: ignore[arg-type]
+        gains = torch.stack([before - nll for nll in readings])
         upto = functional.pad(gains.cumsum(-1), (1, 0))
         odds: Tensor = (self.offset[:, None, None] + self.scale[:, None, None] * upto).mean(0)
         return odds.float()
-
-
-def _log_probs(generator: Generator, tokens: Tensor, emotion: Tensor, mask: Tensor) -> Tensor:
-    """Log probabilities [rows, time - 1] of the reply's tokens, 0 outside the mask."""
-
-    def picked(states: Tensor, taken: Tensor) -> Tensor:
-        return -functional.cross_entropy(generator.logits(states).float(), taken, reduction="none")
-
-    found = in_chunks(picked, _CHUNK, generator(tokens[:, :-1], emotion)[mask], tokens[:, 1:][mask])
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, found)

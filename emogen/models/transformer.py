@@ -81,7 +81,7 @@ def mean_of(states: Tensor, present: Tensor) -> Tensor:
 
 
 def last_of(states: Tensor, lengths: Tensor) -> Tensor:
-    """Of states [rows, time, width] the one at each row's last token, [rows, width]."""
+    """Of states [rows, time, ...] the one at each row's last token, [rows, ...]."""
     return states[torch.arange(len(states), device=states.device), lengths - 1]
 
 

@@ -12,10 +12,11 @@ from emogen.data.batches import Batch
 from emogen.decoding.draws import Draws
 from emogen.decoding.rollout import rollout_returns
 from emogen.decoding.sampling import Generated, Plain, Prefixes, generate
-from emogen.losses import Gaussian, clipped_policy_loss, entropy, leave_one_out, policy_kl, token_nll
+from emogen.losses import Gaussian, clipped_policy_loss, entropy, leave_one_out, policy_kl
 from emogen.models.chunks import in_chunks
 from emogen.models.discriminator import AnyDiscriminator, of_whole_texts, score
 from emogen.models.generator import Generator, reply_mask
+from emogen.models.likelihood import reply_nll
 from emogen.models.vae import TextVAE
 from emogen.text import PAD
 from emogen.train.config import GanConfig
@@ -202,11 +203,6 @@ def likelihood_loss(models: Adversaries, real: Batch, config: GanConfig) -> Tens
     if models.encoder:
         with torch.no_grad():
             latent = models.encoder.encode(real.tokens, real.reply_start, real.emotion).mean
-    mask = reply_mask(real.tokens, real.reply_start)
-    states = models.generator(real.tokens[:, :-1], torch.cat([real.emotion, latent], 1))[mask]
-
-    def nll(states: Tensor, targets: Tensor) -> Tensor:
-        return token_nll(models.generator.logits(states), targets)
-
-    found = in_chunks(nll, config.chunk, states, real.tokens[:, 1:][mask])
-    return joint_mean(found.mean(), len(found))
+    condition = torch.cat([real.emotion, latent], 1)
+    nll, mask = reply_nll(models.generator, real.tokens, real.reply_start, condition, config.chunk)
+    return joint_mean(nll[mask].mean(), int(mask.sum()))

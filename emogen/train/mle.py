@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from emogen.data.batches import Batch
-from emogen.losses import masked_mean, token_nll
-from emogen.models.generator import Generator, reply_mask
+from emogen.losses import masked_mean
+from emogen.models.generator import Generator
+from emogen.models.likelihood import reply_nll
 from emogen.train.config import MleConfig
 from emogen.train.processes import joint, total
 from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update, usual_tokens
@@ -36,25 +37,6 @@ def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig,
         update(nats / usual_tokens(tokens, state), state.optimizers["generator"], scheduled(config.learning_rate, state), state)
         state.step += 1
         yield Step(state.step, {"nll": float(nats.detach() / tokens), "tokens": int(tokens)})
-
-
-def reply_nll(generator: Generator, tokens: Tensor, reply_start: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of each reply token.
-
-    Args:
-        generator: the model.
-        tokens: [batch, time].
-        reply_start: [batch].
-        condition: [batch, emotions + 1 + latent].
-
-    Returns:
-        nats [batch, time - 1], 0 outside the reply, and the mask of the same shape. Scores are computed inside replies only.
-    """
-    mask = reply_mask(tokens, reply_start)
-    states = generator(tokens[:, :-1], condition)[mask]
-    nll = torch.zeros(mask.shape, device=tokens.device)
-    nll[mask] = token_nll(generator.logits(states), tokens[:, 1:][mask])
-    return nll, mask
 
 
 def with_no_latent(generator: Generator, emotion: Tensor) -> Tensor:

@@ -18,9 +18,10 @@ from emogen.losses import (
     mutual_information,
     standard_normal,
 )
+from emogen.models.likelihood import reply_nll
 from emogen.models.vae import TextVAE
 from emogen.train.config import VaeConfig
-from emogen.train.mle import drop_emotion, reply_nll
+from emogen.train.mle import drop_emotion
 from emogen.train.processes import joint, total
 from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update, usual_tokens
 
