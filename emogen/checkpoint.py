@@ -19,13 +19,17 @@ from torch import Tensor, nn
 
 from emogen.atomic import replacing, write_text
 from emogen.data.batches import Limits
-from emogen.decoding.sampling import Prompt, Sample, Sampling, sample
+from emogen.decoding.calibration import Calibration, read_calibration
+from emogen.decoding.control import Control
+from emogen.decoding.sampling import Sampling
+from emogen.decoding.texts import Guide, Prompt, Sample, Writer, sample, stream
 from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.bases import Base, find_base
 from emogen.models.classifier import Classifier, ClassifierConfig
 from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.head import EmotionHead, head_of
 from emogen.models.pretrained import Pretrained, build_encoder, load_tokenizer_of
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, PretrainedBackbone, load_base, merge_lora
 from emogen.models.pretrained_encoder import PretrainedReader
@@ -41,6 +45,7 @@ FORMAT = 1
 CHECKPOINTS = Path("checkpoints")
 LATEST = "latest"
 ADAPTER = "smollm2-emotion"
+HEAD_FILE = "head.safetensors"
 CONFUSION_FILE = "confusion.json"
 _MOST_TOKENS = 4096
 _FOR_TRANSFORMERS = "EmogenForCausalLM"
@@ -76,12 +81,16 @@ class Checkpoint:
         description: its config.
         model: Generator or TextVAE.
         tokenizer: its tokenizer.
+        head: its emotion head, where `emogen train-head` has given it one.
+        calibration: what it is told for an emotion that is asked for; where `emogen calibrate` has measured it.
     """
 
     folder: Path
     description: Description
     model: Generator | TextVAE
     tokenizer: Tokenizer
+    head: EmotionHead | None = None
+    calibration: Calibration | None = None
 
     @property
     def labels(self) -> LabelSet:
@@ -132,6 +141,7 @@ class Checkpoint:
         n: int = 1,
         sampling: Sampling | None = None,
         seed: int = 0,
+        guide: Guide | None = None,
     ) -> list[Sample]:
         """Replies to many contexts at once, each with its emotion, `n` to each; options as in `sample`.
 
@@ -139,16 +149,42 @@ class Checkpoint:
             contexts: for each reply the utterance before it, or several, oldest first.
             emotions: one for each context, as `sample` takes them.
             n: replies to each.
-            sampling: decoding options.
+            sampling: decoding options, control among them.
             seed: the same seed gives the same texts on a CPU.
+            guide: probabilities over the model's labels of texts, for control `rerank`.
         """
+        options = replace(sampling or self.default_sampling, n=n, seed=seed)
+        prompts = self.prompts(contexts, emotions, options.control)
+        return list(sample(self.writer(guide), prompts, options))
+
+    def stream(
+        self,
+        context: str | Sequence[str] = (),
+        emotion: str | Emotion | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """The text of `sample`, piece by piece as it is written; arguments as there."""
+        options = replace(sampling or self.default_sampling, n=1, seed=seed)
+        for _, piece in stream(self.writer(), self.prompts([context], [emotion], options.control), options):
+            yield piece
+
+    def prompts(
+        self, contexts: Sequence[str | Sequence[str]], emotions: Sequence[str | Emotion | None], control: Control
+    ) -> list[Prompt]:
+        """What the decoder takes: contexts in tokens, emotions as asked for and as the model is told them under `control`."""
         if len(contexts) != len(emotions):
             raise SettingsError(f"{len(contexts)} contexts for {len(emotions)} emotions; give one for each")
-        options = replace(sampling or self.default_sampling, n=n, seed=seed)
         turns = ([context] if isinstance(context, str) else context for context in contexts)
         encoded = (self.tokenizer.prefix(each, self.description.limits.context_tokens) for each in turns)
-        prompts = [Prompt(tokens, self.emotion(emotion)) for tokens, emotion in zip(encoded, emotions, strict=True)]
-        return list(sample(self.generator, self.tokenizer, prompts, options))
+        asked = [self.emotion(emotion) for emotion in emotions]
+        known = self.calibration if self.calibration and self.calibration.control == control else None
+        told = (known.told(emotion) if known else None for emotion in asked)
+        return [Prompt(*parts) for parts in zip(encoded, asked, told, strict=True)]
+
+    def writer(self, guide: Guide | None = None) -> Writer:
+        """The model as the decoder takes it."""
+        return Writer(self.generator, self.tokenizer, self.head, guide, str(self.folder))
 
     @property
     def default_sampling(self) -> Sampling:
@@ -158,8 +194,8 @@ class Checkpoint:
         """
         most = min(self.description.limits.reply_tokens + 1, _MOST_TOKENS)
         if self.generator.config.adapter:
-            return Sampling(temperature=0.9, top_p=0.95, guidance=3.0, max_tokens=most)
-        return Sampling(temperature=0.85, top_p=0.95, guidance=2.0, max_tokens=most)
+            return Sampling(temperature=0.9, top_p=0.95, control=Control(guidance=3.0), max_tokens=most)
+        return Sampling(temperature=0.85, top_p=0.95, control=Control(guidance=2.0), max_tokens=most)
 
 
 def load(
@@ -195,7 +231,8 @@ def load(
         generator_of(model).adapt()
     read_weights(folder, model)
     model.to(where).eval()
-    found = Checkpoint(folder, description, model, tokenizer)
+    head, calibration = read_head(folder, generator_of(model)), read_calibration(folder, description.labels)
+    found = Checkpoint(folder, description, model, tokenizer, head, calibration)
     _refuse_mixed(found)
     return found
 
@@ -429,6 +466,32 @@ def read_weights(folder: Path, model: nn.Module) -> None:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: cannot be read ({reason}); the file is cut short or of another model") from None
+
+
+def save_head(folder: Path, head: EmotionHead) -> None:
+    """Writes an emotion head into a checkpoint's folder, whole or not at all."""
+    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in head.state_dict().items()}
+    with replacing(folder / HEAD_FILE) as beside:
+        beside.write_bytes(safetensors.torch.save(tensors))
+
+
+def read_head(folder: Path, generator: Generator) -> EmotionHead | None:
+    """The emotion head of a checkpoint, in eval mode where its generator is; None where it has none.
+
+    Raises:
+        CheckpointError: cut short, or of another generator.
+    """
+    path = folder / HEAD_FILE
+    if not path.is_file():
+        return None
+    try:
+        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(path.read_bytes()).items()}
+        head = head_of(generator, len(tensors["down.weight"]))
+        head.load_state_dict(tensors)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read ({reason}); remove it or run `emogen train-head` again") from None
+    return head.to(generator.bias.device).eval().requires_grad_(False)
 
 
 def _of_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

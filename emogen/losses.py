@@ -68,19 +68,19 @@ def kl_to_prior(posterior: Gaussian, prior: Gaussian) -> Tensor:
     return 0.5 * (variance_ratio + shift - 1 - (posterior.log_variance - prior.log_variance))
 
 
-def free_bits(kl: Tensor, target_rate: float) -> Tensor:
-    """The rate, never pushed below its target: each dimension's batch mean counts with at least target / latent nats.
+def free_bits(kl: Tensor, floor: float) -> Tensor:
+    """The rate, no dimension of which is pushed below its share of the floor: its batch mean counts with floor / latent or more.
 
     Args:
         kl: [batch, latent], from `kl_to_prior`.
-        target_rate: nats a row for all dimensions together.
+        floor: nats a row for all dimensions together.
 
     Returns:
         Scalar, nats a row.
 
     Source: Kingma et al. 2016, section 4 (free bits a dimension).
     """
-    return kl.mean(0).clamp(min=target_rate / kl.shape[-1]).sum()
+    return kl.mean(0).clamp(min=floor / kl.shape[-1]).sum()
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> int:

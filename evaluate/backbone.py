@@ -70,7 +70,7 @@ from emogen.checkpoint import Checkpoint, find_checkpoint, shipped
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
-from emogen.decoding.sampling import Choose, Prefixes, Sampling, chooser, generate, row_uniforms
+from emogen.decoding.sampling import Choose, Prefixes, Sampling, chooser, generate, row_uniforms, stream_of
 from emogen.emotions import EKMAN, no_emotion
 from emogen.errors import EmogenError, SettingsError
 from emogen.evaluate import bleu, copied, distinct_corrected, judged_labels, mean_length, rouge, unique
@@ -481,7 +481,7 @@ def checkpoint_author(system: str, folder: Path, max_tokens: int) -> Author:
         found = model.reply(contexts, [ask.emotion for ask in asked], sampling=sampling, seed=seed)
         return [" ".join(sample.text.split()) for sample in found]
 
-    facts = {name: getattr(sampling, name) for name in ("temperature", "top_p", "guidance")}
+    facts = {"temperature": sampling.temperature, "top_p": sampling.top_p, "guidance": sampling.control.guidance}
     return Author(system, f"{sha256(model.folder / 'model.safetensors')} {sampling}", write, facts)
 
 
@@ -966,7 +966,7 @@ def own_speed(model: Checkpoint, asked: Sequence[Ask], plan: Plan, fixed: int) -
 
     def timed(seed: int) -> float:
         began = time.perf_counter()
-        choose = chooser(sampling, row_uniforms(seed, len(read), sampling.max_tokens))
+        choose = chooser(sampling, row_uniforms([stream_of(seed, row) for row in range(len(read))], sampling.max_tokens))
         prefixes = Prefixes(padded, lengths, with_no_latent(generator, emotions))
         found = generate(generator, prefixes, sampling.max_tokens, endless(choose) if fixed else choose)
         return int((found.tokens != PAD).sum() - lengths.sum()) / (time.perf_counter() - began)

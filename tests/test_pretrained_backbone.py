@@ -20,7 +20,8 @@ from transformers import (
 from emogen import checkpoint
 from emogen.checkpoint import load
 from emogen.data.exchange import Reading
-from emogen.decoding.sampling import Prompt, Sampling, sample
+from emogen.decoding.sampling import Sampling
+from emogen.decoding.texts import Prompt, Writer, sample
 from emogen.emotions import EKMAN, mixture, no_emotion
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.bases import Base, find_base

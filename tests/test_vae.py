@@ -1,28 +1,33 @@
 """The text VAE: what its encoder sees, the emotion adversary, the rate, and held-out figures."""
 
 import copy
+import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
 from emogen.data.batches import Batch
 from emogen.errors import SettingsError, TrainingError
-from emogen.losses import active_units
+from emogen.losses import Gaussian, active_units, kl_to_prior
 from emogen.models.generator import GeneratorConfig
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import BOS, EOS, PAD, TURN
 from emogen.train.config import VaeConfig
 from emogen.train.state import TrainState, adamw
-from emogen.train.vae import held_out_elbo, rate_weight, train_vae
+from emogen.train.vae import held_out_elbo, rate_goal, rate_weight, train_vae
 
 VOCABULARY, EMOTIONS, LATENT = 20, 2, 4
 
 
-def tiny_vae(backbone="lstm", width=16):
-    decoder = GeneratorConfig(VOCABULARY, EMOTIONS, backbone, width=width, layers=1, heads=4, latent=LATENT, dropout=0.0)
+def tiny_vae(backbone="lstm", width=16, prior="standard"):
+    sizes = {"width": width, "layers": 1, "heads": 4, "latent": LATENT, "dropout": 0.0, "prior": prior}
+    decoder = GeneratorConfig(VOCABULARY, EMOTIONS, backbone, **sizes)
     return TextVAE(TextVaeConfig(decoder, encoder_layers=1, encoder_heads=4)).eval()
 
 
@@ -80,16 +85,71 @@ def test_the_adversary_turns_the_gradient():
 
 
 @pytest.mark.parametrize(("progress", "expected"), [(0, 0), (0.2, 0), (0.3, 0.5), (0.4, 1), (1, 1)])
-def test_rate_weight(progress, expected):
+def test_without_a_target_the_weight_rises_to_one(progress, expected):
     """Nothing in the autoencoder part, then a straight line to 1."""
-    config = VaeConfig(autoencoder_share=0.2, annealing_share=0.2)
-    assert rate_weight(config, progress) == pytest.approx(expected)
+    config = VaeConfig(autoencoder_share=0.2, annealing_share=0.2, target_rate=0.0)
+    assert rate_weight(5.0, config, progress, {}) == pytest.approx(expected)
 
 
-def test_rate_weight_without_annealing_is_a_step():
-    """An annealing share of 0 divides by nothing."""
-    config = VaeConfig(autoencoder_share=0.0, annealing_share=0.0)
-    assert rate_weight(config, 1e-6) == 1
+@pytest.mark.parametrize(("progress", "expected"), [(0.2, 64), (0.3, 16), (0.4, 4), (1, 4)])
+def test_goal_falls_to_the_target_by_equal_ratios(progress, expected):
+    assert rate_goal(64.0, VaeConfig(target_rate=4.0), progress) == pytest.approx(expected)
+
+
+def test_goal_without_annealing_is_the_target_at_once():
+    """An annealing share of 0 divides by nothing; a start below the target asks for no more than the target."""
+    assert rate_goal(64.0, VaeConfig(target_rate=4.0, autoencoder_share=0.0, annealing_share=0.0), 1e-6) == 4
+    assert rate_goal(1.0, VaeConfig(target_rate=4.0), 0.25) == 4
+
+
+@given(st.floats(0.5, 20), st.floats(0.3, 30))
+def test_controller_finds_the_weight_of_any_plant(target, gain):
+    """Where the rate answers as gain / weight, slowly and with noise, its mean comes to the target whatever the gain."""
+    config = VaeConfig(target_rate=target, autoencoder_share=0.1, annealing_share=0.1)
+    figures, rate, seen, noise = {}, 100.0, [], torch.randn(3000, generator=torch.Generator().manual_seed(0)).mul(0.3).tolist()
+    for step, each in enumerate(noise):
+        weight = rate_weight(rate * max(1 + each, 0.0), config, step / 3000, figures)
+        rate += 0.02 * ((gain / weight if weight else 100.0) - rate)
+        seen.append(rate)
+    assert sum(seen[-1000:]) / 1000 == pytest.approx(target, rel=0.05)
+
+
+def test_controller_forgets_nothing_when_stopped():
+    """What it remembers is in the figures, whose numbers a saved state keeps bit by bit."""
+    config, rates = VaeConfig(target_rate=3.0), [50.0, 30.0, 7.5, 2.25, 3.125, 2.0]
+    whole, halves = {}, {}
+    expected = [rate_weight(rate, config, place / 6, whole) for place, rate in enumerate(rates)]
+    found = [rate_weight(rate, config, place / 6, halves) for place, rate in enumerate(rates[:3])]
+    halves = json.loads(json.dumps(halves))
+    found += [rate_weight(rate, config, place / 6, halves) for place, rate in enumerate(rates[3:], 3)]
+    assert found == expected
+
+
+@pytest.mark.parametrize("prior", ["standard", "emotion"])
+def test_resumed_training_is_the_same_bit_by_bit(prior):
+    """Eight steps, or four, a saved state, and four more."""
+    config = VaeConfig(learning_rate=1e-2, target_rate=2.0, precision="float32", autoencoder_share=0.1, annealing_share=0.3)
+    batch = eight_sentences()
+
+    def advance(vae, state, steps):
+        for step in train_vae(vae, [batch] * steps, config, state):
+            state.progress = step.number / 8
+
+    torch.manual_seed(5)
+    whole = tiny_vae(prior=prior)
+    begun, resumed = copy.deepcopy(whole), copy.deepcopy(whole)
+    advance(whole, state_of(whole), 8)
+    advance(begun, state := state_of(begun), 4)
+    advance(resumed, again := resumed_state(resumed, state), 4)
+    assert again.figures["rate_log_weight"] != state.figures["rate_log_weight"]
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], weight, atol=0, rtol=0)
+
+
+def resumed_state(vae, state):
+    again = state_of(vae)
+    again.restore(state.dump(), "memory")
+    return again
 
 
 def train(vae, batch, config, steps):
@@ -103,18 +163,59 @@ def train(vae, batch, config, steps):
 
 @pytest.mark.parametrize("backbone", ["lstm", "transformer"])
 def test_eight_sentences_are_learnt_through_the_latent(backbone):
-    """A rate at its target of 4 nats, at least half of the dimensions active, and what z must say is read from it."""
+    """At least half of the dimensions active, and what z must say is read from it."""
     vae, batch = tiny_vae(backbone, width=32), eight_sentences()
     config = VaeConfig(learning_rate=1e-2, emotion_dropout=0.0, target_rate=4.0, precision="float32")
     first = held_out_elbo(vae, [batch])
-    last = train(vae, batch, config, 300)
+    train(vae, batch, config, 300)
     found = held_out_elbo(vae, [batch], draws=32)
-    assert last["rate_weight"] == 1
-    assert found["kl"] > 3
     assert found["active_units"] >= LATENT / 2
     assert found["mutual_information"] > 1
     assert found["reconstruction"] < 0.5 * first["reconstruction"]
     assert found["elbo_nll"] == pytest.approx(found["reconstruction"] + found["kl"])
+
+
+@pytest.mark.parametrize(("target", "prior"), [(1.0, "standard"), (3.0, "standard"), (3.0, "emotion")])
+def test_rate_is_held(target, prior):
+    """The mean KL of the last steps is within a tenth of the target; so is the posterior's own afterwards."""
+    vae, batch = tiny_vae(width=32, prior=prior), eight_sentences()
+    config = VaeConfig(learning_rate=5e-3, emotion_dropout=0.0, target_rate=target, precision="float32", rate_floor=0.0)
+    state, rates = state_of(vae), []
+    for step in train_vae(vae, [batch] * 900, config, state):
+        state.progress = step.number / 900
+        rates.append(step.figures["kl"])
+    assert sum(rates[-100:]) / 100 == pytest.approx(target, rel=0.1)
+    assert held_out_elbo(vae, [batch])["kl"] == pytest.approx(target, rel=0.1)
+
+
+def test_prior_of_an_emotion_begins_at_the_standard_normal():
+    vae = tiny_vae(prior="emotion")
+    found = vae.decoder.prior(torch.eye(EMOTIONS + 1))
+    assert found.mean.shape == found.log_variance.shape == (EMOTIONS + 1, LATENT)
+    assert not found.mean.any()
+    assert not found.log_variance.any()
+
+
+@torch.no_grad()
+def test_kl_to_the_prior_of_an_emotion():
+    """PyTorch's own closed form of the divergence of two normal distributions; a mixture's prior lies between its labels'."""
+    vae = tiny_vae(prior="emotion")
+    vae.decoder.prior_map.weight.normal_()
+    emotion = torch.tensor([[1.0, 0.0, 0.0], [0.25, 0.75, 0.0]])
+    prior, posterior = vae.decoder.prior(emotion), Gaussian(torch.randn(2, LATENT), torch.randn(2, LATENT))
+    expected = kl_divergence(*(Normal(each.mean, (0.5 * each.log_variance).exp()) for each in (posterior, prior)))
+    torch.testing.assert_close(kl_to_prior(posterior, prior), expected)
+    ends = vae.decoder.prior(torch.eye(3)[:2])
+    torch.testing.assert_close(prior.mean[1], 0.25 * ends.mean[0] + 0.75 * ends.mean[1])
+
+
+def test_prior_of_an_emotion_is_learnt():
+    """Two emotions whose replies begin with other tokens, without an adversary: their priors part."""
+    vae, batch = tiny_vae(width=32, prior="emotion"), eight_sentences()
+    config = VaeConfig(learning_rate=1e-2, target_rate=3.0, precision="float32", adversary_weight=0.0)
+    train(vae, batch, config, 100)
+    means = vae.decoder.prior(torch.eye(3)[:2]).mean
+    assert (means[0] - means[1]).abs().max() > 0.05
 
 
 def test_figures_of_a_step_belong_to_its_batch():

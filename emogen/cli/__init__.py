@@ -22,9 +22,13 @@ _COMMANDS = {
         "train_classifier",
         "Train a classifier that recognises, guides or judges.",
     ),
+    "train-head": ("emogen.cli.controlling", "train_head", "Give a generator an emotion head, which steers it at little cost."),
+    "calibrate": ("emogen.cli.controlling", "calibrate", "Measure what a model must be told for a strength or mixture."),
     "recognize": ("emogen.cli.recognition", "recognize", "Say which emotion a text expresses, and by which words."),
     "sample": ("emogen.cli.sampling", "sample", "Write texts with an emotion."),
     "reply": ("emogen.cli.sampling", "reply", "Reply to what was said, with an emotion."),
+    "transfer": ("emogen.cli.latent", "transfer", "Give lines another emotion and keep what they say (VAE)."),
+    "interpolate": ("emogen.cli.latent", "interpolate", "Write the texts between two texts (VAE)."),
     "evaluate": ("emogen.cli.evaluating", "evaluate_command", "Score texts: overlap, diversity, fluency, judged emotion."),
 }
 

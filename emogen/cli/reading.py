@@ -1,8 +1,9 @@
-"""The options that say how a data file is read, the same for every command that reads one."""
+"""How commands read: the options that say it of a data file, the same for every command, and the lines of a pipe."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 
 from emogen.data.exchange import Columns, Reading
 from emogen.emotions import LABEL_SETS, named_label_set
+from emogen.errors import DataError
 
 Command = Callable[..., Any]
 
@@ -57,3 +59,11 @@ def _reading(options: dict[str, Any]) -> Reading:
         max_words=options.pop("max_words"),
         format=options.pop("format") or "",
     )
+
+
+def piped_lines() -> Iterator[str]:
+    """Lines as they come; a pipe may have no end, so that nothing is kept of it."""
+    if sys.stdin is None:
+        raise DataError("-: standard input is closed; name a file")
+    for number, line in enumerate(sys.stdin.buffer):
+        yield line.decode("utf-8" if number else "utf-8-sig", "replace").rstrip("\r\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import islice
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
+from emogen.cli.reading import piped_lines
 from emogen.data.outputs import Texts, open_source
 from emogen.errors import DataError
 
@@ -63,7 +63,7 @@ def _texts(source: str, column: str) -> Iterator[str]:
     """The text itself; or the lines of a file or of standard input, blank ones too, so that output lines stay beside them."""
     path = Path(source)
     if source == "-":
-        yield from _piped()
+        yield from piped_lines()
     elif _is_there(path):
         with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
             yield from Texts((open_source(source, "txt", Path(folder)),), column)
@@ -72,14 +72,6 @@ def _texts(source: str, column: str) -> Iterator[str]:
     else:
         # Bytes of an argument that are not UTF-8 arrive as halves of surrogate pairs.
         yield source.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _piped() -> Iterator[str]:
-    """Lines as they come; a pipe may have no end, so that nothing is kept of it."""
-    if sys.stdin is None:
-        raise DataError("-: standard input is closed; name a file")
-    for number, line in enumerate(sys.stdin.buffer):
-        yield line.decode("utf-8" if number else "utf-8-sig", "replace").rstrip("\r\n")
 
 
 def _is_there(path: Path) -> bool:

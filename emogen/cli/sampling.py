@@ -6,14 +6,19 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from emogen.decoding.control import parse_control
 from emogen.errors import SettingsError
 
 if TYPE_CHECKING:
     from emogen.checkpoint import Checkpoint
+    from emogen.decoding.sampling import Sampling
+    from emogen.decoding.texts import Guide
+    from emogen.emotions import Emotion
 
 _OPTIONS = (
     click.option(
@@ -40,14 +45,23 @@ _OPTIONS = (
     ),
     click.option("--min-p", type=float, default=None, help="Only tokens at least this share as likely as the likeliest."),
     click.option(
-        "--guidance",
-        type=float,
+        "--control",
         default=None,
-        help="Above 1 the emotion is plainer; 1 is twice as fast.  [default: 2, of a pretrained backbone 3]",
+        help="Controllers and their weights: guidance:2,head:1.5; none.  [default: guidance:2, of a pretrained backbone guidance:3]",
+    ),
+    click.option(
+        "--guide",
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Classifier for control rerank: its folder  [default: the recogniser that ships]",
+    ),
+    click.option(
+        "--post", default="", help="Steps that each text goes through, in order: detokenise,case,sentence,personal ..."
     ),
     click.option("--max-tokens", type=int, default=None, help="Cut a text after so many."),
     click.option("--seed", type=int, default=None, help="The same seed gives the same texts  [default: another one each time]"),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto."),
+    click.option("--stream", is_flag=True, help="Print each text as it is written."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
 )
 
@@ -64,10 +78,13 @@ class _Asked:
     top_k: int | None
     top_p: float | None
     min_p: float | None
-    guidance: float | None
+    control: str | None
+    guide: Path | None
+    post: str
     max_tokens: int | None
     seed: int | None
     device: str
+    stream: bool
     as_json: bool
 
 
@@ -110,20 +127,58 @@ def _loaded(asked: _Asked) -> Checkpoint:
 def _write(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[str | None], asked: _Asked) -> None:
     import secrets
 
+    from emogen.decoding.postprocessing import parse_postprocessing
+
     if any(not context.strip() for context in contexts):
         raise SettingsError("the context is empty; leave it out to write without one")
-    names = ("temperature", "top_k", "top_p", "min_p", "guidance", "max_tokens")
-    given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
-    options = dataclasses.replace(model.default_sampling, **given)
+    options, guide = _sampling(model, asked), None
+    if options.control.rerank > 1:
+        guide = _guide(model, asked)
     wanted = [model.emotion(text, asked.strength) for text in emotions]
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+    if asked.stream:
+        _stream(model, contexts, wanted, options, asked, seed)
+        return
+    post = parse_postprocessing(asked.post)
     for emotion in wanted:
-        for found in model.sample(emotion, asked.count, contexts, options, seed):
+        for found in model.reply([contexts], [emotion], asked.count, options, seed, guide):
+            text = post(found.text)
             if asked.as_json:
-                _print(json.dumps({**dataclasses.asdict(found), "seed": seed}, ensure_ascii=False))
+                _print(json.dumps({**dataclasses.asdict(found), "text": text, "seed": seed}, ensure_ascii=False))
             else:
-                text = " ".join(found.text.split())
+                text = " ".join(text.split())
                 _print(text if len(wanted) == 1 else f"{found.emotion}\t{text}")
+
+
+def _sampling(model: Checkpoint, asked: _Asked) -> Sampling:
+    """The model's own options with those that were given."""
+    names = ("temperature", "top_k", "top_p", "min_p", "max_tokens")
+    given: dict[str, Any] = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    if asked.control is not None:
+        given["control"] = parse_control(asked.control)
+    return dataclasses.replace(model.default_sampling, **given)
+
+
+def _guide(model: Checkpoint, asked: _Asked) -> Guide:
+    from emogen.checkpoint import shipped
+    from emogen.judges.recognizer import load_recognizer
+
+    return load_recognizer(asked.guide or shipped("recognizer"), asked.device).over(model.labels)
+
+
+def _stream(
+    model: Checkpoint, contexts: Sequence[str], emotions: Sequence[Emotion], options: Sampling, asked: _Asked, seed: int
+) -> None:
+    """Prints texts piece by piece, one after another."""
+    if asked.as_json or asked.post or asked.count != 1:
+        raise SettingsError("--stream prints a text as it is written: leave out --json, --post and -n, which need it whole")
+    for emotion in emotions:
+        pieces = model.stream(contexts, emotion, options, seed)
+        click.echo(f"{emotion}\t" if len(emotions) > 1 else "", nl=False)
+        for number, piece in enumerate(pieces):
+            shown = piece if number else piece.lstrip()
+            click.echo(" ".join(shown.splitlines()).encode("utf-8", errors="backslashreplace"), nl=False)
+        click.echo()
 
 
 def _print(line: str) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emogen.emotions import Emotion
+from emogen.decoding.control import Control
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
-from emogen.text import EOS, PAD, Tokenizer
+from emogen.text import EOS, PAD
 
 _BLOCK = 64
 _FEWEST_ROWS = 256
@@ -35,8 +36,7 @@ class Sampling:
         top_k: the k likeliest tokens stay; 0 for all (Fan et al. 2018).
         top_p: the smallest set of likeliest tokens that holds this probability stays; 1 for all (Holtzman et al. 2020).
         min_p: tokens stay that are at least this share as likely as the likeliest; 0 for all (Nguyen et al. 2024).
-        guidance: scores go this many times the way from those without emotion to those with it (Ho & Salimans 2022; Sanchez et
-            al. 2023). 1 leaves them alone; above it the emotion is plainer, texts less various, and each token costs twice.
+        control: what steers the texts towards their emotion, where a prompt does not say so itself.
         max_tokens: a reply is cut after so many.
         seed: of the random numbers; row i of a call has the stream (seed, i).
     """
@@ -46,7 +46,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    guidance: float = 1.0
+    control: Control = Control()
     max_tokens: int = 40
     seed: int = 0
 
@@ -56,40 +56,7 @@ class Sampling:
         _require(self.top_k >= 0, "top-k", self.top_k, "0 (off) or more")
         _require(0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1")
         _require(0 <= self.min_p <= 1, "min-p", self.min_p, "between 0 and 1")
-        _require(0 <= self.guidance <= 100, "guidance", self.guidance, "between 0 and 100")
         _require(1 <= self.max_tokens <= 4096, "max-tokens", self.max_tokens, "between 1 and 4096")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One generated reply.
-
-    Attributes:
-        text: the reply.
-        emotion: what was asked for; "none" for no emotion.
-        log_probability: of the reply under the model at temperature 1, in nats, its end token included.
-        tokens: their number, the end token included.
-        finished: whether the model ended it; false where max_tokens cut it.
-    """
-
-    text: str
-    emotion: str
-    log_probability: float
-    tokens: int
-    finished: bool
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What one reply is asked for with.
-
-    Attributes:
-        tokens: context tokens and BOS, from `Tokenizer.prefix`.
-        emotion: over the generator's labels.
-    """
-
-    tokens: Sequence[int]
-    emotion: Emotion
 
 
 @dataclass(frozen=True)
@@ -128,74 +95,6 @@ Choose = Callable[[Tensor, Tensor, int], Tensor]
 """Takes scores [m, vocabulary], the numbers [m] of their rows, and the number of the reply token; gives token ids [m]."""
 
 
-def sample(
-    generator: Generator,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Prompt],
-    sampling: Sampling,
-    latent: Tensor | None = None,
-    chunk: int = 256,
-) -> Iterator[Sample]:
-    """`sampling.n` replies to each prompt, those of one prompt after another.
-
-    Args:
-        generator: in whatever mode; it decodes in eval mode.
-        tokenizer: the generator's.
-        prompts: each with a context and an emotion of its own.
-        sampling: the options.
-        latent: [prompts * n, latent] in place of draws from the standard normal prior.
-        chunk: rows decoded at once; a row's text does not depend on it.
-
-    Raises:
-        SettingsError: a reply may become longer than the model reads.
-    """
-    generator.eval()
-    rows = [prompt for prompt in prompts for _ in range(sampling.n)]
-    if not rows:
-        return
-    _refuse_longer(max(len(prompt.tokens) for prompt in rows), sampling.max_tokens, generator.backbone.longest)
-    if latent is None:
-        latent = row_normals(sampling.seed, len(rows), generator.config.latent)
-    for at in range(0, len(rows), chunk):
-        part = rows[at : at + chunk]
-        prefixes = _padded(part, latent[at : at + chunk], generator.bias.device)
-        uniforms = row_uniforms(sampling.seed, len(part), sampling.max_tokens, first=at).to(generator.bias.device)
-        choose = chooser(sampling, uniforms)
-        if sampling.guidance != 1 and any(prompt.emotion.strength for prompt in part):
-            prefixes = beside_no_emotion(prefixes, generator.config.emotions)
-            choose = guided(choose, sampling.guidance)
-        yield from _samples(generate(generator, prefixes, sampling.max_tokens, choose), part, tokenizer)
-
-
-def _refuse_longer(prompt: int, reply: int, longest: int) -> None:
-    if prompt + reply > longest:
-        raise SettingsError(f"--max-tokens {reply} behind {prompt} tokens of context: the model reads {longest}; lower it")
-
-
-def _padded(prompts: Sequence[Prompt], latent: Tensor, device: torch.device) -> Prefixes:
-    tokens = [torch.tensor(prompt.tokens) for prompt in prompts]
-    condition = torch.tensor([prompt.emotion.condition for prompt in prompts])
-    return Prefixes(
-        tokens=nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=PAD).to(device),
-        lengths=torch.tensor([len(row) for row in tokens], device=device),
-        condition=torch.cat([condition, latent], 1).to(device),
-    )
-
-
-def _samples(generated: Generated, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> Iterator[Sample]:
-    totals = generated.log_probs.sum(1).tolist()
-    for prompt, row, total in zip(prompts, generated.tokens.tolist(), totals, strict=False):
-        reply = row[len(prompt.tokens) :]
-        kept = reply[: reply.index(PAD)] if PAD in reply else reply
-        yield Sample(
-            tokenizer.decode(kept).strip(),
-            str(prompt.emotion) if prompt.emotion.strength else "none",
-            total,
-            len(kept),
-            EOS in kept,
-        )
-
-
 @dataclass(frozen=True)
 class Plain:
     """The choice that leaves the model as it is: a draw at temperature 1. It alone does without all scores at once.
@@ -210,44 +109,87 @@ class Plain:
         """See `Choose`."""
         return inverse_cdf(scores.float().softmax(-1), self.uniforms(rows, number))
 
+    def pick(self, generator: Generator, hidden: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """See `Picks.pick`."""
+        return draw(generator, hidden, self.uniforms(rows, number))
+
+
+@runtime_checkable
+class Picks(Protocol):
+    """A choice that needs more than the scores of each row."""
+
+    def pick(self, generator: Generator, hidden: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """The next tokens [m] and their log probabilities, for states `hidden` [m, width] of the rows numbered `rows` [m]."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One step of the token loop.
+
+    Attributes:
+        rows: [m], the numbers of the rows that are still in the batch; it shrinks once half have ended.
+        tokens: [m], of each; PAD behind its end token.
+        log_probs: [m], at temperature 1; 0 behind the end token.
+        state: the decoding state before these tokens.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    log_probs: Tensor
+    state: Tensor = field(repr=False)
+
 
 @torch.no_grad()
-def generate(generator: Generator, prefixes: Prefixes, max_tokens: int, choose: Choose, keep_states: bool = False) -> Generated:
-    """The token loop: reads each prefix, then chooses up to `max_tokens` tokens, until every row has its end token.
-
-    Once half of the rows have ended, the others go on alone.
+def generate(
+    generator: Generator, prefixes: Prefixes, max_tokens: int, choose: Choose | Picks, keep_states: bool = False
+) -> Generated:
+    """Reads each prefix, then chooses up to `max_tokens` tokens, until every row has its end token.
 
     Args:
         generator: its mode is left alone; sampling wants eval mode.
         prefixes: may differ in length; rows do not influence each other.
         max_tokens: of the reply, the end token included.
         choose: picks the next tokens.
-        keep_states: whether `Generated.states` is filled, for rollouts.
+        keep_states: whether `Generated.states` is filled, for rollouts; then no row leaves the batch.
     """
-    lengths, capacity = prefixes.lengths, prefixes.tokens.shape[1] + max_tokens
+    lengths = prefixes.lengths
     tokens = functional.pad(prefixes.tokens, (0, max_tokens), value=PAD)
     log_probs = torch.zeros(tokens.shape, device=tokens.device)
+    states = []
+    for number, chosen in enumerate(token_loop(generator, prefixes, max_tokens, choose, leaving=not keep_states)):
+        places = lengths[chosen.rows] + number
+        tokens[chosen.rows, places] = chosen.tokens
+        log_probs[chosen.rows, places] = chosen.log_probs
+        if keep_states:
+            states.append(chosen.state)
+    used = int((tokens != PAD).sum(1).max())
+    return Generated(tokens[:, :used], lengths, log_probs[:, :used], tuple(states))
+
+
+@torch.no_grad()
+def token_loop(
+    generator: Generator, prefixes: Prefixes, max_tokens: int, choose: Choose | Picks, leaving: bool = True
+) -> Iterator[Chosen]:
+    """The token loop: reads the prefixes, then yields once a token; arguments as for `generate`.
+
+    Once half of the rows have ended, the others go on alone if `leaving`.
+    """
+    lengths, capacity = prefixes.lengths, prefixes.tokens.shape[1] + max_tokens
     shifts = generator.shifts(prefixes.condition)
     hidden, state = generator.read(prefixes.tokens, lengths, shifts, generator.start(shifts, capacity))
-    states = [state]
-    rows = torch.arange(len(tokens), device=tokens.device)
+    rows = torch.arange(len(lengths), device=lengths.device)
     writing = torch.ones_like(rows, dtype=torch.bool)
     for number in range(max_tokens):
-        chosen, taken = _chosen(generator, hidden, choose, rows, number)
-        tokens[rows, lengths[rows] + number] = torch.where(writing, chosen, PAD)
-        log_probs[rows, lengths[rows] + number] = torch.where(writing, taken, 0.0)
-        writing = writing & (chosen != EOS)
+        tokens, taken = _chosen(generator, hidden, choose, rows, number)
+        yield Chosen(rows, torch.where(writing, tokens, PAD), torch.where(writing, taken, 0.0), state)
+        writing = writing & (tokens != EOS)
         left = int(writing.sum()) if looks(number, rows.device) else len(rows)
         if number + 1 == max_tokens or not left:
-            break
-        if not keep_states and 2 * left <= len(rows):
-            rows, chosen, shifts, state = rows[writing], chosen[writing], shifts[:, writing], state[:, :, writing]
+            return
+        if leaving and 2 * left <= len(rows):
+            rows, tokens, shifts, state = rows[writing], tokens[writing], shifts[:, writing], state[:, :, writing]
             writing = writing[writing]
-        hidden, state = generator.step(chosen, lengths[rows] + number, shifts, state)
-        if keep_states:
-            states.append(state)
-    used = int((tokens != PAD).sum(1).max())
-    return Generated(tokens[:, :used], lengths, log_probs[:, :used], tuple(states) if keep_states else ())
+        hidden, state = generator.step(tokens, lengths[rows] + number, shifts, state)
 
 
 def looks(number: int, device: torch.device) -> bool:
@@ -255,10 +197,10 @@ def looks(number: int, device: torch.device) -> bool:
     return device.type == "cpu" or number % _LOOK_AGAIN == _LOOK_AGAIN - 1
 
 
-def _chosen(generator: Generator, hidden: Tensor, choose: Choose, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
+def _chosen(generator: Generator, hidden: Tensor, choose: Choose | Picks, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """The next tokens [m] and their log probabilities at temperature 1."""
-    if isinstance(choose, Plain):
-        return draw(generator, hidden, choose.uniforms(rows, number))
+    if isinstance(choose, Picks):
+        return choose.pick(generator, hidden, rows, number)
     scores = generator.logits(hidden).float()
     chosen = choose(scores, rows, number)
     return chosen, scores.log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
@@ -308,24 +250,6 @@ def chooser(sampling: Sampling, uniforms: Tensor) -> Choose:
         return inverse_cdf(probabilities, uniforms[rows, number])
 
     return choose
-
-
-def guided(choose: Choose, guidance: float) -> Choose:
-    """The same choice from scores that guidance has moved, for rows of `beside_no_emotion`; both halves get the same tokens."""
-
-    def chosen(scores: Tensor, rows: Tensor, number: int) -> Tensor:
-        asked, plain = scores.float().chunk(2)
-        return choose(plain + guidance * (asked - plain), rows[: len(asked)], number).repeat(2)
-
-    return chosen
-
-
-def beside_no_emotion(prefixes: Prefixes, emotions: int) -> Prefixes:
-    """The prefixes, and all of them once more, asking for no emotion."""
-    plain = prefixes.condition.clone()
-    plain[:, :emotions] = 0.0
-    plain[:, emotions] = 1.0
-    return Prefixes(prefixes.tokens.repeat(2, 1), prefixes.lengths.repeat(2), torch.cat([prefixes.condition, plain]))
 
 
 def filtered(scores: Tensor, sampling: Sampling) -> Tensor:
@@ -386,16 +310,22 @@ def _search(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     return (block * _BLOCK + torch.minimum(place, last)).clamp(max=vocabulary - 1), upto[:, -1:]
 
 
-def row_uniforms(seed: int, rows: int, numbers: int, first: int = 0) -> Tensor:
-    """Uniform random numbers [rows, numbers] of the rows from `first` on; a row's depend on seed and own number alone."""
-    streams = (torch.Generator().manual_seed(_mixed(seed, row)) for row in range(first, first + rows))
-    return torch.stack([torch.rand(numbers, generator=stream) for stream in streams])
+def row_uniforms(streams: Sequence[int], numbers: int) -> Tensor:
+    """Uniform random numbers [rows, numbers], each row from a stream of its own; see `stream_of`."""
+    generators = (torch.Generator().manual_seed(stream) for stream in streams)
+    return torch.stack([torch.rand(numbers, generator=generator) for generator in generators])
 
 
-def row_normals(seed: int, rows: int, numbers: int) -> Tensor:
-    """Standard normal numbers [rows, numbers], row by row as in `row_uniforms` but of streams of their own."""
-    streams = (torch.Generator().manual_seed(_mixed(~seed, row)) for row in range(rows))
-    return torch.stack([torch.randn(numbers, generator=stream) for stream in streams])
+def row_normals(streams: Sequence[int], numbers: int) -> Tensor:
+    """Standard normal numbers [rows, numbers], likewise; of other streams than `row_uniforms`."""
+    generators = (torch.Generator().manual_seed(_mixed(~stream, 0)) for stream in streams)
+    return torch.stack([torch.randn(numbers, generator=generator) for generator in generators])
+
+
+def stream_of(seed: int, row: int, candidate: int = 0) -> int:
+    """The number of the random stream of a row, a pure function of seed and row; further candidates have others."""
+    stream = _mixed(seed, row)
+    return _mixed(stream, candidate) if candidate else stream
 
 
 def _mixed(seed: int, row: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from emogen.checkpoint import load_classifier
 from emogen.emotions import LabelSet
-from emogen.errors import CheckpointError
+from emogen.errors import CheckpointError, SettingsError
 from emogen.models.classifier import Classifier, decided, emotion_probabilities
 
 _NEUTRAL = "neutral"
@@ -55,6 +55,21 @@ class Recognizer:
         if not texts:
             return np.zeros((0, len(self.names)))
         return np.asarray(emotion_probabilities(self.classifier, texts).double().numpy())
+
+    def over(self, labels: LabelSet) -> Callable[[Sequence[str]], NDArray[np.float64]]:
+        """Probabilities over a generator's labels, for a control that reranks or is calibrated.
+
+        Raises:
+            SettingsError: a label that the classifier does not know.
+        """
+        missing = [name for name in labels.names if name not in self.names]
+        if missing:
+            raise SettingsError(
+                f"guide {self.folder}: knows no {', '.join(missing)}, only {', '.join(self.names.names)}; name one over the model's "
+                f"labels with --guide, as `emogen train-classifier --labels {','.join(labels.names)}` makes it"
+            )
+        columns = [self.names.position(name) for name in labels.names]
+        return lambda texts: np.asarray(self.probabilities(texts)[:, columns])
 
     def recognize(self, texts: Sequence[str]) -> list[Recognition]:
         """What each text expresses.

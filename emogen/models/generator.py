@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emogen.errors import SettingsError
+from emogen.losses import Gaussian, standard_normal
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, PretrainedBackbone
 from emogen.models.transformer import Block, last_of, present_tokens, rotation_of
 from emogen.text import BOS, PAD, TURN, UNKNOWN
 
 _NEVER = -1e4
+_LOG_VARIANCES = (-4.0, 4.0)
 _ROWS = 256
 
 
@@ -35,6 +37,7 @@ class GeneratorConfig:
         latent: dimensions of the latent, 0 for a plain language model.
         dropout: share of states dropped in training.
         adapter: of a pretrained backbone; its base decides on vocabulary, width, layers and heads.
+        prior: of the latent: standard normal, or one for each emotion.
     """
 
     vocabulary: int
@@ -46,8 +49,11 @@ class GeneratorConfig:
     latent: int = 0
     dropout: float = 0.1
     adapter: AdapterConfig | None = None
+    prior: Literal["standard", "emotion"] = "standard"
 
     def __post_init__(self) -> None:
+        if self.prior not in ("standard", "emotion"):
+            raise SettingsError(f"prior {self.prior!r} is not one of standard, emotion")
         if self.backbone not in ("lstm", "transformer", "pretrained"):
             raise SettingsError(f"backbone {self.backbone!r} is not one of lstm, transformer, pretrained")
         if (self.backbone == "pretrained") != (self.adapter is not None):
@@ -207,6 +213,9 @@ class Generator(nn.Module):
         self.inject = nn.Linear(config.emotions + 1 + config.latent, (1 + config.layers + prefix) * config.width, bias=False)
         never = torch.zeros(config.vocabulary)
         never[[PAD, UNKNOWN, BOS, TURN, *(base.tokenizer.marks if base else ())]] = _NEVER
+        if config.prior == "emotion":
+            self.prior_map = nn.Linear(config.emotions + 1, 2 * config.latent, bias=False)
+            nn.init.zeros_(self.prior_map.weight)
         if base:
             self._take_over(base, prefix)
         else:
@@ -263,6 +272,18 @@ class Generator(nn.Module):
         """
         shifts = self.shifts(condition)
         return self.backbone(self.embedding(tokens) + shifts[0][:, None], shifts[1:])
+
+    def prior(self, emotion: Tensor) -> Gaussian:
+        """The distribution that latents are drawn from, mean and log variance each [batch, latent].
+
+        Args:
+            emotion: [batch, emotions + 1]. Where the prior depends on it, mean and log variance are linear maps of it, which
+                begin at the standard normal.
+        """
+        if self.config.prior == "standard":
+            return standard_normal(emotion.new_zeros(len(emotion), self.config.latent))
+        mean, log_variance = self.prior_map(emotion).float().chunk(2, -1)
+        return Gaussian(mean, log_variance.clamp(*_LOG_VARIANCES))
 
     def logits(self, states: Tensor) -> Tensor:
         """Scores of the next token, [..., vocabulary], of states [..., width]; ids that no reply holds are out of reach.

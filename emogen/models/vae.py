@@ -76,7 +76,7 @@ class TextVAE(nn.Module):
         Args:
             tokens: [batch, time], rows as the generator takes them.
             reply_start: [batch], place of the first reply token.
-            emotion: [batch, emotions + 1].
+            emotion: [batch, emotions + 1]; "no emotion" where it is not known, as for some rows in training.
         """
         pooled = self._pooled(tokens, reply_start, emotion)
         mean, log_variance = self.posterior(pooled).float().chunk(2, -1)

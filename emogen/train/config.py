@@ -44,18 +44,20 @@ class MleConfig:
 
 @dataclass(frozen=True)
 class VaeConfig(MleConfig):
-    """Training of a text VAE: first an autoencoder (Li et al. 2019), then the rate comes in, held by free bits."""
+    """Training of a text VAE: first an autoencoder (Li et al. 2019), then the rate is brought to its target and held there."""
 
     learning_rate: float = setting(1e-3, "Learning rate at its peak.")
-    target_rate: float = setting(8.0, "Nats of KL a row below which the rate is not pushed.")
+    target_rate: float = setting(8.0, "Nats of KL a row at which the rate is held; 0 holds none, and its weight rises to 1.")
+    rate_floor: float = setting(0.5, "Part of the target below which, shared out evenly, no dimension is pushed.")
     autoencoder_share: float = setting(0.2, "Part of the run without a rate term.")
-    annealing_share: float = setting(0.2, "Part of the run after that over which the rate term comes in.")
+    annealing_share: float = setting(0.2, "Part of the run after that over which the rate falls to its target.")
     adversary_weight: float = setting(0.1, "Of the emotion adversary on the latent; 0 turns it off.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("target_rate", "autoencoder_share", "annealing_share", "adversary_weight"):
             require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+        require(0 <= self.rate_floor < 1, "rate-floor", self.rate_floor, "at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ class VaeSettings(VaeConfig, ModelConfig, GeneratorRun):
     """`emogen train-vae`: an emotion-conditioned text VAE."""
 
     latent: int = setting(32, "Dimensions of the latent.")
+    prior: Literal["standard", "emotion"] = setting("standard", "Of the latent: the standard normal, or one for each emotion.")
     encoder: str = setting("", "hf:NAME-OR-FOLDER, a pretrained encoder; without it one of our own.")
     encoder_layers: int = setting(2, "Transformer blocks of the encoder (not hf).")
     encoder_rate: float = setting(5e-5, "Learning rate of an hf encoder's own weights, at its peak.")
@@ -257,6 +260,56 @@ class GanSettings(GanConfig, GeneratorRun):
                 f"--emotion-reward {self.emotion_reward} with --guide {self.guide!r}: the two go together; a guide is what "
                 "`emogen train-classifier` makes"
             )
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Training of an emotion head."""
+
+    learning_rate: float = setting(3e-3, "Learning rate at its peak.")
+    precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
+
+    def __post_init__(self) -> None:
+        require(0 < self.learning_rate < math.inf, "learning-rate", self.learning_rate, "above 0 and finite")
+
+
+@dataclass(frozen=True)
+class HeadSettings(HeadConfig):
+    """`emogen train-head`: an emotion head for a generator that stands."""
+
+    checkpoint: str | None = setting(None, "Folder of the generator or VAE; by default as for `emogen sample`.")
+    steps: int = setting(1500, "Updates.")
+    batch_size: int = setting(64, "Rows an update.")
+    rank: int = setting(32, "Of the head's bilinear form.")
+    seed: int = setting(0, "Of weights, order and what the generator is told.")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute.")
+    threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch_size", "rank"):
+            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+        require(0 <= self.seed < 1 << 32, "seed", self.seed, "0 to 4294967295")
+        require(self.threads >= 0, "threads", self.threads, "0 or more")
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """`emogen calibrate`: what a model must be told for an emotion that is asked for."""
+
+    checkpoint: str | None = setting(None, "Folder of the generator or VAE; by default as for `emogen sample`.")
+    guide: str | None = setting(None, "Classifier that measures: its folder; by default the recogniser that ships.")
+    control: str | None = setting(None, "Controllers that will be on, as for `emogen sample`; by default the model's own.")
+    temperature: float | None = setting(None, "Of sampling; by default the model's own.")
+    texts: int = setting(100, "Texts at each strength and share.")
+    seed: int = setting(0, "Of the texts.")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute.")
+    threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch.")
+
+    def __post_init__(self) -> None:
+        require(self.texts >= 1, "texts", self.texts, "1 or more")
+        require(0 <= self.seed < 1 << 32, "seed", self.seed, "0 to 4294967295")
+        require(self.threads >= 0, "threads", self.threads, "0 or more")
 
 
 @dataclass(frozen=True)

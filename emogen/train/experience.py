@@ -97,12 +97,13 @@ def _latents(models: Adversaries, real: Batch, config: GanConfig, draws: Draws) 
     rows = torch.arange(len(real) * config.samples, device=real.tokens.device)
     dimensions = torch.arange(models.generator.config.latent, device=rows.device)
     noise: Tensor = torch.special.ndtri(draws.uniforms(rows[:, None], _LATENT + dimensions).clamp(min=_SMALLEST))
+    free = models.generator.prior(real.emotion.repeat_interleave(config.samples, 0)).sample(noise)
     if not models.encoder:
-        return noise
+        return free
     posterior = models.encoder.encode(real.tokens, real.reply_start, real.emotion)
     found = Gaussian(*(part.repeat_interleave(config.samples, 0) for part in (posterior.mean, posterior.log_variance)))
     from_posterior = rows % config.samples < round(config.posterior_share * config.samples)
-    return torch.where(from_posterior[:, None], found.sample(noise), noise)
+    return torch.where(from_posterior[:, None], found.sample(noise), free)
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from emogen.checkpoint import Checkpoint, describe, find_checkpoint, generator_o
 from emogen.data.batches import Batch
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints
-from emogen.decoding.sampling import Prompt, Sampling, sample
+from emogen.decoding.sampling import Sampling
+from emogen.decoding.texts import Prompt, Writer, sample
 from emogen.emotions import LabelSet, mixture
 from emogen.errors import CheckpointError, Interrupted, SettingsError
 from emogen.models.bases import find_base
@@ -35,7 +36,7 @@ from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, load_bas
 from emogen.models.pretrained_encoder import PretrainedReader, pretrained_weights
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import SentencePieceTokenizer, Tokenizer, load_tokenizer
-from emogen.train.config import LANGUAGE_MODEL, PRETRAINED, GanSettings, LmSettings, RunConfig, VaeSettings
+from emogen.train.config import LANGUAGE_MODEL, PRETRAINED, GanSettings, GeneratorRun, LmSettings, RunConfig, VaeSettings
 from emogen.train.corpus import Prepared, held_out_batches, prepare
 from emogen.train.experience import Adversaries
 from emogen.train.folder import (
@@ -78,7 +79,7 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
         if settings.init:
             start = _start_of_lm(settings.init, device)
             order |= _facts_of_start(start, folder, resuming)
-            data = _same_data(_prepared_for(start, files, reading, settings), folder, resuming)
+            data = _same_data(prepared_for(start, files, reading, settings.seed), folder, resuming)
             generator = start.generator
         else:
             base = _base(settings, device)
@@ -109,7 +110,7 @@ def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resum
         encoder = load_encoder(settings.encoder) if settings.encoder else None
         base = _base(settings, device)
         data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
-        decoder = replace(_generator_config(settings, data, base), latent=settings.latent)
+        decoder = replace(_generator_config(settings, data, base), latent=settings.latent, prior=settings.prior)
         reader = PretrainedReader(encoder, data.tokenizer, len(data.labels)) if encoder else None
         sizes = TextVaeConfig(decoder, settings.encoder_layers, decoder.heads, reader.config if reader else {})
         vae = TextVAE(sizes, base, reader).to(device)
@@ -140,7 +141,7 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
         order = order_of("train-gan", files, reading, settings) | {"warm": asdict(warm)}
         start = load(settings.init or _warm_start(files, reading, warm, folder, order), device, trainable=True, whole=True)
         order |= _facts_of_start(start, folder, resuming)
-        data = _same_data(_prepared_for(start, files, reading, settings), folder, resuming)
+        data = _same_data(prepared_for(start, files, reading, settings.seed), folder, resuming)
         # The warm start draws random numbers, and a resumed run does without it.
         torch.manual_seed(settings.seed)
         models = _adversaries(start, settings, encoder, device)
@@ -215,10 +216,10 @@ def _start_of_lm(init: str, device: torch.device) -> Checkpoint:
     return start
 
 
-def _prepared_for(start: Checkpoint, files: Sequence[str], reading: Reading, settings: LmSettings | GanSettings) -> Prepared:
+def prepared_for(start: Checkpoint, files: Sequence[str], reading: Reading, seed: int) -> Prepared:
     """The corpus with the tokenizer, the labels and the limits of the model that is trained further."""
     limits = start.description.limits
-    rows = replace(settings, context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
+    rows = GeneratorRun(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens, seed=seed)
     return prepare(files, reading, rows, start.tokenizer, start.labels)
 
 
@@ -376,5 +377,5 @@ def _preview(model: nn.Module, tokenizer: Tokenizer, labels: LabelSet, seed: int
     assert isinstance(generator, Generator)
     name = labels.names[seed // 10 % len(labels)]
     options = Sampling(temperature=0.7, top_p=0.9, seed=seed)
-    found = next(sample(generator, tokenizer, [Prompt(tokenizer.prefix([], 0), mixture({name: 1.0}, labels))], options))
+    found = next(sample(Writer(generator, tokenizer), [Prompt(tokenizer.prefix([], 0), mixture({name: 1.0}, labels))], options))
     return f"{name}: {found.text}"

@@ -41,7 +41,7 @@ def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig,
 
 def with_no_latent(generator: Generator, emotion: Tensor) -> Tensor:
     """The condition of rows whose latent, if the generator has one, is the prior's mean."""
-    return torch.cat([emotion, emotion.new_zeros(len(emotion), generator.config.latent)], 1)
+    return torch.cat([emotion, generator.prior(emotion).mean], 1)
 
 
 def drop_emotion(batch: Batch, share: float, random: torch.Generator) -> Batch:

@@ -1,8 +1,15 @@
-"""Training of the text VAE: autoencoder first, then the rate comes in and is held by free bits."""
+"""Training of the text VAE: autoencoder first, then the rate is brought down to its target and held there.
+
+The weight of the rate term is set by a controller (proportional and integral, in logarithms), as in ControlVAE (Shao et al.
+2020): whatever the weight has to be, the rate comes out as asked, where free bits alone bound it from below. While the rate
+comes down from what the autoencoder took, the controller follows a moving goal; held to the target at once, it would press z
+flat before it could let go (windup).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, MutableMapping
 
 import torch
 from torch import Tensor
@@ -16,7 +23,6 @@ from emogen.losses import (
     importance_weighted_nll,
     kl_to_prior,
     mutual_information,
-    standard_normal,
 )
 from emogen.models.likelihood import reply_nll
 from emogen.models.vae import TextVAE
@@ -24,6 +30,12 @@ from emogen.train.config import VaeConfig
 from emogen.train.mle import drop_emotion
 from emogen.train.processes import joint, total
 from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update, usual_tokens
+
+_MEMORY = 0.95
+_INTEGRAL, _PROPORTIONAL = 0.01, 0.5
+_FIRST_WEIGHT = 0.02
+_WEIGHTS = (1e-4, 1e2)
+_LARGEST_ERROR = 2.0
 
 
 def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: TrainState) -> Iterator[Step]:
@@ -42,15 +54,17 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
         told = drop_emotion(moved, config.emotion_dropout, state.random).emotion
         noise = moved.own(torch.randn(moved.whole, vae.config.decoder.latent, generator=state.random))
         with mixed_precision(config.precision, device):
-            posterior = vae.encode(moved.tokens, moved.reply_start, moved.emotion)
+            posterior = vae.encode(moved.tokens, moved.reply_start, told)
             latent = posterior.sample(noise.to(device))
             condition = torch.cat([told, latent], 1)
+            prior = vae.decoder.prior(told)
             nll, mask = reply_nll(vae.decoder, moved.tokens, moved.reply_start, condition)
             adversary = functional.cross_entropy(vae.emotion_logits(latent), moved.emotion[:, :-1], reduction="sum")
-        kl = joint(kl_to_prior(posterior, standard_normal(posterior.mean)).sum(0)) / moved.whole
+        kl = joint(kl_to_prior(posterior, prior).sum(0)) / moved.whole
         reconstruction = joint(nll.sum()) / moved.whole
-        weight = rate_weight(config, state.progress)
-        loss = (reconstruction + weight * free_bits(kl[None], config.target_rate)) * moved.whole
+        weight = rate_weight(float(kl.detach().sum()), config, state.progress, state.figures)
+        floor = config.rate_floor * config.target_rate
+        loss = (reconstruction + weight * free_bits(kl[None], floor)) * moved.whole
         loss = loss / usual_tokens(total(mask.sum()), state)
         loss = loss + config.adversary_weight * joint(adversary) / moved.whole
         update(loss, state.optimizers["vae"], scheduled(config.learning_rate, state), state)
@@ -58,9 +72,37 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
         yield Step(state.step, _figures(reconstruction, kl.sum(), posterior, latent) | {"rate_weight": weight})
 
 
-def rate_weight(config: VaeConfig, progress: float) -> float:
-    """Weight of the rate term when `progress` of the run is done: 0 in the autoencoder part, then a straight line to 1."""
-    return min(max((progress - config.autoencoder_share) / max(config.annealing_share, 1e-9), 0.0), 1.0)
+def rate_weight(rate: float, config: VaeConfig, progress: float, figures: MutableMapping[str, float]) -> float:
+    """Weight of the rate term in this step: 0 in the autoencoder part, then what keeps the rate at its goal.
+
+    Args:
+        rate: KL of this batch, nats a row, the same in every process. Batches hold rows of similar length, so that it differs
+            much from one to the next; the error is linear in it, so that its mean is what is held.
+        config: with a target of 0 no rate is held, and the weight rises to 1 in a straight line.
+        progress: share of the run that is done.
+        figures: of the run's state; entries whose names begin with "rate" are read and written.
+
+    Source: Shao et al. 2020, ControlVAE; the logarithm of the weight is what moves, so that it stays positive.
+    """
+    seen = figures.get("rate_mean", rate)
+    figures["rate_mean"] = _MEMORY * seen + (1 - _MEMORY) * rate
+    if not config.target_rate:
+        return min(max((progress - config.autoencoder_share) / max(config.annealing_share, 1e-9), 0.0), 1.0)
+    if progress < config.autoencoder_share:
+        figures["rate_start"] = figures["rate_mean"]
+        return 0.0
+    goal = rate_goal(figures.get("rate_start", config.target_rate), config, progress)
+    low, high = (math.log(bound) for bound in _WEIGHTS)
+    moved = figures.get("rate_log_weight", math.log(_FIRST_WEIGHT)) + _INTEGRAL * min(rate / goal - 1, _LARGEST_ERROR)
+    figures["rate_log_weight"] = min(max(moved, low), high)
+    now = min(figures["rate_mean"] / goal - 1, _LARGEST_ERROR)
+    return math.exp(min(max(figures["rate_log_weight"] + _PROPORTIONAL * now, low), high))
+
+
+def rate_goal(start: float, config: VaeConfig, progress: float) -> float:
+    """The rate to be held now, nats a row: from `start`, what the autoencoder took, down to the target by equal ratios."""
+    share = min(max((progress - config.autoencoder_share) / max(config.annealing_share, 1e-9), 0.0), 1.0)
+    return float(config.target_rate * (max(start, config.target_rate) / config.target_rate) ** (1 - share))
 
 
 @torch.no_grad()
@@ -93,7 +135,7 @@ def held_out_elbo(vae: TextVAE, batches: Iterable[Batch], draws: int = 8, seed: 
 
 def _elbo(vae: TextVAE, batch: Batch, draws: int, random: torch.Generator) -> tuple[dict[str, float], Tensor]:
     posterior = vae.encode(batch.tokens, batch.reply_start, batch.emotion)
-    prior = standard_normal(posterior.mean)
+    prior = vae.decoder.prior(batch.emotion)
     points, likelihoods = [], []
     for _ in range(draws):
         points.append(posterior.sample(torch.randn(posterior.mean.shape, generator=random).to(batch.tokens.device)))

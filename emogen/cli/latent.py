@@ -1,0 +1,156 @@
+"""`emogen transfer` and `emogen interpolate`: what a VAE's latent space is good for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emogen.cli.reading import piped_lines
+from emogen.errors import DataError
+
+if TYPE_CHECKING:
+    from emogen.checkpoint import Checkpoint
+    from emogen.decoding.latent import LatentSpace
+    from emogen.decoding.texts import Guide
+
+_OWN = "own"
+_SEEDS = click.IntRange(0, (1 << 32) - 1)
+_OPTIONS = (
+    click.option("--checkpoint", default=None, help="Folder of a VAE  [default: $EMOGEN_CHECKPOINT, checkpoints/latest]"),
+    click.option("--strength", type=float, default=1.0, show_default=True, help="Of the emotion, 0 to 1."),
+    click.option("--seed", type=_SEEDS, default=0, show_default=True, help="The same seed gives the same texts."),
+    click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
+)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A loaded VAE."""
+
+    checkpoint: Checkpoint
+    space: LatentSpace
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command("transfer")
+@click.argument("source", metavar="[FILE|-]", default="-")
+@click.option("--emotion", required=True, help="Of what is written: joy, or a mixture joy=0.7,surprise=0.3.")
+@click.option("--samples", type=int, default=16, show_default=True, help="Candidates from the line's latent.")
+@click.option("--rounds", type=int, default=4, show_default=True, help="Rounds in which the best candidates are edited.")
+@click.option("--keep", type=float, default=1.0, show_default=True, help="Weight of the words that are kept.")
+@click.option(
+    "--guide",
+    default=None,
+    help="Classifier that chooses: its folder; own: the model itself.  [default: the recogniser that ships]",
+)
+@_with_options
+def transfer(
+    source: str,
+    emotion: str,
+    samples: int,
+    rounds: int,
+    keep: float,
+    guide: str | None,
+    checkpoint: str | None,
+    strength: float,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Give each line of FILE, or of a pipe, another emotion, and keep what it says; one line for each line, in order."""
+    from emogen.decoding.transfer import TransferOptions
+    from emogen.decoding.transfer import transfer as transferred
+
+    options = TransferOptions(samples=samples, rounds=rounds, keep=keep, seed=seed)
+    model = _loaded(checkpoint, device)
+    asked = model.checkpoint.emotion(emotion, strength)
+    chooses = _guide(model, guide, device)
+    for number, line in enumerate(_lines(source)):
+        (found,) = transferred(model.space, [line], asked, options, chooses, number)
+        _print(found.text, {**dataclasses.asdict(found), "seed": seed} if as_json else None)
+
+
+@click.command("interpolate")
+@click.argument("first")
+@click.argument("second")
+@click.option("--steps", type=click.IntRange(2, 1000), default=7, show_default=True, help="Texts, both ends among them.")
+@click.option("--emotion", default=None, help="Of all of them: joy, or a mixture.  [default: none]")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
+@_with_options
+def interpolate(
+    first: str,
+    second: str,
+    steps: int,
+    emotion: str | None,
+    temperature: float,
+    checkpoint: str | None,
+    strength: float,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Write the texts on the way from the text FIRST to the text SECOND; the ends as the model gives them back."""
+    from emogen.decoding.latent import interpolate as between
+    from emogen.decoding.sampling import Sampling
+
+    model = _loaded(checkpoint, device)
+    asked = model.checkpoint.emotion(emotion, strength)
+    options = Sampling(temperature=temperature, max_tokens=model.space.limits.reply_tokens + 1, seed=seed)
+    for number, found in enumerate(between(model.space, first, second, steps, asked, options)):
+        content = {"share": number / (steps - 1), **dataclasses.asdict(found), "seed": seed}
+        _print(found.text, content if as_json else None)
+
+
+def _loaded(checkpoint: str | None, device: str) -> _Model:
+    """The VAE; raises CheckpointError where another kind of model stands there."""
+    from emogen.checkpoint import load
+    from emogen.decoding.latent import latent_space
+
+    found = load(checkpoint, device, whole=True)
+    space = latent_space(found.model, found.tokenizer, found.labels, found.description.limits, str(found.folder))
+    return _Model(found, space)
+
+
+def _guide(model: _Model, named: str | None, device: str) -> Guide | None:
+    """What chooses among candidates; None for the model itself."""
+    if named == _OWN:
+        return None
+    from emogen.checkpoint import shipped
+    from emogen.judges.recognizer import load_recognizer
+
+    recognizer = load_recognizer(named or shipped("recognizer"), device)
+    if named or recognizer.names == model.space.labels:
+        return recognizer.over(model.space.labels)
+    return None
+
+
+def _lines(source: str) -> Iterator[str]:
+    """The lines of a file or of standard input, none of them left out."""
+    if source == "-":
+        yield from piped_lines()
+        return
+    from emogen.data.outputs import Texts, open_source
+
+    if not Path(source).is_file():
+        raise DataError(f"{source}: no such file; name a file with a text a line, or pass lines through a pipe")
+    with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
+        yield from Texts((open_source(source, "txt", Path(folder)),), "text|reply")
+
+
+def _print(text: str, content: dict[str, Any] | None) -> None:
+    line = json.dumps(content, ensure_ascii=False) if content else " ".join(text.split())
+    # Bytes, because these texts are UTF-8 whatever the terminal's locale.
+    click.echo(line.encode("utf-8", errors="backslashreplace"))

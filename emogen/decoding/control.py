@@ -1,0 +1,84 @@
+"""What steers decoding towards an emotion, and how much: frozen options, without PyTorch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from emogen.errors import SettingsError
+
+_MOST = 100.0
+_MOST_CANDIDATES = 64
+
+
+@dataclass(frozen=True)
+class Control:
+    """The weight of each controller. They add up; the defaults are all off. See `controllers` for the formulas.
+
+    Attributes:
+        guidance: scores go this many times the way from those without emotion to those with it; 1 is off, 2 rows a text.
+        expert: weight of the scores with the emotion less those of the neutral label (of no emotion, where no label is called
+            neutral); 0 is off, 2 rows a text.
+        bayes: weight of the log probability that the text so far, each token appended, has the emotion: by the generator's own
+            likelihoods under all its labels; 0 is off, one row a label and text.
+        head: weight of the emotion head's log probability of the same; 0 is off, no further row; needs a checkpoint with a head.
+        rerank: so many texts are written, and the one that a guide finds nearest to the emotion is kept; 1 is off.
+    """
+
+    guidance: float = 1.0
+    expert: float = 0.0
+    bayes: float = 0.0
+    head: float = 0.0
+    rerank: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("guidance", "expert", "bayes", "head"):
+            value = getattr(self, name)
+            if not 0 <= value <= _MOST:
+                raise SettingsError(f"control {name}:{value:g}: allowed is between 0 and {_MOST:g}")
+        if not 1 <= self.rerank <= _MOST_CANDIDATES:
+            raise SettingsError(f"control rerank:{self.rerank}: allowed is a whole number between 1 and {_MOST_CANDIDATES}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The controllers that are on."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) != field.default)
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}:{getattr(self, name):g}" for name in self.names) or "none"
+
+
+CONTROLLERS = tuple(field.name for field in fields(Control))
+
+
+def parse_control(text: str) -> Control:
+    """Reads `head:1.5,guidance:2`; `none` is no control.
+
+    >>> str(parse_control("guidance:2, head:1.5"))
+    'guidance:2,head:1.5'
+
+    Raises:
+        SettingsError: an unknown controller, one that stands twice, or a weight that is no number or out of range.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split(",") if text.strip() != "none" else ():
+        name, _, weight = (piece.strip() for piece in part.partition(":"))
+        if name not in CONTROLLERS:
+            raise SettingsError(f"control {text!r}: {name!r} is not one of {', '.join(CONTROLLERS)}, none; write guidance:2")
+        if name in weights:
+            raise SettingsError(f"control {text!r} names {name} twice")
+        weights[name] = _number(text, name, weight)
+    candidates = weights.pop("rerank", 1.0)
+    if candidates != int(candidates):
+        raise SettingsError(f"control {text!r}: rerank:{candidates:g} is not a whole number")
+    return Control(**weights, rerank=int(candidates))
+
+
+def _number(text: str, name: str, weight: str) -> float:
+    try:
+        number = float(weight)
+    except ValueError:
+        raise SettingsError(f"control {text!r}: {weight!r} is not a number; write {name}:2") from None
+    if not math.isfinite(number):
+        raise SettingsError(f"control {text!r}: {weight!r} is not finite; write {name}:2")
+    return number

@@ -1,0 +1,455 @@
+"""What is done to a text after it was generated: an ordered list of pure steps, each a function from text to text."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from emogen.errors import SettingsError
+
+_HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WIDE_MARK = r"\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+# A letter or digit (or a letter) of a script that has blanks between words.
+_SIGN = rf"[^\W{_HAN}]"
+_LETTER = rf"[^\W\d_{_HAN}]"
+_BLANK = r"[^\S\r\n]"
+_BLANKS = rf"(?<!{_BLANK}){_BLANK}++"
+_CLOSERS = r"\"'”’)\]}»」』】）》"
+
+_EMOJI = (
+    r"(?:[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff][\ufe0f\u200d\u20e3\U000e0020-\U000e007f]*"
+    rf"|[:;=]['-]?[()DP](?!\w)|<3|\[[{_HAN}]{{1,6}}\])"
+)
+_MARK = re.compile(
+    rf"(?P<marks>[.!?…。！？｡]++)(?P<closers>[{_CLOSERS}]*+)(?P<signs>(?:{_BLANK}*+{_EMOJI})*+)(?P<next>\s*+\S?)"
+)
+_SIGNED_OFF = re.compile(rf"(?:{_EMOJI}|[~～])\s*$")
+_LIST_NUMBER = re.compile(r"(?:^|\n)\s*\d{1,3}$")
+_SHORTENED = re.compile(rf"{_LETTER}+(?:\.{_LETTER}+)*$")
+# A name follows a title and an example follows "e.g.": no sentence ends there.
+_OPEN_SHORT_FORMS = frozenset(
+    "mr mrs ms mx messrs dr prof rev hon gen col capt cpt lt sgt gov sen rep pres mt vs cf fig e.g i.e viz ca approx".split()
+)
+# These may end a sentence: they do where no lower-case letter follows.
+_SHORT_FORMS = frozenset(
+    "etc inc ltd co corp jr sr st ave blvd dept est vol al jan feb apr jun jul aug sept oct nov a.m p.m u.s u.k ph.d".split()
+)
+
+
+class _Sentence(NamedTuple):
+    """A sentence as it is written, with the blanks behind it, and the marks that finish it (none: unfinished)."""
+
+    text: str
+    marks: str
+    closers: str
+
+
+def detokenise(text: str) -> str:
+    """Put back together what a tokeniser took apart: contractions, marks, brackets, quotes, Chinese characters.
+
+    >>> detokenise("I do n't know , he said ( twice ) : 我 不 知道 。")
+    "I don't know, he said (twice): 我不知道。"
+    """
+    return _settled(_join_tokens, text)
+
+
+def spacing(text: str) -> str:
+    """One blank where there are several, none at the ends, and one behind a mark that two words are glued to.
+
+    A run of blanks with a line break in it becomes one line break. Tokens with `/`, `@`, `=` or `www.` are left alone.
+
+    >>> spacing(" Wait!What  is on example.com?  ")
+    'Wait! What is on example.com?'
+    """
+    single = re.sub(r"\s+", lambda run: "\n" if re.search(r"[\r\n]", run[0]) else " ", text.strip())
+    return re.sub(r"\S+", lambda token: _unglue(token[0]), single)
+
+
+def case(text: str) -> str:
+    """Capital letters for the first word of a sentence and for the pronoun I; nothing is ever lower-cased.
+
+    Words with a capital letter or a full stop inside (iPhone, example.com) stay, and so do sentences with Chinese in them.
+
+    >>> case("i'm here. iPhone or not, i know! it works... for now.")
+    "I'm here. iPhone or not, I know! It works... for now."
+    """
+    pieces = []
+    fresh = True
+    for sentence in _sentences(_PRONOUN.sub("I", text)):
+        pieces.append(_capitalised(sentence.text) if fresh else sentence.text)
+        fresh = _is_full_stop(sentence)
+    return "".join(pieces)
+
+
+def sentence(text: str) -> str:
+    """Cut what stands behind the last finished sentence; a text without one stays.
+
+    A text that ends in an emoji, an emoticon or a tilde is signed off and stays, too.
+
+    >>> sentence("I met Dr. Lee at 3.5 km. Then we")
+    'I met Dr. Lee at 3.5 km.'
+    """
+    ends = _ends(text)
+    return text[: ends[-1][0]] if ends and not _SIGNED_OFF.search(text[-40:].rstrip()) else text
+
+
+def repeats(text: str) -> str:
+    """Drop repetition: of characters, of words and phrases in a row, of whole sentences.
+
+    At most three times in a row: a character, two characters, a word, two words. At most twice: phrases of three to eight words. A
+    sentence of three words or more (five characters in Chinese) stands once, a shorter one up to three times. In Chinese each
+    character counts as a word. Digits, and words with digits in them, stay.
+
+    >>> repeats("Nooooo no no no no! I am sorry. So I am sorry. I am sorry.")
+    'Nooo no no no! I am sorry. So I am sorry.'
+    """
+    return _settled(lambda one: _fewer_sentences(_fewer_phrases(_CHARACTERS.sub(r"\1\1\1", one))), text)
+
+
+def block(text: str, words: tuple[str, ...]) -> str:
+    """Put a * for every character of every listed word or phrase.
+
+    Args:
+        text: any text.
+        words: entries; found whatever their case and however many blanks are between their words, at word borders in scripts
+            with blanks and anywhere in Chinese. An entry of nothing but stars and blanks hides nothing.
+
+    >>> block("Damn, damnation! 他妈的", ("damn", "妈的"))
+    '****, damnation! 他**'
+    """
+    pattern = _listed(words)
+    return _settled(lambda one: pattern.sub(lambda hit: "*" * len(hit[0]), one), text) if pattern else text
+
+
+def personal(text: str) -> str:
+    """Hide personal data that can be told by its form: [mail], [user], [address], [phone], [number], [name].
+
+    Names are found by what stands in front of them alone (docs/postprocessing.md has the list); dates, years and prices stay.
+
+    >>> personal("My name is Ann Lee, +44 20 7946 0958 or ann@example.com, since 2019-05-01.")
+    'My name is [name], [phone] or [mail], since 2019-05-01.'
+    """
+    return _settled(_hide, text)
+
+
+# Every step that needs no file; "block" is the other one.
+_PLAIN: dict[str, Callable[[str], str]] = {
+    "detokenise": detokenise,
+    "spacing": spacing,
+    "case": case,
+    "sentence": sentence,
+    "repeats": repeats,
+    "personal": personal,
+}
+_ALLOWED = f"steps are {', '.join(_PLAIN)}, block:FILE"
+
+
+@dataclass(frozen=True)
+class TextStep:
+    """One step by name; `file` and the `words` read from it belong to `block` alone."""
+
+    name: str
+    file: str = ""
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name not in (*_PLAIN, "block"):
+            raise SettingsError(f"{self.name!r} is no step of post-processing; {_ALLOWED}")
+        if self.name == "block" and not self.words:
+            raise SettingsError(f"block needs a word list, one entry a line: block:words.txt; {_ALLOWED}")
+        if self.name != "block" and (self.file or self.words):
+            raise SettingsError(f"{self.name} takes no file, write {self.name} alone; {_ALLOWED}")
+
+    def __call__(self, text: str) -> str:
+        return block(text, self.words) if self.name == "block" else _PLAIN[self.name](text)
+
+    def __str__(self) -> str:
+        return f"block:{self.file}" if self.name == "block" else self.name
+
+
+@dataclass(frozen=True)
+class PostProcessing:
+    """Steps in the order in which they are done; none changes nothing. `str` gives the text that `parse_postprocessing` reads."""
+
+    steps: tuple[TextStep, ...] = ()
+
+    def __post_init__(self) -> None:
+        name, times = Counter(step.name for step in self.steps).most_common(1)[0] if self.steps else ("", 0)
+        if times > 1:
+            raise SettingsError(f"{name} is there {times} times in {str(self)!r}; name it once; {_ALLOWED}")
+
+    def __call__(self, text: str) -> str:
+        for step in self.steps:
+            text = step(text)
+        return text
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.steps))
+
+
+def parse_postprocessing(text: str) -> PostProcessing:
+    """Read a list of steps such as `detokenise,case,block:words.txt`; a blank text is the empty list.
+
+    Args:
+        text: names with commas between them. The file of `block` holds an entry a line in UTF-8; from a `#` at the start of a
+            line or behind a blank on, a line is a comment.
+
+    Raises:
+        SettingsError: an unknown step, one that is there twice, or a word list that is missing, unreadable or empty.
+    """
+    return PostProcessing(tuple(_parse_step(part.strip()) for part in text.split(",")) if text.strip() else ())
+
+
+def _parse_step(text: str) -> TextStep:
+    name, _, file = (part.strip() for part in text.partition(":"))
+    return TextStep(name, file, _read_words(file) if name == "block" and file else ())
+
+
+def _read_words(file: str) -> tuple[str, ...]:
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or str(error)
+        raise SettingsError(f"block:{file}: cannot read the word list ({why}); give a UTF-8 file; {_ALLOWED}") from error
+    words = tuple(dict.fromkeys(filter(None, (re.split(r"(?:^|\s)#", line)[0].strip() for line in lines))))
+    if not any(map(_maskable, words)):
+        raise SettingsError(f"block:{file}: no words in it; write one entry a line, or leave block out; {_ALLOWED}")
+    return words
+
+
+def _settled(change: Callable[[str], str], text: str) -> str:
+    """Apply a change until it changes nothing; each of those here removes or masks something, so that it ends."""
+    while (changed := change(text)) != text:
+        text = changed
+    return text
+
+
+def _ends(text: str) -> list[tuple[int, re.Match[str]]]:
+    """Where sentences are finished (behind marks, closing quotes and emoji), and the marks found there."""
+    return [(found.end("signs"), found) for found in _MARK.finditer(text) if _finishes(text, found)]
+
+
+def _finishes(text: str, found: re.Match[str]) -> bool:
+    follows = found["next"]
+    glued = bool(follows) and not follows[0].isspace() and not found["signs"] and not re.match(f"[{_HAN}{_WIDE_MARK}]", follows)
+    if re.search("[。！？｡]", found["marks"]):
+        return True
+    return not glued and (found["marks"] != "." or not _is_short_form(text, found))
+
+
+def _is_short_form(text: str, found: re.Match[str]) -> bool:
+    """Whether a full stop belongs to an abbreviation, an initial or the number of a list item."""
+    before = text[max(0, found.start() - 24) : found.start()]
+    if _LIST_NUMBER.search(before):
+        return True
+    last = _SHORTENED.search(before)
+    word = last[0].casefold() if last else ""
+    follows = found["next"].strip()
+    if len(word) == 1 and word != "i":
+        return bool(follows)
+    return word in _OPEN_SHORT_FORMS or (word in _SHORT_FORMS and follows.islower())
+
+
+def _sentences(text: str) -> Iterator[_Sentence]:
+    """The sentences in order; together they are the text."""
+    start = 0
+    for end, found in _ends(text):
+        behind = end + len(found["next"]) - len(found["next"].lstrip())
+        yield _Sentence(text[start:behind], found["marks"], found["closers"])
+        start = behind
+    if start < len(text):
+        yield _Sentence(text[start:], "", "")
+
+
+_OPENED = re.compile(r"\s*[\"'“‘(\[*¡¿]*")
+_PRONOUN = re.compile(
+    r"(?<![^\s\"'“‘(*—…,!?;:])i(?=['’](?:m|ll|ve|d|s|ma)(?!\w)|[,!?;:…\"”—](?!\w)|\.+(?!\.|\w|\s?e\b)|\s|$)(?![:;][()])"
+)
+
+
+def _is_full_stop(sentence: _Sentence) -> bool:
+    """Whether a new sentence begins behind: not behind an ellipsis, a closing quote or a Chinese mark."""
+    return set(sentence.marks) <= set(".!?") and ".." not in sentence.marks and not sentence.closers
+
+
+def _capitalised(sentence: str) -> str:
+    if re.search(f"[{_HAN}]", sentence):
+        return sentence
+    at = _OPENED.match(sentence).end()  # type: ignore[union-attr]  # it matches nothing at least
+    word = re.match(rf"{_LETTER}*[^\s\"”)\],!?;:…]*", sentence[at:])[0]  # type: ignore[index]
+    upper = word[:1].upper()
+    plain = word[1:].rstrip(".") == word[1:].rstrip(".").lower() and not re.search(r"[./@_\\=]\w|\d|://", word)
+    return sentence[:at] + upper + sentence[at + 1 :] if len(upper) == 1 and plain else sentence
+
+
+_GLUED = re.compile(rf"(?P<before>{_LETTER})(?P<mark>[!?]++|[,.])(?=(?P<after>{_LETTER})(?P<next>{_LETTER}?))")
+
+
+def _unglue(token: str) -> str:
+    return token if re.search(r"[/@=\\]|www\.", token) else _GLUED.sub(lambda found: found[0] + " " * _is_glued(found), token)
+
+
+def _is_glued(found: re.Match[str]) -> bool:
+    """Whether a blank is missing; a full stop must stand between a small and a capital letter that begins a word."""
+    if found["mark"] != ".":
+        return True
+    begins = found["next"].islower() or (found["after"] in "AI" and not found["next"])
+    return found["before"].islower() and found["after"].isupper() and begins
+
+
+_JOINS = tuple(
+    (re.compile(pattern, re.IGNORECASE), replacement)
+    for pattern, replacement in (
+        (r"``|''", '"'),
+        (r"-L[RS]B-", "("),
+        (r"-R[RS]B-", ")"),
+        (rf"(?<=[a-z]){_BLANKS}(?=n['’]t(?!\w))", ""),
+        (rf"(?<=n){_BLANKS}(['’]){_BLANKS}(?=t(?![\w'’]))", r"\1"),
+        (rf"(?<=[a-z]){_BLANKS}(['’]){_BLANK}*+(?=(?:s|m|d|re|ve|ll)(?![\w'’]))", r"\1"),
+        (rf"\b(gon|wan){_BLANKS}(?=na\b)", r"\1"),
+        (rf"\b(got){_BLANKS}(?=ta\b)", r"\1"),
+        (rf"\b(gim|lem){_BLANKS}(?=me\b)", r"\1"),
+        (rf"(?<=\S){_BLANKS}(?=[,.!?…]+(?:\s|$|[{_CLOSERS}])|[;:](?:\s|$))", ""),
+        (rf"(?<=\d){_BLANKS}(?=%)", ""),
+        (rf"([$£]){_BLANKS}(?=\d)", r"\1"),
+        (rf"(?<![:;=8'-])([(\[]){_BLANKS}", r"\1"),
+        (rf"(?<=\S){_BLANKS}(?=[)\]”])", ""),
+        (rf"([“‘]){_BLANKS}", r"\1"),
+        (rf'(?<!\S)"{_BLANK}++([^"\s](?:[^"\n]*[^"\s])?){_BLANK}+"(?![^\s.,!?;:)])', r'"\1"'),
+        (rf"(?<=[{_HAN}“”‘’…—]){_BLANKS}(?=[{_HAN}])|(?<=[{_HAN}]){_BLANKS}(?=[“”‘’…—])", ""),
+        (rf"{_BLANKS}(?=[{_WIDE_MARK}])|(?<=[{_WIDE_MARK}]){_BLANKS}", ""),
+    )
+)
+
+
+def _join_tokens(text: str) -> str:
+    for pattern, replacement in _JOINS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+_CHARACTERS = re.compile(r"([^\W\d]{1,2}?|[^\w\s*])\1{3,}")
+_WORD = re.compile(rf"[{_HAN}]|{_SIGN}+(?:['’]{_SIGN}+)*")
+_JOINER = re.compile(r"[\s,，、~～-]*")
+_LONGEST_PHRASE = 8
+
+
+def _fewer_phrases(text: str) -> str:
+    for period in range(1, _LONGEST_PHRASE + 1):
+        text = _fewer_in_a_row(text, period, 3 if period <= 2 else 2)
+    return text
+
+
+def _fewer_in_a_row(text: str, period: int, most: int) -> str:
+    """Cut runs of one phrase of `period` words down to `most` copies, with the marks behind the last copy."""
+    found = list(_WORD.finditer(text))
+    keys = [None if re.search(r"\d", word[0]) else word[0].casefold() for word in found]
+    pieces, start, run = [], 0, 0
+    for place in range(period, len(found) + 1):
+        if place < len(found) and keys[place] == keys[place - period] is not None and _is_joined(text, found, place):
+            run += 1
+            continue
+        first, copies = place - run - period, 1 + run // period
+        if copies > most:
+            pieces.append(text[start : found[first + most * period - 1].end()])
+            start = found[first + copies * period - 1].end()
+        run = 0
+    return "".join(pieces) + text[start:]
+
+
+def _is_joined(text: str, found: list[re.Match[str]], place: int) -> bool:
+    return _JOINER.fullmatch(text, found[place - 1].end(), found[place].start()) is not None
+
+
+def _fewer_sentences(text: str) -> str:
+    seen: Counter[tuple[str, ...]] = Counter()
+    kept = []
+    for sentence in _sentences(text):
+        words = _WORD.findall(sentence.text.casefold())
+        key = (*words, "?" if re.search("[?？]", sentence.marks) else "")
+        seen[key] += 1
+        is_short = len(words) <= (4 if re.search(f"[{_HAN}]", sentence.text) else 2)
+        if not words or seen[key] <= (3 if is_short else 1):
+            kept.append(sentence.text)
+    fewer = "".join(kept)
+    return fewer if fewer == text else fewer.rstrip()
+
+
+def _maskable(word: str) -> bool:
+    return bool(word.replace("*", "").strip())
+
+
+@lru_cache(maxsize=16)
+def _listed(words: tuple[str, ...]) -> re.Pattern[str] | None:
+    """What finds any of the words, longer ones first."""
+    letter = rf"(?:{_SIGN}|[\u0300-\u036f])"
+    entries = []
+    for word in sorted(filter(_maskable, words), key=len, reverse=True):
+        before = rf"(?<!{letter})" if re.match(_SIGN, word) else ""
+        after = rf"(?!{letter})" if re.match(letter, word[-1]) else ""
+        entries.append(before + r"\s+".join(map(re.escape, word.split())) + after)
+    return re.compile("|".join(entries), re.IGNORECASE) if entries else None
+
+
+_LEFT = rf"(?<!{_SIGN})(?<!\d[.-])(?<![$€£¥])"
+_RIGHT = rf"(?!{_SIGN})"
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
+_NAME = rf"(?:{_LETTER}\.|{_LETTER}(?:['’-]?{_LETTER})*+)"
+_NAMES = rf"({_NAME}(?:{_BLANK}{_NAME}){{0,2}})"
+# The hundred commonest surnames of China, four of two characters, and what nicknames begin with.
+_SURNAME = (
+    "(?:欧阳|诸葛|司马|上官|[王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖田董袁潘于蒋蔡余杜叶程苏魏吕丁任沈"
+    "姚卢姜崔钟谭陆汪范金石廖贾夏韦傅方白邹孟熊秦邱江尹薛闫段雷侯龙史陶黎贺顾毛郝龚邵万钱严覃武戴莫孔向汤小阿])"
+)
+_HIDDEN = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (rf"(?<![\w.%+-])(?:(?![{_HAN}])[\w.%+-])++@(?=(?:{_SIGN}|[.-])*\.{_SIGN})(?:{_SIGN}|[.-])*{_SIGN}", "[mail]"),
+        (rf"(?<!{_SIGN})@\w++(?:[.-]\w++)*", "[user]"),
+        (rf"(?<![\w.])(?:{_BYTE}\.){{3}}{_BYTE}(?!\w|\.\d)", "[address]"),
+        (rf"(?:\+|{_LEFT}00)\d(?:[ ().-]{{0,2}}\d){{6,14}}{_RIGHT}", "[phone]"),
+        (rf"{_LEFT}(?:86[ -]?)?1[3-9]\d(?:[ -]?\d{{4}}){{2}}{_RIGHT}", "[phone]"),
+        (rf"{_LEFT}(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])\d{{3}}[ .-]\d{{4}}{_RIGHT}", "[phone]"),
+        (rf"{_LEFT}[2-9]\d\d[2-9]\d{{6}}{_RIGHT}", "[phone]"),
+        (rf"{_LEFT}\(?0\d{{1,4}}\)?[ -]?\d{{3,4}}[ -]?\d{{3,4}}{_RIGHT}(?!-\d)", "[phone]"),
+        (rf"{_LEFT}0\d(?:[ .-]\d\d){{4}}{_RIGHT}", "[phone]"),
+        # Ranges such as 500-1000 have this form as well; few telephone numbers end in 00.
+        (rf"{_LEFT}[2-9]\d\d-(?!\d\d00)\d{{4}}{_RIGHT}(?![-.]\d)", "[phone]"),
+        (rf"{_LEFT}\d{{12,}}+[xX]?{_RIGHT}|{_LEFT}\d{{3}}-\d\d-\d{{4}}{_RIGHT}", "[number]"),
+        (rf"{_LEFT}(?!(?:(?:19|20)\d\d[ -]){{3}})\d{{4}}(?:[ -]\d{{4}}){{3}}{_RIGHT}", "[number]"),
+        (rf"{_LEFT}\d{{4}}[ -]\d{{6}}[ -]\d{{5}}{_RIGHT}", "[number]"),
+        (
+            rf"((?:我的名字[叫是]|我名?叫[做作]?)\s*)(?:{_SURNAME}(?:[{_HAN}]{{1,2}}?(?![{_HAN}])|[{_HAN}]{{1,2}}?"
+            rf"(?=[今是来在的从很也和我你住])|[{_HAN}]{{1,2}})|(?:[A-Za-z]+ ?\b)+)",
+            r"\1[name]",
+        ),
+    )
+)
+_TITLED = re.compile(rf"\b((?:[Mm]rs?|[Mm]s|Mx|[Dd]r|[Pp]rof)(?:\.{_BLANK}*+|{_BLANK}++)){_NAMES}")
+_CALLED = re.compile(rf"\b((?i:I(?:['’]m|{_BLANK}+am){_BLANK}+called){_BLANK}+){_NAMES}")
+_MY_NAME = re.compile(rf"\b((?i:my{_BLANK}+name(?:['’]s|{_BLANK}+is)){_BLANK}+){_NAMES}")
+_NO_NAME = frozenset(
+    "mr mrs ms mx dr prof not on in at the a an my your his her our their its it this that what as also so too still just only "
+    "being going known called never always no one nobody nothing really very now here there and but or if because for from".split()
+)
+
+
+def _hide(text: str) -> str:
+    for pattern, replacement in _HIDDEN:
+        text = pattern.sub(replacement, text)
+    text = _CALLED.sub(_hide_name, _TITLED.sub(_hide_name, text))
+    return _MY_NAME.sub(lambda found: _hide_name(found, small=True), text)
+
+
+def _hide_name(found: re.Match[str], small: bool = False) -> str:
+    """Hide the capitalised words behind a lead, or its first word where small letters will do."""
+    end = 0
+    for word in re.finditer(r"\S+", found[2]):
+        is_name = word[0][0].isupper() or (small and not end)
+        if not is_name or re.split("['’]", word[0])[0] == "I" or word[0].rstrip(".").casefold() in _NO_NAME:
+            break
+        end = word.end()
+    return found[1] + "[name]" * bool(end) + found[2][end:]

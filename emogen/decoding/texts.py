@@ -1,0 +1,261 @@
+"""From prompts to texts: batches of rows, each with its own emotion, control and random stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from emogen.decoding.control import Control
+from emogen.decoding.controllers import Controlled, in_company, neutral_place, refuse_unserved, weights_of
+from emogen.decoding.sampling import (
+    Choose,
+    Generated,
+    Picks,
+    Prefixes,
+    Sampling,
+    chooser,
+    generate,
+    row_normals,
+    row_uniforms,
+    stream_of,
+    token_loop,
+)
+from emogen.emotions import Emotion
+from emogen.errors import SettingsError
+from emogen.models.generator import Generator
+from emogen.models.head import EmotionHead
+from emogen.text import EOS, PAD, Tokenizer
+
+_ROWS = 256
+_SCORES = 1 << 26
+_LEAST = 1e-9
+
+Guide = Callable[[Sequence[str]], NDArray[np.float64]]
+"""Takes texts; gives probabilities [texts, labels] over the generator's labels."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated reply.
+
+    Attributes:
+        text: the reply.
+        emotion: what was asked for; "none" for no emotion.
+        log_probability: of the reply under the model as it was steered, at temperature 1 and without filters, in nats, its end
+            token included.
+        tokens: their number, the end token included.
+        finished: whether the model ended it; false where max_tokens cut it.
+    """
+
+    text: str
+    emotion: str
+    log_probability: float
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What one reply is asked for with.
+
+    Attributes:
+        tokens: context tokens and BOS, from `Tokenizer.prefix`.
+        emotion: over the generator's labels.
+        told: what the model is told in its place: the same, but for a calibration.
+        control: in place of that of `Sampling`.
+        seed: of its own random streams, so that its replies depend on no other prompt; else they go by its place in the call.
+    """
+
+    tokens: Sequence[int]
+    emotion: Emotion
+    told: Emotion | None = None
+    control: Control | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Writer:
+    """All that writes.
+
+    Attributes:
+        generator: in whatever mode; it decodes in eval mode.
+        tokenizer: the generator's.
+        head: the generator's, where it has one.
+        guide: chooses among candidates, where there is one.
+        name: for messages.
+    """
+
+    generator: Generator
+    tokenizer: Tokenizer
+    head: EmotionHead | None = None
+    guide: Guide | None = None
+    name: str = "the model"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One text to be written.
+
+    Attributes:
+        prompt: what it is asked for with, control included.
+        stream: of its random numbers.
+        latent: [latent], where it is given.
+    """
+
+    prompt: Prompt
+    stream: int
+    latent: Tensor | None
+
+    @property
+    def told(self) -> Emotion:
+        return self.prompt.told or self.prompt.emotion
+
+    @property
+    def control(self) -> Control:
+        return self.prompt.control or Control()
+
+
+def sample(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent: Tensor | None = None) -> Iterator[Sample]:
+    """`sampling.n` replies to each prompt, those of one prompt after another.
+
+    Args:
+        writer: the generator and what steers it.
+        prompts: each with a context and an emotion of its own.
+        sampling: the options.
+        latent: [prompts * n, latent] in place of draws from the prior.
+
+    Raises:
+        SettingsError: a reply may become longer than the model reads, or a controller that the writer cannot serve.
+    """
+    rows = _rows(writer, prompts, sampling, latent)
+    for part in _parts(writer, rows):
+        candidates = [_candidate(row, number) for row in part for number in range(row.control.rerank)]
+        written = [found for some in _parts(writer, candidates) for found in _written(writer, some, sampling)]
+        yield from _kept(writer, part, written)
+
+
+def stream(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, str]]:
+    """The replies of `sample`, as they are written: the number of a reply and the next piece of its text.
+
+    Joined, the pieces of a reply are its text, but for blanks at its ends. All replies are in one batch. Arguments and errors as
+    for `sample`; `rerank` is refused, since it chooses among whole texts.
+    """
+    rows = _rows(writer, prompts, sampling, None)
+    if any(row.control.rerank > 1 for row in rows):
+        raise SettingsError("control rerank: chooses among whole texts, which a stream has not; leave it out")
+    prefixes, choose = _begun(writer, rows, sampling)
+    written: list[list[int]] = [[] for _ in rows]
+    told = [0] * len(rows)
+    for chosen in token_loop(writer.generator, prefixes, sampling.max_tokens, choose):
+        for row, token in zip(chosen.rows.tolist(), chosen.tokens.tolist(), strict=True):
+            if row >= len(rows) or token == PAD:
+                continue
+            written[row].append(token)
+            text = writer.tokenizer.decode(written[row])
+            # Bytes of a character that is not whole yet are shown as a replacement character.
+            if token == EOS or not text.endswith("�"):
+                if len(text) > told[row]:
+                    yield row, text[told[row] :]
+                told[row] = max(told[row], len(text))
+
+
+def _rows(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent: Tensor | None) -> list[_Row]:
+    """The rows of a call, refused where the writer cannot serve them."""
+    asked = [replace(prompt, control=prompt.control or sampling.control) for prompt in prompts]
+    if asked:
+        refuse_unserved([prompt.control or Control() for prompt in asked], writer.head, writer.guide is not None, writer.name)
+        longest = max(len(prompt.tokens) for prompt in asked)
+        _refuse_longer(longest, sampling.max_tokens, writer.generator.backbone.longest)
+    numbered = [(prompt, number) for prompt in asked for number in range(sampling.n)]
+    return [
+        _Row(prompt, _stream(prompt, number, place, sampling.seed), None if latent is None else latent[place])
+        for place, (prompt, number) in enumerate(numbered)
+    ]
+
+
+def _stream(prompt: Prompt, number: int, place: int, seed: int) -> int:
+    return stream_of(seed, place) if prompt.seed is None else stream_of(prompt.seed, number)
+
+
+def _refuse_longer(prompt: int, reply: int, longest: int) -> None:
+    if prompt + reply > longest:
+        raise SettingsError(f"--max-tokens {reply} behind {prompt} tokens of context: the model reads {longest}; lower it")
+
+
+def _parts(writer: Writer, rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    """The rows, some at a time: as many as with their company hold no more than a bounded number of scores."""
+    labels = writer.generator.config.emotions
+    company = max((3 + labels * (row.control.bayes > 0) for row in rows), default=1)
+    size = max(1, min(_ROWS, _SCORES // (company * len(writer.generator.bias))))
+    for at in range(0, len(rows), size):
+        yield rows[at : at + size]
+
+
+def _candidate(row: _Row, number: int) -> _Row:
+    return replace(row, stream=stream_of(row.stream, 0, number)) if number else row
+
+
+def _written(writer: Writer, rows: Sequence[_Row], sampling: Sampling) -> Iterator[Sample]:
+    """The samples of rows that are decoded at once."""
+    prefixes, choose = _begun(writer, rows, sampling)
+    yield from _samples(generate(writer.generator, prefixes, sampling.max_tokens, choose), rows, writer.tokenizer)
+
+
+def _begun(writer: Writer, rows: Sequence[_Row], sampling: Sampling) -> tuple[Prefixes, Choose | Picks]:
+    """What the token loop is given."""
+    generator = writer.generator.eval()
+    device = generator.bias.device
+    prefixes = _padded(rows, generator.config.latent, device)
+    uniforms = row_uniforms([row.stream for row in rows], sampling.max_tokens).to(device)
+    choose = chooser(sampling, uniforms)
+    steered = [row.control for row in rows]
+    if not any(set(control.names) - {"rerank"} for control in steered):
+        return prefixes, choose
+    weights = weights_of([row.told for row in rows], steered, device)
+    company = in_company(prefixes, weights, neutral_place(rows[0].told))
+    return company.prefixes, Controlled(company, weights, choose, writer.head)
+
+
+def _padded(rows: Sequence[_Row], latent: int, device: torch.device) -> Prefixes:
+    tokens = [torch.tensor(row.prompt.tokens) for row in rows]
+    condition = torch.tensor([row.told.condition for row in rows])
+    drawn = row_normals([row.stream for row in rows], latent)
+    latents = [drawn[place] if row.latent is None else row.latent for place, row in enumerate(rows)]
+    return Prefixes(
+        tokens=nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=PAD).to(device),
+        lengths=torch.tensor([len(row) for row in tokens], device=device),
+        condition=torch.cat([condition, torch.stack(latents)], 1).to(device),
+    )
+
+
+def _samples(generated: Generated, rows: Sequence[_Row], tokenizer: Tokenizer) -> Iterator[Sample]:
+    totals = generated.log_probs.sum(1).tolist()
+    # The company of the rows, behind them, wrote the same.
+    for row, tokens, total in zip(rows, generated.tokens.tolist(), totals, strict=False):
+        reply = tokens[len(row.prompt.tokens) :]
+        kept = reply[: reply.index(PAD)] if PAD in reply else reply
+        emotion = row.prompt.emotion
+        yield Sample(
+            tokenizer.decode(kept).strip(), str(emotion) if emotion.strength else "none", total, len(kept), EOS in kept
+        )
+
+
+def _kept(writer: Writer, rows: Sequence[_Row], written: Sequence[Sample]) -> Iterator[Sample]:
+    """Of each row's candidates the one that the guide finds nearest to its emotion; the first where it is the only one."""
+    if writer.guide is None or len(rows) == len(written):
+        yield from written
+        return
+    log_probs = np.log(np.maximum(writer.guide([sample.text for sample in written]), _LEAST))
+    first = 0
+    for row in rows:
+        # A weaker emotion chooses among fewer.
+        allowed = 1 + round((row.control.rerank - 1) * row.told.strength)
+        # The nearest has the smallest divergence of its probabilities from the mixture.
+        fit = log_probs[first : first + allowed] @ np.asarray(row.told.weights)
+        yield written[first + int(np.argmax(fit))]
+        first += row.control.rerank

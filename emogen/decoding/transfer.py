@@ -1,0 +1,312 @@
+"""Another emotion for a text whose content is kept: the VAE proposes, a guide chooses.
+
+Candidates come from two sources. Whole texts: the text's latent, drawn from its posterior and moved to the prior of the new
+emotion, decoded with that emotion. Edits: a few words of a candidate are replaced, left out or joined by words that the decoder
+writes at that place, given latent and emotion; the best candidates are edited again, for some rounds (a search by energy as in
+Mix and Match, Mireshghallah et al. 2022, and simulated editing, Liu et al. 2020; ours keeps the best of each round). At a rate
+of few nats a latent holds what a text is about and not its words, so that edits keep content which whole texts lose.
+
+What is chosen is highest in
+
+    log p(emotion | text) + keep log kept - fluency max(0, nats - nats of the source)
+
+p by the guide; `kept` is the share of letters in words that both texts have (Dice); nats are the decoder's a token.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from emogen.decoding.latent import LatentSpace, moved, posterior, refuse_unreadable, written
+from emogen.decoding.sampling import Prefixes, Sampling, chooser, generate
+from emogen.decoding.texts import Guide
+from emogen.emotions import Emotion, mixture
+from emogen.errors import SettingsError
+from emogen.models.likelihood import reply_nll
+from emogen.text import BOS, PAD
+from emogen.words import word_spans, words
+
+_LEAST = 1e-6
+_ROWS = 128
+_WORDS = 3
+_SENTENCE = 8
+_ENDS = ".!?。!?"
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    """How a text is searched.
+
+    Attributes:
+        samples: whole texts from the latent.
+        spread: of their latents, in deviations of the posterior.
+        temperature: of all that is written.
+        rounds: of edits; 0 leaves them out.
+        best: candidates that are edited in each round.
+        edits: of each of them.
+        keep: weight of the words that are kept.
+        fluency: weight of nats a token above the source's.
+        seed: of the draws; those of line i are a function of seed and i.
+    """
+
+    samples: int = 16
+    spread: float = 0.5
+    temperature: float = 0.9
+    rounds: int = 4
+    best: int = 4
+    edits: int = 24
+    keep: float = 1.0
+    fluency: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "rounds"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("best", "edits"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("spread", "keep", "fluency"):
+            _require(0 <= getattr(self, name) <= 100, name, getattr(self, name), "0 to 100")
+        _require(0 < self.temperature <= 100, "temperature", self.temperature, "above 0 and at most 100")
+        if not self.samples and not self.rounds:
+            raise SettingsError("--samples 0 with --rounds 0: leaves no candidate; raise one of them")
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """A text with another emotion.
+
+    Attributes:
+        text: what was chosen.
+        source: what it was made of.
+        emotion: that was asked for.
+        probability: of that emotion, by the guide; of a mixture the weighted mean of its labels' probabilities.
+        kept: share of letters in words that both have, 0 to 1.
+        nats: the decoder's, a token.
+    """
+
+    text: str
+    source: str
+    emotion: str
+    probability: float
+    kept: float
+    nats: float
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What the search of one line knows.
+
+    Attributes:
+        source: the text.
+        emotion: asked for.
+        condition: [1, emotions + 1 + latent], of the new emotion and the moved latent.
+        nats: of the source.
+    """
+
+    source: str
+    emotion: Emotion
+    condition: Tensor
+    nats: float
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A place where words are to be written: before, behind, and how many words; none leaves out what stood there."""
+
+    before: str
+    behind: str
+    words: int
+
+
+def transfer(
+    space: LatentSpace,
+    texts: Sequence[str],
+    emotion: Emotion | Sequence[Emotion],
+    options: TransferOptions | None = None,
+    guide: Guide | None = None,
+    first: int = 0,
+) -> Iterator[Transferred]:
+    """Each text with the emotion that is asked for, in order.
+
+    Args:
+        space: of a VAE.
+        texts: the sources.
+        emotion: one for all, or one for each.
+        options: of the search.
+        guide: finds emotions; without one the decoder's own likelihoods under each label do (`own_guide`).
+        first: number of the first text, for its random numbers and for errors.
+
+    Raises:
+        DataError: a text that is blank, or longer than the model reads.
+    """
+    options, guide = options or TransferOptions(), guide or own_guide(space)
+    asked = [emotion] * len(texts) if isinstance(emotion, Emotion) else emotion
+    for number, (text, own) in enumerate(zip(texts, asked, strict=True), first):
+        refuse_unreadable(space, text, f"line {number + 1}")
+        yield _transferred(space, text, own, replace(options, seed=_seed_of(options.seed, number)), guide)
+
+
+def own_guide(space: LatentSpace) -> Guide:
+    """Probabilities of the labels from the decoder's likelihoods of a text under each, with the prior's mean for a latent."""
+
+    def probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
+        totals = []
+        for name in space.labels.names:
+            told = space.condition(mixture({name: 1.0}, space.labels), 1)
+            totals.append(_nats(space, texts, torch.cat([told, space.generator.prior(told).mean], 1)).sum(1))
+        found = (-torch.stack(totals, 1)).softmax(1)
+        return np.asarray(found.double().cpu().numpy())
+
+    return probabilities
+
+
+def kept(source: str, text: str) -> float:
+    """Share of letters in words that both texts have: twice those in common, by all there are (Dice); 0 where there is none.
+
+    >>> kept("I love dogs", "I hate dogs")
+    0.5555555555555556
+    """
+    ours, theirs = Counter(words(source)), Counter(words(text))
+    whole = sum(len(word) * count for word, count in (ours + theirs).items())
+    return 2 * sum(len(word) * count for word, count in (ours & theirs).items()) / whole if whole else 0.0
+
+
+@torch.no_grad()
+def _transferred(space: LatentSpace, text: str, emotion: Emotion, options: TransferOptions, guide: Guide) -> Transferred:
+    draw = random.Random(options.seed)
+    line, latents = _begun(space, text, emotion, options)
+    sampling = Sampling(
+        temperature=options.temperature, top_p=0.95, max_tokens=space.limits.reply_tokens + 1, seed=options.seed
+    )
+    fresh = [found.text for found in written(space, latents, emotion, sampling)] if options.samples else []
+    pool = _ranked(space, line, [text, *fresh], options, guide)
+    for _ in range(options.rounds):
+        edited = _edited(space, line, [found.text for found in pool[: options.best]], options, draw)
+        known = {found.text for found in pool}
+        pool = _best(
+            [*pool, *_ranked(space, line, [each for each in edited if each not in known], options, guide)], line, options
+        )
+    return pool[0]
+
+
+def _begun(space: LatentSpace, text: str, emotion: Emotion, options: TransferOptions) -> tuple[_Line, Tensor]:
+    """What the search knows, and the latents [samples, latent] of whole texts."""
+    found = posterior(space, [text])
+    priors = [space.generator.prior(space.condition(own, 1)) for own in (None, emotion)]
+    stream = torch.Generator().manual_seed(options.seed)
+    noise = torch.randn(options.samples, found.mean.shape[1], generator=stream).to(found.mean.device)
+    middle, around = (moved(each, *priors) for each in (found.mean, found.sample(options.spread * noise)))
+    condition = torch.cat([space.condition(emotion, 1), middle], 1)
+    nats = float(_a_token(_nats(space, [text], condition))[0])
+    return _Line(text, emotion, condition, nats), around
+
+
+def _ranked(space: LatentSpace, line: _Line, texts: Sequence[str], options: TransferOptions, guide: Guide) -> list[Transferred]:
+    """The texts that can be read, the best first."""
+    readable = [text for text in dict.fromkeys(texts) if words(text)]
+    if not readable:
+        return []
+    found = guide(readable) @ np.asarray(line.emotion.weights)
+    nats = _a_token(_nats(space, readable, line.condition)).tolist()
+    judged = [
+        Transferred(text, line.source, str(line.emotion), float(probability), kept(line.source, text), each)
+        for text, probability, each in zip(readable, found, nats, strict=True)
+    ]
+    return _best(judged, line, options)
+
+
+def _best(found: Sequence[Transferred], line: _Line, options: TransferOptions) -> list[Transferred]:
+    return sorted(found, key=lambda each: _worth(each, line, options), reverse=True)
+
+
+def _worth(found: Transferred, line: _Line, options: TransferOptions) -> float:
+    fit = math.log(max(found.probability, _LEAST))
+    return fit + options.keep * math.log(max(found.kept, _LEAST)) - options.fluency * max(0.0, found.nats - line.nats)
+
+
+def _nats(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> Tensor:
+    """Negative log-likelihood of each token of texts under one condition [1, ...], [texts, time], 0 behind their ends."""
+    space.vae.eval()
+    tokens = space.rows(texts)
+    starts = torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
+    pieces = zip(torch.split(tokens, _ROWS), torch.split(starts, _ROWS), strict=True)
+    with torch.no_grad():
+        return torch.cat(
+            [reply_nll(space.generator, rows, begin, condition.expand(len(rows), -1))[0] for rows, begin in pieces]
+        )
+
+
+def _a_token(nats: Tensor) -> Tensor:
+    return nats.sum(1) / (nats > 0).sum(1).clamp(min=1)
+
+
+# ---- edits
+
+
+def _edited(space: LatentSpace, line: _Line, texts: Sequence[str], options: TransferOptions, draw: random.Random) -> list[str]:
+    """So many edits of each text; some come out alike."""
+    gaps = [_gap(text, draw) for text in texts for _ in range(options.edits)]
+    begun = [[BOS, *space.tokenizer.encode(gap.before.rstrip())] for gap in gaps]
+    lengths = torch.tensor([len(row) for row in begun])
+    tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in begun], batch_first=True, padding_value=PAD)
+    device = space.generator.bias.device
+    most = min(2 * _SENTENCE, space.limits.reply_tokens + 1)
+    stream = torch.Generator().manual_seed(draw.getrandbits(62))
+    uniforms = torch.rand(len(gaps), most, generator=stream).to(device)
+    prefixes = Prefixes(tokens.to(device), lengths.to(device), line.condition.expand(len(gaps), -1))
+    choose = chooser(Sampling(temperature=options.temperature, top_p=0.95), uniforms)
+    rows = generate(space.generator, prefixes, most, choose).tokens.tolist()
+    return [_filled(space, gap, own, row) for gap, own, row in zip(gaps, begun, rows, strict=True)]
+
+
+def _gap(text: str, draw: random.Random) -> _Gap:
+    """A place in a text: a sentence in front, one behind, or up to three words instead of, or between, others."""
+    spans = word_spans(text)
+    kind = draw.choice(("front", "behind", "replace", "replace", "insert", "insert", "leave out"))
+    if kind == "front":
+        return _Gap("", text, _SENTENCE)
+    if kind == "behind" or not spans:
+        return _Gap(text, "", _SENTENCE)
+    begin = draw.randrange(len(spans))
+    if kind == "insert":
+        return _Gap(text[: spans[begin][0]], text[spans[begin][0] :], draw.randint(1, _WORDS))
+    end = min(begin + draw.randint(1, _WORDS), len(spans)) - 1
+    number = draw.randint(1, _WORDS) if kind == "replace" else 0
+    return _Gap(text[: spans[begin][0]], text[spans[end][1] :], number)
+
+
+def _filled(space: LatentSpace, gap: _Gap, begun: Sequence[int], row: Sequence[int]) -> str:
+    """The text with what the decoder wrote in the gap: so many words, or no more than a sentence."""
+    before = space.tokenizer.decode(begun)
+    new = space.tokenizer.decode(row)[len(before) :]
+    if gap.before.strip() and new[:1].isalnum() and before[-1:].isascii():
+        # It went on with the word before.
+        return gap.before + gap.behind
+    spans = word_spans(new)[: gap.words]
+    ends = [end for start, end in spans if new[start:end] in _ENDS] if gap.words == _SENTENCE else []
+    upto = (ends or [end for _, end in spans[-1:]] or [0])[0]
+    return _joined(_joined(gap.before.rstrip(), new[:upto].strip()), gap.behind.lstrip() if gap.words else gap.behind)
+
+
+def _joined(left: str, right: str) -> str:
+    """Both with a blank between, where one belongs there."""
+    tight = not left or not right or not right[0].isalnum() or not left[-1].isascii() or not right[0].isascii()
+    return left + right if tight or left[-1].isspace() else f"{left} {right}"
+
+
+def _seed_of(seed: int, number: int) -> int:
+    return random.Random(f"{seed}:{number}").getrandbits(62)
+
+
+def _require(holds: bool, name: str, value: float, allowed: str) -> None:
+    if not holds:
+        raise SettingsError(f"--{name} {value}: allowed is {allowed}")

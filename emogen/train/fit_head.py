@@ -1,0 +1,64 @@
+"""An emotion head for a generator that stands: what `emogen train-head` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emogen.checkpoint import load, save_head
+from emogen.data.batches import batches
+from emogen.data.exchange import Reading
+from emogen.data.fingerprints import read_fingerprints, write_fingerprints
+from emogen.models.device import choose_device
+from emogen.models.head import EmotionHead, head_of
+from emogen.train.config import HeadSettings
+from emogen.train.corpus import held_out_batches
+from emogen.train.fit import prepared_for
+from emogen.train.head import held_out_head_nll, train_head
+from emogen.train.launch import random_stream
+from emogen.train.memory import keep_freed_memory
+from emogen.train.state import TrainState, adamw
+
+
+def fit_head(files: Sequence[str], reading: Reading, settings: HeadSettings) -> tuple[Path, dict[str, float]]:
+    """Trains an emotion head and puts it into the checkpoint's folder, in place of one that stands there.
+
+    The rows that it has learnt join the checkpoint's own, so that a judge which knows them is found out.
+
+    Args:
+        files: paths or names of corpora.
+        reading: columns and labels.
+        settings: all of `emogen train-head`.
+
+    Returns:
+        The folder, and the held-out figures.
+
+    Raises:
+        EmogenError: unreadable data, no checkpoint, a loss that is not finite.
+    """
+    keep_freed_memory()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    start = load(settings.checkpoint, choose_device(settings.device))
+    data = prepared_for(start, files, reading, settings.seed)
+    generator = start.generator.requires_grad_(False)
+    head = head_of(generator, settings.rank).to(generator.bias.device)
+    state = TrainState({"head": head}, {"head": adamw(head)}, random_stream(settings))
+    rows = batches(data.arrays["train"], settings.batch_size, settings.seed)
+    for step in train_head(generator, head, rows, settings, state):
+        state.progress = step.number / settings.steps
+        if step.number == settings.steps:
+            break
+    figures = held_out_head_nll(generator, head, held_out_batches(data.arrays))
+    _keep(start.folder, head, np.asarray(data.arrays["train"].fingerprints))
+    return start.folder, figures
+
+
+def _keep(folder: Path, head: EmotionHead, rows: np.ndarray) -> None:
+    # The rows first: a head whose rows are unknown would pass any leak check.
+    write_fingerprints(folder, np.union1d(read_fingerprints(folder), rows))
+    save_head(folder, head)

@@ -1,0 +1,158 @@
+"""The part `speed` of `control.py`: what each controller costs, and what it costs that every row has a target of its own.
+
+All write a batch with one model, in turn, run after run, and each row has the same number of tokens, since the end token is out of
+reach; the first run is not counted. Ratios are taken within a run, and their median over the runs counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import torch
+from control_choice import PLAIN
+from control_writing import Bench, Setting, decoding_code, guide_for, identity, kept, sampling_of
+
+import emogen
+from emogen.checkpoint import Checkpoint
+from emogen.decoding.control import parse_control
+from emogen.emotions import Emotion, LabelSet, mixture
+from emogen.text import EOS
+
+TARGETS = 32
+ONE, MANY = "one target", f"{TARGETS} targets"
+# Far below every other score, and finite, so that differences of scores stay numbers.
+OUT_OF_REACH = -1e4
+
+
+@dataclass(frozen=True)
+class Race:
+    """How speed is measured: rows of a batch, tokens of each, counted runs."""
+
+    rows: int = 256
+    tokens: int = 24
+    runs: int = 5
+
+
+Runs = dict[str, list[float]]
+"""Tokens a second of each contender in each run."""
+
+
+def kind(control: str) -> str:
+    """What decides how long a control takes: which controllers are on, and how many candidates there are.
+
+    >>> kind("guidance:1.5,rerank:4"), kind("head:3"), kind("none")
+    ('guidance+rerank:4', 'head', 'plain')
+    """
+    found = parse_control(control)
+    names = [name if name != "rerank" else f"rerank:{found.rerank}" for name in found.names]
+    return "+".join(names) or "plain"
+
+
+def targets(labels: LabelSet, number: int) -> list[Emotion]:
+    """So many different mixtures of two labels.
+
+    >>> len({target.weights for target in targets(LabelSet(("good", "bad")), 32)})
+    32
+    """
+    names, found = labels.names, []
+    for place in range(number):
+        first, share = place % len(names), 1 - 0.5 * place / number
+        second = (first + 1) % len(names)
+        found.append(mixture({names[first]: share, names[second]: 1 - share}, labels))
+    return found
+
+
+def raced(bench: Bench, controls: Sequence[str], race: Race) -> Runs:
+    """Tokens a second of one control of each kind, with one target and with many; kept."""
+    kinds = {kind(control): control for control in ("none", *controls)}
+    folder = bench.models[min(bench.models)]
+    key = [decoding_code(), identity(folder), repr(race), sorted(kinds), torch.get_num_threads(), bench.top_p]
+    runs: Runs = kept(bench.work / "speed", key, lambda: run_all(bench, endless(folder), kinds, race))
+    return runs
+
+
+def endless(folder: Path) -> Checkpoint:
+    """A checkpoint that does not end its texts."""
+    model = emogen.load(folder, "auto")
+    with torch.no_grad():
+        model.generator.bias[EOS] = OUT_OF_REACH
+    return model
+
+
+def run_all(bench: Bench, model: Checkpoint, kinds: Mapping[str, str], race: Race) -> Runs:
+    """Every contender in turn, run after run."""
+    asked = {ONE: targets(bench.labels, 1) * race.rows, MANY: cycled(targets(bench.labels, TARGETS), race.rows)}
+    contenders = {
+        f"{name}, {case}": contender(bench, model, control, emotions, race)
+        for name, control in kinds.items()
+        for case, emotions in asked.items()
+    }
+    runs: Runs = {name: [] for name in contenders}
+    for number in range(race.runs + 1):
+        for name, timed in contenders.items():
+            runs[name].append(timed(number))
+        click.echo(f"speed: run {number} of {race.runs}", err=True)
+    return {name: rates[1:] for name, rates in runs.items()}
+
+
+def cycled(emotions: Sequence[Emotion], rows: int) -> list[Emotion]:
+    """In turn, as many as there are rows."""
+    return [emotions[row % len(emotions)] for row in range(rows)]
+
+
+def contender(
+    bench: Bench, model: Checkpoint, control: str, emotions: Sequence[Emotion], race: Race
+) -> Callable[[int], float]:
+    """Writes the batch from a seed, and gives its tokens a second: those of the texts that are kept."""
+    setting = Setting("", control, 0.0, PLAIN.temperature)
+    sampling = replace(sampling_of(setting, bench.top_p, model), max_tokens=race.tokens)
+    guide = guide_for(sampling, bench)
+
+    def timed(seed: int) -> float:
+        began = time.perf_counter()
+        found = model.reply([()] * len(emotions), emotions, sampling=sampling, seed=seed, guide=guide)
+        return sum(sample.tokens for sample in found) / (time.perf_counter() - began)
+
+    return timed
+
+
+def rates(runs: Runs, controls: Sequence[str]) -> dict[str, float]:
+    """Median tokens a second by control, many targets in the batch as in the rows of `texts`."""
+    return {control: statistics.median(runs[f"{kind(control)}, {MANY}"]) for control in controls}
+
+
+def ratio(runs: Runs, one: str, other: str) -> float:
+    """Median over the runs of how many times as fast the first is.
+
+    >>> ratio({"a": [1.0, 2.0, 3.0], "b": [2.0, 2.0, 2.0]}, "a", "b")
+    1.0
+    """
+    return statistics.median(mine / theirs for mine, theirs in zip(runs[one], runs[other], strict=True))
+
+
+def speed_rows(bench: Bench, runs: Runs, race: Race) -> list[dict[str, object]]:
+    """For one target the ratio to plain, for many the ratio to one target of the same kind."""
+    rows: list[dict[str, object]] = []
+    for name in dict.fromkeys(contender.rpartition(", ")[0] for contender in runs):
+        for case, other in ((ONE, f"plain, {ONE}"), (MANY, f"{name}, {ONE}")):
+            found = f"{name}, {case}"
+            rows.append(
+                {
+                    "corpus": bench.ready.name,
+                    "system": name,
+                    "case": case,
+                    "seed": 0,
+                    "batch": race.rows,
+                    "tokens": race.tokens,
+                    "runs": race.runs,
+                    "threads": torch.get_num_threads(),
+                    "tokens_per_second": statistics.median(runs[found]),
+                    "ratio": ratio(runs, found, other),
+                }
+            )
+    return rows

@@ -1,0 +1,282 @@
+"""The part `texts` of `control.py`: every system's texts measured, and each controller's frontier against plain's.
+
+A frontier is the set of a system's settings (plain: temperatures; a controller: weights) as points of judged accuracy, corrected
+distinct-2 and minus the logarithm of the perplexity. Its hypervolume is what is dominated by some point and better than a
+reference: chance, half of all pairs different, ten times the perplexity of people's texts. Two systems are compared on the same
+halves of the asks, drawn without repetition: repeated texts, as a bootstrap draws them, would count as lost diversity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import backbone
+import click
+import emotion_text
+import numpy as np
+from control_choice import DEV_SEED, PLAIN, Choice, diversity, guided
+from control_writing import (
+    Ask,
+    Bench,
+    Setting,
+    accuracy_tally,
+    asks_of,
+    figures,
+    identity,
+    judged_by,
+    kept,
+    nats,
+    row_of,
+    warmer,
+    with_perplexity,
+    written,
+)
+from numpy.typing import NDArray
+
+from emogen.emotions import LabelSet
+from emogen.evaluate import copied
+from emogen.evaluate.diversity import distinct_corrected_pool
+from emogen.evaluate.frontier import Point, axis, dominated_volume, draw
+from emogen.evaluate.resampling import Values, half_sample_interval
+from emogen.evaluate.score import Score, signature
+from emogen.models.bases import find_base
+from emogen.words import words
+
+LEAST_DISTINCT = 0.5
+MOST_PERPLEXITY = 10.0
+HALVES = 200
+PROMPT_TEMPERATURES = (0.7, 0.85, 1.0)
+PROMPT_TOP_P = 0.95
+PROMPT_BATCH = 32
+
+Rates = Mapping[str, float]
+"""Tokens a second by control."""
+Rows = list[dict[str, object]]
+Mask = NDArray[np.bool_]
+
+
+# ---- rows
+
+
+def real_row(bench: Bench) -> dict[str, object]:
+    """People's test texts."""
+    texts, asks = people(bench)
+    return row_of(bench, Setting("real", "none", 0.0, 0.0), 0) | figures(bench, texts, asks)
+
+
+def people(bench: Bench) -> tuple[list[str], list[Ask]]:
+    """Test texts with what they would have been asked for with."""
+    return [row.reply for row in bench.ready.test], [Ask(row.emotion.name) for row in bench.ready.test]
+
+
+def plain_settings(temperatures: Sequence[float], choice: Choice) -> list[Setting]:
+    """The curve of plain sampling; its operating point is on it."""
+    return [warmer(PLAIN, each) for each in sorted({*temperatures, choice.plain.setting.temperature})]
+
+
+def rows_of(bench: Bench, settings: Sequence[Setting], choice: Choice, rates: Rates) -> Rows:
+    """A row for each setting and seed."""
+    rows = []
+    for setting in settings:
+        for seed, folder in bench.models.items():
+            texts = written(bench, folder, setting, bench.asks, seed)
+            speed = {"tokens_per_second": rates[setting.control], "is_operating": is_operating(setting, choice)}
+            rows.append(row_of(bench, setting, seed, **speed) | figures(bench, texts, bench.asks))
+        click.echo(f"{setting.system} {setting.control} at {setting.temperature} measured", err=True)
+    return rows
+
+
+def is_operating(setting: Setting, choice: Choice) -> bool:
+    """Whether it is its system's chosen setting."""
+    if setting.control == "none":
+        return setting.temperature == choice.plain.setting.temperature
+    return choice.operating[setting.system] == setting.control
+
+
+# ---- the base model, prompted
+
+
+def prompt_rows(bench: Bench, base: str, choice: Choice, dev: int) -> tuple[Rows, dict[str, object]]:
+    """The base behind a few-shot prompt, for each seed; and how prompt and temperature were chosen.
+
+    First the form of the prompt with the most texts that the guide finds right, at .85; then, as for the controllers, the coldest
+    temperature at which the texts are as various as plain's, or the warmest of all.
+    """
+    plan = backbone_plan(bench, base, 0.85)
+    authors, asks = backbone.prompt_authors(plan), asks_of(bench.labels, dev)
+    tried = {name: guided(bench, prompted(author, DEV_SEED, asks, plan), asks) for name, author in authors.items()}
+    form = max(tried, key=tried.__getitem__)
+    looks = {}
+    for temperature in PROMPT_TEMPERATURES:
+        plan = backbone_plan(bench, base, temperature)
+        looks[temperature] = diversity(bench, prompted(backbone.prompt_authors(plan)[form], DEV_SEED + 1, asks, plan))
+        if looks[temperature] >= choice.floor:
+            break
+    author = backbone.prompt_authors(plan)[form]
+    rows = [prompt_row(bench, author, seed, plan) for seed in bench.models]
+    return rows, {"form": form, "guide_accuracy": tried, "distinct2_corrected": looks, "base": plan.base.revision}
+
+
+def backbone_plan(bench: Bench, base: str, temperature: float) -> backbone.Plan:
+    """What `backbone.py` needs to write with the base alone; the rest of its plan is left open."""
+    blank: dict[str, Any] = {field.name: Path() for field in fields(backbone.Plan)}
+    sizes = {"batch": PROMPT_BATCH, "temperature": temperature, "top_p": PROMPT_TOP_P, "max_tokens": 33}
+    return backbone.Plan(**blank | sizes | {"base": find_base(base), "work": bench.work / "prompted"})
+
+
+def prompted(author: backbone.Author, seed: int, asks: Sequence[Ask], plan: backbone.Plan) -> list[str]:
+    """What the base writes; kept."""
+    return backbone.in_order(backbone.written(author, seed, [backbone.Ask(ask.emotion) for ask in asks], plan))
+
+
+def prompt_row(bench: Bench, author: backbone.Author, seed: int, plan: backbone.Plan) -> dict[str, object]:
+    """The row of one seed; its tokens are those of the base."""
+    asks = [backbone.Ask(ask.emotion) for ask in bench.asks]
+    rounds = backbone.written(author, seed, asks, plan)
+    texts = backbone.in_order(rounds)
+    shown = copied(texts, (reply for pairs in backbone.EXAMPLES.values() for _, reply in pairs))
+    speed = prompt_speed(bench, rounds, plan)
+    facts = {"tokens_per_second": speed, "is_operating": True, "top_p": plan.top_p, "copied_examples": shown}
+    return row_of(bench, Setting("prompt", "none", 0.0, plan.temperature), seed) | facts | figures(bench, texts, bench.asks)
+
+
+def prompt_speed(bench: Bench, rounds: Sequence[backbone.Round], plan: backbone.Plan) -> float:
+    """Tokens a second while the texts were written, the reading of the prompt included."""
+    key = [plan.base.revision, [[found.seconds, list(found.texts)] for found in rounds]]
+    rate: float = kept(
+        bench.work / "speed", key, lambda: backbone.tokens_per_second(rounds, plan.batch, backbone.causal(plan.base))
+    )
+    return rate
+
+
+def is_promptable(labels: LabelSet) -> bool:
+    """Whether there are examples of every emotion."""
+    return set(labels.names) <= set(backbone.EXAMPLES)
+
+
+# ---- frontiers
+
+Place = tuple[float, float, float]
+"""Accuracy, corrected distinct-2, minus the logarithm of the perplexity: more is better."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The texts of one setting, all seeds together, in a form in which any part of them can be measured.
+
+    Attributes:
+        hits: [texts, 2 labels], as `mean_recall` takes them.
+        distinct: corrected distinct-2 of the texts in a mask [texts].
+        nats: [texts], 0 where none were computed.
+        units: [texts], words and the end, 0 likewise.
+    """
+
+    hits: Values
+    distinct: Callable[[Mask], float]
+    nats: Values
+    units: Values
+
+    def place(self, chosen: Mask) -> Place:
+        """The point of the texts that are marked."""
+        accuracy = backbone.mean_recall(self.hits[chosen].sum(0))
+        return float(accuracy), self.distinct(chosen), -float(self.nats[chosen].sum() / self.units[chosen].sum())
+
+
+def measured(bench: Bench, texts: Sequence[str], asks: Sequence[Ask]) -> Measured:
+    """By the first judge and the language model."""
+    judge = next(iter(bench.judges.values()))
+    hits = accuracy_tally([ask.emotion for ask in asks], judged_by(bench, judge, texts), bench.labels, {}).sums
+    costs, units = np.zeros(len(texts)), np.zeros(len(texts))
+    places = with_perplexity(asks, bench.perplexity_each)
+    costs[places] = nats(bench, [texts[place] for place in places])
+    units[places] = [len(words(texts[place])) + 1 for place in places]
+    return Measured(hits, distinct_corrected_pool(texts, 2, emotion_text.PAIRS).among(), costs, units)
+
+
+def together(bench: Bench, setting: Setting) -> Measured:
+    """One setting with the texts of all its seeds."""
+    parts = [
+        measured(bench, written(bench, folder, setting, bench.asks, seed), bench.asks) for seed, folder in bench.models.items()
+    ]
+    texts = [text for seed, folder in bench.models.items() for text in written(bench, folder, setting, bench.asks, seed)]
+    join = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("hits", "nats", "units")}
+    return Measured(distinct=distinct_corrected_pool(texts, 2, emotion_text.PAIRS).among(), **join)
+
+
+def volumes(
+    bench: Bench, curves: Mapping[str, Sequence[Setting]], reference: Place, halves: int = HALVES
+) -> list[dict[str, object]]:
+    """Hypervolume of each system, and of each controller less plain's on the same texts."""
+    settings = [setting for own in curves.values() for setting in own]
+    points = {setting: together(bench, setting) for setting in settings}
+    state = [identity(folder) for folder in bench.models.values()]
+    about = {"settings": [repr(setting) for setting in settings], "reference": reference, "halves": halves, "models": state}
+    texts = [written(bench, folder, setting, bench.asks, seed) for setting in settings for seed, folder in bench.models.items()]
+    key = [about, bench.perplexity_each, bench.language_model.rpartition("/")[2], texts]
+    judges = [identity(judge.folder) for judge in bench.judges.values()]
+    found: list[dict[str, object]] = kept(
+        bench.work / "volumes", [key, judges], lambda: differences(points, curves, reference, halves)
+    )
+    return found
+
+
+def differences(
+    points: Mapping[Setting, Measured], curves: Mapping[str, Sequence[Setting]], reference: Place, halves: int
+) -> list[dict[str, object]]:
+    """The same from points; `plain` among the curves is what the others are compared with."""
+
+    def volume(system: str, chosen: Mask) -> float:
+        return dominated_volume([points[setting].place(chosen) for setting in curves[system]], reference)
+
+    items = len(next(iter(points.values())).hits)
+    every = np.ones(items, dtype=np.bool_)
+    found = []
+    for system in curves:
+        own: dict[str, object] = {"system": system, "hypervolume": round(volume(system, every), 5), "points": len(curves[system])}
+        if system != "plain":
+            own |= against_plain(lambda mask, system=system: volume(system, mask) - volume("plain", mask), every, halves)
+        found.append(own)
+    return found
+
+
+def against_plain(difference: Callable[[Mask], float], every: Mask, halves: int) -> dict[str, object]:
+    """The difference with its 95% interval."""
+    value = difference(every)
+    low, high = half_sample_interval(value, difference, len(every), 0, halves, (-math.inf, math.inf))
+    fields_ = {"against": "plain", "interval": "halves", "draws": halves, "paired": "texts", "texts": len(every), "seed": 0}
+    return {
+        "difference": round(value, 5),
+        "difference_interval": [round(low, 5), round(high, 5)],
+        "is_beyond": low > 0,
+        "signature": signature("hypervolume", fields_),
+    }
+
+
+def reference_of(labels: LabelSet, real: Mapping[str, object]) -> Place:
+    """The worst corner that counts."""
+    score = real["perplexity"]
+    assert isinstance(score, Score)
+    return 1 / len(labels), LEAST_DISTINCT, -math.log(MOST_PERPLEXITY * score.value)
+
+
+def figure(rows: Sequence[Mapping[str, object]], out: Path) -> None:
+    """Accuracy against distinct-2: the first seed's curves, a point's number being its temperature (plain) or weight."""
+    first = min(int(str(row["seed"])) for row in rows if row["system"] == "plain")
+    points = []
+    for row in rows:
+        accuracy, distinct = row["emotion_accuracy"], row.get("distinct2_corrected")
+        if row["seed"] == first and row["system"] not in ("real", "prompt") and isinstance(distinct, Score):
+            assert isinstance(accuracy, Score)
+            at = row["temperature"] if row["system"] == "plain" else row["strength"]
+            points.append(Point(str(row["system"]), float(str(at)), accuracy, distinct))
+    if points:
+        draw(points, out.with_name(f"{out.stem}_frontier"), axis("emotion_accuracy"), axis("distinct2_corrected"))
+
+
+def curves_of(choice: Choice, plain: Sequence[Setting]) -> dict[str, Sequence[Setting]]:
+    """Every system's settings, each once; strengths that came out at the same temperature stay apart by their control."""
+    return {"plain": plain, **{name: [replace(setting) for setting in own] for name, own in choice.settings.items()}}
