@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
@@ -13,25 +13,28 @@ import huggingface_hub
 import torch
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.hub import cached_file
 
-from emogen.checkpoint import read_description
-from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
+from emogen.checkpoint import HEAD_FILE, read_description, read_head
+from emogen.decoding.calibration import CALIBRATION_FILE, read_calibration
+from emogen.decoding.control import Control
+from emogen.decoding.controllers import refuse_unserved
+from emogen.emotions import Emotion, no_emotion
 from emogen.errors import EmogenError, SettingsError
 from emogen.hub_config import EmogenConfig
+from emogen.hub_control import Asked, Steering, control_of, emotions_of, of_tokens, packed, preferred, refuse_mismatch, unpacked
 from emogen.model_card import complete_card
 from emogen.models.base_files import first_line
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.head import EmotionHead
 from emogen.text import BOS, EOS, PAD, TURN, UNKNOWN, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
-
-Asked = str | Emotion | None
-"""An emotion: `joy`, `joy=0.7,fear=0.3`, a point over the model's labels, or None for no emotion."""
 
 _TOKENIZER_FILE = "tokenizer.model"
 _IGNORED = -100
@@ -57,20 +60,30 @@ class Memory:
         lengths: tokens read, [rows].
         shifts: of the rows' emotions, [1 + layers, rows, width].
         capacity: tokens that `state` has room for.
+        each: rows here for one that is written, where a control needs company.
+        likelihoods: of the replies so far under each label, in nats, [written, labels], where a control needs them.
+        labels: log probabilities of the next token under each label, [written, labels, vocabulary], likewise.
     """
 
     state: Tensor
     lengths: Tensor
     shifts: Tensor
     capacity: int
+    each: int = 1
+    likelihoods: Tensor | None = None
+    labels: Tensor | None = None
 
     def get_seq_length(self) -> int:
         """Tokens of the longest row, by the name that Transformers looks for."""
         return int(self.lengths.max())
 
     def of_rows(self, rows: Tensor) -> Memory:
-        """The memory of the given rows, as a copy."""
-        return Memory(self.state.index_select(2, rows), self.lengths[rows], self.shifts[:, rows], self.capacity)
+        """The memory of the given rows, as a copy, with all their company."""
+        all_of = (rows[:, None] * self.each + torch.arange(self.each, device=rows.device)).flatten()
+        likelihoods = None if self.likelihoods is None else self.likelihoods[rows]
+        labels = None if self.labels is None else self.labels[rows]
+        parts = self.state.index_select(2, all_of), self.lengths[all_of], self.shifts[:, all_of]
+        return Memory(*parts, self.capacity, self.each, likelihoods, labels)
 
 
 class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
@@ -103,6 +116,8 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         past_key_values: Memory | None = None,
         use_cache: bool = False,
         logits_to_keep: int = 0,
+        steering: Tensor | None = None,
+        head: EmotionHead | None = None,
     ) -> CausalLMOutputWithPast:
         """Scores of the next token at each place.
 
@@ -115,6 +130,8 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             past_key_values: what an earlier call with `use_cache` gave.
             use_cache: whether to give what the next call needs.
             logits_to_keep: only so many places at the end of the rows; 0 for all.
+            steering: [rows, 3 + 2 labels], from `hub_control.packed`: moves the scores; then only the last place's are given.
+            head: of this model, where `steering` asks for it.
 
         Returns:
             `logits` [rows, time, vocabulary] and, with labels, `loss`: the mean of -log p(token), in nats.
@@ -123,19 +140,29 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             SettingsError: an emotion that the model does not know, or emotions that do not fit the rows.
         """
         memory = past_key_values if isinstance(past_key_values, Memory) else None
+        plan = None if steering is None else unpacked(steering, self.config.label_set)
+        each = 1 + len(plan.roles) if plan else 1
+        tokens, after = input_ids.repeat_interleave(each, 0), None
         if memory:
-            states, memory = self._continue(input_ids, memory)
+            states, after = self._continue(tokens, memory)
         else:
             condition = self.condition(emotion, strength, len(input_ids))
-            mask = input_ids != PAD if attention_mask is None else attention_mask.bool()
-            last, memory = self._read(input_ids, mask, condition) if use_cache else (None, None)
-            alone = last is not None and logits_to_keep == 1
-            states = last[:, None] if last is not None and alone else self._states(input_ids, mask, condition)
-        logits = self.generator.logits(states[:, -logits_to_keep:])
+            condition = plan.told(condition) if plan else condition
+            mask = (input_ids != PAD if attention_mask is None else attention_mask.bool()).repeat_interleave(each, 0)
+            last, after = self._read(tokens, mask, condition) if use_cache else (None, None)
+            # A reply that has begun is looked at as a whole: under control its likelihood may count.
+            alone = last is not None and logits_to_keep == 1 and not (plan and bool((input_ids[:, -1] != BOS).any()))
+            states = last[:, None] if last is not None and alone else self._states(tokens, mask, condition)
+        if plan:
+            company = states.view(len(input_ids), each, *states.shape[1:])
+            logits, likelihoods, known = self._steered(company, input_ids, plan, head, memory)
+            after = replace(after, each=each, likelihoods=likelihoods, labels=known) if after else None
+        else:
+            logits = self.generator.logits(states[:, -logits_to_keep:])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, _of_replies(input_ids, labels), vocab_size=self.config.vocab_size)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=memory)  # type: ignore[arg-type]
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=after)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
@@ -145,6 +172,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         *,
         emotion: Asked | Sequence[Asked] | Tensor = None,
         strength: float = 1.0,
+        control: str | Control = "none",
         **options: Any,
     ) -> Any:
         """Replies with the emotions asked for, by the generation of Transformers.
@@ -154,16 +182,23 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             generation_config: as in Transformers; else the single options.
             emotion: one for all rows, one for each, or conditions [rows, emotions + 1].
             strength: of emotions that are named, 0 to 1.
+            control: what steers further towards the emotion, such as `guidance:2,head:1`; `head` where head.safetensors stands
+                in the folder. Emotions that are named are told as calibration.json says, where it is of this control.
             options: those of Transformers: `do_sample`, `num_beams`, `logits_processor`, `streamer`, ...
 
         Returns:
             What Transformers returns: token ids [rows * num_return_sequences, time], prompts in front.
 
         Raises:
-            SettingsError: an emotion that the model does not know, emotions that do not fit the rows, or a row without BOS.
+            SettingsError: an emotion that the model does not know, emotions that do not fit the rows, a row without BOS, or a
+                control that is unknown or cannot be served.
         """
         tokens = options.pop("input_ids", None) if inputs is None else inputs
-        condition = self.condition(emotion, strength, None if tokens is None else len(tokens))
+        wanted = control_of(control)
+        told = emotion if isinstance(emotion, Tensor) else self._told(emotion, strength, wanted)
+        condition = self.condition(told, rows=None if tokens is None else len(tokens))
+        if wanted.names:
+            options |= self._control(condition, wanted)
         if tokens is None:
             tokens = torch.full((len(condition), 1), BOS, device=self.device)
         options["attention_mask"] = self._newest(tokens, options.get("attention_mask"))
@@ -186,15 +221,72 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         if isinstance(emotion, Tensor):
             found = _checked(emotion, len(labels) + 1)
         else:
-            several = [emotion] if emotion is None or isinstance(emotion, str | Emotion) else list(emotion)
-            found = torch.tensor([_emotion(each, labels, strength).condition for each in several])
+            found = torch.tensor([each.condition for each in emotions_of(emotion, labels, strength)])
+        refuse_mismatch(len(found), rows)
         if len(found) == 1 and rows:
             found = found.expand(rows, -1)
-        if rows and len(found) != rows:
-            allowed = "give one, or one for each row (in a pipeline: batch_size rows)"
-            raise SettingsError(f"{len(found)} emotions for {rows} rows; {allowed}")
         placed: Tensor = found.to(self.device, self.dtype)
         return placed
+
+    def _told(self, emotion: Asked | Sequence[Asked], strength: float, control: Control) -> list[Emotion]:
+        """What the model is told for emotions that are asked for."""
+        labels = self.config.label_set
+        file = self._beside(CALIBRATION_FILE)
+        known = read_calibration(file.parent, labels) if file else None
+        asked = emotions_of(emotion, labels, strength)
+        return [known.told(each) for each in asked] if known and known.control == control else asked
+
+    def _control(self, condition: Tensor, control: Control) -> dict[str, Any]:
+        """What `forward` needs to steer rows with these conditions."""
+        labels, file = self.config.label_set, self._beside(HEAD_FILE) if control.head else None
+        head = read_head(file.parent, self.generator) if file else None
+        refuse_unserved([control], head, False, self.config.name_or_path or "this model")
+        strengths = (1 - condition[:, -1]).clamp(0, 1).tolist()
+        shares = functional.normalize(condition[:, :-1].float(), p=1).tolist()
+        emotions = [
+            Emotion(labels, tuple(row), strength) if strength else no_emotion(labels)
+            for row, strength in zip(shares, strengths, strict=True)
+        ]
+        return {"steering": packed(emotions, control, self.device), "head": head}
+
+    def _beside(self, name: str) -> Path | None:
+        """A file beside the model's weights, here or on the hub; None where there is none."""
+        place = self.config.name_or_path
+        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        found = cached_file(place, name, **quiet) if place else None
+        return Path(found) if found else None
+
+    def _steered(
+        self, states: Tensor, tokens: Tensor, plan: Steering, head: EmotionHead | None, memory: Memory | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Moved scores [rows, 1, vocabulary] behind `tokens` [rows, time], and what `Memory` keeps of likelihoods.
+
+        `states` are [rows, each, time, width], or only the last place's.
+        """
+        last, weights = states[:, :, -1].float(), plan.weights
+        moved = plan.moved(last)
+        if head is not None:
+            moved = moved + head.steered(last[:, 0], weights.head) - last[:, 0]
+        scores = self.generator.logits(moved.to(states.dtype)).float()
+        if head is not None:
+            scores = scores + weights.head @ head.bias
+        if not bool(weights.bayes.any()):
+            return scores[:, None], None, None
+        under = states[:, -len(self.config.label_set) :]
+        likelihoods = self._likelihoods(under, tokens, memory)
+        labels = self.generator.logits(under[:, :, -1]).float().log_softmax(-1)
+        return (scores + preferred(labels + likelihoods[..., None], weights))[:, None], likelihoods, labels
+
+    def _likelihoods(self, states: Tensor, tokens: Tensor, memory: Memory | None) -> Tensor:
+        """Log likelihoods [rows, labels] of the replies so far, from states [rows, labels, time, width] under each label."""
+        begun = (tokens == BOS).cumsum(1) > 0 if memory is None else torch.ones_like(tokens).bool()
+        found = states.new_zeros(states.shape[:2], dtype=torch.float32)
+        if memory is not None and memory.likelihoods is not None and memory.labels is not None:
+            found = memory.likelihoods + of_tokens(memory.labels, tokens[:, 0])
+        for place in range(int(begun.int().argmax(1).min()), states.shape[2] - 1):
+            log_probs = self.generator.logits(states[:, :, place]).float().log_softmax(-1)
+            found = found + torch.where(begun[:, place, None], of_tokens(log_probs, tokens[:, place + 1]), 0.0)
+        return found
 
     def _states(self, tokens: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
         """States [rows, time, width]; the generator wants padding at the end, wherever it stands here."""
@@ -298,15 +390,6 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             if found:
                 folder.mkdir(parents=True, exist_ok=True)
                 load_tokenizer(Path(found)).save(folder / _TOKENIZER_FILE)
-
-
-def _emotion(asked: Asked, labels: LabelSet, strength: float) -> Emotion:
-    if asked is None:
-        return no_emotion(labels)
-    emotion = parse_emotion(asked, labels, strength) if isinstance(asked, str) else asked
-    if emotion.labels != labels:
-        raise SettingsError(f"emotion {emotion} is over other labels than the model's: {', '.join(labels.names)}")
-    return emotion
 
 
 def _checked(condition: Tensor, width: int) -> Tensor:

@@ -69,7 +69,7 @@ def kl_to_prior(posterior: Gaussian, prior: Gaussian) -> Tensor:
 
 
 def free_bits(kl: Tensor, floor: float) -> Tensor:
-    """The rate, no dimension of which is pushed below its share of the floor: its batch mean counts with floor / latent or more.
+    """The rate, no dimension of which is pushed below its share of the floor: its batch mean counts with at least that.
 
     Args:
         kl: [batch, latent], from `kl_to_prior`.

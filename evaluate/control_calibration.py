@@ -1,10 +1,11 @@
 """The parts `strength` and `mixtures` of `control.py`: does the judged emotion follow what is asked for?
 
-Measured are a checkpoint that the guide has calibrated (`calibrated`) and the same without its calibration (`uncalibrated`), under
-one control at one temperature. `strength`: each emotion is asked for at 11 strengths from 0 to 1; `target_probability` is the
-judge's mean probability of it, and `spearman` its rank correlation with the asked strength. `mixtures`: each pair of emotions is
-asked for with three shares; of a text that is asked to be a at .25 and b at .75 the judged share of a is p(a) / (p(a) + p(b)), and
-`share_error` the mean distance of the mean judged share from the asked one. `..._second` is the second judge's.
+Measured are a checkpoint that the guide has calibrated (`calibrated`) and the same without its calibration (`uncalibrated`),
+under one control at one temperature. `strength`: each emotion is asked for at 11 strengths from 0 to 1; `target_probability`
+is the judge's mean probability of it, and `spearman` its rank correlation with the asked strength. `mixtures`: each pair of
+emotions is asked for with three shares; of a text that is asked to be a at .25 and b at .75 the judged share of a is p(a) /
+(p(a) + p(b)), and `share_error` the mean distance of the mean judged share from the asked one. `..._second` is the second
+judge's.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ def calibrated_model(bench: Bench, source: Path, setting: Setting, texts: int) -
     folder = copied_model(source, source.with_name(f"{source.name}-calibrated"))
     wanted = [decoding_code(), identity(source), identity(bench.guide.folder), setting.control, str(setting.temperature)]
     stated = folder / "calibrated_for.json"
-    line = f"{wanted} {bench.top_p} {texts}\n"
+    line = f"{wanted} {bench.sampling} {texts}\n"
     if not (folder / CALIBRATION_FILE).is_file() or not stated.is_file() or stated.read_text(encoding="utf-8") != line:
         model = loaded(source, tuple(identity(source)))
         settings = CalibrationSettings(texts=texts, seed=_TEXTS_SEED)
-        sampling = sampling_of(setting, bench.top_p, model)
+        sampling = sampling_of(setting, bench, model)
         found = calibrated(model, bench.guide.probabilities, sampling, settings, bench.guide.folder.name)
         write_calibration(folder, found)
         write_text(stated, line)

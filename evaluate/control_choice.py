@@ -5,8 +5,8 @@ All is chosen on texts of seeds that the test does not use, by the guide and by 
 * `plain` writes at the warmest temperature at which the guide finds the emotion as often as in people's valid texts.
 * A controller writes, weight by weight, at the coldest temperature at which its texts are as various (distinct-2, corrected) as
   plain's at that point (or as people's), since a colder model is always more accurate.
-* Of its weights that one is its operating point whose texts the guide finds right most often, among those whose perplexity under
-  the writing model itself, told no emotion, is at most 1.25 times that of plain's.
+* Of its weights that one is its operating point whose texts the guide finds right most often, among those whose perplexity
+  under the writing model itself, told no emotion, is at most 1.25 times that of plain's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from control_writing import Ask, Bench, Setting, accuracy_tally, asks_of, distinct_of, judged_by, own_perplexity, warmer, written
+import click
+from control_writing import (
+    Ask,
+    Bench,
+    Setting,
+    accuracy_tally,
+    asks_of,
+    distinct_of,
+    judged_by,
+    own_perplexity,
+    warmer,
+    written,
+)
 from emotion_text import balanced
 
 from emogen.errors import DataError, SettingsError
@@ -25,13 +37,13 @@ COSTLIER = 1.25
 MARGIN = 0.005
 
 CONTROLS = (
-    "guidance:{}=1.5,2,3,4,6",
-    "expert:{}=0.5,1,1.5,2,3",
-    "head:{}=0.5,1,2,3,5",
+    "guidance:{}=1.25,1.5,1.75,2,3",
+    "expert:{}=0.1,0.25,0.5,0.75,1",
+    "head:{}=0.1,0.25,0.5,0.75,1",
     "bayes:{}=0.5,1,2,4,8",
     "rerank:{}=2,3,4,8,16",
-    "guidance:{},rerank:4=1.5,2,2.5,3,4",
-    "head:{},rerank:4=0.5,1,2,3,5",
+    "guidance:{},rerank:4=1.1,1.25,1.5,1.75,2",
+    "bayes:{},rerank:4=0.25,0.5,1,2,4",
 )
 PLAIN = Setting("plain", "none", 0.0, 1.0)
 
@@ -62,7 +74,7 @@ class Choice:
         floor: the distinct-2 that controllers are held to.
         plain: its operating point.
         settings: for each controller its settings, one a weight, each at its temperature.
-        operating: the control of each system's operating point.
+        operating: of each controller that one of them which is its operating point.
         looks: all that were looked at.
     """
 
@@ -70,7 +82,7 @@ class Choice:
     floor: float
     plain: Look
     settings: Mapping[str, Sequence[Setting]]
-    operating: Mapping[str, str]
+    operating: Mapping[str, Setting]
     looks: Sequence[Look]
 
 
@@ -112,6 +124,7 @@ def chosen(
 
     def look(setting: Setting) -> Look:
         looks.append(looked(bench, setting, dev))
+        click.echo(f"valid: {setting.control} at {setting.temperature} looked at", err=True)
         return looks[-1]
 
     real, real_distinct = people(bench, dev)
@@ -119,7 +132,7 @@ def chosen(
     least = MARGIN + (plain.distinct2 if floor == "plain" else real_distinct)
     at = {name: [coldest_various(own, ladder, least, look) for own in settings] for name, settings in controllers.items()}
     most = COSTLIER * plain.own_perplexity
-    operating = {name: best(found, most, least).setting.control for name, found in at.items()}
+    operating = {name: best(found, most, least).setting for name, found in at.items()}
     settings = {name: [found.setting for found in own] for name, own in at.items()}
     return Choice(real, least, plain, settings, operating, looks)
 
@@ -194,6 +207,6 @@ def as_notes(choice: Choice) -> dict[str, object]:
         "guide_accuracy_real": round(choice.real, 4),
         "least_distinct2": round(choice.floor, 4),
         "plain_temperature": choice.plain.setting.temperature,
-        "operating": dict(choice.operating),
+        "operating": {name: [own.control, own.temperature] for name, own in choice.operating.items()},
         "looks": looks,
     }

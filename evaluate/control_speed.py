@@ -1,7 +1,7 @@
 """The part `speed` of `control.py`: what each controller costs, and what it costs that every row has a target of its own.
 
-All write a batch with one model, in turn, run after run, and each row has the same number of tokens, since the end token is out of
-reach; the first run is not counted. Ratios are taken within a run, and their median over the runs counts.
+All write a batch with one model, in turn, run after run, and each row has the same number of tokens, since the end token is
+out of reach; the first run is not counted. Ratios are taken within a run, and their median over the runs counts.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def raced(bench: Bench, controls: Sequence[str], race: Race) -> Runs:
     """Tokens a second of one control of each kind, with one target and with many; kept."""
     kinds = {kind(control): control for control in ("none", *controls)}
     folder = bench.models[min(bench.models)]
-    key = [decoding_code(), identity(folder), repr(race), sorted(kinds), torch.get_num_threads(), bench.top_p]
+    key = [decoding_code(), identity(folder), repr(race), sorted(kinds), torch.get_num_threads(), repr(bench.sampling)]
     runs: Runs = kept(bench.work / "speed", key, lambda: run_all(bench, endless(folder), kinds, race))
     return runs
 
@@ -105,12 +105,10 @@ def cycled(emotions: Sequence[Emotion], rows: int) -> list[Emotion]:
     return [emotions[row % len(emotions)] for row in range(rows)]
 
 
-def contender(
-    bench: Bench, model: Checkpoint, control: str, emotions: Sequence[Emotion], race: Race
-) -> Callable[[int], float]:
+def contender(bench: Bench, model: Checkpoint, control: str, emotions: Sequence[Emotion], race: Race) -> Callable[[int], float]:
     """Writes the batch from a seed, and gives its tokens a second: those of the texts that are kept."""
     setting = Setting("", control, 0.0, PLAIN.temperature)
-    sampling = replace(sampling_of(setting, bench.top_p, model), max_tokens=race.tokens)
+    sampling = replace(sampling_of(setting, bench, model), max_tokens=race.tokens)
     guide = guide_for(sampling, bench)
 
     def timed(seed: int) -> float:

@@ -1,16 +1,18 @@
 """The part `texts` of `control.py`: every system's texts measured, and each controller's frontier against plain's.
 
-A frontier is the set of a system's settings (plain: temperatures; a controller: weights) as points of judged accuracy, corrected
-distinct-2 and minus the logarithm of the perplexity. Its hypervolume is what is dominated by some point and better than a
-reference: chance, half of all pairs different, ten times the perplexity of people's texts. Two systems are compared on the same
-halves of the asks, drawn without repetition: repeated texts, as a bootstrap draws them, would count as lost diversity.
+A frontier is a system over temperatures, the same for all, a controller with the weight of its operating point: points of
+judged accuracy, corrected distinct-2 and minus the logarithm of the perplexity. Its hypervolume is what is dominated by some
+point and better than a reference: chance, half of all pairs different, ten times the perplexity of people's texts. Two systems
+are compared on the same halves of the texts asked for, drawn without repetition: repeated texts, as a bootstrap draws them,
+would count as lost diversity.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import backbone
 import click
 import emotion_text
 import numpy as np
-from control_choice import DEV_SEED, PLAIN, Choice, diversity, guided
+from control_choice import DEV_SEED, Choice, diversity, guided
 from control_writing import (
     Ask,
     Bench,
@@ -65,7 +67,7 @@ Mask = NDArray[np.bool_]
 def real_row(bench: Bench) -> dict[str, object]:
     """People's test texts."""
     texts, asks = people(bench)
-    return row_of(bench, Setting("real", "none", 0.0, 0.0), 0) | figures(bench, texts, asks)
+    return {"corpus": bench.ready.name, "system": "real", "strength": 0.0, "seed": 0} | figures(bench, texts, asks)
 
 
 def people(bench: Bench) -> tuple[list[str], list[Ask]]:
@@ -73,9 +75,16 @@ def people(bench: Bench) -> tuple[list[str], list[Ask]]:
     return [row.reply for row in bench.ready.test], [Ask(row.emotion.name) for row in bench.ready.test]
 
 
-def plain_settings(temperatures: Sequence[float], choice: Choice) -> list[Setting]:
-    """The curve of plain sampling; its operating point is on it."""
-    return [warmer(PLAIN, each) for each in sorted({*temperatures, choice.plain.setting.temperature})]
+def curves_of(temperatures: Sequence[float], choice: Choice) -> dict[str, list[Setting]]:
+    """Every system at its operating point's weight over the temperatures."""
+    points = {"plain": choice.plain.setting, **choice.operating}
+    return {name: [warmer(point, each) for each in sorted(set(temperatures))] for name, point in points.items()}
+
+
+def settings_of(curves: Mapping[str, Sequence[Setting]], choice: Choice) -> list[Setting]:
+    """All that is measured, each once: the curves, and every weight at its own temperature."""
+    weights = [setting for own in choice.settings.values() for setting in own]
+    return list(dict.fromkeys([*(setting for own in curves.values() for setting in own), choice.plain.setting, *weights]))
 
 
 def rows_of(bench: Bench, settings: Sequence[Setting], choice: Choice, rates: Rates) -> Rows:
@@ -92,9 +101,7 @@ def rows_of(bench: Bench, settings: Sequence[Setting], choice: Choice, rates: Ra
 
 def is_operating(setting: Setting, choice: Choice) -> bool:
     """Whether it is its system's chosen setting."""
-    if setting.control == "none":
-        return setting.temperature == choice.plain.setting.temperature
-    return choice.operating[setting.system] == setting.control
+    return setting in (choice.plain.setting, *choice.operating.values())
 
 
 # ---- the base model, prompted
@@ -103,8 +110,8 @@ def is_operating(setting: Setting, choice: Choice) -> bool:
 def prompt_rows(bench: Bench, base: str, choice: Choice, dev: int) -> tuple[Rows, dict[str, object]]:
     """The base behind a few-shot prompt, for each seed; and how prompt and temperature were chosen.
 
-    First the form of the prompt with the most texts that the guide finds right, at .85; then, as for the controllers, the coldest
-    temperature at which the texts are as various as plain's, or the warmest of all.
+    First the form of the prompt with the most texts that the guide finds right, at .85; then, as for the controllers, the
+    coldest temperature at which the texts are as various as plain's, or the warmest of all.
     """
     plan = backbone_plan(bench, base, 0.85)
     authors, asks = backbone.prompt_authors(plan), asks_of(bench.labels, dev)
@@ -212,15 +219,16 @@ def volumes(
 ) -> list[dict[str, object]]:
     """Hypervolume of each system, and of each controller less plain's on the same texts."""
     settings = [setting for own in curves.values() for setting in own]
-    points = {setting: together(bench, setting) for setting in settings}
     state = [identity(folder) for folder in bench.models.values()]
     about = {"settings": [repr(setting) for setting in settings], "reference": reference, "halves": halves, "models": state}
     texts = [written(bench, folder, setting, bench.asks, seed) for setting in settings for seed, folder in bench.models.items()]
     key = [about, bench.perplexity_each, bench.language_model.rpartition("/")[2], texts]
     judges = [identity(judge.folder) for judge in bench.judges.values()]
-    found: list[dict[str, object]] = kept(
-        bench.work / "volumes", [key, judges], lambda: differences(points, curves, reference, halves)
-    )
+
+    def make() -> list[dict[str, object]]:
+        return differences({setting: together(bench, setting) for setting in settings}, curves, reference, halves)
+
+    found: list[dict[str, object]] = kept(bench.work / "volumes", [key, judges], make)
     return found
 
 
@@ -232,13 +240,20 @@ def differences(
     def volume(system: str, chosen: Mask) -> float:
         return dominated_volume([points[setting].place(chosen) for setting in curves[system]], reference)
 
+    def gain(system: str, chosen: Mask) -> float:
+        return volume(system, chosen) - volume("plain", chosen)
+
     items = len(next(iter(points.values())).hits)
     every = np.ones(items, dtype=np.bool_)
     found = []
     for system in curves:
-        own: dict[str, object] = {"system": system, "hypervolume": round(volume(system, every), 5), "points": len(curves[system])}
+        own: dict[str, object] = {
+            "system": system,
+            "hypervolume": round(volume(system, every), 5),
+            "points": len(curves[system]),
+        }
         if system != "plain":
-            own |= against_plain(lambda mask, system=system: volume(system, mask) - volume("plain", mask), every, halves)
+            own |= against_plain(partial(gain, system), every, halves)
         found.append(own)
     return found
 
@@ -263,20 +278,15 @@ def reference_of(labels: LabelSet, real: Mapping[str, object]) -> Place:
     return 1 / len(labels), LEAST_DISTINCT, -math.log(MOST_PERPLEXITY * score.value)
 
 
-def figure(rows: Sequence[Mapping[str, object]], out: Path) -> None:
-    """Accuracy against distinct-2: the first seed's curves, a point's number being its temperature (plain) or weight."""
+def figure(rows: Sequence[Mapping[str, object]], choice: Choice, out: Path) -> None:
+    """Accuracy against distinct-2 over temperatures, of the first seed."""
     first = min(int(str(row["seed"])) for row in rows if row["system"] == "plain")
+    cases = {"plain": None, **{name: point.control for name, point in choice.operating.items()}}
     points = []
     for row in rows:
-        accuracy, distinct = row["emotion_accuracy"], row.get("distinct2_corrected")
-        if row["seed"] == first and row["system"] not in ("real", "prompt") and isinstance(distinct, Score):
+        accuracy, distinct, system = row["emotion_accuracy"], row.get("distinct2_corrected"), str(row["system"])
+        if row["seed"] == first and system in cases and row.get("case") == cases[system] and isinstance(distinct, Score):
             assert isinstance(accuracy, Score)
-            at = row["temperature"] if row["system"] == "plain" else row["strength"]
-            points.append(Point(str(row["system"]), float(str(at)), accuracy, distinct))
+            points.append(Point(cases[system] or system, float(str(row["temperature"])), accuracy, distinct))
     if points:
         draw(points, out.with_name(f"{out.stem}_frontier"), axis("emotion_accuracy"), axis("distinct2_corrected"))
-
-
-def curves_of(choice: Choice, plain: Sequence[Setting]) -> dict[str, Sequence[Setting]]:
-    """Every system's settings, each once; strengths that came out at the same temperature stay apart by their control."""
-    return {"plain": plain, **{name: [replace(setting) for setting in own] for name, own in choice.settings.items()}}

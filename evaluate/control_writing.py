@@ -1,7 +1,7 @@
 """What the parts of `control.py` share: who writes and who judges, and texts and verdicts that are kept in --work.
 
-What is kept has a name that follows from all that it depends on: weights, options, what was asked for, the seed, and the toolkit's
-own decoding code. A run that was stopped goes on where it stood, and nothing made otherwise is taken for it.
+What is kept has a name that follows from all that it depends on: weights, options, what was asked for, the seed, and the
+toolkit's own decoding code. A run that was stopped goes on where it stood, and nothing made otherwise is taken for it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 import emogen
 import emogen.decoding
+import emogen.models.head
+import emogen.train.head
 from emogen.atomic import sha256, write_text
 from emogen.checkpoint import Checkpoint
 from emogen.decoding.control import parse_control
@@ -64,7 +66,6 @@ class Ask:
     strength: float = 1.0
 
 
-
 @dataclass(frozen=True)
 class Bench:
     """All that the parts work with.
@@ -78,7 +79,7 @@ class Bench:
         judges: two that measure, by what their figures are called: `emotion_accuracy` and `emotion_accuracy_second`.
         leak: what the judges share with guide and models.
         language_model: its name, for perplexity.
-        top_p: of sampling, for all systems of ours.
+        sampling: filters, for all systems of ours.
         each: texts of each emotion.
         perplexity_each: of these so many have their perplexity measured.
     """
@@ -91,7 +92,7 @@ class Bench:
     judges: Mapping[str, Recognizer]
     leak: Mapping[str, str]
     language_model: str
-    top_p: float
+    sampling: Sampling
     each: int
     perplexity_each: int
 
@@ -126,9 +127,20 @@ def identity(folder: Path) -> list[str]:
 
 @cache
 def decoding_code() -> str:
-    """Hash of the decoding code: texts of another state of it are not taken for this one's."""
+    """Hash of the code that decodes: texts of another state of it are not taken for this one's."""
     (folder,) = emogen.decoding.__path__
-    return hashlib.sha256("".join(map(sha256, sorted(Path(folder).glob("*.py")))).encode()).hexdigest()
+    return hash_of([*sorted(Path(folder).glob("*.py")), Path(emogen.models.head.__file__)])
+
+
+@cache
+def head_code() -> str:
+    """Hash of the code of heads and of their training."""
+    return hash_of([Path(module.__file__ or "") for module in (emogen.models.head, emogen.train.head)])
+
+
+def hash_of(files: Sequence[Path]) -> str:
+    """One hash for the contents of several files."""
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 @cache
@@ -137,23 +149,22 @@ def loaded(folder: Path, _state: tuple[str, ...]) -> Checkpoint:
     return emogen.load(folder, "auto")
 
 
-def sampling_of(setting: Setting, top_p: float, model: Checkpoint) -> Sampling:
+def sampling_of(setting: Setting, bench: Bench, model: Checkpoint) -> Sampling:
     """The options of one decoding call; a text may be as long as those that the model learnt."""
-    most = model.description.limits.reply_tokens + 1
-    control = parse_control(setting.control)
-    return Sampling(temperature=setting.temperature, top_p=top_p, control=control, max_tokens=most)
+    most, control = model.description.limits.reply_tokens + 1, parse_control(setting.control)
+    return replace(bench.sampling, temperature=setting.temperature, control=control, max_tokens=most)
 
 
 def written(bench: Bench, folder: Path, setting: Setting, asks: Sequence[Ask], seed: int) -> list[str]:
     """A text for each ask by the model in `folder`; kept."""
     told = [[ask.emotion, ask.strength] for ask in asks]
     state = [decoding_code(), identity(folder), identity(bench.guide.folder)]
-    key = [state, setting.control, setting.temperature, bench.top_p, told, seed]
+    key = [state, setting.control, setting.temperature, repr(bench.sampling), told, seed]
 
     def make() -> list[str]:
         model = loaded(folder, tuple(identity(folder)))
         emotions = [model.emotion(ask.emotion, ask.strength) for ask in asks]
-        sampling = sampling_of(setting, bench.top_p, model)
+        sampling = sampling_of(setting, bench, model)
         found = model.reply([()] * len(asks), emotions, sampling=sampling, seed=seed, guide=guide_for(sampling, bench))
         return [sample.text.strip() or "." for sample in found]
 
@@ -188,7 +199,7 @@ def nats(bench: Bench, texts: Sequence[str]) -> Values:
 
 
 def own_perplexity(bench: Bench, folder: Path, texts: Sequence[str]) -> float:
-    """Perplexity a word under a model that writes, told no emotion and not steered: how usual a text is, without a judge of it."""
+    """Perplexity a word under a model that writes, told no emotion and not steered: how usual the texts are."""
 
     def make() -> float:
         model = own_model(loaded(folder, tuple(identity(folder))))
@@ -214,7 +225,7 @@ def with_perplexity(asks: Sequence[Ask], each: int) -> list[int]:
 
 
 def accuracy_tally(asked: Sequence[str], judged: Sequence[str], labels: LabelSet, about: Mapping[str, object]) -> Tally:
-    """Share of texts with the emotion that was asked for, the mean over the emotions, 0 to 1; `about` goes into the signature."""
+    """Share of texts with the emotion that was asked for, the mean over the emotions; `about` goes into the signature."""
     wanted = np.array([[one == name for name in labels.names] for one in asked], dtype=np.float64)
     hits = wanted * np.array([[one == other] for one, other in zip(asked, judged, strict=True)])
     fields = {"average": "macro", **about, "texts": len(asked)}
@@ -249,7 +260,8 @@ def row_of(bench: Bench, setting: Setting, seed: int, **more: object) -> dict[st
     """What stands in front of a row's figures."""
     case = {} if setting.control == "none" else {"case": setting.control}
     facts = {"corpus": bench.ready.name, "system": setting.system, **case, "strength": setting.strength}
-    return facts | {"temperature": setting.temperature, "top_p": bench.top_p, "seed": seed, **more}
+    filters = {name: value for name in ("top_p", "min_p") if (value := getattr(bench.sampling, name)) not in (0, 1)}
+    return facts | {"temperature": setting.temperature, **filters, "seed": seed, **more}
 
 
 def warmer(setting: Setting, temperature: float) -> Setting:

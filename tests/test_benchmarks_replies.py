@@ -15,6 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from emogen.checkpoint import load, save_classifier
 from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.data.fingerprints import fingerprints, write_fingerprints
+from emogen.decoding.control import Control
 from emogen.emotions import EKMAN, EMPATHETIC, LabelSet, blend
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.judges.recognizer import load_recognizer
@@ -147,7 +148,7 @@ def test_a_checkpoint_replies_to_the_contexts_as_written(tmp_path, outputs, writ
     options = ("--checkpoint", f"ours={tiny_checkpoint}", "--corpus", written, "--seeds", 2)
     content, rows = run(empathetic, tmp_path, "--outputs", outputs, *options)
     model = load(tiny_checkpoint)
-    drawn = replace(model.default_sampling, temperature=0.7, top_p=0.9, guidance=1.0)
+    drawn = replace(model.default_sampling, temperature=0.7, top_p=0.9, control=Control())
     texts = [reply.text for reply in model.reply(contexts, [None] * 3, sampling=drawn, seed=1)]
     expected = sacrebleu.corpus_bleu(list(map(empathetic.as_published, texts)), [REFERENCES], lowercase=True).score
     assert rows["ours", 1]["bleu"] == pytest.approx(expected, abs=1e-5)

@@ -15,6 +15,7 @@ import torch
 
 from emogen import checkpoint
 from emogen.cli import _COMMANDS, main
+from emogen.decoding.control import Control
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EKMAN
 from emogen.train import corpus, fit
@@ -720,11 +721,11 @@ def test_options_reach_the_sampler(emogen, tiny_checkpoint):
         )[1]
 
     plain = [json.loads(line)["text"] for line in texts().splitlines()]
-    model = checkpoint.load(tiny_checkpoint)
-    given = {"--temperature": "2", "--top-k": "3", "--top-p": "0.2", "--min-p": "0.9", "--guidance": "1.5", "--max-tokens": "3"}
+    model, two = checkpoint.load(tiny_checkpoint), Control(guidance=2.0)
+    given = {"--temperature": "2", "--top-k": "3", "--top-p": "0.2", "--min-p": "0.9", "--max-tokens": "3"}
     for option, value in given.items():
         name, number = option[2:].replace("-", "_"), float(value) if "." in value else int(value)
-        options = Sampling(**{"temperature": 0.85, "top_p": 0.95, "guidance": 2.0, "max_tokens": 41} | {name: number})
+        options = Sampling(**{"temperature": 0.85, "top_p": 0.95, "control": two, "max_tokens": 41} | {name: number})
         found = [json.loads(line)["text"] for line in texts(option, value).splitlines()]
         assert found == [sample.text for sample in model.sample("joy", 3, (), options, 1)] != plain
     greedy_texts = {json.loads(line)["text"] for line in texts("--temperature", "0").splitlines()}

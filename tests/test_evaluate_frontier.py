@@ -1,6 +1,7 @@
 """Frontiers against their definitions by counting cells, and the drawing by reading the files."""
 
 import hashlib
+import math
 import re
 import sys
 from xml.etree import ElementTree
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emogen.errors import DataError, EmogenError, SettingsError
-from emogen.evaluate.frontier import Axis, Point, axis, draw, hypervolume, pareto
+from emogen.evaluate.frontier import Axis, Point, axis, dominated_volume, draw, hypervolume, pareto
 from emogen.evaluate.score import Score
 
 UP, DOWN = Axis("bleu"), Axis("self_bleu4", lower_is_better=True)
@@ -93,6 +94,29 @@ def test_hypervolume_by_hand():
     points = [point(2, 0.5), point(1, 0.9), point(3, 0.2), point(1, 0.1)]
     assert hypervolume(points, (0, 0), UP, UP) == pytest.approx(1.6)
     assert hypervolume([point(30, 0.25)], (20, 1), UP, DOWN) == pytest.approx(7.5)
+
+
+@given(st.integers(1, 4), st.data())
+def test_dominated_volume_is_that_of_the_union_of_boxes(axes, data):
+    """Over any number of axes, by inclusion and exclusion: the boxes of some points meet in that of their least corner."""
+    corner = st.tuples(*[st.integers(0, 9)] * axes)
+    points, reference = data.draw(st.lists(corner, max_size=6)), data.draw(corner)
+    expected = 0
+    for chosen in range(1, 1 << len(points)):
+        picked = [place for number, place in enumerate(points) if chosen >> number & 1]
+        sides = [max(0, min(place[a] for place in picked) - reference[a]) for a in range(axes)]
+        expected += (-1) ** (len(picked) + 1) * math.prod(sides)
+    assert dominated_volume(points, reference) == pytest.approx(expected)
+    assert dominated_volume(points[::-1], reference) == pytest.approx(expected)
+
+
+def test_dominated_volume_of_few_points():
+    """None; one box; and the same point twice."""
+    assert dominated_volume([], (0, 0, 0)) == 0
+    assert dominated_volume([(0.5, 2, -1)] * 2, (0.25, 1, -3)) == pytest.approx(0.25 * 1 * 2)
+    for wrong in ([(1, 2)], [(1, float("nan"), 2)]):
+        with pytest.raises(DataError, match="pass as many numbers each, all finite"):
+            dominated_volume(wrong, (0, 0, 0))
 
 
 def test_points_that_are_none_are_refused():

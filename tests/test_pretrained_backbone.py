@@ -146,18 +146,17 @@ def test_branches_go_on_by_themselves(folder):
 def test_a_batch_gives_what_its_rows_give_alone(folder):
     """Contexts of different lengths, another emotion each: greedy and sampled, token for token."""
     model, tokenizer = conditioned(folder)
+    writer = Writer(model, tokenizer)
     contexts = [[], ["Day 3 was awful."], ["We won.", "I cried, so awful it was on day 4."], ["Day"]]
     prompts = [
         Prompt(tokenizer.prefix(context, 60), mixture({EKMAN.names[row]: 1.0}, EKMAN)) for row, context in enumerate(contexts)
     ]
     for options in (Sampling(temperature=0, max_tokens=12), Sampling(max_tokens=12, seed=3)):
-        together = list(sample(model, tokenizer, prompts, options))
-        first = next(iter(sample(model, tokenizer, prompts[:1], options)))
+        together = list(sample(writer, prompts, options))
+        first = next(sample(writer, prompts[:1], options))
         assert together[0].text == first.text
         if options.temperature == 0:
-            assert [found.text for found in together] == [
-                next(iter(sample(model, tokenizer, [p], options))).text for p in prompts
-            ]
+            assert [found.text for found in together] == [next(sample(writer, [p], options)).text for p in prompts]
     assert len({found.text for found in together}) > 1
 
 

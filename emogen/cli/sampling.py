@@ -47,7 +47,7 @@ _OPTIONS = (
     click.option(
         "--control",
         default=None,
-        help="Controllers and their weights: guidance:2,head:1.5; none.  [default: guidance:2, of a pretrained backbone guidance:3]",
+        help="Controllers and weights: guidance:2,head:1.5; none.  [default: guidance:2, of a pretrained backbone guidance:3]",
     ),
     click.option(
         "--guide",

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,10 @@ class Calibration:
     def __post_init__(self) -> None:
         if len(self.strengths) != len(self.labels) or len(self.preference) != len(self.labels):
             raise SettingsError("a calibration needs one row of strengths and one preference for each label")
+        if len({len(row) for row in self.strengths}) > 1:
+            raise SettingsError("the rows of strengths of a calibration are not of one length")
         for row in self.strengths:
-            is_rising = all(low <= high for low, high in zip(row, row[1:], strict=False))
+            is_rising = all(low <= high for low, high in pairwise(row))
             if len(row) < 2 or row[0] != 0 or row[-1] > 1 or not is_rising:
                 raise SettingsError(f"strengths {list(row)} of a calibration do not rise from 0 to at most 1")
         if not all(math.isfinite(number) for number in (self.sharpness, *self.preference)) or self.sharpness <= 0:
@@ -90,7 +93,7 @@ def read_calibration(folder: Path, labels: LabelSet) -> Calibration | None:
         strengths = tuple(tuple(map(float, row)) for row in found["strengths"])
         preference = tuple(map(float, found["preference"]))
         calibration = Calibration(names, control, strengths, float(found["sharpness"]), preference, str(found["signature"]))
-    except (OSError, ValueError, KeyError, TypeError, EmogenError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EmogenError) as error:
         raise CheckpointError(
             f"{path}: no readable calibration ({error!r}); remove it or run `emogen calibrate` again"
         ) from None

@@ -21,7 +21,7 @@ class Control:
             neutral); 0 is off, 2 rows a text.
         bayes: weight of the log probability that the text so far, each token appended, has the emotion: by the generator's own
             likelihoods under all its labels; 0 is off, one row a label and text.
-        head: weight of the emotion head's log probability of the same; 0 is off, no further row; needs a checkpoint with a head.
+        head: weight of the emotion head's log probability of the same; 0 is off, no further row; needs a head.
         rerank: so many texts are written, and the one that a guide finds nearest to the emotion is kept; 1 is off.
     """
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import Choose, Prefixes
+from emogen.decoding.sampling import Choose, Prefixes, taken
 from emogen.emotions import Emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
@@ -31,6 +31,7 @@ NEUTRAL = "neutral"
 _ASKED, _NONE, _NEUTRAL, _LABELS = 0, 1, 2, 3
 _SCORES = {"cpu": 1 << 20}
 _SCORES_ELSEWHERE = 1 << 28
+_LEAST = 1e-36
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,10 @@ def in_company(prefixes: Prefixes, weights: Weights, neutral: int | None) -> Com
     none = emotions
     wanted = [(_ASKED, every, None), (_NONE, every[weights.guidance != 0], none)]
     wanted.append((_NEUTRAL, every[weights.expert != 0], none if neutral is None else neutral))
-    wanted += [(_LABELS + label, every[weights.bayes != 0], label) for label in range(emotions)]
+    for label in range(emotions):
+        # A row that is told this label alone stands beside itself.
+        itself = prefixes.condition[:, label] == 1
+        wanted.append((_LABELS + label, every[(weights.bayes != 0) & ~itself], label))
     owner = torch.cat([rows_of_role for _, rows_of_role, _ in wanted])
     role = torch.cat([torch.full_like(rows_of_role, role) for role, rows_of_role, _ in wanted])
     condition = torch.cat([_told(prefixes.condition[found], emotions, place) for _, found, place in wanted])
@@ -134,6 +138,7 @@ class Controlled:
         self.company, self.weights, self.choose = company, weights, choose
         self.head = head if bool(weights.head.any()) else None
         self.log_likelihoods = torch.zeros_like(weights.mixture)
+        self._seats: _Seats | None = None
 
     def pick(self, generator: Generator, hidden: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """The next tokens [m] of the rows numbered `rows` [m] and their log probabilities under the steered scores.
@@ -144,68 +149,137 @@ class Controlled:
             rows: [m], rising; with a row stands all its company.
             number: of the reply token.
         """
-        table, roles = self._places(rows)
-        size = max(1, _SCORES.get(hidden.device.type, _SCORES_ELSEWHERE) // (len(generator.bias) * table.shape[1]))
-        owners = rows[: len(table)]
-        pieces = zip(torch.split(table, size), torch.split(owners, size), strict=True)
-        picked = [self._picked(generator, hidden[places], roles, numbers, number) for places, numbers in pieces]
+        if self._seats is None or self._seats.rows is not rows:
+            self._seats = _seated(self.company, rows, self.weights.mixture.shape[1])
+        seats = self._seats
+        # As many scores at once as stay in the processor's cache.
+        size = max(1, _SCORES.get(hidden.device.type, _SCORES_ELSEWHERE) // (len(generator.bias) * len(seats.roles)))
+        pieces = zip(torch.split(seats.places, size), torch.split(rows[: len(seats.places)], size), strict=True)
+        picked = [self._picked(generator, hidden[places], seats, owners, number) for places, owners in pieces]
         tokens, log_probs = (torch.cat(parts) for parts in zip(*picked, strict=True))
-        place = torch.searchsorted(owners, self.company.owner[rows])
-        return tokens[place], log_probs[place]
-
-    def _places(self, rows: Tensor) -> tuple[Tensor, list[int]]:
-        """[asked, roles], where each row's company stands among `rows`, its own place where it has none of a role; the roles."""
-        owner, role = self.company.owner[rows], self.company.role[rows]
-        asked = int((rows < self.company.asked).sum())
-        used, column = role.unique(return_inverse=True)
-        table = torch.arange(asked, device=rows.device)[:, None].repeat(1, len(used))
-        table[torch.searchsorted(rows[:asked], owner), column] = torch.arange(len(rows), device=rows.device)
-        return table, used.tolist()
+        return tokens[seats.owner], log_probs[seats.owner]
 
     def _picked(
-        self, generator: Generator, states: Tensor, roles: Sequence[int], owners: Tensor, number: int
+        self, generator: Generator, states: Tensor, seats: _Seats, owners: Tensor, number: int
     ) -> tuple[Tensor, Tensor]:
         """Tokens and their log probabilities for states [rows, roles, width]."""
-        if self.head is not None:
-            steered = self.head.steered(states[:, 0].float(), self.weights.head[owners])
-            states = torch.cat([steered[:, None].to(states.dtype), states[:, 1:]], 1)
-        scores = generator.logits(states).float()
-        moved, labels = self._moved(scores, roles, owners)
-        chosen = self.choose(moved, owners, number)
+        moved, labels = self._scores(generator, states, seats, owners)
         if labels is not None:
-            self.log_likelihoods[owners] += labels.gather(2, chosen[:, None, None].expand(-1, labels.shape[1], 1)).squeeze(2)
-        return chosen, moved.log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
+            joint = labels.totals.neg().add_(self.log_likelihoods[owners])
+            moved.addcmul_(self.weights.bayes[owners, None], log_posterior(labels, joint, self.weights.mixture[owners]))
+        chosen, log_probs = taken(self.choose, moved, owners, number)
+        if labels is not None:
+            self.log_likelihoods[owners] += labels.of(chosen)
+        return chosen, log_probs
 
-    def _moved(self, scores: Tensor, roles: Sequence[int], owners: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Steered scores [rows, vocabulary], and the log probabilities [rows, emotions, vocabulary] under each label."""
-        weights, asked, labels = self.weights, scores[:, 0], None
-        moved = asked
-        if _NONE in roles:
-            moved = moved + weights.guidance[owners, None] * (asked - scores[:, roles.index(_NONE)])
-        if _NEUTRAL in roles:
-            moved = moved + weights.expert[owners, None] * (asked - scores[:, roles.index(_NEUTRAL)])
-        if _LABELS in roles:
-            labels = scores[:, roles.index(_LABELS) :].log_softmax(-1)
-            found = log_posterior(labels + self.log_likelihoods[owners, :, None], weights.mixture[owners])
-            moved = moved + weights.bayes[owners, None] * found
+    def _scores(self, generator: Generator, states: Tensor, seats: _Seats, owners: Tensor) -> tuple[Tensor, Normalised | None]:
+        """Scores of rows [rows, vocabulary], moved by all but `bayes`; and those under each label, where it needs them."""
+        if seats.first_label == 1 and self.head is None and seats.are_labels:
+            scores = generator.logits(states[:, 1:]).float()
+            own = self.weights.mixture[owners].argmax(1)
+            return scores[torch.arange(len(own), device=own.device), own], log_normalised(scores)
+        moving = self._moved(states, seats.roles, owners).to(states.dtype)
+        scores = generator.logits(torch.cat([moving[:, None], states[:, seats.first_label :]], 1)).float()
+        moved = scores[:, 0].contiguous()
         if self.head is not None:
-            moved = moved + self.head.biases(weights.head[owners])
-        return moved, labels
+            moved = self.head.add_biases(moved, self.weights.head[owners])
+        return moved, log_normalised(scores[:, 1:]) if scores.shape[1] > 1 else None
+
+    def _moved(self, states: Tensor, roles: Sequence[int], owners: Tensor) -> Tensor:
+        """The state [rows, width] whose scores are what guidance, expert and head ask for: scores are linear in the state."""
+        weights, asked = self.weights, states[:, 0].float()
+        moved = asked if self.head is None else self.head.steered(asked, weights.head[owners])
+        for role, weight in ((_NONE, weights.guidance), (_NEUTRAL, weights.expert)):
+            if role in roles:
+                moved = moved + weight[owners, None] * (asked - states[:, roles.index(role)].float())
+        return moved
 
 
-def log_posterior(joint: Tensor, mixture: Tensor) -> Tensor:
-    """Mean over a mixture of the log probability of its labels.
+@dataclass(frozen=True)
+class _Seats:
+    """Where company sits among the rows of a step.
+
+    Attributes:
+        rows: [m], the numbers of the rows.
+        places: [asked, roles], where each row's company stands; its own place where it has none of a role.
+        roles: those that some row needs.
+        are_labels: whether each row is that of its own label, too.
+        owner: [m], where the owner of each row stands.
+    """
+
+    rows: Tensor
+    places: Tensor
+    roles: list[int]
+    are_labels: bool
+    owner: Tensor
+
+    @property
+    def first_label(self) -> int:
+        """The column of the first label, behind the others."""
+        return self.roles.index(_LABELS) if _LABELS in self.roles else len(self.roles)
+
+
+def _seated(company: Company, rows: Tensor, labels: int) -> _Seats:
+    """The seats of a step; labels have columns all or none."""
+    asked, role = rows[rows < company.asked], company.role[rows]
+    owner = torch.searchsorted(asked, company.owner[rows])
+    places = torch.arange(len(asked), device=rows.device)[:, None].repeat(1, _LABELS + labels)
+    places[owner, role] = torch.arange(len(rows), device=rows.device)
+    used = set(role.tolist())
+    if max(used) >= _LABELS:
+        used |= set(range(_LABELS, _LABELS + labels))
+    are_labels = bool(((places[:, _LABELS:] == places[:, :1]).sum(1) == 1).all())
+    return _Seats(rows, places[:, sorted(used)], sorted(used), are_labels, owner)
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """Scores with their normaliser.
+
+    Attributes:
+        scores: [rows, labels, vocabulary].
+        weights: their exponentials less the highest, likewise.
+        highest: [rows, labels].
+        totals: [rows, labels], log of the sum of the exponentials.
+    """
+
+    scores: Tensor
+    weights: Tensor
+    highest: Tensor
+    totals: Tensor
+
+    def of(self, tokens: Tensor) -> Tensor:
+        """Log probabilities [rows, labels] of `tokens` [rows]."""
+        places = tokens[:, None, None].expand(-1, self.scores.shape[1], 1)
+        return self.scores.gather(2, places).squeeze(2) - self.totals
+
+
+def log_normalised(scores: Tensor) -> Normalised:
+    """The normaliser of scores [rows, labels, vocabulary], with what was computed on the way."""
+    highest = scores.amax(-1)
+    weights = (scores - highest[..., None]).exp_()
+    return Normalised(scores, weights, highest, weights.sum(-1).log_().add_(highest))
+
+
+def log_posterior(labels: Normalised, before: Tensor, mixture: Tensor) -> Tensor:
+    """Mean over a mixture of the log probability that the text so far, each token appended, has its labels.
 
     Args:
-        joint: [rows, labels, vocabulary], log likelihoods of text and token under each label, which are equally likely before.
+        labels: scores under each label.
+        before: [rows, labels], log likelihood of the text so far less the normaliser of the scores.
         mixture: [rows, labels].
 
     Returns:
-        [rows, vocabulary], at most 0.
+        [rows, vocabulary], at most 0. Exponentials are taken once a label and token, those of the normaliser: so for tokens
+        that are less likely than e^-80 of the likeliest under every label it is a bound.
 
-    Source: Bayes' rule; Krause et al. 2021 (GeDi), equation 3, without its normalisation by length.
+    Source: Bayes' rule with equal chances before; Krause et al. 2021 (GeDi), equation 3, without its division by length.
     """
-    return torch.einsum("re,rev->rv", mixture, joint) - joint.logsumexp(1)
+    lifted = before + labels.highest
+    top = lifted.amax(1, keepdim=True)
+    evidence = torch.bmm((lifted - top).exp_()[:, None], labels.weights).squeeze(1).clamp_(min=_LEAST).log_().add_(top)
+    joint = torch.bmm(mixture[:, None], labels.scores).squeeze(1).add_((mixture * before).sum(1, keepdim=True))
+    return joint.sub_(evidence).clamp_(max=0.0)
 
 
 def neutral_place(emotion: Emotion) -> int | None:

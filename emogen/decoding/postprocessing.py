@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from emogen.errors import SettingsError
 
 _HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WIDE_MARK = r"\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
-# A letter or digit (or a letter) of a script that has blanks between words.
+# A letter or digit, and a letter, of scripts that have blanks between words.
 _SIGN = rf"[^\W{_HAN}]"
 _LETTER = rf"[^\W\d_{_HAN}]"
 _BLANK = r"[^\S\r\n]"
@@ -24,27 +23,17 @@ _EMOJI = (
     rf"|[:;=]['-]?[()DP](?!\w)|<3|\[[{_HAN}]{{1,6}}\])"
 )
 _MARK = re.compile(
-    rf"(?P<marks>[.!?…。！？｡]++)(?P<closers>[{_CLOSERS}]*+)(?P<signs>(?:{_BLANK}*+{_EMOJI})*+)(?P<next>\s*+\S?)"
+    rf"(?P<marks>[.!?…。！？｡]++)(?P<closers>[{_CLOSERS}]*+)(?P<signs>(?:{_BLANK}*+{_EMOJI})*+)(?=(?P<next>\s*+\S?))"
 )
-_SIGNED_OFF = re.compile(rf"(?:{_EMOJI}|[~～])\s*$")
+_SIGNED_OFF = re.compile(rf"(?:{_EMOJI}|[~～])$")
 _LIST_NUMBER = re.compile(r"(?:^|\n)\s*\d{1,3}$")
-_SHORTENED = re.compile(rf"{_LETTER}+(?:\.{_LETTER}+)*$")
+_LAST_WORD = re.compile(rf"{_LETTER}+(?:[.'’]{_LETTER}+)*$")
 # A name follows a title and an example follows "e.g.": no sentence ends there.
-_OPEN_SHORT_FORMS = frozenset(
-    "mr mrs ms mx messrs dr prof rev hon gen col capt cpt lt sgt gov sen rep pres mt vs cf fig e.g i.e viz ca approx".split()
-)
+_TITLE = re.compile("mr|mrs|ms|mx|messrs|dr|prof|rev|hon|gen|col|capt|lt|sgt|gov|sen|rep|mt|vs|cf|fig|e\\.g|i\\.e|viz|approx")
 # These may end a sentence: they do where no lower-case letter follows.
-_SHORT_FORMS = frozenset(
-    "etc inc ltd co corp jr sr st ave blvd dept est vol al jan feb apr jun jul aug sept oct nov a.m p.m u.s u.k ph.d".split()
+_SHORT_FORM = re.compile(
+    "etc|inc|ltd|co|corp|jr|sr|st|ave|dept|est|vol|al|jan|feb|apr|aug|sept|oct|nov|[ap]\\.m|u\\.[sk]|ph\\.d"
 )
-
-
-class _Sentence(NamedTuple):
-    """A sentence as it is written, with the blanks behind it, and the marks that finish it (none: unfinished)."""
-
-    text: str
-    marks: str
-    closers: str
 
 
 def detokenise(text: str) -> str:
@@ -78,9 +67,10 @@ def case(text: str) -> str:
     """
     pieces = []
     fresh = True
-    for sentence in _sentences(_PRONOUN.sub("I", text)):
-        pieces.append(_capitalised(sentence.text) if fresh else sentence.text)
-        fresh = _is_full_stop(sentence)
+    for piece, end in _sentences(_PRONOUN.sub("I", text)):
+        pieces.append(_capitalised(piece) if fresh else piece)
+        # Not behind an ellipsis or a Chinese mark.
+        fresh = end is not None and set(end["marks"]) <= set(".!?") and ".." not in end["marks"]
     return "".join(pieces)
 
 
@@ -93,15 +83,15 @@ def sentence(text: str) -> str:
     'I met Dr. Lee at 3.5 km.'
     """
     ends = _ends(text)
-    return text[: ends[-1][0]] if ends and not _SIGNED_OFF.search(text[-40:].rstrip()) else text
+    return text[: ends[-1].end("signs")] if ends and not _SIGNED_OFF.search(text.rstrip()[-20:]) else text
 
 
 def repeats(text: str) -> str:
     """Drop repetition: of characters, of words and phrases in a row, of whole sentences.
 
-    At most three times in a row: a character, two characters, a word, two words. At most twice: phrases of three to eight words. A
-    sentence of three words or more (five characters in Chinese) stands once, a shorter one up to three times. In Chinese each
-    character counts as a word. Digits, and words with digits in them, stay.
+    At most three times in a row: one or two characters, one or two words. At most twice: phrases of three to eight words.
+    A sentence of three words or more (five characters in Chinese) stands once, a shorter one up to three times. In Chinese
+    each character counts as a word. Digits, and words with digits in them, stay.
 
     >>> repeats("Nooooo no no no no! I am sorry. So I am sorry. I am sorry.")
     'Nooo no no no! I am sorry. So I am sorry.'
@@ -114,8 +104,8 @@ def block(text: str, words: tuple[str, ...]) -> str:
 
     Args:
         text: any text.
-        words: entries; found whatever their case and however many blanks are between their words, at word borders in scripts
-            with blanks and anywhere in Chinese. An entry of nothing but stars and blanks hides nothing.
+        words: found whatever their case and however many blanks a phrase has between its words, at word borders in scripts with
+            blanks and anywhere in Chinese. An entry of stars alone hides nothing.
 
     >>> block("Damn, damnation! 他妈的", ("damn", "妈的"))
     '****, damnation! 他**'
@@ -164,6 +154,7 @@ class TextStep:
             raise SettingsError(f"{self.name} takes no file, write {self.name} alone; {_ALLOWED}")
 
     def __call__(self, text: str) -> str:
+        """The text after this step."""
         return block(text, self.words) if self.name == "block" else _PLAIN[self.name](text)
 
     def __str__(self) -> str:
@@ -172,7 +163,7 @@ class TextStep:
 
 @dataclass(frozen=True)
 class PostProcessing:
-    """Steps in the order in which they are done; none changes nothing. `str` gives the text that `parse_postprocessing` reads."""
+    """Steps in the order in which they are done; none changes nothing. `str` gives what `parse_postprocessing` reads."""
 
     steps: tuple[TextStep, ...] = ()
 
@@ -182,6 +173,7 @@ class PostProcessing:
             raise SettingsError(f"{name} is there {times} times in {str(self)!r}; name it once; {_ALLOWED}")
 
     def __call__(self, text: str) -> str:
+        """The text after all steps."""
         for step in self.steps:
             text = step(text)
         return text
@@ -214,8 +206,8 @@ def _read_words(file: str) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or str(error)
         raise SettingsError(f"block:{file}: cannot read the word list ({why}); give a UTF-8 file; {_ALLOWED}") from error
-    words = tuple(dict.fromkeys(filter(None, (re.split(r"(?:^|\s)#", line)[0].strip() for line in lines))))
-    if not any(map(_maskable, words)):
+    words = tuple(filter(None, (re.split(r"(?:^|\s)#", line)[0].strip() for line in lines)))
+    if not _listed(words):
         raise SettingsError(f"block:{file}: no words in it; write one entry a line, or leave block out; {_ALLOWED}")
     return words
 
@@ -227,62 +219,53 @@ def _settled(change: Callable[[str], str], text: str) -> str:
     return text
 
 
-def _ends(text: str) -> list[tuple[int, re.Match[str]]]:
-    """Where sentences are finished (behind marks, closing quotes and emoji), and the marks found there."""
-    return [(found.end("signs"), found) for found in _MARK.finditer(text) if _finishes(text, found)]
+def _ends(text: str) -> list[re.Match[str]]:
+    """What finishes sentences: marks, closing quotes and emoji (group `signs` ends behind all of them)."""
+    return [found for found in _MARK.finditer(text) if _finishes(text, found)]
 
 
 def _finishes(text: str, found: re.Match[str]) -> bool:
-    follows = found["next"]
-    glued = bool(follows) and not follows[0].isspace() and not found["signs"] and not re.match(f"[{_HAN}{_WIDE_MARK}]", follows)
     if re.search("[。！？｡]", found["marks"]):
         return True
-    return not glued and (found["marks"] != "." or not _is_short_form(text, found))
+    is_glued = not found["signs"] and re.match(rf"[^\s{_HAN}{_WIDE_MARK}]", found["next"])
+    goes_on = found["closers"] and found["next"].strip().islower()
+    return not (is_glued or goes_on or (found["marks"] == "." and _is_short_form(text, found)))
 
 
 def _is_short_form(text: str, found: re.Match[str]) -> bool:
     """Whether a full stop belongs to an abbreviation, an initial or the number of a list item."""
-    before = text[max(0, found.start() - 24) : found.start()]
-    if _LIST_NUMBER.search(before):
-        return True
-    last = _SHORTENED.search(before)
+    before, follows = text[max(0, found.start() - 24) : found.start()], found["next"].strip()
+    last = _LAST_WORD.search(before)
     word = last[0].casefold() if last else ""
-    follows = found["next"].strip()
-    if len(word) == 1 and word != "i":
-        return bool(follows)
-    return word in _OPEN_SHORT_FORMS or (word in _SHORT_FORMS and follows.islower())
+    if _LIST_NUMBER.search(before) or _TITLE.fullmatch(word):
+        return True
+    return bool(follows) if len(word) == 1 and word != "i" else bool(_SHORT_FORM.fullmatch(word)) and follows.islower()
 
 
-def _sentences(text: str) -> Iterator[_Sentence]:
-    """The sentences in order; together they are the text."""
+def _sentences(text: str) -> Iterator[tuple[str, re.Match[str] | None]]:
+    """The sentences with the blanks behind them, together the text, and what finishes each (None: unfinished)."""
     start = 0
-    for end, found in _ends(text):
-        behind = end + len(found["next"]) - len(found["next"].lstrip())
-        yield _Sentence(text[start:behind], found["marks"], found["closers"])
+    for end in _ends(text):
+        behind = end.end("next") - len(end["next"].strip())
+        yield text[start:behind], end
         start = behind
     if start < len(text):
-        yield _Sentence(text[start:], "", "")
+        yield text[start:], None
 
 
-_OPENED = re.compile(r"\s*[\"'“‘(\[*¡¿]*")
 _PRONOUN = re.compile(
-    r"(?<![^\s\"'“‘(*—…,!?;:])i(?=['’](?:m|ll|ve|d|s|ma)(?!\w)|[,!?;:…\"”—](?!\w)|\.+(?!\.|\w|\s?e\b)|\s|$)(?![:;][()])"
+    r"(?<![^\s\"'“‘(*—…,!?;:])i(?=['’](?:m|ll|ve|d|s|ma)(?!\w)|[,!?;:…\"”—](?!\w)|\.+(?!\.|\w)|\s|$)(?![:;][()])"
 )
 
 
-def _is_full_stop(sentence: _Sentence) -> bool:
-    """Whether a new sentence begins behind: not behind an ellipsis, a closing quote or a Chinese mark."""
-    return set(sentence.marks) <= set(".!?") and ".." not in sentence.marks and not sentence.closers
-
-
 def _capitalised(sentence: str) -> str:
-    if re.search(f"[{_HAN}]", sentence):
+    body = sentence.lstrip(" \t\r\n\"'“‘(¡¿")
+    rest = re.split(r"\s", body, maxsplit=1)[0][1:]
+    is_mixed = rest != rest.lower() or re.search(r"(?<!\.)[./@_\\=]\w|:/|\d", rest)
+    upper = body[:1].upper()
+    if is_mixed or len(upper) != 1 or re.search(f"[{_HAN}{_WIDE_MARK}]", sentence):
         return sentence
-    at = _OPENED.match(sentence).end()  # type: ignore[union-attr]  # it matches nothing at least
-    word = re.match(rf"{_LETTER}*[^\s\"”)\],!?;:…]*", sentence[at:])[0]  # type: ignore[index]
-    upper = word[:1].upper()
-    plain = word[1:].rstrip(".") == word[1:].rstrip(".").lower() and not re.search(r"[./@_\\=]\w|\d|://", word)
-    return sentence[:at] + upper + sentence[at + 1 :] if len(upper) == 1 and plain else sentence
+    return sentence[: len(sentence) - len(body)] + upper + body[1:]
 
 
 _GLUED = re.compile(rf"(?P<before>{_LETTER})(?P<mark>[!?]++|[,.])(?=(?P<after>{_LETTER})(?P<next>{_LETTER}?))")
@@ -331,7 +314,7 @@ def _join_tokens(text: str) -> str:
     return text
 
 
-_CHARACTERS = re.compile(r"([^\W\d]{1,2}?|[^\w\s*])\1{3,}")
+_CHARACTERS = re.compile(r"([^\W\d]{1,2}?|[^\w\s*][\ufe0f\U0001f3fb-\U0001f3ff]?)\1{3,}")
 _WORD = re.compile(rf"[{_HAN}]|{_SIGN}+(?:['’]{_SIGN}+)*")
 _JOINER = re.compile(r"[\s,，、~～-]*")
 _LONGEST_PHRASE = 8
@@ -367,38 +350,35 @@ def _is_joined(text: str, found: list[re.Match[str]], place: int) -> bool:
 def _fewer_sentences(text: str) -> str:
     seen: Counter[tuple[str, ...]] = Counter()
     kept = []
-    for sentence in _sentences(text):
-        words = _WORD.findall(sentence.text.casefold())
-        key = (*words, "?" if re.search("[?？]", sentence.marks) else "")
+    for piece, end in _sentences(text):
+        words = _WORD.findall(piece.casefold())
+        key = (*words, "?" if end and re.search("[?？]", end["marks"]) else "")
         seen[key] += 1
-        is_short = len(words) <= (4 if re.search(f"[{_HAN}]", sentence.text) else 2)
+        is_short = len(words) <= (4 if re.search(f"[{_HAN}]", piece) else 2)
         if not words or seen[key] <= (3 if is_short else 1):
-            kept.append(sentence.text)
+            kept.append(piece)
     fewer = "".join(kept)
     return fewer if fewer == text else fewer.rstrip()
 
 
-def _maskable(word: str) -> bool:
-    return bool(word.replace("*", "").strip())
-
-
 @lru_cache(maxsize=16)
 def _listed(words: tuple[str, ...]) -> re.Pattern[str] | None:
-    """What finds any of the words, longer ones first."""
+    """What finds any of the words, longer ones first; None if there is nothing to find."""
     letter = rf"(?:{_SIGN}|[\u0300-\u036f])"
     entries = []
-    for word in sorted(filter(_maskable, words), key=len, reverse=True):
-        before = rf"(?<!{letter})" if re.match(_SIGN, word) else ""
+    for word in sorted({word for word in words if re.search(r"[^\s*]", word)}, key=lambda word: (-len(word), word)):
+        word = word.strip()
+        before = rf"(?<!{letter})" if re.match(letter, word) else ""
         after = rf"(?!{letter})" if re.match(letter, word[-1]) else ""
         entries.append(before + r"\s+".join(map(re.escape, word.split())) + after)
     return re.compile("|".join(entries), re.IGNORECASE) if entries else None
 
 
 _LEFT = rf"(?<!{_SIGN})(?<!\d[.-])(?<![$€£¥])"
-_RIGHT = rf"(?!{_SIGN})"
+_RIGHT = rf"(?!{_SIGN})(?![.-]\d)"
+_END = rf"(?:-\d{{1,5}})?{_RIGHT}"
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
-_NAME = rf"(?:{_LETTER}\.|{_LETTER}(?:['’-]?{_LETTER})*+)"
-_NAMES = rf"({_NAME}(?:{_BLANK}{_NAME}){{0,2}})"
+_NAME = rf"(?:{_LETTER}\.|{_LETTER}(?:(?:-|['’](?!s\b))?{_LETTER})*+)"
 # The hundred commonest surnames of China, four of two characters, and what nicknames begin with.
 _SURNAME = (
     "(?:欧阳|诸葛|司马|上官|[王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖田董袁潘于蒋蔡余杜叶程苏魏吕丁任沈"
@@ -407,49 +387,50 @@ _SURNAME = (
 _HIDDEN = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (rf"(?<![\w.%+-])(?:(?![{_HAN}])[\w.%+-])++@(?=(?:{_SIGN}|[.-])*\.{_SIGN})(?:{_SIGN}|[.-])*{_SIGN}", "[mail]"),
-        (rf"(?<!{_SIGN})@\w++(?:[.-]\w++)*", "[user]"),
-        (rf"(?<![\w.])(?:{_BYTE}\.){{3}}{_BYTE}(?!\w|\.\d)", "[address]"),
-        (rf"(?:\+|{_LEFT}00)\d(?:[ ().-]{{0,2}}\d){{6,14}}{_RIGHT}", "[phone]"),
-        (rf"{_LEFT}(?:86[ -]?)?1[3-9]\d(?:[ -]?\d{{4}}){{2}}{_RIGHT}", "[phone]"),
-        (rf"{_LEFT}(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])\d{{3}}[ .-]\d{{4}}{_RIGHT}", "[phone]"),
-        (rf"{_LEFT}[2-9]\d\d[2-9]\d{{6}}{_RIGHT}", "[phone]"),
-        (rf"{_LEFT}\(?0\d{{1,4}}\)?[ -]?\d{{3,4}}[ -]?\d{{3,4}}{_RIGHT}(?!-\d)", "[phone]"),
-        (rf"{_LEFT}0\d(?:[ .-]\d\d){{4}}{_RIGHT}", "[phone]"),
+        (rf"(?<!{_SIGN})(?<![.%+-])(?:{_SIGN}|[.%+-])++@(?=(?:{_SIGN}|[.-])*\.{_SIGN})(?:{_SIGN}|[.-])*{_SIGN}", "[mail]"),
+        (rf"(?<!{_SIGN})@(?![我你他她它咱]|大家|所有人)\w++(?:[.@-]++\w++)*", "[user]"),
+        (rf"(?<!{_SIGN})(?<!\.)(?:{_BYTE}\.){{3}}{_BYTE}(?!{_SIGN}|\.\d)", "[address]"),
+        (rf"(?:\+|{_LEFT}00)\d(?:[ ().-]{{0,2}}\d){{6,14}}{_END}", "[phone]"),
+        (rf"{_LEFT}(?:86[ -]?)?1[3-9]\d(?:[ -]?\d{{4}}){{2}}{_END}", "[phone]"),
+        (rf"{_LEFT}(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])\d{{3}}[ .-]\d{{4}}{_END}", "[phone]"),
+        (rf"{_LEFT}[2-9]\d\d[2-9]\d{{6}}{_END}", "[phone]"),
+        (rf"{_LEFT}\(?0\d{{1,4}}\)?[ -]?\d{{3,4}}[ -]?\d{{3,4}}{_END}", "[phone]"),
+        (rf"{_LEFT}0\d(?:[ .-]\d\d){{4}}{_END}", "[phone]"),
         # Ranges such as 500-1000 have this form as well; few telephone numbers end in 00.
-        (rf"{_LEFT}[2-9]\d\d-(?!\d\d00)\d{{4}}{_RIGHT}(?![-.]\d)", "[phone]"),
+        (rf"{_LEFT}[2-9]\d\d-(?!\d\d00)\d{{4}}{_RIGHT}", "[phone]"),
         (rf"{_LEFT}\d{{12,}}+[xX]?{_RIGHT}|{_LEFT}\d{{3}}-\d\d-\d{{4}}{_RIGHT}", "[number]"),
         (rf"{_LEFT}(?!(?:(?:19|20)\d\d[ -]){{3}})\d{{4}}(?:[ -]\d{{4}}){{3}}{_RIGHT}", "[number]"),
         (rf"{_LEFT}\d{{4}}[ -]\d{{6}}[ -]\d{{5}}{_RIGHT}", "[number]"),
         (
             rf"((?:我的名字[叫是]|我名?叫[做作]?)\s*)(?:{_SURNAME}(?:[{_HAN}]{{1,2}}?(?![{_HAN}])|[{_HAN}]{{1,2}}?"
-            rf"(?=[今是来在的从很也和我你住])|[{_HAN}]{{1,2}})|(?:[A-Za-z]+ ?\b)+)",
+            rf"(?=[今是来在的从很也和我你住])|[{_HAN}]{{1,2}})|[A-Za-z]+(?: [A-Z][a-z]+)*)",
             r"\1[name]",
         ),
     )
 )
-_TITLED = re.compile(rf"\b((?:[Mm]rs?|[Mm]s|Mx|[Dd]r|[Pp]rof)(?:\.{_BLANK}*+|{_BLANK}++)){_NAMES}")
-_CALLED = re.compile(rf"\b((?i:I(?:['’]m|{_BLANK}+am){_BLANK}+called){_BLANK}+){_NAMES}")
-_MY_NAME = re.compile(rf"\b((?i:my{_BLANK}+name(?:['’]s|{_BLANK}+is)){_BLANK}+){_NAMES}")
-_NO_NAME = frozenset(
-    "mr mrs ms mx dr prof not on in at the a an my your his her our their its it this that what as also so too still just only "
-    "being going known called never always no one nobody nothing really very now here there and but or if because for from".split()
+_MY_NAME = rf"(?i:my{_BLANK}+name(?:['’]s|{_BLANK}+is){_BLANK}+)"
+_I_AM_CALLED = rf"(?i:I(?:['’]m|{_BLANK}+am){_BLANK}+called{_BLANK}+)"
+_TITLED = rf"(?:[Mm]rs?|[Mm]s|Mx|[Dd]r|[Pp]rof)(?:\.{_BLANK}*+|{_BLANK}++)"
+_CAPITALISED = tuple(
+    re.compile(rf"\b({lead})({_NAME}(?:{_BLANK}{_NAME}){{0,2}})") for lead in (_TITLED, _MY_NAME, _I_AM_CALLED)
 )
+# In small letters: one word alone, in front of a mark or the end.
+_SMALL = re.compile(rf"\b({_MY_NAME})(?!(?i:mrs?|ms|mx|dr|prof|not|what)\b){_NAME}(?={_BLANK}*+(?:[,.!?;，。！？\n]|$|and\b))")
+_NO_NAME = re.compile("mrs?|ms|mx|dr|prof|not|what|i", re.IGNORECASE)
 
 
 def _hide(text: str) -> str:
     for pattern, replacement in _HIDDEN:
         text = pattern.sub(replacement, text)
-    text = _CALLED.sub(_hide_name, _TITLED.sub(_hide_name, text))
-    return _MY_NAME.sub(lambda found: _hide_name(found, small=True), text)
+    for lead in _CAPITALISED:
+        text = lead.sub(_hide_capitalised, text)
+    return _SMALL.sub(r"\1[name]", text)
 
 
-def _hide_name(found: re.Match[str], small: bool = False) -> str:
-    """Hide the capitalised words behind a lead, or its first word where small letters will do."""
+def _hide_capitalised(found: re.Match[str]) -> str:
     end = 0
     for word in re.finditer(r"\S+", found[2]):
-        is_name = word[0][0].isupper() or (small and not end)
-        if not is_name or re.split("['’]", word[0])[0] == "I" or word[0].rstrip(".").casefold() in _NO_NAME:
+        if not word[0][0].isupper() or _NO_NAME.fullmatch(re.split("['’.]", word[0])[0]):
             break
         end = word.end()
     return found[1] + "[name]" * bool(end) + found[2][end:]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from emogen.decoding.control import Control
@@ -23,6 +23,8 @@ _SCORES_ELSEWHERE = 1 << 28
 _LOOK_AGAIN = 8
 _BELOW_ONE = 1 - 2.0**-23
 _NUCLEUS = 256
+_REJECTS_MOST = 0.5
+TRIES = 4
 _COLDEST = 1e-6
 
 
@@ -113,6 +115,10 @@ class Plain:
         """See `Picks.pick`."""
         return draw(generator, hidden, self.uniforms(rows, number))
 
+    def take(self, scores: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """The tokens and their log probabilities, at once; `scores` are written over."""
+        return _drawn(scores, self.uniforms(rows, number))
+
 
 @runtime_checkable
 class Picks(Protocol):
@@ -201,9 +207,15 @@ def _chosen(generator: Generator, hidden: Tensor, choose: Choose | Picks, rows: 
     """The next tokens [m] and their log probabilities at temperature 1."""
     if isinstance(choose, Picks):
         return choose.pick(generator, hidden, rows, number)
-    scores = generator.logits(hidden).float()
+    return taken(choose, generator.logits(hidden).float(), rows, number)
+
+
+def taken(choose: Choose, scores: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The chosen tokens [m] and their log probabilities at temperature 1; `scores` [m, vocabulary] may be written over."""
+    if isinstance(choose, Plain):
+        return choose.take(scores, rows, number)
     chosen = choose(scores, rows, number)
-    return chosen, scores.log_softmax(-1).gather(1, chosen[:, None]).squeeze(1)
+    return chosen, scores.gather(1, chosen[:, None]).squeeze(1) - scores.logsumexp(-1)
 
 
 @torch.no_grad()
@@ -238,18 +250,54 @@ def chooser(sampling: Sampling, uniforms: Tensor) -> Choose:
 
     Args:
         sampling: temperature and filters.
-        uniforms: [rows, max_tokens], a random number in [0, 1) for every token.
+        uniforms: [rows, tries * max_tokens], random numbers in [0, 1): one for every token, then one for every second try.
     """
+    tokens = sampling.max_tokens
     if sampling.temperature == 1 and not sampling.top_k and sampling.top_p == 1 and not sampling.min_p:
         return Plain(lambda rows, number: uniforms[rows, number])
 
     def choose(scores: Tensor, rows: Tensor, number: int) -> Tensor:
         if sampling.temperature < _COLDEST:
             return scores.argmax(-1)
-        probabilities = filtered(scores.float() / sampling.temperature, sampling).softmax(-1)
-        return inverse_cdf(probabilities, uniforms[rows, number])
+        warmed = scores.float() / sampling.temperature
+        return filtered_draw(warmed, sampling, uniforms[rows[:, None], torch.arange(number, uniforms.shape[1], tokens)])
 
     return choose
+
+
+def filtered_draw(scores: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+    """One draw a row from `filtered` scores, without sorting them: top-p and min-p by rejection.
+
+    A token drawn from all is kept if those likelier than it hold less than the share, which one pass tells. Where all tries
+    fail, and for top-k, the filter itself is computed.
+
+    Args:
+        scores: [rows, vocabulary], temperature included.
+        sampling: the filters.
+        uniforms: [rows, tries + 1], in [0, 1); the last are for the filter itself.
+
+    Returns:
+        [rows], ids.
+    """
+    if sampling.top_k or sampling.top_p < _REJECTS_MOST:
+        return inverse_cdf(filtered(scores, sampling).softmax(-1), uniforms[:, 0])
+    weights = scores.sub(scores.amax(-1, keepdim=True)).exp_()
+    ids = inverse_cdf(weights, uniforms[:, 0])
+    left = (~_passes(weights, ids, sampling)).nonzero().squeeze(1)
+    for again in uniforms[:, 1:-1].T:
+        if not len(left):
+            return ids
+        ids[left] = inverse_cdf(weights[left], again[left])
+        left = left[~_passes(weights[left], ids[left], sampling)]
+    ids[left] = inverse_cdf(filtered(scores[left], sampling).softmax(-1), uniforms[left, -1])
+    return ids
+
+
+def _passes(weights: Tensor, ids: Tensor, sampling: Sampling) -> Tensor:
+    """Whether tokens [rows] are among those that top-p and min-p leave; the highest of the weights [rows, vocabulary] are 1."""
+    own = weights.gather(1, ids[:, None])
+    likelier = torch.where(weights > own, weights, 0.0).sum(-1)
+    return (likelier < sampling.top_p * weights.sum(-1)) & (own.squeeze(1) >= sampling.min_p)
 
 
 def filtered(scores: Tensor, sampling: Sampling) -> Tensor:

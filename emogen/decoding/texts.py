@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from emogen.decoding.control import Control
 from emogen.decoding.controllers import Controlled, in_company, neutral_place, refuse_unserved, weights_of
 from emogen.decoding.sampling import (
+    TRIES,
     Choose,
     Generated,
     Picks,
@@ -142,12 +143,14 @@ def sample(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent
 def stream(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, str]]:
     """The replies of `sample`, as they are written: the number of a reply and the next piece of its text.
 
-    Joined, the pieces of a reply are its text, but for blanks at its ends. All replies are in one batch. Arguments and errors as
-    for `sample`; `rerank` is refused, since it chooses among whole texts.
+    Joined, the pieces of a reply are its text, but for blanks at its ends. All replies are in one batch. Arguments and errors
+    as for `sample`; `rerank` is refused, since it chooses among whole texts.
     """
-    rows = _rows(writer, prompts, sampling, None)
-    if any(row.control.rerank > 1 for row in rows):
+    if any((prompt.control or sampling.control).rerank > 1 for prompt in prompts):
         raise SettingsError("control rerank: chooses among whole texts, which a stream has not; leave it out")
+    rows = _rows(writer, prompts, sampling, None)
+    if not rows:
+        return
     prefixes, choose = _begun(writer, rows, sampling)
     written: list[list[int]] = [[] for _ in rows]
     told = [0] * len(rows)
@@ -158,7 +161,8 @@ def stream(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Ite
             written[row].append(token)
             text = writer.tokenizer.decode(written[row])
             # Bytes of a character that is not whole yet are shown as a replacement character.
-            if token == EOS or not text.endswith("�"):
+            is_last = token == EOS or len(written[row]) == sampling.max_tokens
+            if is_last or not text.endswith("�"):
                 if len(text) > told[row]:
                     yield row, text[told[row] :]
                 told[row] = max(told[row], len(text))
@@ -210,8 +214,8 @@ def _begun(writer: Writer, rows: Sequence[_Row], sampling: Sampling) -> tuple[Pr
     """What the token loop is given."""
     generator = writer.generator.eval()
     device = generator.bias.device
-    prefixes = _padded(rows, generator.config.latent, device)
-    uniforms = row_uniforms([row.stream for row in rows], sampling.max_tokens).to(device)
+    prefixes = _padded(rows, generator, device)
+    uniforms = row_uniforms([row.stream for row in rows], TRIES * sampling.max_tokens).to(device)
     choose = chooser(sampling, uniforms)
     steered = [row.control for row in rows]
     if not any(set(control.names) - {"rerank"} for control in steered):
@@ -221,15 +225,17 @@ def _begun(writer: Writer, rows: Sequence[_Row], sampling: Sampling) -> tuple[Pr
     return company.prefixes, Controlled(company, weights, choose, writer.head)
 
 
-def _padded(rows: Sequence[_Row], latent: int, device: torch.device) -> Prefixes:
+@torch.no_grad()
+def _padded(rows: Sequence[_Row], generator: Generator, device: torch.device) -> Prefixes:
     tokens = [torch.tensor(row.prompt.tokens) for row in rows]
-    condition = torch.tensor([row.told.condition for row in rows])
-    drawn = row_normals([row.stream for row in rows], latent)
-    latents = [drawn[place] if row.latent is None else row.latent for place, row in enumerate(rows)]
+    condition = torch.tensor([row.told.condition for row in rows], device=device)
+    noise = row_normals([row.stream for row in rows], generator.config.latent).to(device)
+    drawn = generator.prior(condition).sample(noise)
+    latents = [drawn[place] if row.latent is None else row.latent.to(device) for place, row in enumerate(rows)]
     return Prefixes(
         tokens=nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=PAD).to(device),
         lengths=torch.tensor([len(row) for row in tokens], device=device),
-        condition=torch.cat([condition, torch.stack(latents)], 1).to(device),
+        condition=torch.cat([condition, torch.stack(latents)], 1),
     )
 
 

@@ -65,8 +65,8 @@ class Recognizer:
         missing = [name for name in labels.names if name not in self.names]
         if missing:
             raise SettingsError(
-                f"guide {self.folder}: knows no {', '.join(missing)}, only {', '.join(self.names.names)}; name one over the model's "
-                f"labels with --guide, as `emogen train-classifier --labels {','.join(labels.names)}` makes it"
+                f"guide {self.folder}: knows no {', '.join(missing)}, only {', '.join(self.names.names)}; name one over "
+                f"the model's labels with --guide, as `emogen train-classifier --labels {','.join(labels.names)}` makes it"
             )
         columns = [self.names.position(name) for name in labels.names]
         return lambda texts: np.asarray(self.probabilities(texts)[:, columns])

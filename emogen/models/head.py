@@ -47,12 +47,13 @@ class EmotionHead(nn.Module):
 
     def steered(self, states: Tensor, weights: Tensor) -> Tensor:
         """States [rows, width] whose scores hold `weights` [rows, emotions] times the emotions' bilinear part."""
-        low = self.down(states)
-        return states + torch.einsum("re,ewk,rk->rw", weights, self.up, low)
+        weighted: Tensor = weights[:, :, None] * self.down(states)[:, None]
+        return states + weighted.flatten(1) @ self.up.transpose(1, 2).flatten(0, 1)
 
-    def biases(self, weights: Tensor) -> Tensor:
-        """The other part, [rows, vocabulary]."""
-        return weights @ self.bias
+    def add_biases(self, scores: Tensor, weights: Tensor) -> Tensor:
+        """Adds the other part to `scores` [rows, vocabulary], in place."""
+        added: Tensor = scores.addmm_(weights, self.bias)
+        return added
 
 
 def head_of(generator: Generator, rank: int = 32) -> EmotionHead:

@@ -97,6 +97,17 @@ class TextVAE(nn.Module):
         return guess
 
 
+@torch.no_grad()
+def adopt_decoder(vae: TextVAE, generator: Generator) -> None:
+    """Gives the decoder the weights of a language model of its sizes; what the latent adds is nothing at first."""
+    weights = dict(generator.state_dict())
+    own = vae.decoder.state_dict()
+    known = generator.config.emotions + 1
+    own["inject.weight"].zero_()[:, :known] = weights.pop("inject.weight")
+    own.update(weights)
+    vae.decoder.load_state_dict(own)
+
+
 class _Reversed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, latent: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ STEPS = 11
 SHARES = (0.25, 0.5, 0.75)
 _RIDGE = 1e-2
 _LEAST = 0.02
+_NOTHING = 1e-9
 
 Vector = NDArray[np.float64]
 Judged = Callable[[Sequence[Emotion]], Vector]
@@ -56,7 +57,7 @@ def calibrated(
 
 
 def fitted_strengths(judged: Judged, labels: LabelSet) -> tuple[tuple[float, ...], ...]:
-    """For each label what to tell for the asked strengths 0, .1 ... 1, so that its judged probability rises in a straight line."""
+    """For each label what to tell for the asked strengths 0, .1 ... 1, so that its judged probability rises evenly."""
     grid = np.linspace(0, 1, STEPS)
     asked = [mixture({name: 1.0}, labels, float(strength)) for name in labels.names for strength in grid]
     found = judged(asked).reshape(len(labels), STEPS, len(labels))
@@ -67,21 +68,17 @@ def straightened(measured: Vector) -> Vector:
     """Where on an even grid from 0 to 1 the measured curve, made monotone, has gone each even share of its way.
 
     >>> straightened(np.array([0.0, 0.8, 1.0]))
-    array([0.   , 0.3125, 1.    ])
+    array([0.    , 0.3125, 1.    ])
     """
     grid = np.linspace(0, 1, len(measured))
     rising = monotone(measured)
     if rising[-1] - rising[0] < _LEAST:
         return grid
-    found = np.interp(rising[0] + grid * (rising[-1] - rising[0]), *_first_of_each(rising, grid))
-    found[0] = 0.0
-    return np.maximum.accumulate(found)
-
-
-def _first_of_each(rising: Vector, grid: Vector) -> tuple[Vector, Vector]:
-    """The curve with the first place of each height alone, so that it can be inverted."""
-    heights, first = np.unique(rising, return_index=True)
-    return heights, grid[first]
+    wanted = np.minimum(rising[0] + grid[1:] * (rising[-1] - rising[0]), rising[-1])
+    # The first place that is high enough, and the one before, which is too low: so a plateau is left where it ends.
+    after = np.searchsorted(rising, wanted)
+    share = (wanted - rising[after - 1]) / (rising[after] - rising[after - 1])
+    return np.append(0.0, grid[after - 1] + share * np.diff(grid)[after - 1])
 
 
 def monotone(values: Vector) -> Vector:
@@ -113,7 +110,8 @@ def fitted_shares(judged: Judged, labels: LabelSet) -> tuple[float, tuple[float,
     columns = np.zeros((len(pairs), 1 + len(labels)))
     told = np.empty(len(pairs))
     for row, (one, other, share) in enumerate(pairs):
-        columns[row, 0] = _log_odds(found[row, one] / (found[row, one] + found[row, other]))
+        seen = found[row, [one, other]] + _NOTHING
+        columns[row, 0] = _log_odds(float(seen[0] / seen.sum()))
         columns[row, 1 + one], columns[row, 1 + other] = 1.0, -1.0
         told[row] = _log_odds(share)
     gram = columns.T @ columns + _RIDGE * np.eye(len(columns.T))

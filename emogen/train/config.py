@@ -49,7 +49,7 @@ class VaeConfig(MleConfig):
     learning_rate: float = setting(1e-3, "Learning rate at its peak.")
     target_rate: float = setting(8.0, "Nats of KL a row at which the rate is held; 0 holds none, and its weight rises to 1.")
     rate_floor: float = setting(0.5, "Part of the target below which, shared out evenly, no dimension is pushed.")
-    autoencoder_share: float = setting(0.2, "Part of the run without a rate term.")
+    autoencoder_share: float = setting(0.2, "Part of the run at six times the target, nearly an autoencoder.")
     annealing_share: float = setting(0.2, "Part of the run after that over which the rate falls to its target.")
     adversary_weight: float = setting(0.1, "Of the emotion adversary on the latent; 0 turns it off.")
 
@@ -205,6 +205,7 @@ class LmSettings(MleConfig, ModelConfig, GeneratorRun):
 class VaeSettings(VaeConfig, ModelConfig, GeneratorRun):
     """`emogen train-vae`: an emotion-conditioned text VAE."""
 
+    init: str | None = setting(None, "Language model or VAE to begin with; its sizes, limits, labels and vocabulary stay.")
     latent: int = setting(32, "Dimensions of the latent.")
     prior: Literal["standard", "emotion"] = setting("standard", "Of the latent: the standard normal, or one for each emotion.")
     encoder: str = setting("", "hf:NAME-OR-FOLDER, a pretrained encoder; without it one of our own.")

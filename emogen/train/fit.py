@@ -34,7 +34,7 @@ from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.models.pretrained import Pretrained, load_encoder
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, load_base
 from emogen.models.pretrained_encoder import PretrainedReader, pretrained_weights
-from emogen.models.vae import TextVAE, TextVaeConfig
+from emogen.models.vae import TextVAE, TextVaeConfig, adopt_decoder
 from emogen.text import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from emogen.train.config import LANGUAGE_MODEL, PRETRAINED, GanSettings, GeneratorRun, LmSettings, RunConfig, VaeSettings
 from emogen.train.corpus import Prepared, held_out_batches, prepare
@@ -57,7 +57,7 @@ from emogen.train.vae import held_out_elbo, train_vae
 WARM_START = "warm-start"
 
 Chosen = TypeVar("Chosen", LmSettings, VaeSettings)
-Started = TypeVar("Started", LmSettings, GanSettings)
+Started = TypeVar("Started", LmSettings, VaeSettings, GanSettings)
 Loop = Callable[[Iterator[Batch], TrainState], Iterator[Step]]
 
 
@@ -107,14 +107,18 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
 def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resuming: bool = False) -> Path:
     """Trains an emotion-conditioned text VAE; arguments, result and errors as for `fit_lm`."""
     with begun("train-vae", settings, resuming) as (folder, device):
-        encoder = load_encoder(settings.encoder) if settings.encoder else None
-        base = _base(settings, device)
-        data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
-        decoder = replace(_generator_config(settings, data, base), latent=settings.latent, prior=settings.prior)
-        reader = PretrainedReader(encoder, data.tokenizer, len(data.labels)) if encoder else None
-        sizes = TextVaeConfig(decoder, settings.encoder_layers, decoder.heads, reader.config if reader else {})
-        vae = TextVAE(sizes, base, reader).to(device)
-        _adapt(vae.decoder, data)
+        settings = _with_start(settings)
+        order = order_of("train-vae", files, reading, settings)
+        if settings.init:
+            start = load(settings.init, device, trainable=True, whole=True)
+            order |= _facts_of_start(start, folder, resuming)
+            data = _same_data(prepared_for(start, files, reading, settings.seed), folder, resuming)
+            vae = _begun_vae(start, settings).to(device)
+        else:
+            base = _base(settings, device)
+            data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
+            vae = _fresh_vae(settings, data, base).to(device)
+            _adapt(vae.decoder, data)
         paced = _paced(settings, vae.decoder)
         optimizer = adamw(vae, settings.weight_decay, pretrained_weights(vae), settings.encoder_rate / paced.learning_rate)
         state = TrainState({"vae": vae}, {"vae": optimizer}, random_stream(settings))
@@ -126,8 +130,32 @@ def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resum
             state,
             loop=lambda rows, running: train_vae(vae, rows, paced, running),
             validate=lambda: held_out_elbo(vae, held_out_batches(data.arrays)),
-            about=order_of("train-vae", files, reading, settings),
+            about=order,
+            seen=[Path(order["start"])] if settings.init else [],
         )
+
+
+def _fresh_vae(settings: VaeSettings, data: Prepared, base: BaseModel | None) -> TextVAE:
+    encoder = load_encoder(settings.encoder) if settings.encoder else None
+    reader = PretrainedReader(encoder, data.tokenizer, len(data.labels)) if encoder else None
+    decoder = replace(_generator_config(settings, data, base), latent=settings.latent, prior=settings.prior)
+    sizes = TextVaeConfig(decoder, settings.encoder_layers, decoder.heads, reader.config if reader else {})
+    return TextVAE(sizes, base, reader)
+
+
+def _begun_vae(start: Checkpoint, settings: VaeSettings) -> TextVAE:
+    """The VAE that is trained further, or one whose decoder begins as a language model."""
+    if isinstance(start.model, TextVAE):
+        return start.model
+    if start.model.config.latent or start.model.config.adapter or settings.encoder:
+        raise CheckpointError(
+            f"{start.folder}: --init of train-vae takes a VAE that train-vae made, or a language model that train-lm made without "
+            "a pretrained backbone (and no --encoder)"
+        )
+    decoder = replace(start.model.config, latent=settings.latent, prior=settings.prior, dropout=settings.dropout)
+    vae = TextVAE(TextVaeConfig(decoder, settings.encoder_layers, decoder.heads))
+    adopt_decoder(vae, start.model)
+    return vae
 
 
 def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm: VaeSettings, resuming: bool = False) -> Path:

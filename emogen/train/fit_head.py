@@ -18,7 +18,6 @@ from emogen.train.config import HeadSettings
 from emogen.train.corpus import held_out_batches
 from emogen.train.fit import prepared_for
 from emogen.train.head import held_out_head_nll, train_head
-from emogen.train.launch import random_stream
 from emogen.train.memory import keep_freed_memory
 from emogen.train.state import TrainState, adamw
 
@@ -42,12 +41,13 @@ def fit_head(files: Sequence[str], reading: Reading, settings: HeadSettings) -> 
     keep_freed_memory()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
     start = load(settings.checkpoint, choose_device(settings.device))
     data = prepared_for(start, files, reading, settings.seed)
     generator = start.generator.requires_grad_(False)
+    # Only here: a head that stands there already takes random numbers while it is loaded.
+    torch.manual_seed(settings.seed)
     head = head_of(generator, settings.rank).to(generator.bias.device)
-    state = TrainState({"head": head}, {"head": adamw(head)}, random_stream(settings))
+    state = TrainState({"head": head}, {"head": adamw(head)}, torch.Generator().manual_seed(settings.seed))
     rows = batches(data.arrays["train"], settings.batch_size, settings.seed)
     for step in train_head(generator, head, rows, settings, state):
         state.progress = step.number / settings.steps

@@ -1,9 +1,9 @@
-"""Training of the text VAE: autoencoder first, then the rate is brought down to its target and held there.
+"""Training of the text VAE: nearly an autoencoder first, then the rate is brought down to its target and held there.
 
 The weight of the rate term is set by a controller (proportional and integral, in logarithms), as in ControlVAE (Shao et al.
-2020): whatever the weight has to be, the rate comes out as asked, where free bits alone bound it from below. While the rate
-comes down from what the autoencoder took, the controller follows a moving goal; held to the target at once, it would press z
-flat before it could let go (windup).
+2020): whatever the weight has to be, the rate comes out as asked, where free bits alone bound it from below. It follows a goal
+that is loose at first and then falls: held to the target at once, encoder and decoder would learn to do without z. The
+autoencoder has a goal too, since without one z grows without bound, hundreds of nats within hundreds of steps.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from emogen.train.processes import joint, total
 from emogen.train.state import Step, TrainState, mixed_precision, scheduled, update, usual_tokens
 
 _MEMORY = 0.95
-_INTEGRAL, _PROPORTIONAL = 0.01, 0.5
+_INTEGRAL, _PROPORTIONAL = 0.03, 1.0
 _FIRST_WEIGHT = 0.02
 _WEIGHTS = (1e-4, 1e2)
 _LARGEST_ERROR = 2.0
+_LOOSE = 6.0
 
 
 def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: TrainState) -> Iterator[Step]:
@@ -50,6 +51,8 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
     device = vae.decoder.bias.device
     for batch in batches:
         vae.train()
+        # With dropout the rate in training would be a fifth below the one in use; what z holds is bounded by the rate anyway.
+        vae.encoder.eval()
         moved = batch.to(device)
         told = drop_emotion(moved, config.emotion_dropout, state.random).emotion
         noise = moved.own(torch.randn(moved.whole, vae.config.decoder.latent, generator=state.random))
@@ -73,25 +76,22 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
 
 
 def rate_weight(rate: float, config: VaeConfig, progress: float, figures: MutableMapping[str, float]) -> float:
-    """Weight of the rate term in this step: 0 in the autoencoder part, then what keeps the rate at its goal.
+    """Weight of the rate term in this step: what keeps the rate at its goal.
 
     Args:
         rate: KL of this batch, nats a row, the same in every process. Batches hold rows of similar length, so that it differs
             much from one to the next; the error is linear in it, so that its mean is what is held.
-        config: with a target of 0 no rate is held, and the weight rises to 1 in a straight line.
+        config: with a target of 0 no rate is held: the weight is 0 in the autoencoder part and then rises to 1 in a straight
+            line.
         progress: share of the run that is done.
         figures: of the run's state; entries whose names begin with "rate" are read and written.
 
     Source: Shao et al. 2020, ControlVAE; the logarithm of the weight is what moves, so that it stays positive.
     """
-    seen = figures.get("rate_mean", rate)
-    figures["rate_mean"] = _MEMORY * seen + (1 - _MEMORY) * rate
     if not config.target_rate:
-        return min(max((progress - config.autoencoder_share) / max(config.annealing_share, 1e-9), 0.0), 1.0)
-    if progress < config.autoencoder_share:
-        figures["rate_start"] = figures["rate_mean"]
-        return 0.0
-    goal = rate_goal(figures.get("rate_start", config.target_rate), config, progress)
+        return annealed(config, progress)
+    goal = rate_goal(config, progress)
+    figures["rate_mean"] = _MEMORY * figures.get("rate_mean", rate) + (1 - _MEMORY) * rate
     low, high = (math.log(bound) for bound in _WEIGHTS)
     moved = figures.get("rate_log_weight", math.log(_FIRST_WEIGHT)) + _INTEGRAL * min(rate / goal - 1, _LARGEST_ERROR)
     figures["rate_log_weight"] = min(max(moved, low), high)
@@ -99,10 +99,14 @@ def rate_weight(rate: float, config: VaeConfig, progress: float, figures: Mutabl
     return math.exp(min(max(figures["rate_log_weight"] + _PROPORTIONAL * now, low), high))
 
 
-def rate_goal(start: float, config: VaeConfig, progress: float) -> float:
-    """The rate to be held now, nats a row: from `start`, what the autoencoder took, down to the target by equal ratios."""
-    share = min(max((progress - config.autoencoder_share) / max(config.annealing_share, 1e-9), 0.0), 1.0)
-    return float(config.target_rate * (max(start, config.target_rate) / config.target_rate) ** (1 - share))
+def rate_goal(config: VaeConfig, progress: float) -> float:
+    """The rate to be held now, nats a row: six times the target in the autoencoder part, then down to it by equal ratios."""
+    return float(config.target_rate * _LOOSE ** (1 - annealed(config, progress)))
+
+
+def annealed(config: VaeConfig, progress: float) -> float:
+    """Share of the annealing part that is done: 0 in the autoencoder part before it, 1 behind it."""
+    return min(max((progress - config.autoencoder_share) / max(config.annealing_share, 1e-9), 0.0), 1.0)
 
 
 @torch.no_grad()

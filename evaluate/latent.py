@@ -1,0 +1,414 @@
+"""Is a VAE's latent space useful: is the rate held, does z carry what it costs, and what are transfer and interpolation worth?
+
+    emogen data fetch goemotions && emogen pull smollm2
+    python evaluate/latent.py --work runs/latent
+
+The rows are divided as in `conditional.py`: half of the training texts are the VAEs' and the language model's, a quarter is the
+guide's, a quarter the judge's; the two classifiers share neither rows nor architecture. What stands in --work is used again.
+
+`rate`: a VAE for each --target-rate; each but the highest begins with the one above it. A language model `lm`, the same decoder
+without latent, is trained on the same rows for as many steps as all VAEs together. Of test rows, in nats a row: `kl` beside the
+target (`kl_ratio`), `iw_nll` with --draws importance samples beside the `nll_reply` of `lm` (`iw_ratio`), active units, mutual
+information (at most log 64 by its estimator).
+
+`transfer`: balanced test texts, each to be given one of the other emotions, which take turns. A text's `product` is
+    accuracy     1 where the judge finds the emotion that was asked for likeliest, else 0
+    similarity   cosine of the sentence vectors of source and output, 0 where it is negative
+    fluency      min(1, perplexity a word of the source / that of the output) under a language model from outside
+multiplied. `copy` gives the source back; `phrase` puts a sentence that names the emotion in front of it (PHRASES).
+`beyond_copy` and `beyond_phrase` are the mean differences of the products, text by text.
+
+`path`: seven texts between two test texts, read from the line between their latents. `mean_step` and `max_step` are cosine
+distances of the vectors of neighbours; `shuffled` has the same texts in another order.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import click
+import numpy as np
+import torch
+from conditional import CLASSIFIER, GAN, Classifiers, Plan, Task, about, option, prepared, refuse_other_run, several
+from emotion_text import balanced
+from numpy.typing import NDArray
+
+import emogen
+from emogen.atomic import write_text
+from emogen.checkpoint import Checkpoint
+from emogen.data.batches import Batch
+from emogen.data.exchange import Exchange, Reading
+from emogen.decoding.latent import LatentSpace, interpolate, latent_space
+from emogen.decoding.transfer import TransferOptions, transfer
+from emogen.emotions import mixture
+from emogen.errors import EmogenError
+from emogen.evaluate.emotion import judged_labels
+from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.resampling import mean_tally
+from emogen.evaluate.score import signature
+from emogen.judges.encoder import TextEncoder, load_text_encoder
+from emogen.judges.language_model import LanguageModel, load_language_model
+from emogen.judges.leak import refuse_leaks
+from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.models.vae import TextVAE
+from emogen.train.config import GeneratorRun, LmSettings, VaeSettings
+from emogen.train.corpus import held_out_batches, prepare
+from emogen.train.fit import fit_lm, fit_vae
+from emogen.train.folder import is_resumable, read_train_file
+from emogen.train.memory import keep_freed_memory
+from emogen.train.mle import held_out_nll
+from emogen.train.vae import held_out_elbo
+from emogen.words import words
+
+RESULT = Path("evaluate/results/latent.json")
+PARTS = ("rate", "transfer", "path")
+LM = LmSettings(vocabulary=4000, width=256, dropout=0.3, learning_rate=3e-3, batch_size=64, validate_every=500, save_every=250)
+VAE = VaeSettings(
+    latent=16,
+    encoder_layers=1,
+    vocabulary=4000,
+    width=256,
+    dropout=0.3,
+    learning_rate=2e-3,
+    autoencoder_share=0.15,
+    steps=1800,
+    batch_size=64,
+    validate_every=300,
+    save_every=300,
+)
+STEPS = 7
+# For any label of the seven; in the first person, since most of the texts are.
+PHRASES = {
+    "anger": "I am so angry.",
+    "disgust": "That is disgusting.",
+    "fear": "I am so scared.",
+    "joy": "I am so happy.",
+    "neutral": "Just so you know.",
+    "sadness": "I am so sad.",
+    "surprise": "I am so surprised.",
+}
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What outputs are measured with.
+
+    Attributes:
+        judge: finds emotions; has seen no row of the guide or the VAE.
+        encoder: vectors of sentences.
+        language: of fluency.
+    """
+
+    judge: Recognizer
+    encoder: TextEncoder
+    language: LanguageModel
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A text and the emotion that it is to be given."""
+
+    source: str
+    emotion: str
+
+
+@click.command()
+@click.option("--work", type=click.Path(file_okay=False, path_type=Path), required=True, help="What is made, and used again.")
+@several("--part", PARTS, "What to measure.", click.Choice(PARTS))
+@option("--texts", "goemotions", "Corpus of labelled texts.")
+@several("--target-rate", (2.0, 5.0, 10.0), "Nats; a VAE for each.", float)
+@option("--transfer-rate", 10.0, "Of the VAE of transfer and path.")
+@option("--prior", "standard", "Of the VAEs.", type=click.Choice(("standard", "emotion")))
+@option("--steps", VAE.steps, "Updates of the first VAE.")
+@option("--next-steps", 350, "Updates of each further VAE.")
+@option("--rows", 1500, "Test rows of the rate.", type=click.IntRange(1))
+@option("--draws", 32, "Importance samples a row.", type=click.IntRange(1))
+@option("--each", 30, "Texts of each emotion to be transferred.", type=click.IntRange(1))
+@option("--pairs", 50, "Pairs of texts with a path between.", type=click.IntRange(1))
+@option("--split", "test", "Rows of transfer and path; settings are chosen on valid.", type=click.Choice(("valid", "test")))
+@option("--encoder", "hf:all-MiniLM-L6-v2", "hf:NAME-OR-FOLDER, for similarity.")
+@option("--language-model", "hf:smollm2", "hf:NAME-OR-FOLDER, for fluency.")
+@option("--seed", 0, "Of training and of transfer.")
+@option("--threads", 1, "CPU threads; 0 leaves the choice to PyTorch.")
+@click.option("--only-train", is_flag=True, help="Train what is missing; no figures.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
+def main(
+    work: Path,
+    part: tuple[str, ...],
+    texts: str,
+    target_rate: tuple[float, ...],
+    transfer_rate: float,
+    prior: Literal["standard", "emotion"],
+    steps: int,
+    next_steps: int,
+    rows: int,
+    draws: int,
+    each: int,
+    pairs: int,
+    split: str,
+    encoder: str,
+    language_model: str,
+    seed: int,
+    threads: int,
+    only_train: bool,
+    out: Path,
+) -> None:
+    """Measure VAEs, training what is missing."""
+    keep_freed_memory()
+    torch.set_num_threads(threads or torch.get_num_threads())
+    classifiers, task = divided_rows(work, texts, each, threads)
+    lm = replace(LM, seed=seed, threads=threads)
+    vae = replace(VAE, steps=steps, prior=prior, seed=seed, threads=threads)
+    models = Models(work, task, lm, vae, next_steps)
+    folders = models.vaes({*target_rate, transfer_rate})
+    same = models.language_model(len(folders))
+    if only_train:
+        return
+    leak = refuse_leaks(classifiers.judge, [classifiers.guide, *folders.values(), same])
+    found: list[dict[str, object]] = []
+    if "rate" in part:
+        found += with_ratios(list(rate_rows(same, folders, texts, rows, draws)), seed)
+    if set(part) - {"rate"}:
+        judging = Judging(load_recognizer(classifiers.judge), load_text_encoder(encoder), load_language_model(language_model))
+        space, exchanges = space_of(folders[transfer_rate]), rows_of(task, split, each)
+        if "transfer" in part:
+            found += transfer_rows(
+                space, exchanges, load_recognizer(classifiers.guide), judging, seed, work / f"transfer-{split}"
+            )
+        if "path" in part:
+            found += path_rows(space, exchanges, pairs, judging.encoder, seed)
+    extra = {"judge_leaks": leak, "models": {folder.name: about(folder) for folder in (*folders.values(), same)}}
+    files = [task.ready.source, classifiers.guide, classifiers.judge]
+    write_result(out, command_of(RESULT.stem, click.get_current_context()), files, found, extra)
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is trained, in `work`, on the generator's rows of `task`; `vae` are the settings of the first of them."""
+
+    work: Path
+    task: Task
+    lm: LmSettings
+    vae: VaeSettings
+    next_steps: int
+
+    def vaes(self, rates: Collection[float]) -> dict[float, Path]:
+        """The VAEs by their target: each but the highest begins with the one above it."""
+        found: dict[float, Path] = {}
+        settings = self.vae
+        for rate in sorted(rates, reverse=True):
+            before = learnt(self.work / f"vae-{rate:g}", self.task, replace(settings, target_rate=rate))
+            found[rate] = before
+            further = replace(self.vae, steps=self.next_steps, autoencoder_share=0.0, annealing_share=0.0, vocabulary=None)
+            settings = replace(further, init=str(before))
+        return found
+
+    def language_model(self, vaes: int) -> Path:
+        """The same decoder without latent, trained for as many steps as all VAEs together."""
+        steps = self.vae.steps + (vaes - 1) * self.next_steps
+        return learnt(self.work / "lm", self.task, replace(self.lm, steps=steps))
+
+
+def divided_rows(work: Path, texts: str, each: int, threads: int) -> tuple[Classifiers, Task]:
+    """Guide, judge and the rows, as `conditional.py` divides them."""
+    guide, judge = (replace(CLASSIFIER, backbone=backbone, threads=threads) for backbone in ("transformer", "cnn"))
+    plan = Plan(
+        work=work,
+        task=("texts",),
+        texts=texts,
+        replies="",
+        arm=(),
+        seed=(),
+        lm=LM,
+        gan=GAN,
+        emotion_weight=0.0,
+        start=None,
+        guide=guide,
+        judge=judge,
+        each=each,
+        temperature=(),
+        language_model="",
+        allow_leak=False,
+    )
+    classifiers, (task,) = prepared(plan)
+    return classifiers, task
+
+
+def learnt(folder: Path, task: Task, settings: LmSettings | VaeSettings) -> Path:
+    """The model in `folder`: as it stands there if its run has ended, else trained, or trained to its end."""
+    if read_train_file(folder).get("finished"):
+        refuse_other_run(folder, task.ready.generator, settings)
+        return folder
+    files, reading, resuming = [str(task.ready.generator)], task.ready.reading, is_resumable(folder)
+    if isinstance(settings, VaeSettings):
+        return fit_vae(files, reading, replace(settings, out=str(folder)), resuming)
+    return fit_lm(files, reading, replace(settings, out=str(folder)), resuming)
+
+
+def space_of(folder: Path) -> LatentSpace:
+    """The latent space of a VAE's checkpoint."""
+    found = emogen.load(folder, whole=True)
+    return latent_space(found.model, found.tokenizer, found.labels, found.description.limits, folder.name)
+
+
+def rows_of(task: Task, split: str, each: int) -> Sequence[Exchange]:
+    """Balanced rows that no model was trained on."""
+    if split == "test":
+        return task.ready.test
+    return balanced(task.ready.valid, dict.fromkeys(task.ready.labels, each))
+
+
+# ---- rate
+
+
+def rate_rows(lm: Path, vaes: Mapping[float, Path], corpus: str, rows: int, draws: int) -> Iterator[dict[str, object]]:
+    """Figures of the language model, then of each VAE, on the same test rows."""
+    found = emogen.load(lm)
+    yield {"system": "lm", **held_out_nll(found.generator, test_batches(found, corpus, rows))}
+    for rate, folder in vaes.items():
+        loaded = emogen.load(folder, whole=True)
+        assert isinstance(loaded.model, TextVAE)
+        figures = held_out_elbo(loaded.model, test_batches(loaded, corpus, rows), draws)
+        case = {"system": "vae", "case": f"{rate:g} nats", "target_rate": rate}
+        yield {**case, "latent": loaded.generator.config.latent, "draws": draws, **figures}
+        click.echo(f"{folder.name} measured: {figures}", err=True)
+
+
+def test_batches(loaded: Checkpoint, corpus: str, rows: int) -> Iterator[Batch]:
+    """Rows spread evenly over the corpus's own test split, as the model reads them."""
+    limits = loaded.description.limits
+    config = GeneratorRun(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
+    data = prepare([corpus], Reading(labels=loaded.labels), config, loaded.tokenizer, loaded.labels)
+    return held_out_batches(data.arrays, "test", rows)
+
+
+def with_ratios(rows: Sequence[dict[str, object]], seed: int) -> list[dict[str, object]]:
+    """The rows with what the targets are stated in: KL by its target, and importance-weighted by the language model's NLL.
+
+    >>> with_ratios([{"nll_reply": 80.0}, {"target_rate": 5.0, "kl": 5.5, "iw_nll": 81.0}], 0)[1]["iw_ratio"]
+    1.0125
+    """
+    (nll,) = (float(str(row["nll_reply"])) for row in rows if "nll_reply" in row)
+    found = []
+    for row in rows:
+        ratios = {}
+        if "kl" in row:
+            ratios = {
+                "kl_ratio": float(str(row["kl"])) / float(str(row["target_rate"])),
+                "iw_ratio": float(str(row["iw_nll"])) / nll,
+            }
+        found.append({**row, "seed": seed, **ratios})
+    return found
+
+
+# ---- transfer
+
+
+def trials(rows: Sequence[Exchange], labels: Sequence[str]) -> list[Trial]:
+    """Each text with one of the emotions that it does not have; those of a label's texts take turns."""
+    found, seen = [], dict.fromkeys(labels, 0)
+    for row in rows:
+        own = row.emotion.name
+        others = [name for name in labels if name != own]
+        found.append(Trial(row.reply, others[seen[own] % len(others)]))
+        seen[own] += 1
+    return found
+
+
+def transfer_rows(
+    space: LatentSpace, rows: Sequence[Exchange], guide: Recognizer, judging: Judging, seed: int, kept: Path
+) -> Iterator[dict[str, object]]:
+    """Figures of the transfer and of both baselines; the texts are written into a file beside the models."""
+    # What the VAE cannot read, nobody is asked for.
+    readable = [row for row in rows if 0 < len(space.tokenizer.encode(row.reply)) <= space.limits.reply_tokens]
+    asked = trials(readable, space.labels.names)
+    sources, emotions = [trial.source for trial in asked], [trial.emotion for trial in asked]
+    wanted = [mixture({name: 1.0}, space.labels) for name in emotions]
+    found = transfer(space, sources, wanted, TransferOptions(seed=seed), guide.over(space.labels))
+    texts = {
+        "copy": sources,
+        "phrase": [f"{PHRASES.get(trial.emotion, f'I feel {trial.emotion}.')} {trial.source}" for trial in asked],
+        "transfer": [each.text for each in found],
+    }
+    write_text(kept.with_suffix(".json"), json.dumps({"asked": emotions, **texts}, ensure_ascii=False, indent=1) + "\n")
+    products: dict[str, NDArray[np.float64]] = {}
+    for system, written in texts.items():
+        figures = per_text(sources, written, emotions, judging)
+        products[system] = figures["product"]
+        beyond = {
+            f"beyond_{baseline}": products["transfer"] - products[baseline]
+            for baseline in texts
+            if system == "transfer" != baseline
+        }
+        about = {"judge": judging.judge.folder.name, "encoder": judging.encoder.name, "language_model": judging.language.name}
+        scores = {
+            name: mean_tally(values.tolist(), signature(f"transfer_{name}", {"texts": len(asked), **about})).score()
+            for name, values in (figures | beyond).items()
+        }
+        yield {"system": system, "seed": seed, "n": len(asked), **scores}
+
+
+def per_text(
+    sources: Sequence[str], texts: Sequence[str], emotions: Sequence[str], judging: Judging
+) -> dict[str, NDArray[np.float64]]:
+    """Accuracy, similarity, fluency and their product, [texts] each."""
+    judged = judged_labels(judging.judge.probabilities(texts), judging.judge.names.names)
+    accuracy = np.array([float(one == other) for one, other in zip(judged, emotions, strict=True)])
+    vectors = judging.encoder.sentences(sources), judging.encoder.sentences(texts)
+    similarity = np.clip((vectors[0] * vectors[1]).sum(1), 0.0, 1.0)
+    fluency = np.exp(np.minimum(0.0, nats_a_word(sources, judging.language) - nats_a_word(texts, judging.language)))
+    return {
+        "emotion_accuracy": accuracy,
+        "similarity": similarity,
+        "fluency": fluency,
+        "product": accuracy * similarity * fluency,
+    }
+
+
+def nats_a_word(texts: Sequence[str], language: LanguageModel) -> NDArray[np.float64]:
+    """Negative log-likelihood of each text by its words and its end, [texts], as in `emogen.evaluate.perplexity`."""
+    nats: NDArray[np.float64] = language.nll(texts) / np.array([len(words(text)) + 1 for text in texts])
+    return nats
+
+
+# ---- path
+
+
+def path_rows(
+    space: LatentSpace, rows: Sequence[Exchange], pairs: int, encoder: TextEncoder, seed: int
+) -> Iterator[dict[str, object]]:
+    """Figures of paths between texts, and of the same texts in another order."""
+    draw = random.Random(seed)
+    readable = [row.reply for row in rows if 0 < len(space.tokenizer.encode(row.reply)) <= space.limits.reply_tokens]
+    paths = []
+    for _ in range(pairs):
+        first, second = draw.sample(readable, 2)
+        paths.append(encoder.sentences([found.text.strip() or "." for found in interpolate(space, first, second, STEPS)]))
+    shuffled = [vectors[draw.sample(range(STEPS), STEPS)] for vectors in paths]
+    for system, found in (("path", paths), ("shuffled", shuffled)):
+        steps = np.array([1 - (vectors[1:] * vectors[:-1]).sum(1) for vectors in found])
+        about = {"paths": pairs, "texts": STEPS, "encoder": encoder.name}
+        yield {
+            "system": system,
+            "seed": seed,
+            "n": pairs,
+            "mean_step": mean_tally(steps.mean(1).tolist(), signature("mean_step", about)).score(),
+            "max_step": mean_tally(steps.max(1).tolist(), signature("max_step", about)).score(),
+        }
+
+
+def run() -> None:
+    """The benchmark; a user's mistake becomes one line."""
+    try:
+        main()
+    except EmogenError as error:
+        raise SystemExit(f"latent.py: {error}") from None
+
+
+if __name__ == "__main__":
+    run()

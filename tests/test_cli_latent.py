@@ -1,0 +1,114 @@
+"""`emogen transfer` and `emogen interpolate`: lines in, as many lines out, or one line for whatever is wrong."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from emogen.data.exchange import Reading
+from emogen.emotions import LabelSet
+from emogen.train.config import VaeSettings
+from emogen.train.fit import fit_vae
+
+PAIR = LabelSet(("joy", "sadness"))
+QUICK = ("--samples", 2, "--rounds", 1, "--guide", "own")
+TINY = {"steps": 3, "batch_size": 8, "width": 16, "layers": 1, "latent": 4, "device": "cpu", "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory, rows_file):
+    """The folder of a VAE after three steps; read only."""
+    folder = tmp_path_factory.mktemp("vae")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMOGEN_DATA", str(folder / "cache"))
+        return fit_vae([str(rows_file)], Reading(labels=PAIR), VaeSettings(**TINY, prior="emotion", out=str(folder / "vae")))
+
+
+@pytest.fixture
+def piped(monkeypatch):
+    """Sets what comes through standard input."""
+
+    def pipe(text):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(text.encode("utf-8"))))
+
+    return pipe
+
+
+def test_transfer_of_a_pipe(emogen, vae, piped):
+    """A line for each line; the same again; JSON says where each came from."""
+    piped("We won.\nI cried a lot, naïve me.\n")
+    status, out, _ = emogen("transfer", "--emotion", "joy", "--checkpoint", vae, *QUICK)
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    piped("We won.\nI cried a lot, naïve me.\n")
+    status, again, _ = emogen("transfer", "-", "--emotion", "joy", "--checkpoint", vae, *QUICK, "--json")
+    objects = [json.loads(line) for line in again.splitlines()]
+    assert [each["source"] for each in objects] == ["We won.", "I cried a lot, naïve me."]
+    assert [" ".join(each["text"].split()) for each in objects] == out.splitlines()
+    assert {(each["emotion"], each["seed"]) for each in objects} == {("joy", 0)}
+
+
+def test_transfer_of_a_file(emogen, vae, tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("We won.\n", encoding="utf-8")
+    status, out, _ = emogen("transfer", path, "--emotion", "joy=0.5,sadness=0.5", "--checkpoint", vae, *QUICK)
+    assert (status, len(out.splitlines())) == (0, 1)
+
+
+def test_transfer_by_the_guide_that_ships(emogen, vae, piped):
+    """The recogniser that ships knows these labels among others."""
+    from emogen.checkpoint import shipped
+
+    piped("We won.\n")
+    options = ("--samples", 2, "--rounds", 0, "--guide", shipped("recognizer"), "--checkpoint", vae)
+    status, out, _ = emogen("transfer", "--emotion", "sadness", *options)
+    assert (status, len(out.splitlines())) == (0, 1)
+
+
+def test_interpolation(emogen, vae):
+    """So many texts, from a share of 0 to one of 1."""
+    status, out, _ = emogen("interpolate", "We won.", "I cried.", "--steps", 3, "--checkpoint", vae)
+    assert (status, len(out.split("\n"))) == (0, 4)
+    status, out, _ = emogen("interpolate", "We won.", "I cried.", "--steps", 3, "--checkpoint", vae, "--json")
+    assert [json.loads(line)["share"] for line in out.splitlines()] == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("command", [("transfer", "--emotion", "joy"), ("interpolate", "a", "b")])
+def test_checkpoint_without_an_encoder(refusal, tiny_checkpoint, piped, command):
+    """Says which checkpoints have one, and how to get one."""
+    piped("We won.\n")
+    status, line = refusal(*command, "--checkpoint", tiny_checkpoint)
+    assert status == 1
+    assert line.startswith(f"{tiny_checkpoint}: is a language model")
+    assert "emogen train-vae FILES" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "status", "said"),
+    [
+        ("\n", (), 1, "line 1 is empty"),
+        ("We won.\n", ("--emotion", "hunger"), 2, "'hunger' is not one of joy, sadness"),
+        ("We won.\n", ("--emotion", "joy=0.5"), 2, "sum to 0.5"),
+        ("We won.\n", ("--strength", 2), 2, "strength 2 is not between 0 and 1"),
+        ("We won.\n", ("--samples", 0, "--rounds", 0), 2, "--samples 0 with --rounds 0"),
+        ("We won. " * 40, (), 1, "tokens long, the model reads 40"),
+    ],
+)
+def test_what_transfer_refuses(refusal, vae, piped, text, options, status, said):
+    piped(text)
+    found, line = refusal("transfer", "--emotion", "joy", "--checkpoint", vae, *QUICK, *options)
+    assert found == status
+    assert said in line
+
+
+def test_a_file_that_is_not_there(refusal, vae):
+    status, line = refusal("transfer", "lines.txt", "--emotion", "joy", "--checkpoint", vae, *QUICK)
+    assert status == 1
+    assert "lines.txt: no such file" in line
+
+
+def test_an_empty_text_has_no_path(refusal, vae):
+    status, line = refusal("interpolate", "We won.", " ", "--checkpoint", vae)
+    assert status == 1
+    assert "text 2 is empty" in line
