@@ -149,10 +149,9 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             condition = self.condition(emotion, strength, len(input_ids))
             condition = plan.told(condition) if plan else condition
             mask = (input_ids != PAD if attention_mask is None else attention_mask.bool()).repeat_interleave(each, 0)
-            last, after = self._read(tokens, mask, condition) if use_cache else (None, None)
             # A reply that has begun is looked at as a whole: under control its likelihood may count.
-            alone = last is not None and logits_to_keep == 1 and not (plan and bool((input_ids[:, -1] != BOS).any()))
-            states = last[:, None] if last is not None and alone else self._states(tokens, mask, condition)
+            alone = logits_to_keep == 1 and not (plan and bool((input_ids[:, -1] != BOS).any()))
+            states, after = self._begin(tokens, mask, condition, use_cache, alone)
         if plan:
             company = states.view(len(input_ids), each, *states.shape[1:])
             logits, likelihoods, known = self._steered(company, input_ids, plan, head, memory)
@@ -287,6 +286,15 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             log_probs = self.generator.logits(states[:, :, place]).float().log_softmax(-1)
             found = found + torch.where(begun[:, place, None], of_tokens(log_probs, tokens[:, place + 1]), 0.0)
         return found
+
+    def _begin(
+        self, tokens: Tensor, mask: Tensor, condition: Tensor, remember: bool, alone: bool
+    ) -> tuple[Tensor, Memory | None]:
+        """States [rows, time, width], or only the last place's where they suffice and come with the memory; the memory then."""
+        if not remember:
+            return self._states(tokens, mask, condition), None
+        last, memory = self._read(tokens, mask, condition)
+        return last[:, None] if alone else self._states(tokens, mask, condition), memory
 
     def _states(self, tokens: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
         """States [rows, time, width]; the generator wants padding at the end, wherever it stands here."""

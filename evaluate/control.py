@@ -24,7 +24,8 @@ judges' rows, told next to nothing of emotions. `tokens_per_second` is that of p
 
 Parts `strength` and `mixtures`: see `control_calibration.py`. Part `speed`: see `control_speed.py`.
 
-What stands in --work is used again, so that a run that was stopped goes on; parts that are not asked for stay in the result
+What stands in --work is used again, so that a run that was stopped goes on, and several processes can share the seeds of a part
+(each with an --out of its own) before a last one puts all together; parts that are not asked for stay in the result
 file. At the end stands a table of what must hold.
 """
 
@@ -240,6 +241,7 @@ def prepared(plan: Plan) -> Bench:
         ready=ready,
         labels=same_labels([guide, *map(load_recognizer, folders.values())]),
         work=work / ready.name,
+        first=starts[0],
         models={seed: starts[seed % plan.models] for seed in plan.seed},
         guide=guide,
         judges={name: load_recognizer(folder) for name, folder in folders.items()},

@@ -114,7 +114,7 @@ def chosen(
     """The operating points.
 
     Args:
-        bench: with the model of its first seed.
+        bench: whose first model writes.
         controllers: settings by system; their temperatures do not matter.
         temperatures: that may be chosen.
         dev: texts of each emotion that are looked at.
@@ -145,10 +145,10 @@ def people(bench: Bench, each: int) -> tuple[float, float]:
 
 
 def looked(bench: Bench, setting: Setting, each: int) -> Look:
-    """The texts of one setting, by the model of the first seed."""
-    asks, seed = asks_of(bench.labels, each), min(bench.models)
-    texts = written(bench, bench.models[seed], setting, asks, DEV_SEED + seed)
-    own = own_perplexity(bench, bench.models[seed], texts)
+    """The texts of one setting, by the first model."""
+    asks = asks_of(bench.labels, each)
+    texts = written(bench, bench.first, setting, asks, DEV_SEED)
+    own = own_perplexity(bench, bench.first, texts)
     return Look(setting, guided(bench, texts, asks), diversity(bench, texts), own)
 
 

@@ -70,9 +70,8 @@ def targets(labels: LabelSet, number: int) -> list[Emotion]:
 def raced(bench: Bench, controls: Sequence[str], race: Race) -> Runs:
     """Tokens a second of one control of each kind, with one target and with many; kept."""
     kinds = {kind(control): control for control in ("none", *controls)}
-    folder = bench.models[min(bench.models)]
-    key = [decoding_code(), identity(folder), repr(race), sorted(kinds), torch.get_num_threads(), repr(bench.sampling)]
-    runs: Runs = kept(bench.work / "speed", key, lambda: run_all(bench, endless(folder), kinds, race))
+    key = [decoding_code(), identity(bench.first), repr(race), sorted(kinds), torch.get_num_threads(), repr(bench.sampling)]
+    runs: Runs = kept(bench.work / "speed", key, lambda: run_all(bench, endless(bench.first), kinds, race))
     return runs
 
 

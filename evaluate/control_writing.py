@@ -74,6 +74,7 @@ class Bench:
         ready: the corpus, divided.
         labels: the emotions, in the order of the models and of the classifiers.
         work: where texts and verdicts are kept.
+        first: folder of the model by which all is chosen and speed is measured, whatever the seeds.
         models: for each seed the folder of the model that writes.
         guide: may steer, and chooses on valid rows.
         judges: two that measure, by what their figures are called: `emotion_accuracy` and `emotion_accuracy_second`.
@@ -87,6 +88,7 @@ class Bench:
     ready: Ready
     labels: LabelSet
     work: Path
+    first: Path
     models: Mapping[int, Path]
     guide: Recognizer
     judges: Mapping[str, Recognizer]

@@ -7,9 +7,9 @@ The rows are divided as in `conditional.py`: half of the training texts are the 
 guide's, a quarter the judge's; the two classifiers share neither rows nor architecture. What stands in --work is used again.
 
 `rate`: a VAE for each --target-rate; each but the highest begins with the one above it. A language model `lm`, the same decoder
-without latent, is trained on the same rows for as many steps as all VAEs together. Of test rows, in nats a row: `kl` beside the
-target (`kl_ratio`), `iw_nll` with --draws importance samples beside the `nll_reply` of `lm` (`iw_ratio`), active units, mutual
-information (at most log 64 by its estimator).
+without latent, is trained on the same rows for at least as many steps as any VAE has behind it. Of test rows, in nats a row:
+`kl` beside the target (`kl_ratio`), `iw_nll` with --draws importance samples beside the `nll_reply` of `lm` (`iw_ratio`),
+active units, mutual information (at most log 64 by its estimator).
 
 `transfer`: balanced test texts, each to be given one of the other emotions, which take turns. A text's `product` is
     accuracy     1 where the judge finds the emotion that was asked for likeliest, else 0
@@ -67,7 +67,9 @@ from emogen.words import words
 
 RESULT = Path("evaluate/results/latent.json")
 PARTS = ("rate", "transfer", "path")
-LM = LmSettings(vocabulary=4000, width=256, dropout=0.3, learning_rate=3e-3, batch_size=64, validate_every=500, save_every=250)
+LM = LmSettings(
+    steps=2500, vocabulary=4000, width=256, dropout=0.3, learning_rate=3e-3, batch_size=64, validate_every=500, save_every=250
+)
 VAE = VaeSettings(
     latent=16,
     encoder_layers=1,
@@ -76,7 +78,7 @@ VAE = VaeSettings(
     dropout=0.3,
     learning_rate=2e-3,
     autoencoder_share=0.15,
-    steps=1800,
+    steps=1200,
     batch_size=64,
     validate_every=300,
     save_every=300,
@@ -125,7 +127,8 @@ class Trial:
 @option("--transfer-rate", 10.0, "Of the VAE of transfer and path.")
 @option("--prior", "standard", "Of the VAEs.", type=click.Choice(("standard", "emotion")))
 @option("--steps", VAE.steps, "Updates of the first VAE.")
-@option("--next-steps", 350, "Updates of each further VAE.")
+@option("--next-steps", 250, "Updates of each further VAE.")
+@option("--lm-steps", LM.steps, "Updates of the language model.")
 @option("--rows", 1500, "Test rows of the rate.", type=click.IntRange(1))
 @option("--draws", 32, "Importance samples a row.", type=click.IntRange(1))
 @option("--each", 30, "Texts of each emotion to be transferred.", type=click.IntRange(1))
@@ -146,6 +149,7 @@ def main(
     prior: Literal["standard", "emotion"],
     steps: int,
     next_steps: int,
+    lm_steps: int,
     rows: int,
     draws: int,
     each: int,
@@ -162,11 +166,11 @@ def main(
     keep_freed_memory()
     torch.set_num_threads(threads or torch.get_num_threads())
     classifiers, task = divided_rows(work, texts, each, threads)
-    lm = replace(LM, seed=seed, threads=threads)
+    lm = replace(LM, steps=lm_steps, seed=seed, threads=threads)
     vae = replace(VAE, steps=steps, prior=prior, seed=seed, threads=threads)
     models = Models(work, task, lm, vae, next_steps)
     folders = models.vaes({*target_rate, transfer_rate})
-    same = models.language_model(len(folders))
+    same = models.language_model()
     if only_train:
         return
     leak = refuse_leaks(classifiers.judge, [classifiers.guide, *folders.values(), same])
@@ -208,10 +212,9 @@ class Models:
             settings = replace(further, init=str(before))
         return found
 
-    def language_model(self, vaes: int) -> Path:
-        """The same decoder without latent, trained for as many steps as all VAEs together."""
-        steps = self.vae.steps + (vaes - 1) * self.next_steps
-        return learnt(self.work / "lm", self.task, replace(self.lm, steps=steps))
+    def language_model(self) -> Path:
+        """The same decoder without latent."""
+        return learnt(self.work / "lm", self.task, self.lm)
 
 
 def divided_rows(work: Path, texts: str, each: int, threads: int) -> tuple[Classifiers, Task]:

@@ -1,6 +1,8 @@
 """The generator: both backbones, the condition, decoding states, masks."""
 
+import copy
 import math
+import shutil
 
 import pytest
 import torch
@@ -57,6 +59,23 @@ def test_steps_equal_the_whole(backbone):
     shifts = model.shifts(condition)
     found, _ = read(model, tokens, shifts, model.start(shifts, 10), range(8))
     torch.testing.assert_close(found, model.logits(model(tokens, condition)), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_steps_equal_the_others():
+    """For several numbers of rows."""
+    model = generator("lstm")
+    compiled = copy.deepcopy(model)
+    compiled.compile_step()
+    tokens, condition = rows()
+    for count in (1, 2, len(tokens)):
+        shifts = model.shifts(condition[:count])
+        expected, found = (
+            read(each, tokens[:count], shifts, model.start(shifts, 10), range(8))[0] for each in (model, compiled)
+        )
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -199,7 +199,10 @@ def test_ends_streams_and_further_processors(model, tokenizer):
     from transformers import LogitsProcessor, TextIteratorStreamer
 
     class Never(LogitsProcessor):
+        first = None
+
         def __call__(self, input_ids, scores):
+            self.first = scores if self.first is None else self.first
             scores = scores.clone()
             scores[:, banned] = -torch.inf
             return scores
@@ -209,13 +212,20 @@ def test_ends_streams_and_further_processors(model, tokenizer):
     banned = end = int(free[0, 2])
     ended = write(model, tokenizer, eos_token_id=end, **options)[:, -STEPS:].tolist()
     for row, text in enumerate(free.tolist()):
-        assert ended[row] == (text[: text.index(end) + 1] + [2] * STEPS)[:STEPS] if end in text else text
+        assert ended[row] == ((text[: text.index(end) + 1] + [2] * STEPS)[:STEPS] if end in text else text)
     for other in (
         write(model, tokenizer, logits_processor=[Never()], **options),
         write(model, tokenizer, suppress_tokens=[end], **options),
     ):
         assert end not in other[:, -STEPS:]
         assert other[0, -STEPS : -STEPS + 2].tolist() == free[0, :2].tolist()
+    # What comes behind ours sees moved scores, and moves them further itself.
+    last, scores = Never(), {"output_scores": True, "return_dict_in_generate": True, "repetition_penalty": 1.7}
+    write(model, tokenizer, logits_processor=[last], **options)
+    penalised = write(model, tokenizer, **scores, **options).scores[0]
+    ids = rows_of(tokenizer)["input_ids"][1]
+    lowered = torch.where(last.first[1] < 0, last.first[1] * 1.7, last.first[1] / 1.7)[ids]
+    torch.testing.assert_close(penalised[1, ids], lowered)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True)
     found = write(model, tokenizer, TEXTS[:1], streamer=streamer, emotion="joy", control="guidance:2")
     assert "".join(streamer) == tokenizer.decode(found[0, -STEPS:])

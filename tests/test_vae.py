@@ -70,18 +70,25 @@ def test_posterior_shapes_and_the_emotion():
     assert (found.mean - other.mean).abs().max() > 1e-4
 
 
-def test_the_adversary_turns_the_gradient():
-    """The latent gets the opposite of the plain gradient, the adversary's own weights get theirs."""
+def test_what_adversary_and_encoder_learn():
+    """The adversary's weights get the gradient of its cross entropy, z that of the distance from the usual emotions."""
+    vae, latent, usual = tiny_vae(), torch.randn(5, LATENT, requires_grad=True), torch.tensor([0.25, 0.75])
+    emotion = functional.one_hot(torch.randint(EMOTIONS, (5,)), EMOTIONS).float()
+    scores = vae.adversary(latent).log_softmax(-1)
+    own = list(vae.adversary.parameters())
+    expected = torch.autograd.grad(-(emotion * scores).sum(), own, retain_graph=True)
+    found = torch.autograd.grad(vae.adversary_loss(latent, emotion, usual).sum(), [latent, *own])
+    torch.testing.assert_close(found[0], torch.autograd.grad(-(usual * scores).sum(), latent)[0])
+    torch.testing.assert_close(found[1:], expected)
+
+
+def test_encoder_gains_nothing_from_an_adversary_that_guesses():
+    """Where the adversary gives every row the usual emotions, z stays as it is."""
     vae, latent = tiny_vae(), torch.randn(5, LATENT, requires_grad=True)
-    target = torch.randint(EMOTIONS, (5,))
-
-    def gradients(logits):
-        return torch.autograd.grad(functional.cross_entropy(logits, target), [latent, *vae.adversary.parameters()])
-
-    plain, reversed_ = gradients(vae.adversary(latent)), gradients(vae.emotion_logits(latent))
-    torch.testing.assert_close(reversed_[0], -plain[0])
-    torch.testing.assert_close(reversed_[1:], plain[1:])
-    torch.testing.assert_close(vae.emotion_logits(latent), vae.adversary(latent))
+    vae.adversary[2].weight.data.zero_()
+    vae.adversary[2].bias.data.copy_(torch.tensor([0.25, 0.75]).log())
+    loss = vae.adversary_loss(latent, torch.eye(EMOTIONS)[[0, 1, 1, 1, 1]], torch.tensor([0.25, 0.75])).sum()
+    torch.testing.assert_close(torch.autograd.grad(loss, latent)[0], torch.zeros(5, LATENT))
 
 
 @pytest.mark.parametrize(("progress", "expected"), [(0, 0), (0.2, 0), (0.3, 0.5), (0.4, 1), (1, 1)])

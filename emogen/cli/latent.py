@@ -48,9 +48,9 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command("transfer")
 @click.argument("source", metavar="[FILE|-]", default="-")
 @click.option("--emotion", required=True, help="Of what is written: joy, or a mixture joy=0.7,surprise=0.3.")
-@click.option("--samples", type=int, default=16, show_default=True, help="Candidates from the line's latent.")
+@click.option("--samples", type=int, default=8, show_default=True, help="Candidates from the line's latent.")
 @click.option("--rounds", type=int, default=4, show_default=True, help="Rounds in which the best candidates are edited.")
-@click.option("--keep", type=float, default=1.0, show_default=True, help="Weight of the words that are kept.")
+@click.option("--keep", type=float, default=1.5, show_default=True, help="Weight of the words that are kept.")
 @click.option(
     "--guide",
     default=None,

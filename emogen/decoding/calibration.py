@@ -62,8 +62,8 @@ class Calibration:
 def told_shares(shares: Sequence[float], sharpness: float, preference: Sequence[float]) -> tuple[float, ...]:
     """Shares in proportion to `share^sharpness * exp(preference)`; what is 0 stays 0.
 
-    >>> told_shares((0.5, 0.5, 0.0), 1.0, (0.0, math.log(3), 5.0))
-    (0.25, 0.75, 0.0)
+    >>> told_shares((0.75, 0.25, 0.0), 2.0, (0.0, 0.0, 5.0))
+    (0.9, 0.1, 0.0)
     """
     raised = [
         share**sharpness * math.exp(favour) if share > 0 else 0.0 for share, favour in zip(shares, preference, strict=True)

@@ -228,7 +228,7 @@ def _seated(company: Company, rows: Tensor, labels: int) -> _Seats:
     used = set(role.tolist())
     if max(used) >= _LABELS:
         used |= set(range(_LABELS, _LABELS + labels))
-    are_labels = bool(((places[:, _LABELS:] == places[:, :1]).sum(1) == 1).all())
+    are_labels = max(used) >= _LABELS and bool(((places[:, _LABELS:] == places[:, :1]).sum(1) == 1).all())
     return _Seats(rows, places[:, sorted(used)], sorted(used), are_labels, owner)
 
 

@@ -5,7 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
+from os.path import commonprefix
 from pathlib import Path
+from typing import NamedTuple
 
 from emogen.errors import SettingsError
 
@@ -320,31 +323,43 @@ _JOINER = re.compile(r"[\s,，、~～-]*")
 _LONGEST_PHRASE = 8
 
 
+class _Word(NamedTuple):
+    text: str
+    end: int
+    may_repeat: bool
+
+
+def _words(text: str) -> list[_Word]:
+    """The words; one may repeat another if no digit is in it and only blanks, commas or dashes stand in front of it."""
+    found: list[_Word] = []
+    for word in _WORD.finditer(text):
+        is_joined = bool(found) and _JOINER.fullmatch(text, found[-1].end, word.start()) is not None
+        found.append(_Word(word[0].casefold(), word.end(), is_joined and not any(map(str.isdigit, word[0]))))
+    return found
+
+
 def _fewer_phrases(text: str) -> str:
+    words = _words(text)
     for period in range(1, _LONGEST_PHRASE + 1):
-        text = _fewer_in_a_row(text, period, 3 if period <= 2 else 2)
+        fewer = _fewer_in_a_row(text, words, period, 3 if period <= 2 else 2)
+        if fewer != text:
+            text, words = fewer, _words(fewer)
     return text
 
 
-def _fewer_in_a_row(text: str, period: int, most: int) -> str:
+def _fewer_in_a_row(text: str, words: list[_Word], period: int, most: int) -> str:
     """Cut runs of one phrase of `period` words down to `most` copies, with the marks behind the last copy."""
-    found = list(_WORD.finditer(text))
-    keys = [None if re.search(r"\d", word[0]) else word[0].casefold() for word in found]
     pieces, start, run = [], 0, 0
-    for place in range(period, len(found) + 1):
-        if place < len(found) and keys[place] == keys[place - period] is not None and _is_joined(text, found, place):
+    for place in range(period, len(words) + 1):
+        if place < len(words) and words[place].may_repeat and words[place].text == words[place - period].text:
             run += 1
             continue
         first, copies = place - run - period, 1 + run // period
         if copies > most:
-            pieces.append(text[start : found[first + most * period - 1].end()])
-            start = found[first + copies * period - 1].end()
+            pieces.append(text[start : words[first + most * period - 1].end])
+            start = words[first + copies * period - 1].end
         run = 0
     return "".join(pieces) + text[start:]
-
-
-def _is_joined(text: str, found: list[re.Match[str]], place: int) -> bool:
-    return _JOINER.fullmatch(text, found[place - 1].end(), found[place].start()) is not None
 
 
 def _fewer_sentences(text: str) -> str:
@@ -363,15 +378,26 @@ def _fewer_sentences(text: str) -> str:
 
 @lru_cache(maxsize=16)
 def _listed(words: tuple[str, ...]) -> re.Pattern[str] | None:
-    """What finds any of the words, longer ones first; None if there is nothing to find."""
+    """What finds any of the words; None if there is nothing to find."""
     letter = rf"(?:{_SIGN}|[\u0300-\u036f])"
-    entries = []
-    for word in sorted({word for word in words if re.search(r"[^\s*]", word)}, key=lambda word: (-len(word), word)):
-        word = word.strip()
+    borders: dict[tuple[str, str], list[str]] = {}
+    for word in {" ".join(word.split()) for word in words if re.search(r"[^\s*]", word)}:
         before = rf"(?<!{letter})" if re.match(letter, word) else ""
         after = rf"(?!{letter})" if re.match(letter, word[-1]) else ""
-        entries.append(before + r"\s+".join(map(re.escape, word.split())) + after)
-    return re.compile("|".join(entries), re.IGNORECASE) if entries else None
+        borders.setdefault((before, after), []).append(word)
+    found = (before + _any_of(borders[before, after]) + after for before, after in sorted(borders, reverse=True))
+    return re.compile("|".join(found), re.IGNORECASE) if borders else None
+
+
+def _any_of(words: list[str]) -> str:
+    """A pattern for any of the words, longer ones first; common beginnings stand once, so that long lists are fast."""
+    groups = [list(group) for _, group in groupby(sorted(words, reverse=True), key=lambda word: word[:1])]
+    starts = [commonprefix(group) for group in groups]  # noqa: RUF071  # characters are meant
+    branches = (
+        re.escape(start).replace("\\ ", r"\s+") + (_any_of([word[len(start) :] for word in group]) if start else "")
+        for start, group in zip(starts, groups, strict=True)
+    )
+    return f"(?:{'|'.join(branches)})"
 
 
 _LEFT = rf"(?<!{_SIGN})(?<!\d[.-])(?<![$€£¥])"

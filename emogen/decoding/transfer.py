@@ -58,14 +58,14 @@ class TransferOptions:
         seed: of the draws; those of line i are a function of seed and i.
     """
 
-    samples: int = 16
+    samples: int = 8
     spread: float = 0.5
-    temperature: float = 0.9
+    temperature: float = 0.8
     rounds: int = 4
-    best: int = 4
-    edits: int = 24
-    keep: float = 1.0
-    fluency: float = 0.5
+    best: int = 3
+    edits: int = 16
+    keep: float = 1.5
+    fluency: float = 4.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -190,7 +190,9 @@ def _transferred(space: LatentSpace, text: str, emotion: Emotion, options: Trans
     fresh = [found.text for found in written(space, latents, emotion, sampling)] if options.samples else []
     pool = _ranked(space, line, [text, *fresh], options, guide)
     for _ in range(options.rounds):
-        edited = _edited(space, line, [found.text for found in pool[: options.best]], options, draw)
+        # The source too: what is found first need not lie on the way to what is best.
+        begin = dict.fromkeys([text, *(found.text for found in pool[: options.best])])
+        edited = _edited(space, line, list(begin), options, draw)
         known = {found.text for found in pool}
         pool = _best(
             [*pool, *_ranked(space, line, [each for each in edited if each not in known], options, guide)], line, options
@@ -271,7 +273,7 @@ def _edited(space: LatentSpace, line: _Line, texts: Sequence[str], options: Tran
 def _gap(text: str, draw: random.Random) -> _Gap:
     """A place in a text: a sentence in front, one behind, or up to three words instead of, or between, others."""
     spans = word_spans(text)
-    kind = draw.choice(("front", "behind", "replace", "replace", "insert", "insert", "leave out"))
+    kind = draw.choice(("front", "front", "behind", "behind", "replace", "insert", "leave out"))
     if kind == "front":
         return _Gap("", text, _SENTENCE)
     if kind == "behind" or not spans:
@@ -291,10 +293,20 @@ def _filled(space: LatentSpace, gap: _Gap, begun: Sequence[int], row: Sequence[i
     if gap.before.strip() and new[:1].isalnum() and before[-1:].isascii():
         # It went on with the word before.
         return gap.before + gap.behind
-    spans = word_spans(new)[: gap.words]
-    ends = [end for start, end in spans if new[start:end] in _ENDS] if gap.words == _SENTENCE else []
-    upto = (ends or [end for _, end in spans[-1:]] or [0])[0]
+    upto = _sentence_end(new) if gap.words == _SENTENCE else max([end for _, end in word_spans(new)[: gap.words]], default=0)
     return _joined(_joined(gap.before.rstrip(), new[:upto].strip()), gap.behind.lstrip() if gap.words else gap.behind)
+
+
+def _sentence_end(text: str) -> int:
+    """Where the first sentence of a text ends, marks that are repeated with it; 0 where that is not within a few words."""
+    spans = word_spans(text)[: _SENTENCE + 1]
+    marks = [number for number, (start, end) in enumerate(spans) if text[start:end] in _ENDS]
+    if not marks:
+        return 0
+    last = marks[0]
+    while last + 1 < len(spans) and text[slice(*spans[last + 1])] in _ENDS:
+        last += 1
+    return spans[last][1]
 
 
 def _joined(left: str, right: str) -> str:

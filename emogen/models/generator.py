@@ -259,6 +259,9 @@ class Generator(nn.Module):
         nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
         with torch.no_grad():
             self.embedding.weight[PAD].zero_()
+            if latent := self.config.latent:
+                # No larger than a word's vector: a latent that drowns the words slows learning for thousands of steps.
+                self.inject.weight[:, -latent:].normal_(std=(self.config.width * latent) ** -0.5)
         for name, parameter in self.named_parameters():
             if name.endswith((".out.weight", ".down.weight")):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
@@ -317,6 +320,13 @@ class Generator(nn.Module):
             state: from `start`.
         """
         return self.backbone.read(self.embedding(tokens) + shifts[0][:, None], lengths, shifts[1:], state)
+
+    def compile_step(self) -> None:
+        """Compiles the pass of one token for any number of rows; of use where many small operations wait for a GPU.
+
+        Takes seconds to a minute when it is first used, and on a CPU a C++ compiler.
+        """
+        self.backbone.step = torch.compile(self.backbone.step, dynamic=True)  # type: ignore[method-assign]
 
     def step(self, tokens: Tensor, positions: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Reads one token a row.

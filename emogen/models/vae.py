@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from emogen.errors import SettingsError
 from emogen.losses import Gaussian
@@ -46,8 +47,8 @@ class TextVaeConfig:
 class TextVAE(nn.Module):
     """Encoder and decoder, over one embedding unless the encoder is a pretrained one, with an emotion adversary on z.
 
-    The adversary predicts the emotion from z through a reversed gradient (Ganin et al. 2016): the encoder learns to leave the
-    emotion to the condition, so that changing the condition changes the emotion.
+    The adversary predicts the emotion from z, and the encoder learns to make it guess: it leaves the emotion to the condition,
+    so that changing the condition changes the emotion.
     """
 
     def __init__(self, config: TextVaeConfig, base: BaseModel | None = None, reader: PretrainedReader | None = None) -> None:
@@ -91,10 +92,25 @@ class TextVAE(nn.Module):
         stream = self.decoder.embedding(tokens).float() + self.condition(emotion)[:, None]
         return mean_of(self.encoder(stream, present), present)
 
-    def emotion_logits(self, latent: Tensor) -> Tensor:
-        """The adversary's guess of the emotion, [batch, emotions]; its gradient reaches `latent` with the sign reversed."""
-        guess: Tensor = self.adversary(_Reversed.apply(latent))  # type: ignore[no-untyped-call]
-        return guess
+    def adversary_loss(self, latent: Tensor, emotion: Tensor, usual: Tensor) -> Tensor:
+        """What adversary and encoder learn from latents, [batch], nats.
+
+        The adversary learns to tell the emotion from z, the encoder to make it guess what it would without z. Once that is
+        reached the encoder has nothing more to gain; from a gradient with its sign reversed (Ganin et al. 2016) it would gain
+        without end, and z grow with it.
+
+        Args:
+            latent: [batch, latent].
+            emotion: [batch, emotions], weights.
+            usual: [emotions], their mean over the rows.
+
+        Source: domain confusion, Tzeng et al. 2015, Simultaneous Deep Transfer Across Domains and Tasks.
+        """
+        told = functional.cross_entropy(self.adversary(latent.detach()), emotion, reduction="none")
+        fixed = {name: weight.detach() for name, weight in self.adversary.named_parameters()}
+        guess: Tensor = torch.func.functional_call(self.adversary, fixed, (latent,))
+        confused = functional.cross_entropy(guess, usual.expand_as(guess), reduction="none")
+        return told + confused
 
 
 @torch.no_grad()
@@ -106,13 +122,3 @@ def adopt_decoder(vae: TextVAE, generator: Generator) -> None:
     own["inject.weight"].zero_()[:, :known] = weights.pop("inject.weight")
     own.update(weights)
     vae.decoder.load_state_dict(own)
-
-
-class _Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, latent: Tensor) -> Tensor:
-        return latent.view_as(latent)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
-        return -gradient

@@ -237,6 +237,7 @@ class GanSettings(GanConfig, GeneratorRun):
     discriminator_layers: int = setting(2, "Of its Transformer blocks.")
     discriminator_heads: int = setting(4, "Of its attention.")
     discriminator_dropout: float = setting(0.2, "Of its states, in training.")
+    compile: Literal["yes", "no"] = setting("no", "Compile the pass of one token; pays on CUDA in long runs.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -173,6 +173,8 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
         # The warm start draws random numbers, and a resumed run does without it.
         torch.manual_seed(settings.seed)
         models = _adversaries(start, settings, encoder, device)
+        if settings.compile == "yes":
+            models.generator.compile_step()
         order |= {"guide_sha256": sha256(Path(settings.guide) / "model.safetensors")} if settings.guide else {}
         opponent, share = models.discriminator, settings.encoder_rate / settings.discriminator_rate
         readers = opponent.readers if isinstance(opponent, LikelihoodRatioDiscriminator) else nn.ModuleList()

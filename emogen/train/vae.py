@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, MutableMapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from emogen.data.batches import Batch
 from emogen.losses import (
@@ -62,7 +61,8 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
             condition = torch.cat([told, latent], 1)
             prior = vae.decoder.prior(told)
             nll, mask = reply_nll(vae.decoder, moved.tokens, moved.reply_start, condition)
-            adversary = functional.cross_entropy(vae.emotion_logits(latent), moved.emotion[:, :-1], reduction="sum")
+            usual = total(moved.emotion[:, :-1].sum(0)) / moved.whole
+            adversary = vae.adversary_loss(latent, moved.emotion[:, :-1], usual).sum()
         kl = joint(kl_to_prior(posterior, prior).sum(0)) / moved.whole
         reconstruction = joint(nll.sum()) / moved.whole
         weight = rate_weight(float(kl.detach().sum()), config, state.progress, state.figures)
