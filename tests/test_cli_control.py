@@ -233,7 +233,6 @@ def test_a_broken_file_beside_the_weights(refusal, model, name):
 # ---- streams and post-processing
 
 
-@pytest.mark.xfail(strict=True, reason="cli/sampling.py drops blanks between pieces")
 @pytest.mark.parametrize("control", ["none", "guidance:2,bayes:1"])
 def test_a_stream_prints_the_text_of_the_same_seed(emogen, model, control):
     """In one line, as without it; several emotions are named before their texts."""
@@ -246,7 +245,6 @@ def test_a_stream_prints_the_text_of_the_same_seed(emogen, model, control):
     assert emogen(*context, "--stream") == emogen(*context)
 
 
-@pytest.mark.xfail(strict=True, reason="cli/sampling.py drops blanks between pieces")
 def test_a_stream_is_one_line_whatever_is_written(emogen, model, monkeypatch):
     """Line ends inside a text are blanks, wherever a piece is cut; blanks at the ends are gone."""
     pieces = [" ", " so", "\n", "happy\n", "\ntoday", "\u2028!", " ", "\n"]
@@ -279,10 +277,7 @@ def test_what_needs_whole_texts_is_not_streamed(refusal, model, options):
     )
 
 
-EARLY = pytest.mark.xfail(strict=True, reason="cli/sampling.py prints the emotion before the model refuses")
-
-
-@pytest.mark.parametrize("emotions", [["--emotion", "joy"], pytest.param([], marks=EARLY)])
+@pytest.mark.parametrize("emotions", [["--emotion", "joy"], []])
 def test_rerank_is_not_streamed(refusal, model, guide, emotions):
     """Nothing is printed before it is refused."""
     given = ["--stream", "--control", "rerank:2", "--guide", guide]

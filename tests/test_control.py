@@ -35,7 +35,6 @@ def test_blanks_and_order_do_not_matter(text):
     assert (control.names, str(control)) == (("guidance", "head"), "guidance:2,head:1.5")
 
 
-@pytest.mark.xfail(strict=True, reason="Control.__str__ keeps six digits")
 @given(CONTROLS)
 def test_what_is_written_is_read_again(control):
     """To the last digit: a calibration is known by its control."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,14 +174,15 @@ def _stream(
     if asked.as_json or asked.post or asked.count != 1:
         raise SettingsError("--stream prints a text as it is written: leave out --json, --post and -n, which need it whole")
     for emotion in emotions:
-        pieces = model.stream(contexts, emotion, options, seed)
-        click.echo(f"{emotion}\t" if len(emotions) > 1 else "", nl=False)
-        for number, piece in enumerate(pieces):
-            shown = piece if number else piece.lstrip()
-            click.echo(" ".join(shown.splitlines()).encode("utf-8", errors="backslashreplace"), nl=False)
+        whole, shown = "", ""
+        for piece in chain(model.stream(contexts, emotion, options, seed), [""]):
+            whole += piece
+            line = (f"{emotion}\t" if len(emotions) > 1 else "") + " ".join(whole.split())
+            _print(line[len(shown) :], nl=False)
+            shown = line
         click.echo()
 
 
-def _print(line: str) -> None:
+def _print(line: str, nl: bool = True) -> None:
     # Bytes, because these texts are UTF-8 whatever the terminal's locale.
-    click.echo(line.encode("utf-8", errors="backslashreplace"))
+    click.echo(line.encode("utf-8", errors="backslashreplace"), nl=nl)

@@ -36,7 +36,7 @@ class Control:
             value = getattr(self, name)
             if not 0 <= value <= _MOST:
                 raise SettingsError(f"control {name}:{value:g}: allowed is between 0 and {_MOST:g}")
-        if not 1 <= self.rerank <= _MOST_CANDIDATES:
+        if not (1 <= self.rerank <= _MOST_CANDIDATES and self.rerank == int(self.rerank)):
             raise SettingsError(f"control rerank:{self.rerank}: allowed is a whole number between 1 and {_MOST_CANDIDATES}")
 
     @property
@@ -45,7 +45,7 @@ class Control:
         return tuple(field.name for field in fields(self) if getattr(self, field.name) != field.default)
 
     def __str__(self) -> str:
-        return ",".join(f"{name}:{getattr(self, name):g}" for name in self.names) or "none"
+        return ",".join(f"{name}:{_shown(getattr(self, name))}" for name in self.names) or "none"
 
 
 CONTROLLERS = tuple(field.name for field in fields(Control))
@@ -72,6 +72,11 @@ def parse_control(text: str) -> Control:
     if candidates != int(candidates):
         raise SettingsError(f"control {text!r}: rerank:{candidates:g} is not a whole number")
     return Control(**weights, rerank=int(candidates))
+
+
+def _shown(weight: float) -> str:
+    """All digits, so that what is written down is read back as the same."""
+    return repr(float(weight)).removesuffix(".0")
 
 
 def _number(text: str, name: str, weight: str) -> float:

@@ -269,7 +269,7 @@ def filtered_draw(scores: Tensor, sampling: Sampling, uniforms: Tensor) -> Tenso
     """One draw a row from `filtered` scores, without sorting them: top-p and min-p by rejection.
 
     A token drawn from all is kept if those likelier than it hold less than the share, which one pass tells. Where all tries
-    fail, and for top-k, the filter itself is computed.
+    fail, for top-k, and where there is one number a row, the filter itself is computed.
 
     Args:
         scores: [rows, vocabulary], temperature included.
@@ -279,7 +279,7 @@ def filtered_draw(scores: Tensor, sampling: Sampling, uniforms: Tensor) -> Tenso
     Returns:
         [rows], ids.
     """
-    if sampling.top_k or sampling.top_p < _REJECTS_MOST:
+    if sampling.top_k or sampling.top_p < _REJECTS_MOST or uniforms.shape[1] == 1:
         return inverse_cdf(filtered(scores, sampling).softmax(-1), uniforms[:, 0])
     weights = scores.sub(scores.amax(-1, keepdim=True)).exp_()
     ids = inverse_cdf(weights, uniforms[:, 0])

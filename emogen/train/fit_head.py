@@ -13,7 +13,7 @@ from emogen.data.batches import batches
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints, write_fingerprints
 from emogen.models.device import choose_device
-from emogen.models.head import EmotionHead, head_of
+from emogen.models.head import head_of
 from emogen.train.config import HeadSettings
 from emogen.train.corpus import held_out_batches
 from emogen.train.fit import prepared_for
@@ -42,6 +42,7 @@ def fit_head(files: Sequence[str], reading: Reading, settings: HeadSettings) -> 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     start = load(settings.checkpoint, choose_device(settings.device))
+    seen = read_fingerprints(start.folder)
     data = prepared_for(start, files, reading, settings.seed)
     generator = start.generator.requires_grad_(False)
     # Only here: a head that stands there already takes random numbers while it is loaded.
@@ -54,11 +55,7 @@ def fit_head(files: Sequence[str], reading: Reading, settings: HeadSettings) -> 
         if step.number == settings.steps:
             break
     figures = held_out_head_nll(generator, head, held_out_batches(data.arrays))
-    _keep(start.folder, head, np.asarray(data.arrays["train"].fingerprints))
-    return start.folder, figures
-
-
-def _keep(folder: Path, head: EmotionHead, rows: np.ndarray) -> None:
     # The rows first: a head whose rows are unknown would pass any leak check.
-    write_fingerprints(folder, np.union1d(read_fingerprints(folder), rows))
-    save_head(folder, head)
+    write_fingerprints(start.folder, np.union1d(seen, data.arrays["train"].fingerprints))
+    save_head(start.folder, head)
+    return start.folder, figures
