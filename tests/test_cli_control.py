@@ -67,7 +67,7 @@ def test_a_head_is_trained_and_steers(emogen, model, rows_file):
     status, out, err = emogen("train-head", "--checkpoint", model, *HEAD, "--learning-rate", "0.1", rows_file)
     assert (status, out) == (0, f"{model}\n")
     assert "emogen: held-out nats a token: nll " in err
-    assert "chance 1.946" in err
+    assert ", chance " in err
     assert (model / "model.safetensors").read_bytes() == before
     texts = sampled(emogen, model, "--control", "head:50", "--temperature", "1")
     options = checkpoint.replace(load(model).default_sampling, temperature=1.0, control=parse_control("head:50"))
@@ -200,7 +200,7 @@ def test_at_strength_zero_no_controller_changes_a_text(emogen, model):
         (["--emotion", "joy=0.7,fear=0.2"], ["emotion 'joy=0.7,fear=0.2': emotion weights sum to 0.9, not to 1"]),
         (
             ["--control", "head:2"],
-            ["has no emotion head; `emogen train-head --checkpoint ", "the models that ship have theirs"],
+            ["has no emotion head; `emogen train-head --checkpoint ", "the small model that ships has one"],
         ),
         (["--control", "head:2", "--stream", "--emotion", "joy"], ["has no emotion head; `emogen train-head --checkpoint "]),
         (["--post", "polish"], ["'polish' is no step of post-processing"]),

@@ -75,7 +75,7 @@ def told_shares(shares: Sequence[float], sharpness: float, preference: Sequence[
 def write_calibration(folder: Path, calibration: Calibration) -> None:
     """Writes it into a checkpoint's folder, whole or not at all."""
     content = asdict(calibration) | {"labels": list(calibration.labels.names), "control": str(calibration.control)}
-    write_text(folder / CALIBRATION_FILE, json.dumps(content, indent=1) + "\n")
+    write_text(folder / CALIBRATION_FILE, json.dumps(content) + "\n")
 
 
 def read_calibration(folder: Path, labels: LabelSet) -> Calibration | None:

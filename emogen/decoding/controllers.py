@@ -299,7 +299,7 @@ def refuse_unserved(controls: Sequence[Control], head: EmotionHead | None, has_g
     if head is None and any(control.head for control in controls):
         raise SettingsError(
             f"control head: {where} has no emotion head; `emogen train-head --checkpoint {where} DATA` gives it one, "
-            "and the models that ship have theirs; guidance, expert and bayes need none"
+            "and the small model that ships has one; guidance, expert and bayes need none"
         )
     if not has_guide and any(control.rerank > 1 for control in controls):
         raise SettingsError(

@@ -1,10 +1,10 @@
 """Another emotion for a text whose content is kept: the VAE proposes, a guide chooses.
 
-Candidates come from two sources. Whole texts: the text's latent, drawn from its posterior and moved to the prior of the new
-emotion, decoded with that emotion. Edits: a few words of a candidate are replaced, left out or joined by words that the decoder
-writes at that place, given latent and emotion; the best candidates are edited again, for some rounds (a search by energy as in
-Mix and Match, Mireshghallah et al. 2022, and simulated editing, Liu et al. 2020; ours keeps the best of each round). At a rate
-of few nats a latent holds what a text is about and not its words, so that edits keep content which whole texts lose.
+Candidates come from three sources. Whole texts: the text's latent, drawn from its posterior and moved to the prior of the new
+emotion, decoded with that emotion. Sentences: short ones that the decoder often begins a text of that emotion with, before or
+behind the source. Edits: a few words of a candidate are replaced, left out or joined by words that the decoder writes at that
+place, given latent and emotion; the best candidates are edited again, for some rounds (a search by energy as in Mix and Match,
+Mireshghallah et al. 2022, and simulated editing, Liu et al. 2020; ours keeps the best of each round). At a rate of few nats a latent holds what a text is about and not its words, so that edits keep content which whole texts lose.
 
 What is chosen is highest in
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emogen.decoding.latent import LatentSpace, moved, posterior, refuse_unreadable, written
-from emogen.decoding.sampling import Prefixes, Sampling, chooser, generate
+from emogen.decoding.sampling import Prefixes, Sampling, chooser, generate, row_normals, stream_of
 from emogen.decoding.texts import Guide
 from emogen.emotions import Emotion, mixture
 from emogen.errors import SettingsError
@@ -39,6 +39,9 @@ _LEAST = 1e-6
 _ROWS = 128
 _WORDS = 3
 _SENTENCE = 8
+_DRAWN = 1024
+_PLAIN = 0.6
+_LEAST_WORDS = 2
 _ENDS = ".!?。!?"
 
 
@@ -48,6 +51,7 @@ class TransferOptions:
 
     Attributes:
         samples: whole texts from the latent.
+        sentences: of the emotion, to stand before or behind the text.
         spread: of their latents, in deviations of the posterior.
         temperature: of all that is written.
         rounds: of edits; 0 leaves them out.
@@ -59,6 +63,7 @@ class TransferOptions:
     """
 
     samples: int = 8
+    sentences: int = 16
     spread: float = 0.5
     temperature: float = 0.8
     rounds: int = 4
@@ -69,15 +74,15 @@ class TransferOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("samples", "rounds"):
+        for name in ("samples", "sentences", "rounds"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("best", "edits"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("spread", "keep", "fluency"):
             _require(0 <= getattr(self, name) <= 100, name, getattr(self, name), "0 to 100")
         _require(0 < self.temperature <= 100, "temperature", self.temperature, "above 0 and at most 100")
-        if not self.samples and not self.rounds:
-            raise SettingsError("--samples 0 with --rounds 0: leaves no candidate; raise one of them")
+        if not (self.samples or self.sentences or self.rounds):
+            raise SettingsError("--samples 0 --sentences 0 --rounds 0: leaves no candidate; raise one of them")
 
 
 @dataclass(frozen=True)
@@ -150,9 +155,33 @@ def transfer(
     """
     options, guide = options or TransferOptions(), guide or own_guide(space)
     asked = [emotion] * len(texts) if isinstance(emotion, Emotion) else emotion
+    sentences: dict[Emotion, list[str]] = {}
     for number, (text, own) in enumerate(zip(texts, asked, strict=True), first):
         refuse_unreadable(space, text, f"line {number + 1}")
-        yield _transferred(space, text, own, replace(options, seed=_seed_of(options.seed, number)), guide)
+        if own not in sentences:
+            sentences[own] = plain_sentences(space, own, options, guide)
+        yield _transferred(space, text, own, replace(options, seed=_seed_of(options.seed, number)), guide, sentences[own])
+
+
+def plain_sentences(space: LatentSpace, emotion: Emotion, options: TransferOptions, guide: Guide) -> list[str]:
+    """Short sentences that the decoder begins its texts of an emotion with, the best first, at most `options.sentences`.
+
+    Best is what has the highest log p(emotion | sentence) + log of how often it was drawn: what is said often is plain.
+    """
+    if not options.sentences:
+        return []
+    drawn = Sampling(temperature=_PLAIN, max_tokens=2 * _SENTENCE, seed=options.seed)
+    condition = space.condition(emotion, 1)
+    noise = row_normals([stream_of(options.seed, row) for row in range(_DRAWN)], space.generator.config.latent)
+    latents = space.generator.prior(condition).sample(noise.to(condition.device))
+    texts = [found.text for found in written(space, latents, emotion, drawn)]
+    counts = Counter(text[:end].strip() for text in texts if (end := _sentence_end(text)))
+    found = [text for text in counts if len(words(text)) > _LEAST_WORDS]
+    if not found:
+        return []
+    fit = np.log(np.maximum(guide(found) @ np.asarray(emotion.weights), _LEAST))
+    worth = fit + np.log([counts[text] for text in found])
+    return [found[place] for place in np.argsort(-worth, kind="stable")[: options.sentences]]
 
 
 def own_guide(space: LatentSpace) -> Guide:
@@ -181,14 +210,17 @@ def kept(source: str, text: str) -> float:
 
 
 @torch.no_grad()
-def _transferred(space: LatentSpace, text: str, emotion: Emotion, options: TransferOptions, guide: Guide) -> Transferred:
+def _transferred(
+    space: LatentSpace, text: str, emotion: Emotion, options: TransferOptions, guide: Guide, sentences: Sequence[str]
+) -> Transferred:
     draw = random.Random(options.seed)
     line, latents = _begun(space, text, emotion, options)
     sampling = Sampling(
         temperature=options.temperature, top_p=0.95, max_tokens=space.limits.reply_tokens + 1, seed=options.seed
     )
     fresh = [found.text for found in written(space, latents, emotion, sampling)] if options.samples else []
-    pool = _ranked(space, line, [text, *fresh], options, guide)
+    beside = [joined for each in sentences for joined in (_joined(each, text), _joined(text, each))]
+    pool = _ranked(space, line, [text, *fresh, *beside], options, guide)
     for _ in range(options.rounds):
         # The source too: what is found first need not lie on the way to what is best.
         begin = dict.fromkeys([text, *(found.text for found in pool[: options.best])])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -68,11 +67,12 @@ def _at_random(batch: Batch, random: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def held_out_head_nll(generator: Generator, head: EmotionHead, batches: Iterable[Batch], seed: int = 0) -> dict[str, float]:
-    """`nll` (nats a token) of held-out emotions; `chance`, that of a head that knows nothing."""
+    """`nll` (nats a token) of held-out emotions; `chance`, that of a head that knows how frequent they are and no more."""
     random = torch.Generator().manual_seed(seed)
-    nats, places = 0.0, 0.0
+    nats, shares = 0.0, torch.zeros(generator.config.emotions, dtype=torch.float64)
     for batch in batches:
         moved = batch.to(generator.bias.device)
-        nll, count = head_nll(generator, head, moved, _at_random(moved, random))
-        nats, places = nats + float(nll.sum()), places + float(count)
-    return {"nll": nats / places, "chance": math.log(generator.config.emotions)}
+        nll, _ = head_nll(generator, head, moved, _at_random(moved, random))
+        tokens = reply_mask(batch.tokens, batch.reply_start).sum(1)
+        nats, shares = nats + float(nll.sum()), shares + (batch.emotion[:, :-1] * tokens[:, None]).sum(0)
+    return {"nll": nats / float(shares.sum()), "chance": float(torch.distributions.Categorical(shares).entropy())}
