@@ -4,7 +4,8 @@ Candidates come from three sources. Whole texts: the text's latent, drawn from i
 emotion, decoded with that emotion. Sentences: short ones that the decoder often begins a text of that emotion with, before or
 behind the source. Edits: a few words of a candidate are replaced, left out or joined by words that the decoder writes at that
 place, given latent and emotion; the best candidates are edited again, for some rounds (a search by energy as in Mix and Match,
-Mireshghallah et al. 2022, and simulated editing, Liu et al. 2020; ours keeps the best of each round). At a rate of few nats a latent holds what a text is about and not its words, so that edits keep content which whole texts lose.
+Mireshghallah et al. 2022, and simulated editing, Liu et al. 2020; ours keeps the best of each round). At a rate of few nats a
+latent holds what a text is about and not its words, so that edits keep content which whole texts lose.
 
 What is chosen is highest in
 
