@@ -17,7 +17,7 @@ RESULTS = Path("evaluate/results")
 PAGES = (Path("README.md"), Path("evaluate/README.md"))
 SHOWN = {
     "startup": ("seconds_to_first_line", "seconds"),
-    "speed": ("seconds", "reference_seconds", "ratio", "repetitions"),
+    "speed": ("seconds", "reference_seconds", "ratio", "repetitions", "gigabytes"),
     "conditional": (
         "emotion_accuracy",
         "forward_bleu4",
