@@ -142,6 +142,7 @@ class Checkpoint:
         sampling: Sampling | None = None,
         seed: int = 0,
         guide: Guide | None = None,
+        latent: Tensor | None = None,
     ) -> list[Sample]:
         """Replies to many contexts at once, each with its emotion, `n` to each; options as in `sample`.
 
@@ -152,10 +153,11 @@ class Checkpoint:
             sampling: decoding options, control among them.
             seed: the same seed gives the same texts on a CPU.
             guide: probabilities over the model's labels of texts, for control `rerank`.
+            latent: of a VAE, [contexts * n, latent], in place of draws from its prior.
         """
         options = replace(sampling or self.default_sampling, n=n, seed=seed)
         prompts = self.prompts(contexts, emotions, options.control)
-        return list(sample(self.writer(guide), prompts, options))
+        return list(sample(self.writer(guide), prompts, options, latent))
 
     def stream(
         self,

@@ -273,7 +273,7 @@ def test_what_needs_whole_texts_is_not_streamed(refusal, model, options):
     status, line = refusal("sample", "--checkpoint", model, "--emotion", "joy", "--stream", *options)
     assert (status, line) == (
         2,
-        "--stream prints a text as it is written: leave out --json, --post and -n, which need it whole",
+        "--stream prints a text as it is written: leave out --json, --post, --near and -n, which need it whole",
     )
 
 

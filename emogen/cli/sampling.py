@@ -16,6 +16,8 @@ from emogen.decoding.control import parse_control
 from emogen.errors import SettingsError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from emogen.checkpoint import Checkpoint
     from emogen.decoding.sampling import Sampling
     from emogen.decoding.texts import Guide
@@ -87,6 +89,8 @@ class _Asked:
     device: str
     stream: bool
     as_json: bool
+    near: str | None = None
+    spread: float = 1.0
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -97,6 +101,8 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command("sample")
 @click.option("--context", "contexts", multiple=True, help="What is replied to; given several times: a dialogue, oldest first.")
+@click.option("--near", default=None, help="A text around whose latent is written (a VAE's checkpoint).")
+@click.option("--spread", type=float, default=1.0, show_default=True, help="How far around it; 0 for its latent itself.")
 @_with_options
 def sample(contexts: tuple[str, ...], **options: Any) -> None:
     """Write texts with the emotion you ask for, one a line; without --emotion, one for each emotion the model knows."""
@@ -118,7 +124,7 @@ def _loaded(asked: _Asked) -> Checkpoint:
     """The model; which one is said where nobody named it."""
     from emogen.checkpoint import better_than, load
 
-    model = load(asked.checkpoint, asked.device)
+    model = load(asked.checkpoint, asked.device, whole=asked.near is not None)
     if not asked.checkpoint:
         better = better_than(model.folder)
         click.echo(f"emogen: written by {model.folder.name}" + (f"; for better texts: {better}" if better else ""), err=True)
@@ -141,8 +147,9 @@ def _write(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[str | 
         _stream(model, contexts, wanted, options, asked, seed)
         return
     post = parse_postprocessing(asked.post)
+    latent = None if asked.near is None else _near(model, asked.near, asked, seed)
     for emotion in wanted:
-        for found in model.reply([contexts], [emotion], asked.count, options, seed, guide):
+        for found in model.reply([contexts], [emotion], asked.count, options, seed, guide, latent):
             text = post(found.text)
             if asked.as_json:
                 _print(json.dumps({**dataclasses.asdict(found), "text": text, "seed": seed}, ensure_ascii=False))
@@ -160,6 +167,14 @@ def _sampling(model: Checkpoint, asked: _Asked) -> Sampling:
     return dataclasses.replace(model.default_sampling, **given)
 
 
+def _near(model: Checkpoint, text: str, asked: _Asked, seed: int) -> Tensor:
+    """Latents around that of a text, one for each text to be written."""
+    from emogen.decoding.latent import latent_space, near
+
+    space = latent_space(model.model, model.tokenizer, model.labels, model.description.limits, str(model.folder))
+    return near(space, text, asked.count, asked.spread, seed)
+
+
 def _guide(model: Checkpoint, asked: _Asked) -> Guide:
     from emogen.checkpoint import shipped
     from emogen.judges.recognizer import load_recognizer
@@ -171,8 +186,10 @@ def _stream(
     model: Checkpoint, contexts: Sequence[str], emotions: Sequence[Emotion], options: Sampling, asked: _Asked, seed: int
 ) -> None:
     """Prints texts piece by piece, one after another."""
-    if asked.as_json or asked.post or asked.count != 1:
-        raise SettingsError("--stream prints a text as it is written: leave out --json, --post and -n, which need it whole")
+    if asked.as_json or asked.post or asked.count != 1 or asked.near is not None:
+        raise SettingsError(
+            "--stream prints a text as it is written: leave out --json, --post, --near and -n, which need it whole"
+        )
     for emotion in emotions:
         whole, shown = "", ""
         for piece in chain(model.stream(contexts, emotion, options, seed), [""]):

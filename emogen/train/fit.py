@@ -149,8 +149,8 @@ def _begun_vae(start: Checkpoint, settings: VaeSettings) -> TextVAE:
         return start.model
     if start.model.config.latent or start.model.config.adapter or settings.encoder:
         raise CheckpointError(
-            f"{start.folder}: --init of train-vae takes a VAE that train-vae made, or a language model that train-lm made without "
-            "a pretrained backbone (and no --encoder)"
+            f"{start.folder}: --init of train-vae takes a VAE that train-vae made, or a language model that train-lm made "
+            "without a pretrained backbone (and no --encoder)"
         )
     decoder = replace(start.model.config, latent=settings.latent, prior=settings.prior, dropout=settings.dropout)
     vae = TextVAE(TextVaeConfig(decoder, settings.encoder_layers, decoder.heads))

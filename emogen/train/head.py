@@ -75,4 +75,5 @@ def held_out_head_nll(generator: Generator, head: EmotionHead, batches: Iterable
         nll, _ = head_nll(generator, head, moved, _at_random(moved, random))
         tokens = reply_mask(batch.tokens, batch.reply_start).sum(1)
         nats, shares = nats + float(nll.sum()), shares + (batch.emotion[:, :-1] * tokens[:, None]).sum(0)
-    return {"nll": nats / float(shares.sum()), "chance": float(torch.distributions.Categorical(shares).entropy())}
+    frequencies = shares / shares.sum()
+    return {"nll": nats / float(shares.sum()), "chance": float(-torch.xlogy(frequencies, frequencies).sum())}
