@@ -68,7 +68,7 @@ from emogen.words import words
 RESULT = Path("evaluate/results/latent.json")
 PARTS = ("rate", "transfer", "path")
 LM = LmSettings(
-    steps=2500, vocabulary=4000, width=256, dropout=0.3, learning_rate=3e-3, batch_size=64, validate_every=500, save_every=250
+    steps=5500, vocabulary=4000, width=256, dropout=0.3, learning_rate=3e-3, batch_size=64, validate_every=500, save_every=250
 )
 VAE = VaeSettings(
     latent=16,
@@ -78,7 +78,7 @@ VAE = VaeSettings(
     dropout=0.3,
     learning_rate=2e-3,
     autoencoder_share=0.15,
-    steps=1200,
+    steps=4500,
     batch_size=64,
     validate_every=300,
     save_every=300,
@@ -127,7 +127,7 @@ class Trial:
 @option("--transfer-rate", 10.0, "Of the VAE of transfer and path.")
 @option("--prior", "standard", "Of the VAEs.", type=click.Choice(("standard", "emotion")))
 @option("--steps", VAE.steps, "Updates of the first VAE.")
-@option("--next-steps", 250, "Updates of each further VAE.")
+@option("--next-steps", 500, "Updates of each further VAE.")
 @option("--lm-steps", LM.steps, "Updates of the language model.")
 @option("--rows", 1500, "Test rows of the rate.", type=click.IntRange(1))
 @option("--draws", 32, "Importance samples a row.", type=click.IntRange(1))
@@ -170,12 +170,13 @@ def main(
     vae = replace(VAE, steps=steps, prior=prior, seed=seed, threads=threads)
     models = Models(work, task, lm, vae, next_steps)
     folders = models.vaes({*target_rate, transfer_rate})
-    same = models.language_model()
+    same = models.language_model() if "rate" in part else None
     if only_train:
         return
-    leak = refuse_leaks(classifiers.judge, [classifiers.guide, *folders.values(), same])
+    trained = [*folders.values(), *([same] if same else [])]
+    leak = refuse_leaks(classifiers.judge, [classifiers.guide, *trained])
     found: list[dict[str, object]] = []
-    if "rate" in part:
+    if same:
         found += with_ratios(list(rate_rows(same, folders, texts, rows, draws)), seed)
     if set(part) - {"rate"}:
         judging = Judging(load_recognizer(classifiers.judge), load_text_encoder(encoder), load_language_model(language_model))
@@ -186,7 +187,7 @@ def main(
             )
         if "path" in part:
             found += path_rows(space, exchanges, pairs, judging.encoder, seed)
-    extra = {"judge_leaks": leak, "models": {folder.name: about(folder) for folder in (*folders.values(), same)}}
+    extra = {"judge_leaks": leak, "models": {folder.name: about(folder) for folder in trained}}
     files = [task.ready.source, classifiers.guide, classifiers.judge]
     write_result(out, command_of(RESULT.stem, click.get_current_context()), files, found, extra)
 

@@ -12,7 +12,7 @@ from emogen.train.config import VaeSettings
 from emogen.train.fit import fit_vae
 
 PAIR = LabelSet(("joy", "sadness"))
-QUICK = ("--samples", 2, "--rounds", 1, "--guide", "own")
+QUICK = ("--samples", 2, "--sentences", 0, "--rounds", 1, "--guide", "own")
 TINY = {"steps": 3, "batch_size": 8, "width": 16, "layers": 1, "latent": 4, "device": "cpu", "precision": "float32"}
 
 
@@ -61,7 +61,7 @@ def test_transfer_by_the_guide_that_ships(emogen, vae, piped):
     from emogen.checkpoint import shipped
 
     piped("We won.\n")
-    options = ("--samples", 2, "--rounds", 0, "--guide", shipped("recognizer"), "--checkpoint", vae)
+    options = ("--samples", 2, "--sentences", 2, "--rounds", 0, "--guide", shipped("recognizer"), "--checkpoint", vae)
     status, out, _ = emogen("transfer", "--emotion", "sadness", *options)
     assert (status, len(out.splitlines())) == (0, 1)
 
@@ -91,7 +91,7 @@ def test_checkpoint_without_an_encoder(refusal, tiny_checkpoint, piped, command)
         ("We won.\n", ("--emotion", "hunger"), 2, "'hunger' is not one of joy, sadness"),
         ("We won.\n", ("--emotion", "joy=0.5"), 2, "sum to 0.5"),
         ("We won.\n", ("--strength", 2), 2, "strength 2 is not between 0 and 1"),
-        ("We won.\n", ("--samples", 0, "--rounds", 0), 2, "--samples 0 with --rounds 0"),
+        ("We won.\n", ("--samples", 0, "--rounds", 0), 2, "--samples 0 --sentences 0 --rounds 0"),
         ("We won. " * 40, (), 1, "tokens long, the model reads 40"),
     ],
 )
@@ -112,3 +112,26 @@ def test_an_empty_text_has_no_path(refusal, vae):
     status, line = refusal("interpolate", "We won.", " ", "--checkpoint", vae)
     assert status == 1
     assert "text 2 is empty" in line
+
+
+def test_texts_near_another(emogen, vae):
+    """With no spread all are decoded from one latent, so that greedy ones are alike; with a wide one they differ."""
+    given = ("sample", "--emotion", "joy", "--checkpoint", vae, "--near", "We won.", "--seed", 1, "-n", 6, "--temperature")
+    status, out, _ = emogen(*given, 0, "--spread", 0)
+    assert status == 0
+    assert len(set(out.splitlines())) == 1
+    found = {emogen(*given, 1, "--spread", spread)[1] for spread in (0, 50)}
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--near", " "], "text 1 is empty"),
+        (["--near", "We won.", "--spread", -1], "--spread -1: allowed is 0 to 100"),
+        (["--near", "We won.", "--stream"], "leave out --json, --post, --near and -n"),
+    ],
+)
+def test_what_cannot_be_near(refusal, vae, options, said):
+    _, line = refusal("sample", "--emotion", "joy", "--checkpoint", vae, *options)
+    assert said in line

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from emogen.data.batches import Limits
+from emogen.decoding import transfer as transfers
 from emogen.decoding.latent import interpolate, latent_space, moved, near, path_between, posterior
-from emogen.decoding.transfer import TransferOptions, kept, own_guide, transfer
+from emogen.decoding.texts import Sample
+from emogen.decoding.transfer import TransferOptions, kept, own_guide, plain_sentences, transfer
 from emogen.emotions import LabelSet, mixture
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.losses import Gaussian
@@ -19,7 +21,7 @@ from emogen.text import train_tokenizer
 PAIR = LabelSet(("joy", "sadness"))
 JOY, SADNESS = (mixture({name: 1.0}, PAIR) for name in PAIR.names)
 TEXTS = ["We won the game today.", "I cried all day long.", "The dog is old, I am sad.", "What a great day, thank you!"]
-FEW = TransferOptions(samples=3, rounds=2, best=2, edits=6)
+FEW = TransferOptions(samples=3, sentences=0, rounds=2, best=2, edits=6, temperature=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +116,22 @@ def test_transfer_follows_the_guide(space):
     def brief(texts):
         return likes_length(texts)[:, ::-1]
 
-    options = TransferOptions(samples=0, rounds=6, best=2, edits=12, keep=0.0, fluency=0.0)
+    options = TransferOptions(samples=0, sentences=0, rounds=6, best=2, edits=12, temperature=0.9, keep=0.0, fluency=0.0)
     (found,) = transfer(space, TEXTS[2:3], JOY, options, brief)
     assert len(found.text.split()) < len(TEXTS[2].split())
+
+
+def test_sentences_of_an_emotion(space, monkeypatch):
+    """What the decoder begins with most, weighed by the guide, without stutters; it stands before or behind the text."""
+    begins = ["We won. And", "We won. But", "We won.", "My dog! He", "My dog! She", "Oh my! Ha", "Ha ha!", "Endless", "No."]
+    samples = [Sample(text, "joy", -1.0, 3, True) for text in begins]
+    monkeypatch.setattr(transfers, "written", lambda *_: iter(samples))
+    found = plain_sentences(space, JOY, replace(FEW, sentences=9), likes_dogs)
+    assert found == ["My dog!", "We won.", "Oh my!"]
+    assert plain_sentences(space, SADNESS, replace(FEW, sentences=1), likes_dogs) == ["We won."]
+    options = TransferOptions(samples=0, sentences=1, rounds=0, keep=0.0, fluency=0.0)
+    (each,) = transfer(space, TEXTS[:1], JOY, options, likes_dogs)
+    assert each.text in (f"My dog! {TEXTS[0]}", f"{TEXTS[0]} My dog!")
 
 
 def test_kept_words():
@@ -153,7 +168,13 @@ def test_texts_that_have_no_latent(space):
 
 
 def test_impossible_options(space):
-    for options in ({"samples": -1}, {"best": 0}, {"temperature": 0.0}, {"keep": -1.0}, {"samples": 0, "rounds": 0}):
+    for options in (
+        {"samples": -1},
+        {"best": 0},
+        {"temperature": 0.0},
+        {"keep": -1.0},
+        {"samples": 0, "sentences": 0, "rounds": 0},
+    ):
         with pytest.raises(SettingsError, match="--"):
             TransferOptions(**options)
     with pytest.raises(SettingsError, match="--steps 1"):

@@ -27,6 +27,8 @@ _COMMANDS = {
     "recognize": ("emogen.cli.recognition", "recognize", "Say which emotion a text expresses, and by which words."),
     "sample": ("emogen.cli.sampling", "sample", "Write texts with an emotion."),
     "reply": ("emogen.cli.sampling", "reply", "Reply to what was said, with an emotion."),
+    "match": ("emogen.cli.matching", "match", "Choose the replies that fit context and emotion."),
+    "policy": ("emogen.cli.policies", "policy", "Show reply policies, or learn one from dialogues."),
     "transfer": ("emogen.cli.latent", "transfer", "Give lines another emotion and keep what they say (VAE)."),
     "interpolate": ("emogen.cli.latent", "interpolate", "Write the texts between two texts (VAE)."),
     "evaluate": ("emogen.cli.evaluating", "evaluate_command", "Score texts: overlap, diversity, fluency, judged emotion."),

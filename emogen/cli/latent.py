@@ -49,8 +49,9 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("source", metavar="[FILE|-]", default="-")
 @click.option("--emotion", required=True, help="Of what is written: joy, or a mixture joy=0.7,surprise=0.3.")
 @click.option("--samples", type=int, default=8, show_default=True, help="Candidates from the line's latent.")
-@click.option("--rounds", type=int, default=4, show_default=True, help="Rounds in which the best candidates are edited.")
-@click.option("--keep", type=float, default=1.5, show_default=True, help="Weight of the words that are kept.")
+@click.option("--sentences", type=int, default=24, show_default=True, help="Short ones of the emotion, tried beside the line.")
+@click.option("--rounds", type=int, default=1, show_default=True, help="Rounds in which the best candidates are edited.")
+@click.option("--keep", type=float, default=0.5, show_default=True, help="Weight of the words that are kept.")
 @click.option(
     "--guide",
     default=None,
@@ -61,6 +62,7 @@ def transfer(
     source: str,
     emotion: str,
     samples: int,
+    sentences: int,
     rounds: int,
     keep: float,
     guide: str | None,
@@ -74,12 +76,11 @@ def transfer(
     from emogen.decoding.transfer import TransferOptions
     from emogen.decoding.transfer import transfer as transferred
 
-    options = TransferOptions(samples=samples, rounds=rounds, keep=keep, seed=seed)
+    options = TransferOptions(samples=samples, sentences=sentences, rounds=rounds, keep=keep, seed=seed)
     model = _loaded(checkpoint, device)
     asked = model.checkpoint.emotion(emotion, strength)
     chooses = _guide(model, guide, device)
-    for number, line in enumerate(_lines(source)):
-        (found,) = transferred(model.space, [line], asked, options, chooses, number)
+    for found in transferred(model.space, _lines(source), asked, options, chooses):
         _print(found.text, {**dataclasses.asdict(found), "seed": seed} if as_json else None)
 
 

@@ -15,10 +15,11 @@ equally likely before. So it pushes hard while the text looks like another emoti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from emogen.decoding.control import Control
 from emogen.decoding.sampling import Choose, Prefixes, taken
@@ -26,6 +27,7 @@ from emogen.emotions import Emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
 from emogen.models.head import EmotionHead
+from emogen.text import PAD
 
 NEUTRAL = "neutral"
 _ASKED, _NONE, _NEUTRAL, _LABELS = 0, 1, 2, 3
@@ -52,6 +54,14 @@ class Weights:
     head: Tensor
     mixture: Tensor
 
+    def of(self, rows: Tensor) -> Weights:
+        """Those of `rows` [m] alone."""
+        return Weights(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def joined(self, others: Weights) -> Weights:
+        """With those of others behind them."""
+        return Weights(*(torch.cat([getattr(self, field.name), getattr(others, field.name)]) for field in fields(self)))
+
 
 def weights_of(emotions: Sequence[Emotion], controls: Sequence[Control], device: torch.device) -> Weights:
     """The weights of rows with these emotions, as the model is told them, and controls."""
@@ -72,12 +82,12 @@ def weights_of(emotions: Sequence[Emotion], controls: Sequence[Control], device:
 
 @dataclass(frozen=True)
 class Company:
-    """Rows, and behind them the rows that stand beside them: the same text under other conditions.
+    """Rows, and the rows that stand beside them: the same text under other conditions.
 
     Attributes:
-        prefixes: all of them, those that are asked for first.
+        prefixes: all of them, in any order.
         asked: how many are asked for.
-        owner: [all], whose company a row is; its own number for the first.
+        owner: [all], whose company a row is: a number below `asked`, its own for a row that is asked for.
         role: [all], 0 asked, 1 no emotion, 2 neutral, 3 and above a label.
     """
 
@@ -86,9 +96,29 @@ class Company:
     owner: Tensor
     role: Tensor
 
+    def of(self, rows: Tensor) -> Company:
+        """Those of `rows` [m] alone, in that order: whole companies, whose owners keep their order and close up."""
+        left, kept = self.owners(rows), self.prefixes
+        prefixes = Prefixes(kept.tokens[rows], kept.lengths[rows], kept.condition[rows])
+        return Company(prefixes, len(left), torch.searchsorted(left, self.owner[rows]), self.role[rows])
+
+    def owners(self, rows: Tensor) -> Tensor:
+        """The numbers of those of `rows` that are asked for, rising."""
+        found, _ = self.owner[rows][self.role[rows] == _ASKED].sort()
+        return found
+
+    def joined(self, others: Company) -> Company:
+        """With others behind them, whose owners are numbered on."""
+        both = self.prefixes, others.prefixes
+        longest = max(some.tokens.shape[1] for some in both)
+        padded = [functional.pad(some.tokens, (0, longest - some.tokens.shape[1]), value=PAD) for some in both]
+        lengths, condition = (torch.cat([getattr(some, name) for some in both]) for name in ("lengths", "condition"))
+        owner, role = torch.cat([self.owner, self.asked + others.owner]), torch.cat([self.role, others.role])
+        return Company(Prefixes(torch.cat(padded), lengths, condition), self.asked + others.asked, owner, role)
+
 
 def in_company(prefixes: Prefixes, weights: Weights, neutral: int | None) -> Company:
-    """The rows with the company that their weights need.
+    """The rows, and behind them the company that their weights need.
 
     Args:
         prefixes: of the rows that are asked for.
@@ -126,19 +156,39 @@ class Controlled:
     It remembers how likely the text so far is under each label, so it serves one call of the token loop.
     """
 
-    def __init__(self, company: Company, weights: Weights, choose: Choose, head: EmotionHead | None) -> None:
+    def __init__(
+        self,
+        company: Company,
+        weights: Weights,
+        choose: Choose,
+        head: EmotionHead | None,
+        log_likelihoods: Tensor | None = None,
+    ) -> None:
         """For the rows of `company`, by their `weights`.
 
         Args:
             company: rows in the order of the token loop.
             weights: of those that are asked for.
-            choose: takes the steered scores.
+            choose: takes the steered scores, and the numbers of the rows among those that are asked for.
             head: of the generator; not needed where no row asks for it.
+            log_likelihoods: [asked, emotions], of what the rows have written so far, under each label; None for nothing.
         """
         self.company, self.weights, self.choose = company, weights, choose
         self.head = head if bool(weights.head.any()) else None
-        self.log_likelihoods = torch.zeros_like(weights.mixture)
-        self._seats: _Seats | None = None
+        self.log_likelihoods = torch.zeros_like(weights.mixture) if log_likelihoods is None else log_likelihoods
+        self._rows: Tensor | None = None
+        self._seats: list[_Seats] = []
+
+    def of(self, rows: Tensor) -> Controlled:
+        """The choice for `rows` [m] alone, as in `Company.of`."""
+        left = self.company.owners(rows)
+        return Controlled(self.company.of(rows), self.weights.of(left), self.choose, self.head, self.log_likelihoods[left])
+
+    def joined(self, others: Controlled) -> Controlled:
+        """The choice for these rows and others, as in `Company.joined`."""
+        likelihoods = torch.cat([self.log_likelihoods, others.log_likelihoods])
+        company, weights = self.company.joined(others.company), self.weights.joined(others.weights)
+        return Controlled(company, weights, self.choose, self.head or others.head, likelihoods)
 
     def pick(self, generator: Generator, hidden: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """The next tokens [m] of the rows numbered `rows` [m] and their log probabilities under the steered scores.
@@ -146,18 +196,20 @@ class Controlled:
         Args:
             generator: gives the scores.
             hidden: [m, width], from the generator's `read` or `step`.
-            rows: [m], rising; with a row stands all its company.
+            rows: [m]; with a row stands all its company.
             number: of the reply token.
         """
-        if self._seats is None or self._seats.rows is not rows:
-            self._seats = _seated(self.company, rows, self.weights.mixture.shape[1])
-        seats = self._seats
-        # As many scores at once as stay in the processor's cache.
-        size = max(1, _SCORES.get(hidden.device.type, _SCORES_ELSEWHERE) // (len(generator.bias) * len(seats.roles)))
-        pieces = zip(torch.split(seats.places, size), torch.split(rows[: len(seats.places)], size), strict=True)
-        picked = [self._picked(generator, hidden[places], seats, owners, number) for places, owners in pieces]
-        tokens, log_probs = (torch.cat(parts) for parts in zip(*picked, strict=True))
-        return tokens[seats.owner], log_probs[seats.owner]
+        if self._rows is not rows:
+            self._rows, self._seats = rows, _seated(self.company, rows, self.weights.mixture.shape[1])
+        tokens = torch.zeros(self.company.asked, dtype=torch.long, device=rows.device)
+        log_probs = torch.zeros(self.company.asked, device=rows.device)
+        for seats in self._seats:
+            # As many scores at once as stay in the processor's cache.
+            size = max(1, _SCORES.get(hidden.device.type, _SCORES_ELSEWHERE) // (len(generator.bias) * len(seats.roles)))
+            for places, owners in zip(torch.split(seats.places, size), torch.split(seats.owners, size), strict=True):
+                tokens[owners], log_probs[owners] = self._picked(generator, hidden[places], seats, owners, number)
+        owner = self.company.owner[rows]
+        return tokens[owner], log_probs[owner]
 
     def _picked(
         self, generator: Generator, states: Tensor, seats: _Seats, owners: Tensor, number: int
@@ -197,21 +249,19 @@ class Controlled:
 
 @dataclass(frozen=True)
 class _Seats:
-    """Where company sits among the rows of a step.
+    """Where company sits among the rows of a step, for owners that need the same.
 
     Attributes:
-        rows: [m], the numbers of the rows.
-        places: [asked, roles], where each row's company stands; its own place where it has none of a role.
-        roles: those that some row needs.
-        are_labels: whether each row is that of its own label, too.
-        owner: [m], where the owner of each row stands.
+        owners: [some], their numbers.
+        places: [some, roles], where each one's company stands; its own place where it has none of a role.
+        roles: those that some of them need; labels all or none.
+        are_labels: whether each of them is the row of its own label, too.
     """
 
-    rows: Tensor
+    owners: Tensor
     places: Tensor
     roles: list[int]
     are_labels: bool
-    owner: Tensor
 
     @property
     def first_label(self) -> int:
@@ -219,17 +269,26 @@ class _Seats:
         return self.roles.index(_LABELS) if _LABELS in self.roles else len(self.roles)
 
 
-def _seated(company: Company, rows: Tensor, labels: int) -> _Seats:
-    """The seats of a step; labels have columns all or none."""
-    asked, role = rows[rows < company.asked], company.role[rows]
-    owner = torch.searchsorted(asked, company.owner[rows])
-    places = torch.arange(len(asked), device=rows.device)[:, None].repeat(1, _LABELS + labels)
-    places[owner, role] = torch.arange(len(rows), device=rows.device)
-    used = set(role.tolist())
-    if max(used) >= _LABELS:
-        used |= set(range(_LABELS, _LABELS + labels))
-    are_labels = max(used) >= _LABELS and bool(((places[:, _LABELS:] == places[:, :1]).sum(1) == 1).all())
-    return _Seats(rows, places[:, sorted(used)], sorted(used), are_labels, owner)
+def _seated(company: Company, rows: Tensor, labels: int) -> list[_Seats]:
+    """The seats of a step: those of owners without labels beside them, whom labels would only cost, and of those with them."""
+    owner, role = company.owner[rows], company.role[rows]
+    here = torch.arange(len(rows), device=rows.device)
+    own = here[role == _ASKED]
+    places = torch.zeros(company.asked, _LABELS + labels, dtype=torch.long, device=rows.device)
+    places[owner[own]] = own[:, None]
+    places[owner, role] = here
+    has_labels = (places[:, _LABELS:] != places[:, :1]).any(1)[owner[own]]
+    apart = (owner[own][~has_labels], owner[own][has_labels])
+    return [_seats_of(owners, places[owners], bool(number)) for number, owners in enumerate(apart) if len(owners)]
+
+
+def _seats_of(owners: Tensor, places: Tensor, has_labels: bool) -> _Seats:
+    itself = places == places[:, :1]
+    used = {_ASKED, *(~itself[:, :_LABELS]).any(0).nonzero().flatten().tolist()}
+    if has_labels:
+        used |= set(range(_LABELS, places.shape[1]))
+    are_labels = has_labels and bool((itself[:, _LABELS:].sum(1) == 1).all())
+    return _Seats(owners, places[:, sorted(used)], sorted(used), are_labels)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ class Writer:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """One text to be written.
 
     Attributes:
@@ -114,10 +115,12 @@ class _Row:
 
     @property
     def told(self) -> Emotion:
+        """What the model is told."""
         return self.prompt.told or self.prompt.emotion
 
     @property
     def control(self) -> Control:
+        """What steers it."""
         return self.prompt.control or Control()
 
 
@@ -146,29 +149,55 @@ def stream(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Ite
     Joined, the pieces of a reply are its text, but for blanks at its ends. All replies are in one batch. Arguments and errors
     as for `sample`; `rerank` is refused, since it chooses among whole texts.
     """
-    if any((prompt.control or sampling.control).rerank > 1 for prompt in prompts):
-        raise SettingsError("control rerank: chooses among whole texts, which a stream has not; leave it out")
-    rows = _rows(writer, prompts, sampling, None)
+    rows = streamed_rows(writer, prompts, sampling)
     if not rows:
         return
     prefixes, choose = _begun(writer, rows, sampling)
-    written: list[list[int]] = [[] for _ in rows]
-    told = [0] * len(rows)
+    written = [Unfolding(writer.tokenizer, sampling.max_tokens) for _ in rows]
     for chosen in token_loop(writer.generator, prefixes, sampling.max_tokens, choose):
         for row, token in zip(chosen.rows.tolist(), chosen.tokens.tolist(), strict=True):
-            if row >= len(rows) or token == PAD:
-                continue
-            written[row].append(token)
-            text = writer.tokenizer.decode(written[row])
-            # Bytes of a character that is not whole yet are shown as a replacement character.
-            is_last = token == EOS or len(written[row]) == sampling.max_tokens
-            if is_last or not text.endswith("�"):
-                if len(text) > told[row]:
-                    yield row, text[told[row] :]
-                told[row] = max(told[row], len(text))
+            if row < len(rows) and token != PAD and (piece := written[row].take(token)):
+                yield row, piece
 
 
-def _rows(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent: Tensor | None) -> list[_Row]:
+class Unfolding:
+    """The text of one reply, piece by piece as its tokens are written; a character of several tokens comes whole.
+
+    Attributes:
+        tokens: those that were taken.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, most: int) -> None:
+        """Of a reply that is cut after `most` tokens."""
+        self.tokens: list[int] = []
+        self._tokenizer, self._most, self._told = tokenizer, most, 0
+
+    @property
+    def ended(self) -> Literal["end", "limit"] | None:
+        """By what the reply has ended, its end token or the limit; None while it goes on."""
+        if self.tokens and self.tokens[-1] == EOS:
+            return "end"
+        return "limit" if len(self.tokens) == self._most else None
+
+    def take(self, token: int) -> str:
+        """The next piece, once `token` is written; empty where it ends no character."""
+        self.tokens.append(token)
+        text = self._tokenizer.decode(self.tokens)
+        # Bytes of a character that is not whole yet are shown as a replacement character.
+        if not self.ended and text.endswith("�"):
+            return ""
+        told, self._told = self._told, max(self._told, len(text))
+        return text[told:]
+
+
+def streamed_rows(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> list[Row]:
+    """The rows of `stream`; arguments and errors as there."""
+    if any((prompt.control or sampling.control).rerank > 1 for prompt in prompts):
+        raise SettingsError("control rerank: chooses among whole texts, which a stream has not; leave it out")
+    return _rows(writer, prompts, sampling, None)
+
+
+def _rows(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent: Tensor | None) -> list[Row]:
     """The rows of a call, refused where the writer cannot serve them."""
     asked = [replace(prompt, control=prompt.control or sampling.control) for prompt in prompts]
     if asked:
@@ -177,7 +206,7 @@ def _rows(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent:
         _refuse_longer(longest, sampling.max_tokens, writer.generator.backbone.longest)
     numbered = [(prompt, number) for prompt in asked for number in range(sampling.n)]
     return [
-        _Row(prompt, _stream(prompt, number, place, sampling.seed), None if latent is None else latent[place])
+        Row(prompt, _stream(prompt, number, place, sampling.seed), None if latent is None else latent[place])
         for place, (prompt, number) in enumerate(numbered)
     ]
 
@@ -191,7 +220,7 @@ def _refuse_longer(prompt: int, reply: int, longest: int) -> None:
         raise SettingsError(f"--max-tokens {reply} behind {prompt} tokens of context: the model reads {longest}; lower it")
 
 
-def _parts(writer: Writer, rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+def _parts(writer: Writer, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """The rows, some at a time: as many as with their company hold no more than a bounded number of scores."""
     labels = writer.generator.config.emotions
     company = max((3 + labels * (row.control.bayes > 0) for row in rows), default=1)
@@ -200,33 +229,38 @@ def _parts(writer: Writer, rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
         yield rows[at : at + size]
 
 
-def _candidate(row: _Row, number: int) -> _Row:
+def _candidate(row: Row, number: int) -> Row:
     return replace(row, stream=stream_of(row.stream, 0, number)) if number else row
 
 
-def _written(writer: Writer, rows: Sequence[_Row], sampling: Sampling) -> Iterator[Sample]:
+def _written(writer: Writer, rows: Sequence[Row], sampling: Sampling) -> Iterator[Sample]:
     """The samples of rows that are decoded at once."""
     prefixes, choose = _begun(writer, rows, sampling)
     yield from _samples(generate(writer.generator, prefixes, sampling.max_tokens, choose), rows, writer.tokenizer)
 
 
-def _begun(writer: Writer, rows: Sequence[_Row], sampling: Sampling) -> tuple[Prefixes, Choose | Picks]:
+def _begun(writer: Writer, rows: Sequence[Row], sampling: Sampling) -> tuple[Prefixes, Choose | Picks]:
     """What the token loop is given."""
     generator = writer.generator.eval()
-    device = generator.bias.device
-    prefixes = _padded(rows, generator, device)
-    uniforms = row_uniforms([row.stream for row in rows], TRIES * sampling.max_tokens).to(device)
+    uniforms = row_uniforms([row.stream for row in rows], TRIES * sampling.max_tokens).to(generator.bias.device)
     choose = chooser(sampling, uniforms)
-    steered = [row.control for row in rows]
-    if not any(set(control.names) - {"rerank"} for control in steered):
-        return prefixes, choose
-    weights = weights_of([row.told for row in rows], steered, device)
+    if not any(set(row.control.names) - {"rerank"} for row in rows):
+        return _padded(rows, generator), choose
+    steered = controlled(writer, rows, choose)
+    return steered.company.prefixes, steered
+
+
+def controlled(writer: Writer, rows: Sequence[Row], choose: Choose) -> Controlled:
+    """The rows in the company that their controls need, and the choice of their tokens; `choose` as in `Controlled`."""
+    prefixes = _padded(rows, writer.generator)
+    weights = weights_of([row.told for row in rows], [row.control for row in rows], prefixes.tokens.device)
     company = in_company(prefixes, weights, neutral_place(rows[0].told))
-    return company.prefixes, Controlled(company, weights, choose, writer.head)
+    return Controlled(company, weights, choose, writer.head)
 
 
 @torch.no_grad()
-def _padded(rows: Sequence[_Row], generator: Generator, device: torch.device) -> Prefixes:
+def _padded(rows: Sequence[Row], generator: Generator) -> Prefixes:
+    device = generator.bias.device
     tokens = [torch.tensor(row.prompt.tokens) for row in rows]
     condition = torch.tensor([row.told.condition for row in rows], device=device)
     noise = row_normals([row.stream for row in rows], generator.config.latent).to(device)
@@ -239,7 +273,7 @@ def _padded(rows: Sequence[_Row], generator: Generator, device: torch.device) ->
     )
 
 
-def _samples(generated: Generated, rows: Sequence[_Row], tokenizer: Tokenizer) -> Iterator[Sample]:
+def _samples(generated: Generated, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Sample]:
     totals = generated.log_probs.sum(1).tolist()
     # The company of the rows, behind them, wrote the same.
     for row, tokens, total in zip(rows, generated.tokens.tolist(), totals, strict=False):
@@ -251,7 +285,7 @@ def _samples(generated: Generated, rows: Sequence[_Row], tokenizer: Tokenizer) -
         )
 
 
-def _kept(writer: Writer, rows: Sequence[_Row], written: Sequence[Sample]) -> Iterator[Sample]:
+def _kept(writer: Writer, rows: Sequence[Row], written: Sequence[Sample]) -> Iterator[Sample]:
     """Of each row's candidates the one that the guide finds nearest to its emotion; the first where it is the only one."""
     if writer.guide is None or len(rows) == len(written):
         yield from written

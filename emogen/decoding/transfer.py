@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -44,6 +46,7 @@ _DRAWN = 1024
 _PLAIN = 0.6
 _LEAST_WORDS = 2
 _ENDS = ".!?。!?"
+_TWICE = re.compile(r"\b(\w+)\W+\1\b|(\w{3,})\2", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class TransferOptions:
         samples: whole texts from the latent.
         sentences: of the emotion, to stand before or behind the text.
         spread: of their latents, in deviations of the posterior.
-        temperature: of all that is written.
+        temperature: of whole texts and of edits.
         rounds: of edits; 0 leaves them out.
         best: candidates that are edited in each round.
         edits: of each of them.
@@ -64,14 +67,14 @@ class TransferOptions:
     """
 
     samples: int = 8
-    sentences: int = 16
+    sentences: int = 24
     spread: float = 0.5
-    temperature: float = 0.8
-    rounds: int = 4
+    temperature: float = 0.6
+    rounds: int = 1
     best: int = 3
-    edits: int = 16
-    keep: float = 1.5
-    fluency: float = 4.0
+    edits: int = 12
+    keep: float = 0.5
+    fluency: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -135,13 +138,13 @@ class _Gap:
 
 def transfer(
     space: LatentSpace,
-    texts: Sequence[str],
-    emotion: Emotion | Sequence[Emotion],
+    texts: Iterable[str],
+    emotion: Emotion | Iterable[Emotion],
     options: TransferOptions | None = None,
     guide: Guide | None = None,
     first: int = 0,
 ) -> Iterator[Transferred]:
-    """Each text with the emotion that is asked for, in order.
+    """Each text with the emotion that is asked for, in order, one read after another.
 
     Args:
         space: of a VAE.
@@ -155,9 +158,9 @@ def transfer(
         DataError: a text that is blank, or longer than the model reads.
     """
     options, guide = options or TransferOptions(), guide or own_guide(space)
-    asked = [emotion] * len(texts) if isinstance(emotion, Emotion) else emotion
+    asked = repeat(emotion) if isinstance(emotion, Emotion) else emotion
     sentences: dict[Emotion, list[str]] = {}
-    for number, (text, own) in enumerate(zip(texts, asked, strict=True), first):
+    for number, (text, own) in enumerate(zip(texts, asked, strict=False), first):
         refuse_unreadable(space, text, f"line {number + 1}")
         if own not in sentences:
             sentences[own] = plain_sentences(space, own, options, guide)
@@ -177,7 +180,7 @@ def plain_sentences(space: LatentSpace, emotion: Emotion, options: TransferOptio
     latents = space.generator.prior(condition).sample(noise.to(condition.device))
     texts = [found.text for found in written(space, latents, emotion, drawn)]
     counts = Counter(text[:end].strip() for text in texts if (end := _sentence_end(text)))
-    found = [text for text in counts if len(words(text)) > _LEAST_WORDS]
+    found = [text for text in counts if len(words(text)) > _LEAST_WORDS and not stutters(text)]
     if not found:
         return []
     fit = np.log(np.maximum(guide(found) @ np.asarray(emotion.weights), _LEAST))
@@ -208,6 +211,15 @@ def kept(source: str, text: str) -> float:
     ours, theirs = Counter(words(source)), Counter(words(text))
     whole = sum(len(word) * count for word, count in (ours + theirs).items())
     return 2 * sum(len(word) * count for word, count in (ours & theirs).items()) / whole if whole else 0.0
+
+
+def stutters(text: str) -> int:
+    """How often letters or words come twice in a row, as small decoders like to write them.
+
+    >>> stutters("it is so so very veryvery good")
+    2
+    """
+    return len(_TWICE.findall(text))
 
 
 @torch.no_grad()
@@ -247,7 +259,7 @@ def _begun(space: LatentSpace, text: str, emotion: Emotion, options: TransferOpt
 
 def _ranked(space: LatentSpace, line: _Line, texts: Sequence[str], options: TransferOptions, guide: Guide) -> list[Transferred]:
     """The texts that can be read, the best first."""
-    readable = [text for text in dict.fromkeys(texts) if words(text)]
+    readable = [text for text in dict.fromkeys(texts) if words(text) and stutters(text) <= stutters(line.source)]
     if not readable:
         return []
     found = guide(readable) @ np.asarray(line.emotion.weights)

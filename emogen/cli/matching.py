@@ -1,0 +1,166 @@
+"""`emogen match`."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emogen.cli.policies import chosen_recognizer, recognised
+from emogen.data.outputs import FORMATS, TEXT_COLUMN, OutputColumns, open_source, read_outputs
+from emogen.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from emogen.dialogue.match import Aim, Match
+    from emogen.emotions import Emotion
+    from emogen.judges.recognizer import Recognizer
+
+_CONTEXT_WEIGHT = 1.0
+_COSINE_WEIGHT = 10.0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The command's arguments and options, by their names."""
+
+    source: str
+    context: tuple[str, ...]
+    emotion: str | None
+    strength: float
+    policy: str | None
+    decay: float
+    count: int
+    emotion_weight: float
+    context_weight: float | None
+    checkpoint: str | None
+    encoder: str | None
+    recognizer: Path | None
+    text_column: str
+    format: str | None
+    device: str
+    as_json: bool
+
+
+@click.command("match")
+@click.argument("source", metavar="CANDIDATES")
+@click.option("--context", multiple=True, help="What is replied to; given several times: a dialogue, oldest first.")
+@click.option("--emotion", help="Of the reply: joy, or a mixture joy=0.7,surprise=0.3.")
+@click.option("--strength", type=float, default=1.0, show_default=True, help="Of --emotion, 0 to 1.")
+@click.option("--policy", metavar="NAME|FILE", help="Finds the reply's emotion: mirror, soothe, cheer, neutral, or a file.")
+@click.option("--decay", type=float, default=0.5, show_default=True, help="With --policy: what stays of earlier turns.")
+@click.option("-n", "--n", "count", type=click.IntRange(min=1), default=3, show_default=True, help="How many replies.")
+@click.option("--emotion-weight", type=float, default=1.0, show_default=True, help="Of the fit to the emotion.")
+@click.option(
+    "--context-weight",
+    type=float,
+    help=f"Of the fit to the context.  [default: {_CONTEXT_WEIGHT:g}, with --encoder {_COSINE_WEIGHT:g}]",
+)
+@click.option(
+    "--checkpoint",
+    help="Folder of the generator that knows what fits a context  [default: $EMOGEN_CHECKPOINT, checkpoints/latest, the "
+    "best that ships and can be loaded]",
+)
+@click.option("--encoder", metavar="hf:NAME", help="Fit to the context by this encoder's cosine instead.")
+@click.option(
+    "--recognizer",
+    type=click.Path(path_type=Path),
+    help="Folder of a classifier  [default: $EMOGEN_CLASSIFIER, the one that ships]",
+)
+@click.option("--text-column", metavar="NAME", default=TEXT_COLUMN, show_default=True, help="a|b takes the first there is.")
+@click.option("--format", type=click.Choice(FORMATS), help="Where the name does not say.  [default for -: txt]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def match(**given: Any) -> None:
+    """Print the replies in CANDIDATES that fit context and emotion best, best first, each behind its fit.
+
+    CANDIDATES is a file of lines (.txt), JSON lines, CSV or TSV, each may be gzipped; "-" is standard input.
+    """
+    from emogen.dialogue.match import candidates, rank
+
+    asked = _Asked(**given)
+    _require_sense(asked)
+    with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
+        source = open_source(asked.source, asked.format or "", Path(folder))
+        outputs = read_outputs(source, OutputColumns(asked.text_column))
+        rows = [(output.line, output.text) for output in outputs]
+    wanted, aim = _emotion_aim(asked)
+    try:
+        found = rank(candidates(rows), aim, _context_aim(asked), asked.count)
+    except DataError as error:
+        raise DataError(f"{asked.source}: {error}") from None
+    for each in found:
+        _print(_as_json(each, wanted) if asked.as_json else f"{each.fit:.3f}\t{each.text}")
+
+
+def _require_sense(asked: _Asked) -> None:
+    """Raises SettingsError for options that do not go together."""
+    if asked.emotion is not None and asked.policy is not None:
+        raise SettingsError("--emotion and --policy both say what the reply shows; give one of them")
+    if any(not turn.strip() for turn in asked.context):
+        raise SettingsError("the context is empty; leave it out to go by the emotion alone")
+    if asked.policy is not None and not asked.context:
+        raise SettingsError("--policy answers what somebody said; give --context")
+    if asked.emotion is None and asked.policy is None and not asked.context:
+        raise SettingsError("nothing to fit: give --context, --emotion or both")
+    if asked.encoder and asked.checkpoint:
+        raise SettingsError("--encoder and --checkpoint both judge the context; give one of them")
+
+
+def _emotion_aim(asked: _Asked) -> tuple[Emotion | None, Aim | None]:
+    """The emotion that the reply is to show, and the fit to it."""
+    from emogen.dialogue.match import Aim, emotion_fit
+    from emogen.emotions import parse_emotion
+
+    if asked.emotion is None and asked.policy is None:
+        return None, None
+    recognizer = chosen_recognizer(asked.recognizer, asked.device)
+    if asked.emotion is not None:
+        wanted = parse_emotion(asked.emotion, recognizer.names, asked.strength)
+    else:
+        wanted = _answer(asked.policy or "", asked.context, asked.decay, recognizer)
+    return wanted, Aim(emotion_fit(recognizer.probabilities, wanted), asked.emotion_weight)
+
+
+def _answer(policy: str, context: Sequence[str], decay: float, recognizer: Recognizer) -> Emotion:
+    """What the policy answers to the user, whose turns are every other one, back from the newest."""
+    from emogen.dialogue.policy import find_policy
+    from emogen.dialogue.state import at_rest
+
+    chosen = find_policy(policy, recognizer.names, recognizer.names)
+    state = at_rest(recognizer.names)
+    for heard in recognised(recognizer, context[::-1][::2][::-1]):
+        state = state.after(heard, decay)
+    return chosen.answer(state.emotion)
+
+
+def _context_aim(asked: _Asked) -> Aim | None:
+    from emogen.dialogue.match import Aim
+
+    if not asked.context:
+        return None
+    from emogen.dialogue.context_fit import cosine, mutual_information
+
+    if asked.encoder:
+        from emogen.judges.encoder import load_text_encoder
+
+        weight = _COSINE_WEIGHT if asked.context_weight is None else asked.context_weight
+        return Aim(cosine(load_text_encoder(asked.encoder, asked.device), asked.context), weight)
+    from emogen.checkpoint import load
+
+    weight = _CONTEXT_WEIGHT if asked.context_weight is None else asked.context_weight
+    return Aim(mutual_information(load(asked.checkpoint, asked.device), asked.context), weight)
+
+
+def _as_json(found: Match, wanted: Emotion | None) -> str:
+    asked = None if wanted is None else {"emotion": str(wanted), "strength": round(wanted.strength, 6)}
+    return json.dumps({**found.as_object(), "asked": asked}, ensure_ascii=False)
+
+
+def _print(line: str) -> None:
+    # Bytes, because these texts are UTF-8 whatever the terminal's locale.
+    click.echo(line.encode("utf-8", errors="backslashreplace"))

@@ -1,0 +1,84 @@
+"""evaluate/latent.py: which emotion is asked for, the figures of a text, and the ratios that targets are stated in."""
+
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from emogen.data.exchange import Exchange
+from emogen.emotions import LabelSet, mixture
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "evaluate"))
+
+import latent
+
+LABELS = LabelSet(("anger", "joy", "sadness"))
+
+
+class Fake:
+    """A judge that finds the emotion named first, an encoder of two directions, a language model of ten nats a word."""
+
+    names = LABELS
+    name = "fake"
+    folder = Path("fake")
+
+    def probabilities(self, texts):
+        first = [next(word for word in text.split() if word in LABELS.names) for text in texts]
+        return np.array([[float(word == name) for name in LABELS.names] for word in first])
+
+    def sentences(self, texts):
+        return np.array([[1.0, 0.0] if "dog" in text else [0.0, 1.0] for text in texts])
+
+    def nll(self, texts):
+        return np.array([10.0 * (len(text.split()) + 1) * (2 if "odd" in text else 1) for text in texts])
+
+
+JUDGING = latent.Judging(Fake(), Fake(), Fake())
+
+
+def test_other_emotions_take_turns():
+    rows = [Exchange((), f"text {number}", mixture({"joy": 1.0}, LABELS), "test") for number in range(5)]
+    found = latent.trials(rows, LABELS.names)
+    assert [trial.emotion for trial in found] == ["anger", "sadness", "anger", "sadness", "anger"]
+    assert [trial.source for trial in found] == [row.reply for row in rows]
+
+
+def test_figures_of_a_text():
+    """Right or wrong, cosine, and e to the nats a word that the output has beyond the source; never above 1."""
+    sources = ["joy dog", "joy dog", "joy dog", "joy odd dog"]
+    texts = ["anger dog", "joy dog", "anger cat", "anger dog"]
+    found = latent.per_text(sources, texts, ["anger"] * 4, JUDGING)
+    assert found["emotion_accuracy"].tolist() == [1, 0, 1, 1]
+    assert found["similarity"].tolist() == [1, 1, 0, 1]
+    assert found["fluency"].tolist() == [1, 1, 1, 1]
+    assert found["product"].tolist() == [1, 0, 0, 1]
+    assert latent.per_text(["joy x"], ["anger odd"], ["anger"], JUDGING)["fluency"][0] == pytest.approx(math.exp(-10))
+
+
+def test_baselines_and_differences(tmp_path, monkeypatch):
+    """The source, the source behind a phrase, and what the transfer has beyond them, text by text."""
+    rows = [Exchange((), "joy dog", mixture({"joy": 1.0}, LABELS), "test")] * 2
+    space = SimpleNamespace(
+        labels=LABELS, limits=SimpleNamespace(reply_tokens=9), tokenizer=SimpleNamespace(encode=lambda text: text.split())
+    )
+    made = [SimpleNamespace(text="anger dog"), SimpleNamespace(text="joy dog")]
+    monkeypatch.setattr(latent, "transfer", lambda *_: iter(made))
+    guide = SimpleNamespace(over=lambda labels: None)
+    found = {row["system"]: row for row in latent.transfer_rows(space, rows, guide, JUDGING, 3, tmp_path / "texts")}
+    assert list(found) == ["copy", "phrase", "transfer"]
+    assert {row["seed"] for row in found.values()} == {3}
+    assert found["copy"]["product"].value == 0
+    assert found["transfer"]["product"].value == 0.5
+    assert found["transfer"]["beyond_copy"].value == 0.5
+    assert "I am so angry. joy dog" in (tmp_path / "texts.json").read_text(encoding="utf-8")
+
+
+def test_ratios():
+    rows = [{"system": "lm", "nll_reply": 80.0}, {"system": "vae", "target_rate": 5.0, "kl": 5.5, "iw_nll": 81.0}]
+    lm, vae = latent.with_ratios(rows, 0)
+    assert "kl_ratio" not in lm
+    assert vae["kl_ratio"] == pytest.approx(1.1)
+    assert vae["iw_ratio"] == pytest.approx(81 / 80)
