@@ -26,6 +26,7 @@ _MODEL = (
     "layers",
     "heads",
     "latent",
+    "prior",
     "encoder",
     "encoder_layers",
     "vocabulary",
