@@ -22,11 +22,11 @@ from transformers.utils.hub import cached_file
 from emogen.checkpoint import HEAD_FILE, read_description, read_head
 from emogen.decoding.calibration import CALIBRATION_FILE, read_calibration
 from emogen.decoding.control import Control
-from emogen.decoding.controllers import refuse_unserved
+from emogen.decoding.controllers import of_tokens, refuse_unserved
 from emogen.emotions import Emotion, no_emotion
 from emogen.errors import EmogenError, SettingsError
 from emogen.hub_config import EmogenConfig
-from emogen.hub_control import Asked, Steering, control_of, emotions_of, of_tokens, packed, preferred, refuse_mismatch, unpacked
+from emogen.hub_control import Asked, Steering, control_of, emotions_of, packed, preferred, refuse_mismatch, unpacked
 from emogen.model_card import complete_card
 from emogen.models.base_files import first_line
 from emogen.models.generator import Generator, GeneratorConfig

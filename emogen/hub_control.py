@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LogitNormalization, LogitsProcessor, LogitsProcessorList
 
 from emogen.decoding.control import Control, parse_control
-from emogen.decoding.controllers import Weights, neutral_place, weights_of
+from emogen.decoding.controllers import Weights, neutral_place, of_tokens, weights_of
 from emogen.emotions import EKMAN, Emotion, LabelSet, named_label_set, no_emotion, parse_emotion
 from emogen.errors import SettingsError
 from emogen.hub_config import MODEL_TYPE
@@ -367,11 +367,6 @@ def unpacked(steering: Tensor, labels: LabelSet) -> Steering:
     wanted = [(guidance, [none]), (expert, [none if neutral is None else neutral]), (bayes, range(none))]
     roles = tuple(role for weight, company in wanted if bool(weight.any()) for role in company)
     return Steering(Weights(guidance, expert, bayes, head, mixture), roles)
-
-
-def of_tokens(log_probs: Tensor, tokens: Tensor) -> Tensor:
-    """Those [rows, labels] of `tokens` [rows] among [rows, labels, vocabulary]."""
-    return log_probs.gather(2, tokens[:, None, None].expand(-1, log_probs.shape[1], 1)).squeeze(2)
 
 
 def _reordered(model: Any, cache: Any, rows: Tensor) -> Any:

@@ -12,6 +12,7 @@ from typing import get_args
 
 import click
 
+from emogen.cli.printing import print_text
 from emogen.cli.reading import reading_options
 from emogen.data.check import Counts, Finding, Lengths, Report, Stats, check_file, split_exchanges
 from emogen.data.check import stats as count_file
@@ -125,8 +126,7 @@ def fetch(name: str, from_folder: Path | None, target_folder: Path | None, roles
 
 
 def _print(text: str) -> None:
-    # Bytes, because these texts are UTF-8 whatever the terminal's locale.
-    click.echo(text.encode("utf-8", errors="backslashreplace"))
+    print_text(text)
 
 
 def _counted(exchanges: Iterable[Exchange], rows: Counter[str]) -> Iterator[Exchange]:

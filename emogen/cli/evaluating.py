@@ -17,6 +17,7 @@ import click
 from tqdm import tqdm
 
 from emogen.atomic import sha256
+from emogen.cli.printing import print_text
 from emogen.data.outputs import (
     EMOTION_COLUMN,
     FORMATS,
@@ -444,5 +445,4 @@ def _watch(items: Iterable[Item], what: str, total: int | None, /) -> Iterable[I
 
 
 def _print(text: str) -> None:
-    # Bytes, because these texts are UTF-8 whatever the terminal's locale.
-    click.echo(text.encode("utf-8", errors="backslashreplace"), nl=False)
+    print_text(text, nl=False)

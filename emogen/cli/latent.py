@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emogen.cli.printing import print_text
 from emogen.cli.reading import piped_lines
 from emogen.errors import DataError
 
@@ -153,5 +154,4 @@ def _lines(source: str) -> Iterator[str]:
 
 def _print(text: str, content: dict[str, Any] | None) -> None:
     line = json.dumps(content, ensure_ascii=False) if content else " ".join(text.split())
-    # Bytes, because these texts are UTF-8 whatever the terminal's locale.
-    click.echo(line.encode("utf-8", errors="backslashreplace"))
+    print_text(line)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emogen.cli.policies import chosen_recognizer, recognised
+from emogen.cli.policies import recognised
+from emogen.cli.printing import print_text
+from emogen.cli.recognition import chosen_recognizer
 from emogen.data.outputs import FORMATS, TEXT_COLUMN, OutputColumns, open_source, read_outputs
 from emogen.errors import DataError, SettingsError
 
@@ -94,7 +96,7 @@ def match(**given: Any) -> None:
     except DataError as error:
         raise DataError(f"{asked.source}: {error}") from None
     for each in found:
-        _print(_as_json(each, wanted) if asked.as_json else f"{each.fit:.3f}\t{each.text}")
+        print_text(_as_json(each, wanted) if asked.as_json else f"{each.fit:.3f}\t{each.text}")
 
 
 def _require_sense(asked: _Asked) -> None:
@@ -159,8 +161,3 @@ def _context_aim(asked: _Asked) -> Aim | None:
 def _as_json(found: Match, wanted: Emotion | None) -> str:
     asked = None if wanted is None else {"emotion": str(wanted), "strength": round(wanted.strength, 6)}
     return json.dumps({**found.as_object(), "asked": asked}, ensure_ascii=False)
-
-
-def _print(line: str) -> None:
-    # Bytes, because these texts are UTF-8 whatever the terminal's locale.
-    click.echo(line.encode("utf-8", errors="backslashreplace"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -14,6 +13,7 @@ import click
 from tqdm import tqdm
 
 from emogen.cli.reading import reading_options
+from emogen.cli.recognition import chosen_recognizer
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, infer_labels, read_exchanges
 from emogen.emotions import EKMAN, Emotion, LabelSet, named_label_set
@@ -101,15 +101,6 @@ def learn(
     user, reply = (labels if emotion_of == side else recognizer.names for side in ("user", "reply"))
     write_policy(out, learn_policy(pairs, user, reply, smoothing, name))
     click.echo(out)
-
-
-def chosen_recognizer(folder: Path | None, device: str) -> Recognizer:
-    """The classifier that is named, else that of the environment, else the one that ships."""
-    from emogen.checkpoint import shipped
-    from emogen.judges.recognizer import load_recognizer
-
-    named = os.environ.get("EMOGEN_CLASSIFIER") if folder is None else folder
-    return load_recognizer(named or shipped("recognizer"), device)
 
 
 def _labels(sources: Sequence[tuple[str | Path, Reading]]) -> LabelSet:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from emogen.cli.printing import print_text
 from emogen.decoding.control import parse_control
 from emogen.errors import SettingsError
 
@@ -152,10 +153,10 @@ def _write(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[str | 
         for found in model.reply([contexts], [emotion], asked.count, options, seed, guide, latent):
             text = post(found.text)
             if asked.as_json:
-                _print(json.dumps({**dataclasses.asdict(found), "text": text, "seed": seed}, ensure_ascii=False))
+                print_text(json.dumps({**dataclasses.asdict(found), "text": text, "seed": seed}, ensure_ascii=False))
             else:
                 text = " ".join(text.split())
-                _print(text if len(wanted) == 1 else f"{found.emotion}\t{text}")
+                print_text(text if len(wanted) == 1 else f"{found.emotion}\t{text}")
 
 
 def _sampling(model: Checkpoint, asked: _Asked) -> Sampling:
@@ -195,11 +196,6 @@ def _stream(
         for piece in chain(model.stream(contexts, emotion, options, seed), [""]):
             whole += piece
             line = (f"{emotion}\t" if len(emotions) > 1 else "") + " ".join(whole.split())
-            _print(line[len(shown) :], nl=False)
+            print_text(line[len(shown) :], nl=False)
             shown = line
         click.echo()
-
-
-def _print(line: str, nl: bool = True) -> None:
-    # Bytes, because these texts are UTF-8 whatever the terminal's locale.
-    click.echo(line.encode("utf-8", errors="backslashreplace"), nl=nl)

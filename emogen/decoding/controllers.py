@@ -309,8 +309,12 @@ class Normalised:
 
     def of(self, tokens: Tensor) -> Tensor:
         """Log probabilities [rows, labels] of `tokens` [rows]."""
-        places = tokens[:, None, None].expand(-1, self.scores.shape[1], 1)
-        return self.scores.gather(2, places).squeeze(2) - self.totals
+        return of_tokens(self.scores, tokens) - self.totals
+
+
+def of_tokens(scores: Tensor, tokens: Tensor) -> Tensor:
+    """Those [rows, labels] of `tokens` [rows] among [rows, labels, vocabulary]."""
+    return scores.gather(2, tokens[:, None, None].expand(-1, scores.shape[1], 1)).squeeze(2)
 
 
 def log_normalised(scores: Tensor) -> Normalised:
