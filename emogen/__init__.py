@@ -13,16 +13,34 @@ if TYPE_CHECKING:
     from emogen.decoding.control import Control
     from emogen.decoding.sampling import Sampling
     from emogen.decoding.texts import Sample
+    from emogen.dialogue.engine import Engine
+    from emogen.dialogue.session import Manner, Session
+    from emogen.judges.recognizer import load_recognizer
 
-__all__ = ["Checkpoint", "Control", "Sample", "Sampling", "__version__", "load"]
+__all__ = [
+    "Checkpoint",
+    "Control",
+    "Engine",
+    "Manner",
+    "Sample",
+    "Sampling",
+    "Session",
+    "__version__",
+    "load",
+    "load_recognizer",
+]
 
 
 _HOMES = {
     "Checkpoint": "emogen.checkpoint",
     "Control": "emogen.decoding.control",
+    "Engine": "emogen.dialogue.engine",
+    "Manner": "emogen.dialogue.session",
     "Sample": "emogen.decoding.texts",
     "Sampling": "emogen.decoding.sampling",
+    "Session": "emogen.dialogue.session",
     "load": "emogen.checkpoint",
+    "load_recognizer": "emogen.judges.recognizer",
 }
 
 register_with_transformers()

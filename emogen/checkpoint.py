@@ -132,9 +132,20 @@ class Checkpoint:
         Raises:
             SettingsError: an emotion that the model does not know, or an impossible option.
         """
-        return self.reply([context], [emotion], n, sampling, seed)
+        return self.replies([context], [emotion], n, sampling, seed)
 
     def reply(
+        self,
+        context: str | Sequence[str],
+        emotion: str | Emotion | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> Sample:
+        """The reply to an utterance, or to a dialogue, oldest first; arguments and errors as in `sample`."""
+        (found,) = self.sample(emotion, 1, context, sampling, seed)
+        return found
+
+    def replies(
         self,
         contexts: Sequence[str | Sequence[str]],
         emotions: Sequence[str | Emotion | None],

@@ -21,6 +21,10 @@ class TrainingError(EmogenError):
     """Training that cannot go on: a loss that is not a number, memory or disk used up."""
 
 
+class BusyError(EmogenError):
+    """As much is asked for as can be served, or no more is; a server answers with 503."""
+
+
 class Interrupted(EmogenError):
     """The run was asked to stop by a signal and has saved its state; the command line exits with 128 + `signal`."""
 

@@ -83,7 +83,7 @@ def control_of(control: str | Control) -> Control:
     if found.rerank > 1:
         raise SettingsError(
             f"control {found}: rerank chooses among whole texts, which generate does not have while it writes; "
-            "ask for num_return_sequences and choose with a classifier, or use emogen.load(FOLDER).reply(..., guide=GUIDE)"
+            "ask for num_return_sequences and choose with a classifier, or use emogen.load(FOLDER).replies(..., guide=GUIDE)"
         )
     return found
 

@@ -478,7 +478,7 @@ def checkpoint_author(system: str, folder: Path, max_tokens: int) -> Author:
 
     def write(asked: Sequence[Ask], seed: int) -> list[str]:
         contexts = [[ask.context] if ask.context else [] for ask in asked]
-        found = model.reply(contexts, [ask.emotion for ask in asked], sampling=sampling, seed=seed)
+        found = model.replies(contexts, [ask.emotion for ask in asked], sampling=sampling, seed=seed)
         return [" ".join(sample.text.split()) for sample in found]
 
     facts = {"temperature": sampling.temperature, "top_p": sampling.top_p, "guidance": sampling.control.guidance}

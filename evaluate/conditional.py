@@ -475,7 +475,7 @@ def written(model: Model, plan: Plan) -> list[list[str]]:
         texts = []
         for temperature in plan.temperature:
             sampling = Sampling(temperature=temperature, max_tokens=most)
-            drawn = found.reply(contexts, emotions, sampling=sampling, seed=model.seed)
+            drawn = found.replies(contexts, emotions, sampling=sampling, seed=model.seed)
             texts.append([each.text.strip() or "." for each in drawn])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(texts, ensure_ascii=False))

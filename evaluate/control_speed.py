@@ -112,7 +112,7 @@ def contender(bench: Bench, model: Checkpoint, control: str, emotions: Sequence[
 
     def timed(seed: int) -> float:
         began = time.perf_counter()
-        found = model.reply([()] * len(emotions), emotions, sampling=sampling, seed=seed, guide=guide)
+        found = model.replies([()] * len(emotions), emotions, sampling=sampling, seed=seed, guide=guide)
         return sum(sample.tokens for sample in found) / (time.perf_counter() - began)
 
     return timed

@@ -167,7 +167,7 @@ def written(bench: Bench, folder: Path, setting: Setting, asks: Sequence[Ask], s
         model = loaded(folder, tuple(identity(folder)))
         emotions = [model.emotion(ask.emotion, ask.strength) for ask in asks]
         sampling = sampling_of(setting, bench, model)
-        found = model.reply([()] * len(asks), emotions, sampling=sampling, seed=seed, guide=guide_for(sampling, bench))
+        found = model.replies([()] * len(asks), emotions, sampling=sampling, seed=seed, guide=guide_for(sampling, bench))
         return [sample.text.strip() or "." for sample in found]
 
     texts: list[str] = kept(bench.work / "texts", key, make)

@@ -187,7 +187,7 @@ def written(model: Checkpoint, found: TestSet, decoding: Decoding, seed: int) ->
     emotions = [model.emotion(row.emotion.name) for row in found.rows]
     most = model.default_sampling.max_tokens
     sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p, max_tokens=most)
-    replies = model.reply([row.context for row in found.rows], emotions, sampling=sampling, seed=seed)
+    replies = model.replies([row.context for row in found.rows], emotions, sampling=sampling, seed=seed)
     return [closed_up(reply.text) for reply in replies]
 
 

@@ -265,7 +265,7 @@ def measured(
 def sampled(model: Checkpoint, asked: Sequence[str], temperature: float, seed: int) -> list[str]:
     """One text for each emotion that is asked for, from the model's whole distribution."""
     options = Sampling(temperature=temperature, max_tokens=model.description.limits.reply_tokens + 1)
-    found = model.reply([()] * len(asked), asked, sampling=options, seed=seed)
+    found = model.replies([()] * len(asked), asked, sampling=options, seed=seed)
     return [text.text or "." for text in found]
 
 

@@ -286,7 +286,7 @@ def written(
     most = model.default_sampling.max_tokens
     sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p, max_tokens=most)
     for seed in range(decoding.seeds):
-        texts = [reply.text for reply in model.reply(contexts, emotions, sampling=sampling, seed=seed)]
+        texts = [reply.text for reply in model.replies(contexts, emotions, sampling=sampling, seed=seed)]
         facts = {key: value for key, value in asdict(decoding).items() if key != "seeds"}
         yield Entry(name, seed, [as_published(text) for text in texts], {**facts, **judged(judging, emotions, texts)})
         click.echo(f"{name}: seed {seed} of {decoding.seeds}", err=True)

@@ -71,7 +71,7 @@ def english_test_rows() -> list[Exchange]:
 
 def replies(model: Checkpoint, held_out: Sequence[Exchange]) -> list[str]:
     """One reply to each context with the emotion that the person's reply had."""
-    found = model.reply([row.context for row in held_out], [row.emotion for row in held_out], sampling=MEASURED)
+    found = model.replies([row.context for row in held_out], [row.emotion for row in held_out], sampling=MEASURED)
     return [reply.text for reply in found]
 
 

@@ -110,7 +110,7 @@ def written(asked: Sequence[Exchange], model: Checkpoint, seed: int) -> Iterator
     """What the model replies to each, where it came to an end."""
     for at in tqdm(range(0, len(asked), TEXTS_AT_ONCE), unit="batch"):
         part = asked[at : at + TEXTS_AT_ONCE]
-        found = model.reply([e.context for e in part], [e.emotion for e in part], 1, WRITING, seed + at)
+        found = model.replies([e.context for e in part], [e.emotion for e in part], 1, WRITING, seed + at)
         yield from (
             replace(e, reply=s.text) for e, s in zip(part, found, strict=True) if s.finished and len(s.text.split()) > 1
         )

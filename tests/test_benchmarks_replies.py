@@ -149,7 +149,7 @@ def test_a_checkpoint_replies_to_the_contexts_as_written(tmp_path, outputs, writ
     content, rows = run(empathetic, tmp_path, "--outputs", outputs, *options)
     model = load(tiny_checkpoint)
     drawn = replace(model.default_sampling, temperature=0.7, top_p=0.9, control=Control())
-    texts = [reply.text for reply in model.reply(contexts, [None] * 3, sampling=drawn, seed=1)]
+    texts = [reply.text for reply in model.replies(contexts, [None] * 3, sampling=drawn, seed=1)]
     expected = sacrebleu.corpus_bleu(list(map(empathetic.as_published, texts)), [REFERENCES], lowercase=True).score
     assert rows["ours", 1]["bleu"] == pytest.approx(expected, abs=1e-5)
     assert rows["ours", 0]["emotion"] == "none"

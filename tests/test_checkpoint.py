@@ -174,10 +174,10 @@ def test_an_unknown_emotion_lists_the_allowed_ones(tiny_checkpoint, asked):
 
 def test_replies_need_an_emotion_each(tiny_checkpoint):
     model = emogen.load(tiny_checkpoint)
-    found = model.reply([["How was day 1?"], []], [model.emotion("joy"), model.emotion("fear")], n=2)
+    found = model.replies([["How was day 1?"], []], [model.emotion("joy"), model.emotion("fear")], n=2)
     assert [sample.emotion for sample in found] == ["joy", "joy", "fear", "fear"]
     with pytest.raises(SettingsError, match="1 contexts for 0 emotions"):
-        model.reply([[]], [])
+        model.replies([[]], [])
 
 
 # ---- where a checkpoint is looked for
@@ -358,10 +358,10 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_a_context_may_be_one_text(tiny_checkpoint):
     model = load(tiny_checkpoint)
     assert model.sample("joy", context="hi there", seed=3) == model.sample("joy", context=["hi there"], seed=3)
-    assert model.reply(["hi there"], ["joy"], seed=3) == model.sample("joy", context=["hi there"], seed=3)
-    assert model.reply([], []) == []
+    assert model.replies(["hi there"], ["joy"], seed=3) == model.sample("joy", context=["hi there"], seed=3)
+    assert model.replies([], []) == []
     with pytest.raises(SettingsError, match="1 contexts for 2 emotions"):
-        model.reply(["hi"], ["joy", "fear"])
+        model.replies(["hi"], ["joy", "fear"])
     with pytest.raises(SettingsError, match="other labels"):
         model.sample(parse_emotion("grief", GOEMOTIONS))
     with pytest.raises(SettingsError, match="--device gpu"):

@@ -337,7 +337,7 @@ def test_greedy_replies_are_those_of_emogen(folder, model, tokenizer, cached):
     assert rows["input_ids"].shape[1] > LIMITS.context_tokens + 1
     found = model.generate(**rows, emotion=emotions, do_sample=False, use_cache=cached)
     written = replies(found, rows["input_ids"].shape[1])
-    expected = ours.reply(CONTEXTS, emotions, sampling=Sampling(temperature=0, max_tokens=LIMITS.reply_tokens + 1))
+    expected = ours.replies(CONTEXTS, emotions, sampling=Sampling(temperature=0, max_tokens=LIMITS.reply_tokens + 1))
     assert [tokenizer.decode(row, skip_special_tokens=True).strip() for row in written] == [one.text for one in expected]
     assert [len(row) for row in written] == [one.tokens for one in expected]
     assert len({one.text for one in expected}) > 2
@@ -430,7 +430,7 @@ def test_pipeline(folder):
     write = pipeline("text-generation", model=str(folder))
     expected = [
         one.text
-        for one in load(folder).reply(
+        for one in load(folder).replies(
             CONTEXTS, ["sadness"] * 4, sampling=Sampling(temperature=0, max_tokens=LIMITS.reply_tokens + 1)
         )
     ]
@@ -456,7 +456,7 @@ def test_the_model_that_ships():
     found = model.generate(**rows, emotion=emotions, do_sample=False)
     texts = tokenizer.batch_decode(found[:, rows["input_ids"].shape[1] :], skip_special_tokens=True)
     ours = load(folder)
-    prompts = [ours.reply(["They called. I got the job."], [emotion], sampling=Sampling(temperature=0)) for emotion in emotions]
+    prompts = [ours.replies(["They called. I got the job."], [emotion], sampling=Sampling(temperature=0)) for emotion in emotions]
     assert [text.strip() for text in texts] == [one.text for (one,) in prompts]
     assert texts[0] != texts[1]
     half = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16)

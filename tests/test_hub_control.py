@@ -373,7 +373,7 @@ def test_replies_are_those_of_emogen(folder):
     seen = set()
     for control in OWN_CONTROLS:
         sampling = Sampling(temperature=0, max_tokens=10, control=parse_control(control))
-        expected = ours.reply(contexts, asked, sampling=sampling)
+        expected = ours.replies(contexts, asked, sampling=sampling)
         seen.add(tuple(one.text for one in expected))
         callable_ = {"custom_generate": generate_with_emotion, "tokenizer": tokenizer}
         for options in ({}, {"use_cache": False}, callable_):

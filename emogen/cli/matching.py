@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emogen.cli.policies import recognised
 from emogen.cli.printing import print_text
-from emogen.cli.recognition import chosen_recognizer
 from emogen.data.outputs import FORMATS, TEXT_COLUMN, OutputColumns, open_source, read_outputs
 from emogen.errors import DataError, SettingsError
 
@@ -117,10 +115,11 @@ def _emotion_aim(asked: _Asked) -> tuple[Emotion | None, Aim | None]:
     """The emotion that the reply is to show, and the fit to it."""
     from emogen.dialogue.match import Aim, emotion_fit
     from emogen.emotions import parse_emotion
+    from emogen.judges.recognizer import load_recognizer
 
     if asked.emotion is None and asked.policy is None:
         return None, None
-    recognizer = chosen_recognizer(asked.recognizer, asked.device)
+    recognizer = load_recognizer(asked.recognizer, asked.device)
     if asked.emotion is not None:
         wanted = parse_emotion(asked.emotion, recognizer.names, asked.strength)
     else:
@@ -131,13 +130,10 @@ def _emotion_aim(asked: _Asked) -> tuple[Emotion | None, Aim | None]:
 def _answer(policy: str, context: Sequence[str], decay: float, recognizer: Recognizer) -> Emotion:
     """What the policy answers to the user, whose turns are every other one, back from the newest."""
     from emogen.dialogue.policy import find_policy
-    from emogen.dialogue.state import at_rest
+    from emogen.dialogue.state import felt
 
     chosen = find_policy(policy, recognizer.names, recognizer.names)
-    state = at_rest(recognizer.names)
-    for heard in recognised(recognizer, context[::-1][::2][::-1]):
-        state = state.after(heard, decay)
-    return chosen.answer(state.emotion)
+    return chosen.answer(felt(recognizer, context[::-1][::2][::-1], decay).emotion)
 
 
 def _context_aim(asked: _Asked) -> Aim | None:

@@ -13,7 +13,6 @@ import click
 from tqdm import tqdm
 
 from emogen.cli.reading import reading_options
-from emogen.cli.recognition import chosen_recognizer
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, infer_labels, read_exchanges
 from emogen.emotions import EKMAN, Emotion, LabelSet, named_label_set
@@ -89,11 +88,12 @@ def learn(
     test are left out.
     """
     from emogen.dialogue.policy import learn_policy, write_policy
+    from emogen.judges.recognizer import load_recognizer
 
     # Before the work: an ending that cannot be written would come to light only after it.
     if out.suffix.lower() not in (".json", ".toml"):
         raise SettingsError(f"{out}: a policy's file ends in .json or .toml; rename it")
-    recognizer = chosen_recognizer(folder, device)
+    recognizer = load_recognizer(folder, device)
     sources = [resolve(file, reading) for file in files]
     labels = _labels(sources)
     rows = islice(chain.from_iterable(_replies(path, options, labels) for path, options in sources), most)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from itertools import islice
@@ -45,7 +44,9 @@ def recognize(
 
     Prints label, strength (0 to 1) and text, with tabs between.
     """
-    recognizer = chosen_recognizer(checkpoint, device)
+    from emogen.judges.recognizer import load_recognizer
+
+    recognizer = load_recognizer(checkpoint, device)
     texts = iter(tqdm(_texts(source, text_column), unit="text", delay=2, disable=None))
     while batch := list(islice(texts, 1 if explain else _AT_ONCE)):
         for text, found in zip(batch, recognizer.recognize(batch), strict=True):
@@ -53,15 +54,6 @@ def recognize(
             line = _as_json(text, found, words) if as_json else _as_line(text, found, words)
             # Bytes, because texts are UTF-8 whatever the terminal's locale.
             click.echo(line.encode("utf-8"))
-
-
-def chosen_recognizer(folder: Path | None, device: str) -> Recognizer:
-    """The classifier that is named, else that of the environment, else the one that ships."""
-    from emogen.checkpoint import shipped
-    from emogen.judges.recognizer import load_recognizer
-
-    named = os.environ.get("EMOGEN_CLASSIFIER") if folder is None else folder
-    return load_recognizer(named or shipped("recognizer"), device)
 
 
 def _texts(source: str, column: str) -> Iterator[str]:

@@ -150,7 +150,7 @@ def _write(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[str | 
     post = parse_postprocessing(asked.post)
     latent = None if asked.near is None else _near(model, asked.near, asked, seed)
     for emotion in wanted:
-        for found in model.reply([contexts], [emotion], asked.count, options, seed, guide, latent):
+        for found in model.replies([contexts], [emotion], asked.count, options, seed, guide, latent):
             text = post(found.text)
             if asked.as_json:
                 print_text(json.dumps({**dataclasses.asdict(found), "text": text, "seed": seed}, ensure_ascii=False))

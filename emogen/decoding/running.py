@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ class Piece:
     """What one step has written of one reply.
 
     Attributes:
-        number: of the reply, from `RunningBatch.join`.
+        number: of the reply, `Asked.number`.
         text: what comes next; empty where a character is not whole yet, and at an end token.
         tokens: of the reply so far, the end token included.
         ended: by what the reply has ended, its end token or the limit of its length; None while it goes on.
@@ -40,12 +41,12 @@ class Piece:
     ended: Literal["end", "limit"] | None
 
 
-@dataclass(frozen=True)
-class _Reply:
-    """A reply that is asked for.
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A reply that is asked for, from `RunningBatch.prepare`; it is written once.
 
     Attributes:
-        number: that it is known by.
+        number: that its pieces have.
         row: what it is written from.
         filters: temperature and filters alone, so that rows that share them are equal here.
         uniforms: [tokens, tries], its random numbers.
@@ -78,9 +79,9 @@ class RunningBatch:
         if most_rows < 1:
             raise SettingsError(f"most rows {most_rows}: allowed is 1 or more")
         self._writer, self._most_rows = writer, most_rows
-        self._waiting: deque[_Reply] = deque()
-        self._running: list[_Reply] = []
-        self._joined = 0
+        self._waiting: deque[Asked] = deque()
+        self._running: list[Asked] = []
+        self._numbers = itertools.count(1)
         self._rows: _Rows | None = None
 
     @property
@@ -101,6 +102,19 @@ class RunningBatch:
     def join(self, prompt: Prompt, sampling: Sampling) -> int:
         """Asks for a reply, which begins with the next step where there is room; gives the number of its pieces.
 
+        Arguments and errors as for `prepare`.
+        """
+        asked = self.prepare(prompt, sampling)
+        self.enter(asked)
+        return asked.number
+
+    def enter(self, asked: Asked) -> None:
+        """Puts a reply that was prepared at the end of those that wait."""
+        self._waiting.append(asked)
+
+    def prepare(self, prompt: Prompt, sampling: Sampling) -> Asked:
+        """A reply to be entered, checked and with its random numbers. Alone of all methods, it is safe in any thread.
+
         Args:
             prompt: its context and emotion, and what else is its own.
             sampling: its options; its `n` is 1.
@@ -116,14 +130,17 @@ class RunningBatch:
         filters = replace(sampling, control=Control(), max_tokens=1, seed=0)
         uniforms = row_uniforms([row.stream], TRIES * sampling.max_tokens).view(TRIES, sampling.max_tokens).T
         written = Unfolding(self._writer.tokenizer, sampling.max_tokens)
-        self._joined += 1
-        self._waiting.append(_Reply(self._joined, row, filters, uniforms, written))
-        return self._joined
+        return Asked(next(self._numbers), row, filters, uniforms, written)
 
     def cancel(self, number: int) -> None:
         """Takes a reply out, at once; one that has ended meanwhile is let be."""
         self._waiting = deque(reply for reply in self._waiting if reply.number != number)
         self._keep([reply.number != number for reply in self._running])
+
+    def clear(self) -> None:
+        """Takes all replies out, as after a `step` that raised."""
+        self._waiting.clear()
+        self._running, self._rows = [], None
 
     @torch.no_grad()
     def step(self) -> list[Piece]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,17 @@ class Recognised(Protocol):
     @property
     def probabilities(self) -> Mapping[str, float]:
         """Of each label."""
+
+
+class Recognises(Protocol):
+    """A recogniser over some labels, such as `Recognizer`."""
+
+    @property
+    def names(self) -> LabelSet:
+        """Its labels."""
+
+    def recognize(self, texts: Sequence[str]) -> Sequence[Recognised]:
+        """What each text expresses."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,16 @@ class EmotionState:
 def at_rest(labels: LabelSet) -> EmotionState:
     """The state before anything was said: no emotion."""
     return EmotionState(no_emotion(labels))
+
+
+def felt(
+    recognizer: Recognises, utterances: Sequence[str], decay: float = DECAY, before: EmotionState | None = None
+) -> EmotionState:
+    """What a speaker feels after some more utterances, oldest first; `before` them he was at rest, or as it says."""
+    state = before or at_rest(recognizer.names)
+    for found in recognizer.recognize(utterances):
+        state = state.after(found, decay)
+    return state
 
 
 def as_emotion(found: Recognised, labels: LabelSet) -> Emotion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emogen.checkpoint import load_classifier
+from emogen.checkpoint import load_classifier, shipped
 from emogen.emotions import LabelSet
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.classifier import Classifier, decided, emotion_probabilities
@@ -91,12 +92,14 @@ class Recognizer:
         return Recognition(label, given, shares, strength)
 
 
-def load_recognizer(folder: str | Path, device: str = "cpu") -> Recognizer:
-    """A classifier from its checkpoint.
+def load_recognizer(folder: str | Path | None = None, device: str = "cpu") -> Recognizer:
+    """A classifier from its checkpoint; None takes `$EMOGEN_CLASSIFIER`, else the one that ships.
 
     Raises:
         CheckpointError: missing, cut short, or no classifier.
     """
+    if folder is None:
+        folder = os.environ.get("EMOGEN_CLASSIFIER") or shipped("recognizer")
     if not (Path(folder) / "config.json").is_file():
         raise CheckpointError(f"{folder}: no classifier there (no config.json); train one, or name another folder")
     classifier, labels = load_classifier(Path(folder), device)

@@ -46,7 +46,7 @@ def calibrated(
 
     def judged(told: Sequence[Emotion]) -> Vector:
         rows = [emotion for emotion in told for _ in range(settings.texts)]
-        found = bare.reply([()] * len(rows), rows, sampling=sampling, seed=settings.seed, guide=guide)
+        found = bare.replies([()] * len(rows), rows, sampling=sampling, seed=settings.seed, guide=guide)
         probabilities = guide([sample.text for sample in found])
         return np.asarray(probabilities.reshape(len(told), settings.texts, -1).mean(1))
 
