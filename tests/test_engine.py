@@ -1,0 +1,142 @@
+"""The engine: what many threads and event loops ask for at once is what each gets alone."""
+
+import asyncio
+import threading
+
+import pytest
+
+from emogen.checkpoint import load
+from emogen.decoding.control import Control
+from emogen.decoding.sampling import Sampling
+from emogen.dialogue.engine import Engine
+from emogen.errors import BusyError, EmogenError, SettingsError
+
+LONG = Sampling(max_tokens=40, temperature=2.0)
+CONTROLS = [Control(), Control(guidance=2.0), Control(expert=1.0), Control(bayes=1.0)]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    return load(tiny_checkpoint)
+
+
+@pytest.fixture
+def engine(model):
+    with Engine(model, most_rows=3) as started:
+        yield started
+
+
+def asked(number):
+    """Arguments of the reply with that number; no two alike."""
+    emotion = ("joy", "sadness=0.5,fear=0.5", None)[number % 3]
+    return [f"How was day {number}?"], emotion, Sampling(control=CONTROLS[number % 4], max_tokens=5 + number, top_p=0.9)
+
+
+def alone(model, number):
+    context, emotion, sampling = asked(number)
+    return model.reply(context, emotion, sampling, seed=number).text
+
+
+def test_threads_get_what_each_would_get_alone(model, engine):
+    found = {}
+
+    def ask(number):
+        found[number] = engine.write(*asked(number), seed=number).wait()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {number: alone(model, number) for number in range(12)}
+    assert engine.unfinished == 0
+
+
+def test_an_event_loop_reads_many_at_once(model, engine):
+    async def read(number):
+        return "".join([piece async for piece in engine.write(*asked(number), seed=number)]).strip()
+
+    async def read_all():
+        return await asyncio.gather(*map(read, range(8)))
+
+    assert asyncio.run(read_all()) == [alone(model, number) for number in range(8)]
+
+
+def test_pieces_join_to_the_text_for_every_reader(engine):
+    writing = engine.write(*asked(7), seed=7)
+    first, second = list(writing), list(writing)
+    assert first == second
+    assert "".join(first).strip() == writing.wait() == writing.text
+    assert writing.ended in ("end", "limit")
+    assert 0 < writing.tokens <= 12
+
+
+def test_a_cancelled_reply_keeps_what_was_written_and_leaves_the_others_alone(model, engine):
+    cancelled, kept = engine.write([], "joy", LONG, seed=1), engine.write(*asked(4), seed=4)
+    cancelled.cancel()
+    before = cancelled.text
+    assert cancelled.wait() == before
+    assert cancelled.ended == "cancelled"
+    assert kept.wait() == alone(model, 4)
+    kept.cancel()
+    assert kept.ended != "cancelled"
+
+
+def test_more_than_may_wait_are_refused_and_room_comes_back(model):
+    with Engine(model, most_rows=1, most_waiting=1) as engine:
+        go_on = threading.Event()
+        engine._orders.put(go_on.wait)
+        asked_for = [engine.write([], "joy", LONG, seed=seed) for seed in range(2)]
+        with pytest.raises(BusyError, match="2 replies are being written or wait"):
+            engine.write([], "joy")
+        go_on.set()
+        for writing in asked_for:
+            writing.wait()
+        assert engine.write([], "joy", seed=3).wait() == model.reply([], "joy", seed=3).text
+
+
+def test_a_closed_engine_fails_what_is_left_and_takes_no_more(model):
+    engine, go_on = Engine(model, most_rows=1), threading.Event()
+    engine._orders.put(go_on.wait)
+    asked_for = [engine.write([], "joy", LONG, seed=seed) for seed in range(50)]
+    threading.Thread(target=go_on.set).start()
+    engine.close()
+    with pytest.raises(BusyError, match="closed before the reply was written"):
+        asked_for[-1].wait()
+    assert asked_for[-1].ended == "failed"
+    with pytest.raises(BusyError, match="the engine is closed"):
+        engine.write([], "joy")
+    engine.close()
+
+
+def test_a_step_that_fails_fails_its_replies_and_the_engine_goes_on(model, engine, monkeypatch):
+    def fail():
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._batch, "step", fail)
+        writing = engine.write([], "joy")
+        with pytest.raises(EmogenError, match=r"could not be written \(RuntimeError: no memory\)"):
+            writing.wait()
+    assert engine.write(*asked(2), seed=2).wait() == alone(model, 2)
+
+
+@pytest.mark.parametrize(
+    ("emotion", "sampling", "message"),
+    [
+        ("glee", None, "'glee' is not one of"),
+        ("joy", Sampling(control=Control(rerank=4)), "rerank"),
+        ("joy", Sampling(control=Control(head=1.0)), "head"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_where_it_is_asked_for(engine, emotion, sampling, message):
+    with pytest.raises(SettingsError, match=message):
+        engine.write("hello", emotion, sampling)
+    assert engine.unfinished == 0
+
+
+def test_numbers_that_make_no_engine(model):
+    with pytest.raises(SettingsError, match="most rows 0"):
+        Engine(model, most_rows=0)
+    with pytest.raises(SettingsError, match="most waiting -1"):
+        Engine(model, most_waiting=-1)
