@@ -42,6 +42,7 @@ import click
 import numpy as np
 import torch
 from emotion_text import Judging, Ready, balanced, compared, divided, judge_errors, scored, trained, without
+from one_line import run
 
 import emogen
 from emogen.atomic import sha256, write_text
@@ -50,7 +51,7 @@ from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchan
 from emogen.data.fingerprints import fingerprint, read_fingerprints
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EKMAN, mixture
-from emogen.errors import CheckpointError, DataError, EmogenError, SettingsError
+from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate import bleu, perplexity, rouge
 from emogen.evaluate.frontier import Point, axis, draw
 from emogen.evaluate.report import command_of, write_result
@@ -637,13 +638,5 @@ def mean_score(rows: Sequence[Mapping[str, object]], metric: str) -> Score:
     return Score(statistics.mean(values), min(values), max(values), about)
 
 
-def run() -> None:
-    """The benchmark; a user's mistake becomes one line."""
-    try:
-        main()
-    except EmogenError as error:
-        raise SystemExit(f"conditional.py: {error}") from None
-
-
 if __name__ == "__main__":
-    run()
+    run(main, "conditional.py")

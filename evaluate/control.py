@@ -51,11 +51,12 @@ from control_choice import CONTROLS, Choice, chosen, systems
 from control_speed import Race, raced, rates
 from control_writing import Bench, Setting, head_code
 from emotion_text import trained
+from one_line import run
 
 from emogen.atomic import sha256
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import LabelSet
-from emogen.errors import EmogenError, SettingsError
+from emogen.errors import SettingsError
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.score import Score
 from emogen.judges.leak import refuse_leaks
@@ -316,8 +317,7 @@ def texts_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
 
 def strength_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
     """Asked strength against judged probability."""
-    setting = strength_setting(plan, bench, choice)
-    models = control_calibration.calibrated_models(bench, setting, plan.calibration_texts)
+    setting, models = calibrated(plan, bench, choice)
     rows = control_calibration.strength_rows(bench, setting, models, plan.strength_each)
     control_calibration.strength_figure(rows, out)
     return Found(rows, {"control": setting.control, "temperature": setting.temperature})
@@ -325,11 +325,16 @@ def strength_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
 
 def mixtures_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
     """Asked shares of two emotions against judged ones."""
-    setting = strength_setting(plan, bench, choice)
-    models = control_calibration.calibrated_models(bench, setting, plan.calibration_texts)
+    setting, models = calibrated(plan, bench, choice)
     rows = control_calibration.mixture_rows(bench, setting, models, plan.mixture_each)
     control_calibration.mixture_figure(rows, out)
     return Found(rows, {"control": setting.control, "temperature": setting.temperature})
+
+
+def calibrated(plan: Plan, bench: Bench, choice: Choice) -> tuple[Setting, dict[int, Path]]:
+    """The setting of these parts, and the models calibrated for it."""
+    setting = strength_setting(plan, bench, choice)
+    return setting, control_calibration.calibrated_models(bench, setting, plan.calibration_texts)
 
 
 def strength_setting(plan: Plan, bench: Bench, choice: Choice) -> Setting:
@@ -394,13 +399,5 @@ def values_of(row: Mapping[str, object]) -> dict[str, object]:
     return {name: value.value if isinstance(value, Score) else value for name, value in row.items()}
 
 
-def run() -> None:
-    """The benchmark; a user's mistake becomes one line."""
-    try:
-        main()
-    except EmogenError as error:
-        raise SystemExit(f"control.py: {error}") from None
-
-
 if __name__ == "__main__":
-    run()
+    run(main, "control.py")

@@ -37,6 +37,7 @@ import torch
 from conditional import CLASSIFIER, GAN, Classifiers, Plan, Task, about, option, prepared, refuse_other_run, several
 from emotion_text import balanced
 from numpy.typing import NDArray
+from one_line import run
 
 import emogen
 from emogen.atomic import write_text
@@ -46,7 +47,6 @@ from emogen.data.exchange import Exchange, Reading
 from emogen.decoding.latent import LatentSpace, interpolate, latent_space
 from emogen.decoding.transfer import TransferOptions, transfer
 from emogen.emotions import mixture
-from emogen.errors import EmogenError
 from emogen.evaluate.emotion import judged_labels
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.resampling import mean_tally
@@ -406,13 +406,5 @@ def path_rows(
         }
 
 
-def run() -> None:
-    """The benchmark; a user's mistake becomes one line."""
-    try:
-        main()
-    except EmogenError as error:
-        raise SystemExit(f"latent.py: {error}") from None
-
-
 if __name__ == "__main__":
-    run()
+    run(main, "latent.py")
