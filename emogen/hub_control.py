@@ -80,9 +80,9 @@ def _emotion(asked: Asked, labels: LabelSet, strength: float) -> Emotion:
 def control_of(control: str | Control) -> Control:
     """The control of one call of `generate`; raises SettingsError where it is unknown, or chooses among whole texts."""
     found = parse_control(control) if isinstance(control, str) else control
-    if found.rerank > 1:
+    if found.choice:
         raise SettingsError(
-            f"control {found}: rerank chooses among whole texts, which generate does not have while it writes; "
+            f"control {found}: {found.choice} chooses among whole texts, which generate does not have while it writes; "
             "ask for num_return_sequences and choose with a classifier, or use emogen.load(FOLDER).replies(..., guide=GUIDE)"
         )
     return found
@@ -162,7 +162,7 @@ def words_beside(
         instruction: what stands in front of a row, behind its begin token if it has one.
 
     Raises:
-        SettingsError: control `head` or `rerank`.
+        SettingsError: control `head`, `rerank` or `mbr`.
     """
     wanted, labels, begin = _served(control), emotions[0].labels, tokenizer.bos_token_id
     encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in map(instruction, (*labels.names, None))]

@@ -193,6 +193,28 @@ def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantages: Tens
     return -(gain * mask).sum(1).mean()
 
 
+def preference_loss(
+    better: Tensor, worse: Tensor, better_before: Tensor, worse_before: Tensor, beta: float, smoothing: float = 0.0
+) -> Tensor:
+    """Loss of a model that should find the better of two replies likelier than before, and the worse one less likely.
+
+    Args:
+        better: [pairs], log probability of the better reply under the model in training, in nats.
+        worse: [pairs], of the worse one.
+        better_before: [pairs], of the better one under the model as it was; no gradient.
+        worse_before: [pairs], of the worse one; no gradient.
+        beta: the smaller, the further the model may go from where it was.
+        smoothing: share of the pairs that are taken to be the wrong way round, below one half.
+
+    Returns:
+        [pairs]: -log sigmoid(beta * margin), the margin being how many nats the better reply has gained on the worse one.
+
+    Source: Rafailov et al. 2023 (direct preference optimization), equation 7; smoothing as in Mitchell 2023 (conservative DPO).
+    """
+    margin = beta * ((better - better_before) - (worse - worse_before))
+    return -(1 - smoothing) * functional.logsigmoid(margin) - smoothing * functional.logsigmoid(-margin)
+
+
 def policy_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
     """KL(policy || reference) at each position, in nats; both are log probabilities [..., vocabulary]."""
     return (log_probs.exp() * (log_probs - reference)).sum(-1)

@@ -10,17 +10,33 @@ from emogen.decoding.control import CONTROLLERS, Control, parse_control
 from emogen.errors import SettingsError
 
 WEIGHTS = st.floats(0, 100)
+COUNTS = st.integers(min_value=1, max_value=64)
+CHOICES = st.one_of(st.fixed_dictionaries({"rerank": COUNTS}), st.fixed_dictionaries({"mbr": COUNTS}))
 CONTROLS = st.builds(
-    Control, guidance=WEIGHTS, expert=WEIGHTS, bayes=WEIGHTS, head=WEIGHTS, rerank=st.integers(min_value=1, max_value=64)
+    lambda choice, **weights: Control(**weights, **choice),
+    choice=CHOICES,
+    guidance=WEIGHTS,
+    expert=WEIGHTS,
+    bayes=WEIGHTS,
+    head=WEIGHTS,
 )
 
 
 def test_each_controller_has_its_weight():
     assert parse_control("guidance:2,expert:3,bayes:0.5,head:1.5,rerank:4") == Control(2, 3, 0.5, 1.5, 4)
-    assert CONTROLLERS == ("guidance", "expert", "bayes", "head", "rerank")
+    assert parse_control("head:2,mbr:16") == Control(head=2, mbr=16)
+    assert CONTROLLERS == ("guidance", "expert", "bayes", "head", "rerank", "mbr")
 
 
-@pytest.mark.parametrize("text", ["none", " none ", "guidance:1", "guidance:1,expert:0,bayes:0,head:0,rerank:1"])
+@pytest.mark.parametrize(
+    ("text", "choice", "candidates"), [("rerank:4", "rerank", 4), ("mbr:16,guidance:2", "mbr", 16), ("head:1", None, 1)]
+)
+def test_what_chooses_among_how_many(text, choice, candidates):
+    control = parse_control(text)
+    assert (control.choice, control.candidates) == (choice, candidates)
+
+
+@pytest.mark.parametrize("text", ["none", " none ", "guidance:1", "guidance:1,expert:0,bayes:0,head:0,rerank:1,mbr:1"])
 def test_none_is_off(text):
     """So are the weights that change nothing."""
     control = parse_control(text)
@@ -46,7 +62,7 @@ def test_those_that_are_on_are_named(control):
     assert set(control.names) == {name for name in CONTROLLERS if getattr(control, name) != getattr(Control(), name)}
 
 
-ALLOWED = "is not one of guidance, expert, bayes, head, rerank, none; write guidance:2"
+ALLOWED = "is not one of guidance, expert, bayes, head, rerank, mbr, none; write guidance:2"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +85,12 @@ ALLOWED = "is not one of guidance, expert, bayes, head, rerank, none; write guid
         ("guidance:101", "control guidance:101: allowed is between 0 and 100"),
         ("rerank:0", "control rerank:0: allowed is a whole number between 1 and 64"),
         ("rerank:65", "control rerank:65: allowed is a whole number between 1 and 64"),
+        ("mbr:65", "control mbr:65: allowed is a whole number between 1 and 64"),
+        ("mbr:2.5", "control 'mbr:2.5': mbr:2.5 is not a whole number"),
+        (
+            "rerank:4,mbr:8",
+            "control rerank:4,mbr:8: rerank and mbr each choose one text among many; leave one of them out",
+        ),
         ("rerank:2.5", "control 'rerank:2.5': rerank:2.5 is not a whole number"),
     ],
 )

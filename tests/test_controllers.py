@@ -10,6 +10,7 @@ import torch
 from emogen.decoding.control import Control
 from emogen.decoding.controllers import (
     Controlled,
+    counting,
     in_company,
     log_normalised,
     log_posterior,
@@ -90,11 +91,11 @@ def steered_scores(model, head, tokens, asked, latent):
 
     plain, none, strength = under(emotion), under(no_emotion(labels)), emotion.strength
     neutral = under(mixture({"neutral": 1.0}, labels)) if "neutral" in labels else none
-    share = torch.tensor(emotion.weights)
+    share, bayes = torch.tensor(emotion.weights), control.bayes * strength
     moved = none + control.guidance * (plain - none)
     moved = moved + control.expert * strength * (plain - neutral)
     each = torch.stack([under(mixture({name: 1.0}, labels)).log_softmax(-1) for name in labels.names])
-    moved = moved + control.bayes * strength * torch.einsum("e,etv->tv", share, log_posteriors(each, tokens[first + 1 :]))
+    moved = moved + bayes * torch.einsum("e,etv->tv", share, log_posteriors(each, tokens[first + 1 :], share, bayes)[0])
     if head is not None:
         _, states = scores_under(model, tokens, emotion.condition, latent)
         told = head_probabilities(model, head, states[first:]).log()
@@ -103,15 +104,22 @@ def steered_scores(model, head, tokens, asked, latent):
     return moved
 
 
-def log_posteriors(each, reply):
-    """Bayes' rule: of each label, given the reply up to each token and any next one, from their log likelihoods in float64."""
-    likelihood = torch.zeros(len(each), dtype=torch.float64)
-    found = []
+def log_posteriors(each, reply, share, weight, odds=0.02):
+    """Bayes' rule: of each label, given the reply up to each token and any next one, from their log likelihoods in float64.
+
+    A label without share leaves once the odds against the likeliest that has one fall below `odds` / max(1, weight). Gives, for
+    each token, also the log likelihoods before it and which labels have left.
+    """
+    likelihood, gone = torch.zeros(len(each), dtype=torch.float64), torch.zeros(len(each), dtype=torch.bool)
+    found, before, left = [], [], []
     for time, token in enumerate(reply.tolist()):
+        before.append(likelihood)
+        left.append(gone)
         joint = likelihood[:, None] + each[:, time].double()
-        found.append(joint - joint.logsumexp(0))
+        found.append(joint - joint[~gone].logsumexp(0))
         likelihood = joint[:, token]
-    return torch.stack(found, 1).float()
+        gone = gone | (share == 0) & ((likelihood - likelihood[share > 0].max()).exp() < odds / max(1.0, weight))
+    return torch.stack(found, 1).float(), torch.stack(before), torch.stack(left)
 
 
 def head_probabilities(model, head, states):
@@ -208,6 +216,80 @@ def test_posteriors_of_labels_far_apart():
     found = log_posterior(labels, before - labels.totals, share)
     torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(labels.of(torch.arange(5)), scores.log_softmax(-1)[torch.arange(5), :, torch.arange(5)])
+
+
+# ---- labels that leave
+
+
+def test_which_labels_count():
+    """By their odds against the likeliest label of the mixture, .02 and less for weights above 1; who has left stays away."""
+    texts = torch.tensor([[-9.0, -9.0 - math.log(49), -9.0 - math.log(51), 40.0]]).repeat(4, 1)
+    share = torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0.5, 0, 0.5, 0], [0, 0, 1.0, 0]])
+    found = counting(texts, share, torch.tensor([[0.3], [1.04], [1.0], [9.0]]))
+    left = found < -1e29
+    assert left.tolist() == [[False, False, True, False], *[[False] * 4] * 3]
+    assert torch.equal(found[~left], texts[~left])
+    assert torch.equal(counting(found + torch.tensor([0.0, 50.0, 50.0, 0.0]), share, torch.full((4, 1), 0.1)) < -1e29, left)
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, 3.0])
+def test_what_is_left_out_is_bounded(weight):
+    """The chance of each token moves by at most v d / p^v, where d are the odds of what has left and v is max(1, weight)."""
+    model, least = generator("lstm", end=-50.0), max(1.0, weight)
+    asked = [Asked(mixture({name: 1.0}, EKMAN), Control(bayes=weight)) for name in EKMAN.names] * 3
+    uniforms, latent = row_uniforms([stream_of(4, row) for row in range(21)], 16), torch.randn(21, 2)
+    found, moved, bounds = written(model, None, asked, uniforms, latent, 1.0), [], []
+    for row, one in enumerate(asked):
+        tokens, own = found.tokens[row], EKMAN.names.index(str(one.emotion))
+        told = [mixture({name: 1.0}, EKMAN).condition for name in EKMAN.names]
+        each = torch.stack([scores_under(model, tokens, condition, latent[row])[0].log_softmax(-1) for condition in told])
+        share = torch.tensor(one.emotion.weights)
+        exact, before, _ = log_posteriors(each, tokens[1:], share, weight, 0.0)
+        _, _, gone = log_posteriors(each, tokens[1:], share, weight)
+        scores = (each[own] + weight * exact[own]).log_softmax(-1)
+        chances = scores.gather(1, tokens[1:, None]).squeeze(1).exp()
+        moved.append((found.log_probs[row, 1:].exp() - chances).abs())
+        odds = ((before - before[:, own, None]).exp() * gone).sum(1)
+        bounds.append(least * odds / before.softmax(1)[:, own] ** least)
+    difference, bound = torch.stack(moved), torch.stack(bounds)
+    assert (difference <= bound + 1e-5).all()
+    assert (difference > 1e-3).any()
+    assert ((bound > 0) & (bound < 0.05)).float().mean() > 0.1
+
+
+@pytest.fixture
+def departures(monkeypatch):
+    """Of each company row that is told to leave before its owner has ended: its role less 3, and its owner's mixture."""
+    found, pick = [], Controlled.pick
+
+    def watched(self, model, hidden, rows, number):
+        tokens, log_probs = pick(self, model, hidden, rows, number)
+        owner, role = self.company.owner[rows], self.company.role[rows]
+        ended = torch.zeros(self.company.asked, dtype=torch.bool)
+        ended[owner[role == 0]] = tokens[role == 0] == EOS
+        for row in ((tokens == EOS) & ~ended[owner]).nonzero().flatten().tolist():
+            found.append((int(role[row]) - 3, self.weights.mixture[owner[row]].tolist()))
+        return tokens, log_probs
+
+    monkeypatch.setattr(Controlled, "pick", watched)
+    return found
+
+
+@BACKBONES
+def test_labels_leave_the_decoding_and_those_of_a_mixture_stay(backbone, departures, monkeypatch):
+    """Also the rows of the token loop; a mixture's labels are decoded to the end, and so is the row itself."""
+    model, sizes = generator(backbone, end=-50.0), []
+    monkeypatch.setattr(
+        model, "step", lambda tokens, *rest: sizes.append(len(tokens)) or Generator.step(model, tokens, *rest), raising=False
+    )
+    emotions = [mixture({"joy": 0.5, "fear": 0.5}, EKMAN), mixture({"anger": 0.2, "sadness": 0.8}, EKMAN)] * 4
+    asked = [Asked(emotion, Control(bayes=2.0)) for emotion in emotions]
+    uniforms = row_uniforms([stream_of(5, row) for row in range(8)], 24)
+    written(model, None, asked, uniforms, torch.randn(8, 2))
+    assert sizes[0] == 8 * 8
+    assert 8 * 3 <= sizes[-1] < 8 * 6
+    assert departures
+    assert all(mixed[label] == 0 for label, mixed in departures)
 
 
 # ---- what changes nothing
@@ -309,11 +391,12 @@ MIX = [Control(), *EACH, Control(2.0, 0.5, 0.5, 1.0, 2), Control(guidance=4.0, h
 @BACKBONES
 @pytest.mark.parametrize("options", [Sampling(temperature=0, max_tokens=MOST), Sampling(max_tokens=MOST, temperature=0.8)])
 @pytest.mark.parametrize("controls", [*([control] for control in EACH), MIX], ids=lambda found: "+".join(map(str, found))[:40])
-def test_32_targets_in_one_batch_are_what_they_are_alone(backbone, options, controls):
+def test_32_targets_in_one_batch_are_what_they_are_alone(backbone, options, controls, departures):
     """Token for token, greedy and seeded: whatever stands beside a row, and whether rows have left the batch before it."""
     model = generator(backbone, end=8.0)
     writer, prompts = Writer(model, TOKENIZER, some_head(model), Guide()), targets(controls)
     together = list(sample(writer, prompts, options))
+    assert (len(departures) > 10) == any(control.bayes for control in controls)
     assert_alike(together, [next(sample(writer, [prompt], options)) for prompt in prompts])
     assert len({one.tokens for one in together}) > 3
     assert sum(one.finished for one in together) > 4

@@ -9,6 +9,7 @@ from conftest import CHATML, save_small_tokenizer
 
 from emogen.checkpoint import describe, load, save_head, save_model
 from emogen.data.batches import Limits
+from emogen.decoding import controllers
 from emogen.decoding.calibration import Calibration, write_calibration
 from emogen.decoding.control import Control, parse_control
 from emogen.decoding.sampling import Sampling
@@ -284,9 +285,10 @@ def test_words_stand_behind_the_begin_token(model, tokenizer):
         ({"emotion": ["joy", "fear"]}, "2 emotions for 4 rows; give one, or one for each row"),
         ({"emotion": parse_emotion("joy", EKMAN)}, "is over other labels than the model's: fear, joy, neutral, sadness"),
         ({"emotion": "joy", "strength": 2.0}, "strength 2 is not between 0 and 1"),
-        ({"emotion": "joy", "control": "push:2"}, "'push' is not one of guidance, expert, bayes, head, rerank, none"),
+        ({"emotion": "joy", "control": "push:2"}, "'push' is not one of guidance, expert, bayes, head, rerank, mbr, none"),
         ({"emotion": "joy", "control": "head:1"}, "control head:1: a head reads the states of the emogen model .*; for other"),
         ({"emotion": "joy", "control": "rerank:4"}, "control rerank:4: rerank chooses among whole texts, .*; ask for num_ret"),
+        ({"emotion": "joy", "control": "mbr:4"}, "control mbr:4: mbr chooses among whole texts, .*; ask for num_return"),
         ({"emotion": "joy", "prompt_lookup_num_tokens": 2}, "decodes greedily, by sampling, or with beams"),
         ({"emotion": "joy", "max_new_tokens": 90}, "are longer than the 96 tokens that the model reads; shorten them"),
     ],
@@ -364,8 +366,12 @@ def replies(tokens, start):
     return [row[: row.index(EOS) + 1] if EOS in row else row for row in rows]
 
 
-def test_replies_are_those_of_emogen(folder):
-    """Token for token, where each row has its context, emotion and strength; by option and by callable; cached and not."""
+def test_replies_are_those_of_emogen(folder, monkeypatch):
+    """Token for token, where each row has its context, emotion and strength; by option and by callable; cached and not.
+
+    With all labels to the end, as Transformers has them.
+    """
+    monkeypatch.setattr(controllers, "_ODDS", 0.0)
     (model, tokenizer), ours = opened(folder), load(folder)
     rows = tokenizer(CONTEXTS, padding=True, return_tensors="pt")
     contexts = [[text] if text else [] for text in CONTEXTS]

@@ -1,5 +1,6 @@
 """What must hold of the tree itself."""
 
+import configparser
 import json
 import re
 from pathlib import Path
@@ -18,6 +19,14 @@ MEGABYTE = 1_000_000
 def test_the_benchmarks_are_no_package():
     """A top-level package `evaluate` would hide Hugging Face's for everybody in this folder."""
     assert not (TOP / "evaluate" / "__init__.py").exists()
+
+
+def test_every_package_ships():
+    """`setup.cfg` lists packages by hand; one that it lacks is missing from what is installed."""
+    listed = configparser.ConfigParser()
+    listed.read(TOP / "setup.cfg")
+    folders = [path.parent.relative_to(TOP) for path in (TOP / "emogen").rglob("__init__.py")]
+    assert {".".join(folder.parts) for folder in folders} <= set(listed["options"]["packages"].split())
 
 
 def test_script_names_are_unique():

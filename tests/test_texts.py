@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from sacrebleu.metrics import CHRF
 
 from emogen.decoding import texts
 from emogen.decoding.control import Control
@@ -23,6 +24,7 @@ from emogen.emotions import EKMAN, no_emotion, parse_emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.text import BOS, EOS, PAD, TURN, train_tokenizer
+from emogen.words import words
 
 TOKENIZER = train_tokenizer(["so happy today", "the dog ran home", "we lost it"] * 20)
 JOY = parse_emotion("joy", EKMAN)
@@ -265,6 +267,40 @@ def test_candidates_need_a_guide():
         list(sample(writer(), [Prompt([BOS], JOY)], Sampling(control=Control(rerank=2))))
 
 
+def likeness(text, other):
+    """By sacrebleu: chrF of texts whose characters stand for words."""
+    names = {word: chr(0x4E00 + place) for place, word in enumerate(dict.fromkeys(words(text) + words(other)))}
+    ours, theirs = ("".join(names[word] for word in words(one)) for one in (text, other))
+    return CHRF(char_order=4, word_order=0, beta=1, eps_smoothing=True).sentence_score(ours, [theirs]).score / 100
+
+
+def test_the_candidate_of_least_risk_is_kept():
+    """By the literal definition over all candidates, which are those that a reranking draws; it needs no guide."""
+    prompts, guide = [Prompt([BOS], JOY), Prompt([270, TURN, BOS], FEAR)], Guide()
+    list(sample(writer(guide=guide), prompts, Sampling(n=3, max_tokens=8, control=Control(rerank=5))))
+    (candidates,) = guide.asked
+    found = list(sample(writer(), prompts, Sampling(n=3, max_tokens=8, control=Control(mbr=5))))
+    for row, one in enumerate(found):
+        own = candidates[5 * row : 5 * row + 5]
+        risk = [sum(1 - likeness(text, other) for other in own) for text in own]
+        assert risk[own.index(one.text)] == pytest.approx(min(risk))
+    assert [one.text for one in found] != candidates[::5]
+    assert [one.emotion for one in found] == ["joy"] * 3 + ["fear"] * 3
+
+
+def test_rows_choose_each_in_its_way(monkeypatch):
+    """One by a guide, which is not asked about the others, one by least risk, one not at all; few rows at once or many."""
+    controls = [Control(), Control(mbr=4), Control(rerank=3), Control(mbr=2, guidance=2)]
+    prompts = [Prompt([BOS], JOY, control=control, seed=seed) for seed, control in enumerate(controls)]
+    guide = Guide()
+    found = [one.text for one in sample(writer(guide=guide), prompts, Sampling(max_tokens=8))]
+    assert [len(asked) for asked in guide.asked] == [3]
+    alone = [next(sample(writer(guide=Guide()), [prompt], Sampling(max_tokens=8))).text for prompt in prompts]
+    assert found == alone
+    monkeypatch.setattr(texts, "_ROWS", 3)
+    assert [one.text for one in sample(writer(guide=Guide()), prompts, Sampling(max_tokens=8))] == found
+
+
 # ---- streams
 
 
@@ -341,9 +377,11 @@ def test_a_stream_begins_before_the_text_is_whole(monkeypatch):
     assert len(steps) == 1
 
 
-def test_a_stream_refuses_what_needs_whole_texts():
-    message = r"^control rerank: chooses among whole texts, which a stream has not; leave it out$"
+@pytest.mark.parametrize("choice", ["rerank", "mbr"])
+def test_a_stream_refuses_what_needs_whole_texts(choice):
+    control = Control(**{choice: 2})
+    message = rf"^control {choice}: chooses among whole texts, which a stream has not; leave it out$"
     with pytest.raises(SettingsError, match=message):
-        list(stream(writer(), [Prompt([BOS], JOY)], Sampling(control=Control(rerank=2))))
+        list(stream(writer(), [Prompt([BOS], JOY)], Sampling(control=control)))
     with pytest.raises(SettingsError, match=message):
-        list(stream(writer(), [Prompt([BOS], JOY), Prompt([BOS], JOY, control=Control(rerank=2))], Sampling()))
+        list(stream(writer(), [Prompt([BOS], JOY), Prompt([BOS], JOY, control=control)], Sampling()))

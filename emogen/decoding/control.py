@@ -9,6 +9,7 @@ from emogen.errors import SettingsError
 
 _MOST = 100.0
 _MOST_CANDIDATES = 64
+CHOICES = ("rerank", "mbr")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Control:
             likelihoods under all its labels; 0 is off, one row a label and text.
         head: weight of the emotion head's log probability of the same; 0 is off, no further row; needs a head.
         rerank: so many texts are written, and the one that a guide finds nearest to the emotion is kept; 1 is off.
+        mbr: so many texts are written, and the one that is most like all of them is kept (minimum Bayes risk); 1 is off. Not
+            together with `rerank`.
     """
 
     guidance: float = 1.0
@@ -30,19 +33,34 @@ class Control:
     bayes: float = 0.0
     head: float = 0.0
     rerank: int = 1
+    mbr: int = 1
 
     def __post_init__(self) -> None:
         for name in ("guidance", "expert", "bayes", "head"):
             value = getattr(self, name)
             if not 0 <= value <= _MOST:
                 raise SettingsError(f"control {name}:{value:g}: allowed is between 0 and {_MOST:g}")
-        if not (1 <= self.rerank <= _MOST_CANDIDATES and self.rerank == int(self.rerank)):
-            raise SettingsError(f"control rerank:{self.rerank}: allowed is a whole number between 1 and {_MOST_CANDIDATES}")
+        for name in CHOICES:
+            count = getattr(self, name)
+            if not (1 <= count <= _MOST_CANDIDATES and count == int(count)):
+                raise SettingsError(f"control {name}:{count}: allowed is a whole number between 1 and {_MOST_CANDIDATES}")
+        if self.rerank > 1 and self.mbr > 1:
+            raise SettingsError(f"control {self}: rerank and mbr each choose one text among many; leave one of them out")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The controllers that are on."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) != field.default)
+
+    @property
+    def candidates(self) -> int:
+        """How many texts are written for each that is kept."""
+        return max(self.rerank, self.mbr)
+
+    @property
+    def choice(self) -> str | None:
+        """The controller that chooses among whole texts, if one is on."""
+        return next((name for name in CHOICES if getattr(self, name) > 1), None)
 
     def __str__(self) -> str:
         return ",".join(f"{name}:{_shown(getattr(self, name))}" for name in self.names) or "none"
@@ -68,15 +86,19 @@ def parse_control(text: str) -> Control:
         if name in weights:
             raise SettingsError(f"control {text!r} names {name} twice")
         weights[name] = _number(text, name, weight)
-    candidates = weights.pop("rerank", 1.0)
-    if candidates != int(candidates):
-        raise SettingsError(f"control {text!r}: rerank:{candidates:g} is not a whole number")
-    return Control(**weights, rerank=int(candidates))
+    counts = {name: _whole(text, name, weights.pop(name, 1.0)) for name in CHOICES}
+    return Control(**weights, rerank=counts["rerank"], mbr=counts["mbr"])
 
 
 def _shown(weight: float) -> str:
     """All digits, so that what is written down is read back as the same."""
     return repr(float(weight)).removesuffix(".0")
+
+
+def _whole(text: str, name: str, number: float) -> int:
+    if number != int(number):
+        raise SettingsError(f"control {text!r}: {name}:{number:g} is not a whole number")
+    return int(number)
 
 
 def _number(text: str, name: str, weight: str) -> float:

@@ -17,6 +17,7 @@ from emogen.decoding.sampling import TRIES, Sampling, chooser, row_uniforms
 from emogen.decoding.texts import Prompt, Row, Unfolding, Writer, controlled, streamed_rows
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
+from emogen.text import EOS
 
 _MORE_ROWS = 16
 _MORE_PLACES = 32
@@ -174,9 +175,7 @@ class RunningBatch:
             self._rows = read
 
     def _keep(self, stays: Sequence[bool]) -> None:
-        """Lets all running replies go but those that stay."""
-        if all(stays):
-            return
+        """Lets all running replies go but those that stay, and company that has left."""
         self._running = [reply for reply, stay in zip(self._running, stays, strict=True) if stay]
         if not self._running:
             self._rows = None
@@ -227,7 +226,8 @@ class _Rows:
         """The next tokens of those that are asked for, in the order in which they joined."""
         self._tokens, _ = self._choice.pick(self._generator, self._hidden, self._numbers, 0)
         company = self._choice.company
-        return self._tokens.new_zeros(company.asked).index_put((company.owner,), self._tokens)
+        asked = company.is_asked
+        return self._tokens.new_zeros(company.asked).index_put((company.owner[asked],), self._tokens[asked])
 
     def advance(self) -> None:
         """Reads the tokens that were picked."""
@@ -250,9 +250,14 @@ class _Rows:
         _corner(freed, state.shape[2], others._places).copy_(state)
 
     def keep(self, stays: Tensor) -> None:
-        """Closes up behind those, of the rows that are asked for, that do not stay; between `pick` and `advance`."""
-        staying = stays.to(self._read.device)[self._choice.company.owner]
+        """Closes up behind those, of the rows that are asked for, that do not stay, and behind company that has left.
+
+        Between `pick` and `advance`.
+        """
+        staying = stays.to(self._read.device)[self._choice.company.owner] & (self._tokens != EOS)
         kept = staying.nonzero().squeeze(1)
+        if len(kept) == len(staying):
+            return
         free = (~staying[: len(kept)]).nonzero().squeeze(1)
         order = self._numbers[: len(kept)].index_put((free,), kept[len(kept) - len(free) :])
         self._room[:, :, free] = self._room[:, :, order[free]]

@@ -125,7 +125,10 @@ class Picks(Protocol):
     """A choice that needs more than the scores of each row."""
 
     def pick(self, generator: Generator, hidden: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """The next tokens [m] and their log probabilities, for states `hidden` [m, width] of the rows numbered `rows` [m]."""
+        """The next tokens [m] and their log probabilities, for states `hidden` [m, width] of the rows numbered `rows` [m].
+
+        A row that is to be written no further has the end token.
+        """
 
 
 @dataclass(frozen=True)
@@ -230,11 +233,16 @@ def draw(generator: Generator, hidden: Tensor, uniforms: Tensor) -> tuple[Tensor
     Returns:
         Ids and their log probabilities, both in the shape of `uniforms`.
     """
-    size = max(_FEWEST_ROWS, _SCORES.get(hidden.device.type, _SCORES_ELSEWHERE) // len(generator.bias))
+    size = rows_at_once(len(generator.bias), hidden.device)
     pieces = zip(torch.split(hidden, size), torch.split(uniforms, size), strict=True)
     drawn = [_drawn(generator.logits(states).float(), numbers) for states, numbers in pieces]
     ids, log_probs = zip(*drawn, strict=True)
     return torch.cat(ids), torch.cat(log_probs)
+
+
+def rows_at_once(vocabulary: int, device: torch.device) -> int:
+    """How many rows of scores are held at a time: those that stay in the processor's cache, and enough for its cores."""
+    return max(_FEWEST_ROWS, _SCORES.get(device.type, _SCORES_ELSEWHERE) // vocabulary)
 
 
 def _drawn(scores: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

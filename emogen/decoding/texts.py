@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from emogen.decoding.control import Control
+from emogen.decoding.control import CHOICES, Control
 from emogen.decoding.controllers import Controlled, in_company, neutral_place, refuse_unserved, weights_of
+from emogen.decoding.minimum_risk import least_risk
 from emogen.decoding.sampling import (
     TRIES,
     Choose,
@@ -138,7 +139,7 @@ def sample(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent
     """
     rows = _rows(writer, prompts, sampling, latent)
     for part in _parts(writer, rows):
-        candidates = [_candidate(row, number) for row in part for number in range(row.control.rerank)]
+        candidates = [_candidate(row, number) for row in part for number in range(row.control.candidates)]
         written = [found for some in _parts(writer, candidates) for found in _written(writer, some, sampling)]
         yield from _kept(writer, part, written)
 
@@ -147,7 +148,7 @@ def stream(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Ite
     """The replies of `sample`, as they are written: the number of a reply and the next piece of its text.
 
     Joined, the pieces of a reply are its text, but for blanks at its ends. All replies are in one batch. Arguments and errors
-    as for `sample`; `rerank` is refused, since it chooses among whole texts.
+    as for `sample`; `rerank` and `mbr` are refused, since they choose among whole texts.
     """
     rows = streamed_rows(writer, prompts, sampling)
     if not rows:
@@ -192,8 +193,9 @@ class Unfolding:
 
 def streamed_rows(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> list[Row]:
     """The rows of `stream`; arguments and errors as there."""
-    if any((prompt.control or sampling.control).rerank > 1 for prompt in prompts):
-        raise SettingsError("control rerank: chooses among whole texts, which a stream has not; leave it out")
+    for prompt in prompts:
+        if choice := (prompt.control or sampling.control).choice:
+            raise SettingsError(f"control {choice}: chooses among whole texts, which a stream has not; leave it out")
     return _rows(writer, prompts, sampling, None)
 
 
@@ -244,7 +246,7 @@ def _begun(writer: Writer, rows: Sequence[Row], sampling: Sampling) -> tuple[Pre
     generator = writer.generator.eval()
     uniforms = row_uniforms([row.stream for row in rows], TRIES * sampling.max_tokens).to(generator.bias.device)
     choose = chooser(sampling, uniforms)
-    if not any(set(row.control.names) - {"rerank"} for row in rows):
+    if not any(set(row.control.names) - set(CHOICES) for row in rows):
         return _padded(rows, generator), choose
     steered = controlled(writer, rows, choose)
     return steered.company.prefixes, steered
@@ -286,16 +288,29 @@ def _samples(generated: Generated, rows: Sequence[Row], tokenizer: Tokenizer) ->
 
 
 def _kept(writer: Writer, rows: Sequence[Row], written: Sequence[Sample]) -> Iterator[Sample]:
-    """Of each row's candidates the one that the guide finds nearest to its emotion; the first where it is the only one."""
-    if writer.guide is None or len(rows) == len(written):
-        yield from written
-        return
-    log_probs = np.log(np.maximum(writer.guide([sample.text for sample in written]), _LEAST))
-    first = 0
-    for row in rows:
-        # A weaker emotion chooses among fewer.
-        allowed = 1 + round((row.control.rerank - 1) * row.told.strength)
-        # The nearest has the smallest divergence of its probabilities from the mixture.
-        fit = log_probs[first : first + allowed] @ np.asarray(row.told.weights)
-        yield written[first + int(np.argmax(fit))]
-        first += row.control.rerank
+    """Of each row's candidates the one that its control chooses; the first where it is the only one."""
+    left = iter(written)
+    groups = [(row, [next(left) for _ in range(row.control.candidates)]) for row in rows]
+    judged = iter(_log_probs(writer, [one.text for row, own in groups if row.control.rerank > 1 for one in own]))
+    for row, own in groups:
+        if row.control.mbr > 1:
+            yield own[least_risk([one.text for one in own])]
+        elif row.control.rerank > 1:
+            yield own[_nearest(row, np.stack([next(judged) for _ in own]))]
+        else:
+            yield own[0]
+
+
+def _log_probs(writer: Writer, texts: Sequence[str]) -> NDArray[np.float64]:
+    """What the guide finds, [texts, labels]; it is not asked where there is nothing to judge."""
+    if not texts or writer.guide is None:
+        return np.zeros((0, 0))
+    found: NDArray[np.float64] = np.log(np.maximum(writer.guide(texts), _LEAST))
+    return found
+
+
+def _nearest(row: Row, log_probs: NDArray[np.float64]) -> int:
+    """The candidate nearest to the row's emotion: with the smallest divergence of its probabilities from the mixture."""
+    # A weaker emotion chooses among fewer.
+    allowed = 1 + round((row.control.rerank - 1) * row.told.strength)
+    return int(np.argmax(log_probs[:allowed] @ np.asarray(row.told.weights)))

@@ -79,9 +79,7 @@ class Engine:
             SettingsError: an emotion that the model does not know, an impossible option, or a controller that it cannot serve
                 or that chooses among whole texts.
         """
-        options = replace(sampling or self.model.default_sampling, n=1, seed=seed)
-        (prompt,) = self.model.prompts([context], [emotion], options.control)
-        asked = self._batch.prepare(prompt, options)
+        asked = self.prepare(context, emotion, sampling, seed)
         writing = Writing(lambda: self._orders.put(partial(self._leave, asked.number)))
         with self._counting:
             if not self._is_open:
@@ -91,6 +89,18 @@ class Engine:
             self._unfinished += 1
             self._orders.put(partial(self._enter, asked, writing))
         return writing
+
+    def prepare(
+        self,
+        context: str | Sequence[str] = (),
+        emotion: str | Emotion | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> Asked:
+        """What `write` asks for, checked and not asked for; arguments and SettingsError as there."""
+        options = replace(sampling or self.model.default_sampling, n=1, seed=seed)
+        (prompt,) = self.model.prompts([context], [emotion], options.control)
+        return self._batch.prepare(prompt, options)
 
     def close(self) -> None:
         """Ends its thread; what is not written by then fails."""

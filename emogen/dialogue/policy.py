@@ -108,7 +108,7 @@ class Policy:
         """For people: the intent, and a line a row."""
         width = max(map(len, self.user.names))
         rows = zip(self.user.names, self.rows, strict=True)
-        lines = (f"{name:<{width}}  {_told(row)}" for name, row in rows)
+        lines = (f"{name:<{width}}  {told(row)}" for name, row in rows)
         return "\n".join([f"{self.name}: {self.intent}", *lines])
 
 
@@ -364,10 +364,11 @@ def _shares(row: Emotion) -> dict[str, float]:
     return {name: weight for name, weight in zip(row.labels.names, row.weights, strict=True) if weight > 0}
 
 
-def _told(row: Emotion) -> str:
-    heaviest = sorted(_shares(row).items(), key=lambda part: -part[1])
+def told(emotion: Emotion) -> str:
+    """A mixture for people: its shares, the heaviest first, and its strength."""
+    heaviest = sorted(_shares(emotion).items(), key=lambda part: -part[1])
     parts = [f"{name} {weight:.2f}" for name, weight in heaviest if weight >= 0.005]
-    return f"{', '.join(parts)} (strength {row.strength:.2f})" if row.strength else "no emotion"
+    return f"{', '.join(parts)} (strength {emotion.strength:.2f})" if emotion.strength else "no emotion"
 
 
 def _json(policy: Policy) -> str:

@@ -49,6 +49,7 @@ class Turn:
     """What the user said, and the reply to it.
 
     Attributes:
+        context: what was said before, oldest first.
         said: by the user.
         state: of his emotion after it, over the recogniser's labels; None without a recogniser.
         asked: the emotion of the reply.
@@ -56,6 +57,7 @@ class Turn:
         name: of the reply, unlike that of any other: what an opinion about it refers to.
     """
 
+    context: tuple[str, ...]
     said: str
     state: EmotionState | None
     asked: Emotion
@@ -63,9 +65,14 @@ class Turn:
     name: str
 
     @property
+    def replied_to(self) -> tuple[str, ...]:
+        """The conversation that the reply answers."""
+        return (*self.context, self.said)
+
+    @property
     def utterances(self) -> tuple[str, ...]:
-        """What it adds to a conversation: what was said, and the reply as far as it is written."""
-        return (self.said, self.writing.text) if self.writing.text else (self.said,)
+        """The conversation after it, with the reply as far as it is written."""
+        return (*self.replied_to, self.writing.text) if self.writing.text else self.replied_to
 
 
 class Session:
@@ -147,10 +154,10 @@ class Session:
     def _answer(self, earlier: tuple[Turn, ...], text: str, tries: int) -> Writing:
         state = self._felt(earlier, [text])
         asked = emotion_for(self.manner, state, self._engine)
-        context = [*(said for turn in earlier for said in turn.utterances), text]
+        context = earlier[-1].utterances if earlier else ()
         seed = seed_of(self.manner.seed, len(earlier), tries)
-        writing = self._engine.write(context, asked, self.manner.sampling, seed)
-        self._turns, self._tries = (*earlier, Turn(text, state, asked, writing, uuid.uuid4().hex)), tries
+        writing = self._engine.write((*context, text), asked, self.manner.sampling, seed)
+        self._turns, self._tries = (*earlier, Turn(context, text, state, asked, writing, uuid.uuid4().hex)), tries
         return writing
 
 

@@ -315,6 +315,46 @@ class CalibrationSettings:
 
 
 @dataclass(frozen=True)
+class PreferenceConfig:
+    """Training on pairs of a better and a worse reply (direct preference optimization)."""
+
+    learning_rate: float = setting(1.5e-4, "Learning rate at its peak.")
+    beta: float = setting(0.1, "The smaller, the further the model may go from where it was.")
+    likelihood_weight: float = setting(0.5, "Of the better reply's own negative log-likelihood, nats a token.")
+    smoothing: float = setting(0.0, "Share of the pairs that are taken to be the wrong way round.")
+    precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "beta"):
+            require(0 < getattr(self, name) < math.inf, name.replace("_", "-"), getattr(self, name), "above 0 and finite")
+        weight = self.likelihood_weight
+        require(0 <= weight < math.inf, "likelihood-weight", weight, "0 or more, and finite")
+        require(0 <= self.smoothing < 0.5, "smoothing", self.smoothing, "at least 0 and below 0.5")
+
+
+@dataclass(frozen=True)
+class FeedbackSettings(PreferenceConfig, RunConfig):
+    """`emogen train-feedback`: a model that writes more like the replies that its users called good."""
+
+    checkpoint: str | None = setting(None, "Model to begin with; by default as for `emogen sample`.")
+    epochs: int = setting(5, "Passes over the pairs.")
+    steps: int = setting(0, "Updates at most; 0 for as many as the epochs have.")
+    batch_size: int = setting(32, "Pairs an update.")
+    validate_every: int = setting(0, "Updates between looks at the held-out pairs; 0 for once an epoch.")
+    held_out: float = setting(0.2, "Share of the contexts whose pairs are held out.")
+    untold: float = setting(0.1, "Share of the pairs that are also trained under no emotion, for the sake of guidance.")
+    least_pairs: int = setting(20, "With fewer pairs nothing is trained.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_run(least_steps=0)
+        for name in ("epochs", "least_pairs"):
+            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+        require(0 < self.held_out < 1, "held-out", self.held_out, "above 0 and below 1")
+        require(0 <= self.untold <= 1, "untold", self.untold, "between 0 and 1")
+
+
+@dataclass(frozen=True)
 class ClassifierTraining:
     """Training of a classifier."""
 

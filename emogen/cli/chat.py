@@ -1,0 +1,371 @@
+"""`emogen chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TextIO
+
+import click
+
+from emogen.cli.decoding import Decoding, decoding_options, on_one_line
+from emogen.cli.feedback import DEFAULT_STORE
+from emogen.cli.printing import print_text
+from emogen.cli.reading import piped_lines
+from emogen.decoding.control import parse_control
+from emogen.emotions import TO_EKMAN, Emotion
+from emogen.errors import EmogenError, SettingsError
+
+if TYPE_CHECKING:
+    from emogen.dialogue.engine import Engine
+    from emogen.dialogue.feedback import FeedbackStore
+    from emogen.dialogue.session import Manner, Session, Turn
+    from emogen.dialogue.state import EmotionState
+    from emogen.dialogue.writing import Writing
+    from emogen.judges.recognizer import Recognizer
+
+_COLOURS: Mapping[str, str] = {
+    "anger": "red",
+    "disgust": "green",
+    "fear": "magenta",
+    "joy": "yellow",
+    "neutral": "bright_black",
+    "sadness": "blue",
+    "surprise": "cyan",
+}
+_BAR, _MOST_BARS = 24, 7
+_COMMANDS = (
+    ("/emotion", "joy=0.7,fear=0.3 | auto | none", "of the replies; auto is what the policy answers"),
+    ("/strength", "0.5", "of that emotion, 0 to 1"),
+    ("/policy", "mirror | soothe | cheer | neutral | FILE", "which emotion answers yours"),
+    ("/control", "guidance:2 | none", "what steers the replies, and how much"),
+    ("/state", "", "what you seem to feel, and how it went"),
+    ("/again", "", "another reply to what you said last"),
+    ("/good", "", "stores that the last reply is good"),
+    ("/bad", "", "stores that it is bad"),
+    ("/forget", "", "begins anew"),
+    ("/help", "", "this list"),
+    ("/quit", "", "ends; so do Ctrl-D and Ctrl-C, which cancels a reply while one is written"),
+)
+_TAKE_A_VALUE = frozenset(name for name, value, _ in _COMMANDS if value)
+_WITHOUT_A_VALUE = frozenset(name for name, value, _ in _COMMANDS if not value)
+
+
+@click.command("chat")
+@click.option(
+    "--emotion",
+    default="auto",
+    show_default=True,
+    help="Of the replies: joy, a mixture joy=0.7,fear=0.3, none, or auto: what the policy answers.",
+)
+@click.option(
+    "--policy",
+    metavar="NAME|FILE",
+    default="soothe",
+    show_default=True,
+    help="Which emotion answers the user's: mirror, soothe, cheer, neutral, or a file.",
+)
+@click.option("--decay", type=float, default=0.5, show_default=True, help="What a turn counts one turn later, 0 to 1.")
+@click.option(
+    "--recognizer",
+    type=click.Path(path_type=Path),
+    help="Folder of a classifier  [default: $EMOGEN_CLASSIFIER, the one that ships]",
+)
+@decoding_options
+@click.option(
+    "--feedback",
+    "address",
+    default=DEFAULT_STORE,
+    envvar="EMOGEN_FEEDBACK",
+    show_default=True,
+    help="Where /good and /bad are stored: an SQLite file, or an address as SQLAlchemy writes it.",
+)
+@click.option(
+    "--transcript",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Append every reply to this file, as JSON lines; without it nothing that is said is kept.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a reply, once it is written.")
+def chat(
+    decoding: Decoding,
+    emotion: str,
+    policy: str,
+    decay: float,
+    recognizer: Path | None,
+    address: str,
+    transcript: Path | None,
+    as_json: bool,
+) -> None:
+    """Talk with a model that feels how you feel; /help lists what can be changed on the way.
+
+    A line is a turn, and so is a line of a pipe. Replies go to standard output, all else to standard error.
+    """
+    from emogen.dialogue.engine import Engine
+    from emogen.dialogue.session import Manner
+    from emogen.judges.recognizer import load_recognizer
+
+    model = decoding.model()
+    manner = Manner(_wished(emotion), decoding.strength, policy, decay, decoding.sampling(model), decoding.seed)
+    with ExitStack() as open_things:
+        kept = open_things.enter_context(_appended(transcript)) if transcript else None
+        engine = open_things.enter_context(Engine(model))
+        opinions = open_things.enter_context(contextlib.closing(_Opinions(address, str(model.folder))))
+        talk = _Talk(engine, load_recognizer(recognizer, decoding.device), manner, opinions, kept, as_json)
+        _note(f"seed {decoding.seed}; /help lists the commands")
+        for line in _lines():
+            if line.strip() == "/quit":
+                break
+            talk.take(line)
+
+
+class _Talk:
+    """A session with its user at a terminal or a pipe."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        recognizer: Recognizer,
+        manner: Manner,
+        opinions: _Opinions,
+        kept: TextIO | None,
+        as_json: bool,
+    ) -> None:
+        from emogen.dialogue.session import Session
+
+        _require_served(manner, engine, recognizer)
+        self._engine, self._recognizer, self._opinions = engine, recognizer, opinions
+        self._session = Session(engine, recognizer, manner)
+        self._kept, self._as_json = kept, as_json
+
+    def take(self, line: str) -> None:
+        """Answers a line or does what it commands; what is wrong with it is said, and the conversation goes on."""
+        try:
+            if line.startswith("/"):
+                name, _, value = line.strip().partition(" ")
+                self._do(name, value.strip())
+            elif line.strip():
+                self._show(self._session.say(line))
+        except EmogenError as error:
+            _note(str(error))
+        except KeyboardInterrupt:
+            _note("cancelled")
+
+    def _do(self, name: str, value: str) -> None:
+        _require_command(name, value)
+        match name:
+            case "/emotion":
+                self._adopt(replace(self._session.manner, emotion=_wished(value)))
+            case "/strength":
+                self._adopt(replace(self._session.manner, strength=_number(value)))
+            case "/policy":
+                self._adopt(replace(self._session.manner, policy=value, emotion=None))
+            case "/control":
+                sampling = self._session.manner.sampling or self._engine.model.default_sampling
+                self._adopt(replace(self._session.manner, sampling=replace(sampling, control=parse_control(value))))
+            case "/state":
+                self._tell_state()
+            case "/again":
+                self._show(self._session.again())
+            case "/good":
+                self._opinions.store(self._session, "good")
+            case "/bad":
+                self._opinions.store(self._session, "bad")
+            case "/forget":
+                self._session.forget()
+                _note("forgotten; the conversation begins anew")
+            case "/help":
+                _tell_commands()
+
+    def _adopt(self, manner: Manner) -> None:
+        _require_served(manner, self._engine, self._recognizer)
+        self._session.manner = manner
+        emotion = f"policy {manner.policy}" if manner.emotion is None else f"emotion {manner.emotion}"
+        control = manner.sampling.control if manner.sampling else "the model's own"
+        _note(f"{emotion}, strength {manner.strength:g}, control {control}")
+
+    def _show(self, writing: Writing) -> None:
+        """Prints a reply while it is written; an interruption ends the reply alone."""
+        from emogen.dialogue.policy import told
+
+        turn = self._session.turns[-1]
+        click.echo(_painted(f"[{told(turn.asked)}]", turn.asked, sys.stderr), err=True)
+        try:
+            if self._as_json:
+                writing.wait()
+            else:
+                _print_pieces(writing, turn.asked)
+        finally:
+            writing.cancel()
+            if writing.ended != "failed":
+                self._keep(turn)
+
+    def _keep(self, turn: Turn) -> None:
+        """Prints or stores a reply's record, where that is asked for."""
+        record = _record(turn, len(self._session.turns), self._opinions.session)
+        line = json.dumps(record, ensure_ascii=False)
+        if self._as_json:
+            print_text(line)
+        if self._kept:
+            self._kept.write(f"{line}\n")
+
+    def _tell_state(self) -> None:
+        state = self._session.state
+        if state is None or not self._session.turns:
+            raise SettingsError("nothing was said yet; what you feel is found in what you say")
+        click.echo("\n".join(_bars(state)), err=True)
+        click.echo(self._session.course.as_text(), err=True)
+
+
+class _Opinions:
+    """Where /good and /bad go; nothing is opened before the first of them."""
+
+    def __init__(self, address: str, model: str) -> None:
+        self.session = uuid.uuid4().hex
+        self._address, self._model = address, model
+        self._store: FeedbackStore | None = None
+
+    def store(self, session: Session, verdict: Literal["good", "bad"]) -> None:
+        """Rates the last reply; the first time it says where that is stored."""
+        from emogen.dialogue.feedback import Opinion
+
+        if not session.turns or session.turns[-1].writing.ended not in ("end", "limit"):
+            raise SettingsError("there is no whole reply to rate; say something first, or /again")
+        turn = session.turns[-1]
+        opinion = Opinion(turn.name, turn.replied_to, turn.writing.text, turn.asked, verdict, self._model, self.session)
+        self._opened().rate(opinion)
+        _note(f"stored as {verdict}")
+
+    def close(self) -> None:
+        """Lets the store go, where it was opened."""
+        if self._store:
+            self._store.close()
+
+    def _opened(self) -> FeedbackStore:
+        from emogen.dialogue.feedback import FeedbackStore
+
+        if not self._store:
+            self._store = FeedbackStore(self._address)
+            _note(f"opinions, and what was said before, are stored in {self._store.name} as session {self.session}")
+        return self._store
+
+
+def _require_served(manner: Manner, engine: Engine, recognizer: Recognizer) -> None:
+    """Raises SettingsError for a manner that the model or the recogniser cannot serve, so that no turn fails by it."""
+    from emogen.dialogue.session import emotion_for
+    from emogen.dialogue.state import at_rest
+
+    asked = emotion_for(manner, at_rest(recognizer.names).after(None, manner.decay), engine)
+    engine.prepare(emotion=asked, sampling=manner.sampling)
+
+
+def _require_command(name: str, value: str) -> None:
+    if name not in _TAKE_A_VALUE | _WITHOUT_A_VALUE:
+        raise SettingsError(f"{name} is not one of {', '.join(known for known, _, _ in _COMMANDS)}")
+    if value and name in _WITHOUT_A_VALUE:
+        raise SettingsError(f"{name} takes no value, found {value!r}")
+    if not value and name in _TAKE_A_VALUE:
+        (values,) = (values for known, values, _ in _COMMANDS if known == name)
+        raise SettingsError(f"{name} takes a value: {values}")
+
+
+def _wished(emotion: str) -> str | None:
+    """As `Manner` takes it."""
+    return None if emotion == "auto" else emotion
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SettingsError(f"{text!r} is not a number; write 0.5") from None
+
+
+def _lines() -> Iterator[str]:
+    """What the user says, a line at a time: of a pipe, or typed in answer to a prompt until he ends it."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield from piped_lines()
+        return
+    with contextlib.suppress(ImportError):
+        # Arrow keys and earlier lines, where the system has them.
+        import readline  # noqa: F401
+    while True:
+        try:
+            # Bytes that are no UTF-8 must not reach the model.
+            yield _typed().encode("utf-8", "replace").decode("utf-8")
+        except (EOFError, KeyboardInterrupt):
+            click.echo(err=True)
+            return
+
+
+def _typed() -> str:
+    """A line; readline draws the prompt where both ends are a terminal, else it goes to standard error."""
+    if sys.stdout.isatty():
+        return input("> ")
+    click.echo("> ", err=True, nl=False)
+    return input()
+
+
+def _print_pieces(writing: Writing, asked: Emotion) -> None:
+    try:
+        for piece in on_one_line(writing):
+            print_text(_painted(piece, asked, sys.stdout), nl=False)
+    finally:
+        click.echo()
+
+
+def _painted(text: str, asked: Emotion, target: TextIO) -> str:
+    """In the colour of the heaviest label, or of its Ekman family, where `target` is a terminal that may show colours."""
+    if not asked.strength or not target.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return click.style(text, fg=_COLOURS.get(TO_EKMAN.get(asked.name, asked.name)))
+
+
+def _bars(state: EmotionState) -> Iterator[str]:
+    """A line for each of the strongest feelings."""
+    felt = sorted(zip(state.shares, state.labels.names, strict=False), reverse=True)[:_MOST_BARS]
+    width = max(len(name) for _, name in felt)
+    for share, name in felt:
+        yield f"{name:<{width}}  {'█' * round(share * _BAR):<{_BAR}}  {share:.2f}"
+
+
+def _record(turn: Turn, number: int, session: str) -> dict[str, object]:
+    """A reply, and what it answers, as JSON holds it; `id` is what an opinion about it refers to."""
+    return {
+        "session": session,
+        "turn": number,
+        "id": turn.name,
+        "said": turn.said,
+        "felt": turn.state.as_object() if turn.state else None,
+        "emotion": str(turn.asked) if turn.asked.strength else "none",
+        "strength": round(turn.asked.strength, 6),
+        "reply": turn.writing.text,
+        "ended": turn.writing.ended,
+    }
+
+
+@contextlib.contextmanager
+def _appended(path: Path) -> Iterator[TextIO]:
+    """A file that its owner alone reads, each line written as it comes."""
+
+    def private(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)
+
+    with open(path, "a", encoding="utf-8", buffering=1, opener=private) as file:
+        yield file
+
+
+def _tell_commands() -> None:
+    width = max(len(f"{name} {value}") for name, value, _ in _COMMANDS)
+    for name, value, purpose in _COMMANDS:
+        click.echo(f"{f'{name} {value}':<{width}}  {purpose}", err=True)
+
+
+def _note(text: str) -> None:
+    click.echo(f"emogen: {' '.join(text.split())}", err=True)

@@ -1,0 +1,227 @@
+"""`emogen train-feedback` and `emogen feedback export | forget`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from emogen.cli.printing import print_text
+from emogen.errors import SettingsError
+from emogen.options import checked, options_of, resolve
+from emogen.train.config import FeedbackSettings
+
+if TYPE_CHECKING:
+    from emogen.checkpoint import Checkpoint
+    from emogen.data.preferences import Preference
+    from emogen.evaluate.report import Report
+    from emogen.evaluate.resampling import Tally
+    from emogen.judges.recognizer import Recognizer
+    from emogen.train.fit_preference import Preferred
+
+DEFAULT_STORE = "feedback.db"
+_PAIR_FILES = (".jsonl", ".jsonl.gz")
+
+_store_option = click.option(
+    "--feedback",
+    "address",
+    default=DEFAULT_STORE,
+    envvar="EMOGEN_FEEDBACK",
+    show_default=True,
+    help="Where opinions are stored: an SQLite file, or an address as SQLAlchemy writes it.",
+)
+
+
+@click.command("train-feedback")
+@click.option(
+    "--feedback",
+    "address",
+    default=DEFAULT_STORE,
+    envvar="EMOGEN_FEEDBACK",
+    show_default=True,
+    help="Where opinions are stored (a file or an address of SQLAlchemy), or pairs (.jsonl).",
+)
+@click.option("--judge", metavar="DIR", help="Classifier that judges the emotion.  [default: the one that ships]")
+@click.option("--texts", type=click.IntRange(0), default=30, show_default=True, help="Of each emotion, to be judged; 0: none.")
+@click.option("--resume", "resuming", is_flag=True, help="Go on with the run in --out, or the newest one.")
+@click.option("--json", "as_object", is_flag=True, help="One JSON object in place of the table.")
+@options_of(FeedbackSettings)
+def train_feedback(address: str, judge: str | None, texts: int, resuming: bool, as_object: bool, **given: Any) -> None:
+    """Train the model in --checkpoint on what its users called good and bad, into a new checkpoint.
+
+    Prints how often the better one of two replies is found likelier, on pairs whose contexts were held out, and how often a
+    judge finds the emotion that was asked for: before and after.
+    """
+    settings = resolve(FeedbackSettings, given, _saved(given) if resuming else {})
+    from emogen.train.fit_preference import fit_preference
+
+    # Before the training: what cannot be judged should not end it.
+    reader, notes = _reader(judge, settings) if texts else (None, [])
+    name, pairs = _pairs(address, settings)
+    found = fit_preference(pairs, name, settings, resuming)
+    report = _report(found, reader, notes, texts, settings)
+    _print(report, found, as_object)
+
+
+def _saved(given: dict[str, Any]) -> dict[str, object]:
+    """The settings of the run that is resumed."""
+    from emogen.train.fit_preference import COMMAND
+    from emogen.train.folder import read_train_file, resumable_folder
+
+    folder = resumable_folder(given["out"], COMMAND)
+    return checked(_set(read_train_file(folder).get("settings", {})), FeedbackSettings, str(folder)) | {"out": str(folder)}
+
+
+def _set(settings: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _pairs(address: str, settings: FeedbackSettings) -> tuple[str, list[Preference]]:
+    """Pairs, and what their source may be called."""
+    if address.endswith(_PAIR_FILES):
+        from emogen.checkpoint import find_checkpoint, read_description
+        from emogen.data.preferences import read_preferences
+
+        labels = read_description(find_checkpoint(settings.checkpoint)).labels
+        return Path(address).name, list(read_preferences(address, labels))
+    from emogen.dialogue.feedback import FeedbackStore
+
+    with FeedbackStore(address, create=False) as store:
+        return store.name, store.pairs()
+
+
+def _reader(judge: str | None, settings: FeedbackSettings) -> tuple[Recognizer | None, list[str]]:
+    """The judge; or None, and why the one that ships is none for this model. A named one that is none is refused."""
+    from emogen.checkpoint import find_checkpoint, read_description, shipped
+    from emogen.judges.recognizer import load_recognizer
+
+    reader = load_recognizer(judge or shipped("recognizer"), settings.device)
+    labels = read_description(find_checkpoint(settings.checkpoint)).labels
+    missing = [name for name in labels.names if name not in reader.names]
+    if not missing:
+        return reader, []
+    message = f"no emotion accuracy: judge {reader.folder} knows no {', '.join(missing)}; name another with --judge"
+    if judge:
+        raise SettingsError(message)
+    return None, [message]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One metric before and after."""
+
+    name: str
+    before: Tally
+    after: Tally
+
+
+def _report(found: Preferred, reader: Recognizer | None, notes: list[str], texts: int, settings: FeedbackSettings) -> Report:
+    """Both models' figures on the held-out pairs, and on texts that are judged."""
+    from emogen.evaluate.report import Report
+    from emogen.evaluate.significance import paired_bootstrap
+
+    judged = [_judged(found, reader, texts, settings)] if reader else []
+    measured = [*_preferred(found), *judged]
+    count = sum(len(one.before.sums) for one in judged)
+    return Report(
+        systems={
+            "before": {one.name: one.before.score() for one in measured},
+            "after": {one.name: one.after.score() for one in measured},
+        },
+        texts={"before": count, "after": count},
+        notes=[*_counts(found), *notes],
+        comparisons=[("before", "after", one.name, paired_bootstrap(one.before, one.after)) for one in measured],
+    )
+
+
+def _counts(found: Preferred) -> list[str]:
+    contexts = len({pair.context for pair in found.held_out})
+    notes = [f"{len(found.held_out)} pairs of {contexts} contexts held out, {found.trained} trained on"]
+    if found.left_out:
+        notes.append(f"{found.left_out} pairs left out: a reply too long for the model, or an emotion that it does not know")
+    return notes
+
+
+def _preferred(found: Preferred) -> list[_Measured]:
+    """Shares of the held-out pairs whose better reply is likelier, or has gained more than the worse one."""
+    from emogen.evaluate.preference import preference_tally
+
+    owners = [pair.context for pair in found.held_out]
+
+    def tally(better_and_worse: Any) -> Tally:
+        return preference_tally((better_and_worse[0] - better_and_worse[1]).tolist(), owners)
+
+    gained = found.after - found.before
+    return [
+        _Measured("preference", tally(found.before), tally(found.after)),
+        _Measured("reward_preference", tally(0 * gained), tally(gained)),
+    ]
+
+
+def _judged(found: Preferred, reader: Recognizer, texts: int, settings: FeedbackSettings) -> _Measured:
+    """How often the judge finds the emotion that was asked for in texts of the old and of the new model."""
+    from emogen.checkpoint import load
+    from emogen.judges.leak import refuse_leaks
+    from emogen.models.device import choose_device
+
+    device = choose_device(settings.device)
+    # The new model has no calibration; without one both are told what is asked for.
+    models = [replace(load(folder, device), calibration=None) for folder in (found.start, found.folder)]
+    leak = refuse_leaks(reader.folder, [found.start, found.folder], allowed=True)
+    before, after = (_accuracy(model, reader, found.held_out, texts, settings.seed, leak) for model in models)
+    return _Measured("emotion_accuracy", before, after)
+
+
+def _accuracy(model: Checkpoint, judge: Recognizer, held_out: Sequence[Preference], texts: int, seed: int, leak: str) -> Tally:
+    """Of `texts` replies of each emotion, to the contexts of held-out pairs in turn."""
+    from emogen.evaluate.emotion import emotion_accuracy_tally, judged_labels
+
+    contexts = list(dict.fromkeys(pair.context for pair in held_out))
+    asked = [name for name in model.labels.names for _ in range(texts)]
+    replies = model.replies([contexts[place % len(contexts)] for place in range(len(asked))], asked, seed=seed)
+    judged = judged_labels(judge.probabilities([reply.text for reply in replies]), judge.names.names)
+    tally = emotion_accuracy_tally(asked, judged)
+    return replace(tally, signature=f"{tally.signature}|judge:{judge.folder.name}|leak:{leak}")
+
+
+def _print(report: Report, found: Preferred, as_object: bool) -> None:
+    from emogen.evaluate.report import as_json, as_table
+
+    click.echo(f"emogen: the new model stands in {found.folder}", err=True)
+    if as_object:
+        facts = {"checkpoint": str(found.folder), "start": str(found.start)}
+        print_text(json.dumps(facts | json.loads(as_json(report)), ensure_ascii=False, indent=1))
+    else:
+        print_text(as_table(report), nl=False)
+
+
+@click.group("feedback")
+def feedback() -> None:
+    """What users think of replies: write it out, or forget it."""
+
+
+@feedback.command("export")
+@_store_option
+def export(address: str) -> None:
+    """Print all opinions as JSON lines."""
+    from emogen.dialogue.feedback import FeedbackStore, as_record
+
+    with FeedbackStore(address, create=False) as store:
+        for opinion in store.opinions():
+            print_text(json.dumps(as_record(opinion), ensure_ascii=False))
+
+
+@feedback.command("forget")
+@_store_option
+@click.option("--reply", default="", help="Id of a reply: the opinion on it goes.")
+@click.option("--session", default="", help="Id of a session: all opinions in it go.")
+def forget(address: str, reply: str, session: str) -> None:
+    """Delete opinions for good, and say how many there were."""
+    from emogen.dialogue.feedback import FeedbackStore
+
+    with FeedbackStore(address, create=False) as store:
+        click.echo(store.forget(reply=reply, session=session))

@@ -1,0 +1,29 @@
+"""`emogen serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from emogen.dialogue.server.settings import ServerSettings
+from emogen.errors import SettingsError
+from emogen.options import options_of, read_settings, resolve
+
+_EXTRA = ("fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client")
+
+
+@click.command("serve")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with settings.")
+@options_of(ServerSettings)
+def serve(config_file: Path | None, **given: object) -> None:
+    """Serve a model over HTTP, as the OpenAI API does, until it is stopped."""
+    own = read_settings(config_file, ServerSettings, "serve") if config_file else {}
+    settings = resolve(ServerSettings, given, own)
+    try:
+        from emogen.dialogue.server.run import run
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        raise SettingsError(f'emogen serve needs {error.name}: pip install -e ".[serve]" in the toolkit\'s folder') from None
+    run(settings)

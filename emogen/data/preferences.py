@@ -1,0 +1,124 @@
+"""Preferences: of two replies to the same context, with the same emotion asked for, which is the better one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from emogen.atomic import write_text
+from emogen.data.exchange import Problem, Row, read_rows
+from emogen.emotions import Emotion, LabelSet, mixture, no_emotion, parse_emotion
+from emogen.errors import DataError, SettingsError
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A pair of replies.
+
+    Attributes:
+        context: earlier utterances, oldest first; may be empty.
+        emotion: that was asked for, of both replies.
+        better: the reply that is preferred.
+        worse: the other one.
+    """
+
+    context: tuple[str, ...]
+    emotion: Emotion
+    better: str
+    worse: str
+
+    def over(self, labels: LabelSet) -> Preference | None:
+        """The same over other labels; None where one that its emotion has a share of is not among them."""
+        if not self.emotion.strength:
+            return replace(self, emotion=no_emotion(labels))
+        shares = shares_of(self.emotion)
+        if any(name not in labels for name in shares):
+            return None
+        return replace(self, emotion=mixture(shares, labels, self.emotion.strength))
+
+
+def shares_of(emotion: Emotion) -> dict[str, float]:
+    """The weights that are not 0, by name."""
+    return {name: weight for name, weight in zip(emotion.labels.names, emotion.weights, strict=True) if weight > 0}
+
+
+def split_by_context(pairs: Sequence[Preference], share: float) -> tuple[list[Preference], list[Preference]]:
+    """Pairs to train on and pairs held out; all pairs of a context are on one side, whatever else there is.
+
+    Args:
+        pairs: in any order, which decides nothing.
+        share: of the contexts that are held out, rounded up, but one is left to train on; those whose hash is smallest.
+    """
+    contexts = sorted({pair.context for pair in pairs}, key=_hash)
+    held = set(contexts[: min(math.ceil(share * len(contexts)), len(contexts) - 1)])
+    return [pair for pair in pairs if pair.context not in held], [pair for pair in pairs if pair.context in held]
+
+
+def _hash(context: Sequence[str]) -> bytes:
+    return hashlib.sha256(json.dumps(list(context)).encode()).digest()
+
+
+def as_json(pair: Preference) -> str:
+    """The pair as one line of JSON that `read_preferences` reads back."""
+    shares = shares_of(pair.emotion)
+    asked = pair.emotion.name if len(shares) == 1 else shares
+    record: dict[str, object] = {"context": list(pair.context), "emotion": asked if pair.emotion.strength else None}
+    if 0 < pair.emotion.strength < 1:
+        record["strength"] = pair.emotion.strength
+    return json.dumps({**record, "better": pair.better, "worse": pair.worse}, ensure_ascii=False)
+
+
+def write_preferences(path: Path, pairs: Iterable[Preference]) -> None:
+    """Writes JSON lines, whole or not at all; raises EmogenError where the file cannot be written."""
+    write_text(path, "".join(f"{as_json(pair)}\n" for pair in pairs))
+
+
+def read_preferences(path: str | Path, labels: LabelSet) -> Iterator[Preference]:
+    """Pairs of a file of JSON lines: `context`, `better`, `worse`, and `emotion` with `strength` where one was asked for.
+
+    Args:
+        path: `emotion` there is a name, `joy=0.7,fear=0.3`, an object of names and shares, or null for none.
+        labels: what emotions are expressed in.
+
+    Raises:
+        DataError: at the first thing that is wrong, with its line.
+    """
+    for row in read_rows(path, "jsonl"):
+        if isinstance(row, Problem):
+            raise DataError(f"{path}:{row.number}: {row.message}")
+        try:
+            yield _preference(row, labels)
+        except (DataError, SettingsError) as error:
+            raise DataError(f"{path}:{row.number}: {error}") from None
+
+
+def _preference(row: Row, labels: LabelSet) -> Preference:
+    context = row.fields.get("context", [])
+    context = [context] if isinstance(context, str) else context
+    if not isinstance(context, list) or not all(isinstance(turn, str) for turn in context):
+        raise DataError(f"context is {context!r:.60}; a list of utterances is expected")
+    return Preference(tuple(context), _emotion(row.fields, labels), _text(row, "better"), _text(row, "worse"))
+
+
+def _text(row: Row, name: str) -> str:
+    text = row.fields.get(name)
+    if not isinstance(text, str):
+        raise DataError(f"{name} is {text!r:.60}; a pair has the texts better and worse")
+    return text
+
+
+def _emotion(fields: Mapping[str, object], labels: LabelSet) -> Emotion:
+    asked, strength = fields.get("emotion"), fields.get("strength", 1.0)
+    if isinstance(strength, bool) or not isinstance(strength, int | float):
+        raise DataError(f"strength is {strength!r:.60}; a number between 0 and 1 is expected")
+    if asked is None:
+        return no_emotion(labels)
+    if isinstance(asked, str):
+        return parse_emotion(asked, labels, strength)
+    if not isinstance(asked, dict) or not all(isinstance(share, int | float) for share in asked.values()):
+        raise DataError(f"emotion is {asked!r:.60}; write joy, joy=0.7,fear=0.3, or null for none")
+    return mixture(asked, labels, strength)

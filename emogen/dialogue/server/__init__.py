@@ -1,0 +1,1 @@
+"""`emogen serve`: replies over HTTP as the OpenAI API shapes them. `run` starts it, `app` puts its parts together."""

@@ -1,0 +1,80 @@
+"""What is wrong with a request, as the OpenAI API tells it: a status, and one sentence in an object `error`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from emogen.errors import BusyError, DataError, EmogenError, SettingsError
+
+_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_SHOWN = 400
+
+
+class ApiError(EmogenError):
+    """A request that is refused.
+
+    Attributes:
+        status: of the answer.
+        code: for programs, in one word.
+        param: the field that is wrong, where it is one.
+        headers: further ones of the answer.
+    """
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+        self.headers: Mapping[str, str] = {} if retry_after is None else {"retry-after": str(retry_after)}
+
+    def as_object(self) -> dict[str, object]:
+        """The body of the answer, and the data of an event in a stream that began well."""
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+    def as_json(self) -> bytes:
+        """The body, as ASCII: a part of it may be what no UTF-8 can hold."""
+        return json.dumps(self.as_object()).encode("ascii")
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Whatever a request led to, as the answer to it; an unforeseen error tells nothing of itself."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, BusyError):
+        return ApiError(503, str(error), "busy", retry_after=1)
+    if isinstance(error, SettingsError | DataError):
+        return ApiError(400, _shortened(str(error)))
+    if isinstance(error, EmogenError):
+        return ApiError(500, _shortened(str(error)), "failed")
+    return ApiError(500, "the server failed; its log says where", "failed")
+
+
+@contextmanager
+def naming(param: str) -> Iterator[None]:
+    """A mistake in here is one of this field."""
+    try:
+        yield
+    except (SettingsError, DataError) as error:
+        raise ApiError(400, _shortened(str(error)), param=param) from None
+
+
+def of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """The first of Pydantic's errors in the body of a request; without the value, which may be long."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}", "invalid_json")
+    path = [str(part) for part in first["loc"] if part != "body"]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not path:
+        return ApiError(400, "the body is no JSON object; send one, with Content-Type: application/json", "invalid_json")
+    return ApiError(400, _shortened(f"{'.'.join(path)}: {message[:1].lower()}{message[1:]}"), param=path[0])
+
+
+def _shortened(message: str) -> str:
+    """In one line, without what a command line alone would call it by."""
+    line = " ".join(message.split()).removeprefix("--")
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..."

@@ -1,0 +1,124 @@
+"""The settings of a server; without FastAPI and PyTorch, so that a command's help is quick."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from emogen.errors import SettingsError
+from emogen.options import setting
+
+NO_RECOGNIZER = "none"
+_KEY_SIGNS = frozenset(string.ascii_letters + string.digits + string.punctuation) - {","}
+_SMALLEST = {
+    "most_rows": 1,
+    "most_waiting": 0,
+    "most_choices": 1,
+    "most_messages": 1,
+    "most_characters": 1,
+    "most_bytes": 1,
+    "most_tokens": 1,
+    "most_remembered": 0,
+    "requests_a_minute": 0,
+}
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What `emogen serve` is started with; each field is an option, with its help there."""
+
+    checkpoint: str = setting("", "Folder of a model  [default: checkpoints/latest, the best that ships and can be loaded]")
+    recognizer: str = setting("", "Folder of a classifier, or none  [default: $EMOGEN_CLASSIFIER, the one that ships]")
+    policy: str = setting("soothe", "Where a request names no emotion: mirror, soothe, cheer, neutral, or a file.")
+    device: str = setting("cpu", "cpu, cuda or auto.")
+    full_precision: bool = setting(True, "A pretrained backbone in float32: then no reply depends on those beside it.")
+    host: str = setting("127.0.0.1", "Address to listen on; another one than this machine's own needs keys, or --open.")
+    port: int = setting(8000, "0 takes a free one.")
+    api_key: str = dataclasses.field(
+        default="",
+        repr=False,
+        metadata={"help": "Keys, with commas between; better in $EMOGEN_API_KEY, since other users see command lines."},
+    )
+    api_key_file: str = setting("", "File with a key a line.")
+    open: bool = setting(False, "Let other machines in without a key.")
+    cors: str = setting("", "Origins of web pages that may call, with commas between, or *.")
+    requests_a_minute: int = setting(0, "For each key, or each address where there are no keys; 0 is without limit.")
+    most_rows: int = setting(64, "Replies that are written at once.")
+    most_waiting: int = setting(256, "Replies that may wait; more are refused.")
+    most_choices: int = setting(8, "Replies to one request.")
+    most_messages: int = setting(256, "Messages, or texts to recognise, of one request.")
+    most_characters: int = setting(20_000, "Of all messages together.")
+    most_bytes: int = setting(1_000_000, "Of a request's body.")
+    most_tokens: int = setting(256, "Of a reply; a request that asks for more gets so many.")
+    seconds: float = setting(60.0, "That writing a reply may take.")
+    body_seconds: float = setting(10.0, "That sending a request's body may take.")
+    grace_seconds: float = setting(20.0, "That replies have to be finished when the server is stopped.")
+    feedback: str = setting("", "Where opinions are stored: an SQLite file, or a database's address as SQLAlchemy writes it.")
+    most_remembered: int = setting(4096, "Newest replies that an opinion can name by their id alone.")
+    log_text: bool = setting(False, "Write what users say, and the replies, into the log.")
+
+    def __post_init__(self) -> None:
+        for name, smallest in _SMALLEST.items():
+            _require(getattr(self, name) >= smallest, name, getattr(self, name), f"{smallest} or more")
+        for name in ("seconds", "body_seconds", "grace_seconds"):
+            _require(0 < getattr(self, name) <= 86_400, name, getattr(self, name), "above 0 and at most 86400")
+        _require(0 <= self.port <= 65_535, "port", self.port, "between 0 and 65535")
+        for origin in self.origins:
+            parts = urlsplit(origin)
+            _require(
+                origin == "*" or bool(parts.scheme and parts.netloc and not parts.path), "cors", origin, "https://name, or *"
+            )
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Those of `cors`."""
+        return tuple(filter(None, (origin.strip() for origin in self.cors.split(","))))
+
+
+def keys_of(settings: ServerSettings) -> tuple[str, ...]:
+    """The keys that are let in; none lets everybody in.
+
+    Raises:
+        SettingsError: a file that cannot be read or holds none, a key with signs that no header has, or none at all where other
+            machines can reach the server and `open` is not set.
+    """
+    given = [*settings.api_key.split(","), *_lines(settings.api_key_file)]
+    keys = tuple(dict.fromkeys(filter(None, map(str.strip, given))))
+    for number, key in enumerate(keys, 1):
+        if not set(key) <= _KEY_SIGNS:
+            raise SettingsError(f"key {number} holds other signs than letters, digits and marks; a key is one line of those")
+    if not keys and not settings.open and not _is_loopback(settings.host):
+        raise SettingsError(
+            f"--host {settings.host}: other machines could call without a key; set EMOGEN_API_KEY or --api-key-file, or let "
+            "them in with --open"
+        )
+    return keys
+
+
+def _lines(file: str) -> list[str]:
+    if not file:
+        return []
+    try:
+        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise SettingsError(f"--api-key-file {file}: cannot be read ({reason})") from None
+    if not any(lines):
+        raise SettingsError(f"--api-key-file {file}: holds no key; write one a line")
+    return lines
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise SettingsError(f"--{name.replace('_', '-')} {value}: allowed is {allowed}")

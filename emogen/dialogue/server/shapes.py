@@ -1,0 +1,161 @@
+"""What requests may hold, as Pydantic models; what they do not name is ignored, as the OpenAI API does."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+_MOST_STOPS = 4
+_STOP_SIGNS = 100
+_EMOTION_SIGNS = 2000
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
+
+
+def _sound(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half of a surrogate pair at position {error.start}, which is no character") from None
+    return text
+
+
+def _as_text(content: object) -> object:
+    """A message's content: a text, or a list of parts of type text, which follow each other."""
+    if not isinstance(content, list):
+        if not isinstance(content, str):
+            raise ValueError("content is no text and no list of text parts")
+        return content
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError('a part of a content is read where it is {"type": "text", "text": ...}; this model reads no other')
+    return "".join(part["text"] for part in content)
+
+
+def _as_stops(stop: object) -> object:
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list) or len(stops) > _MOST_STOPS:
+        raise ValueError(f"a text, or a list of at most {_MOST_STOPS}, is expected")
+    if any(not isinstance(text, str) or not 0 < len(text) <= _STOP_SIGNS for text in stops):
+        raise ValueError(f"texts of 1 to {_STOP_SIGNS} characters are expected")
+    return stops
+
+
+def _as_emotion(emotion: object) -> object:
+    if isinstance(emotion, dict) and not all(type(share) in (int, float) for share in emotion.values()):
+        raise ValueError('shares are numbers: {"joy": 0.7, "fear": 0.3}')
+    if isinstance(emotion, str) and len(emotion) > _EMOTION_SIGNS:
+        raise ValueError(f"longer than {_EMOTION_SIGNS} characters")
+    if emotion is not None and not isinstance(emotion, str | dict):
+        raise ValueError('write "joy", "joy=0.7,fear=0.3", {"joy": 0.7, "fear": 0.3}, or "none"')
+    return emotion
+
+
+Sound = Annotated[str, AfterValidator(_sound)]
+Text = Annotated[Sound, BeforeValidator(_as_text)]
+Stops = Annotated[list[str], BeforeValidator(_as_stops)]
+Mixture = Annotated[str | dict[str, float] | None, BeforeValidator(_as_emotion)]
+Name = Annotated[str, Field(max_length=255)]
+Strength = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Message(_Shape):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text
+
+
+class StreamOptions(_Shape):
+    """Of a streamed reply."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(_Shape):
+    """The body of `POST /v1/chat/completions`."""
+
+    model: Name | None = None
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: Seed | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stop: Stops = []
+    user: Name | None = None
+    emotion: Mixture = None
+    strength: Strength = 1.0
+    control: Name | None = None
+    policy: Name | None = None
+    decay: Strength | None = None
+    post: Name | None = None
+    # What would change the meaning of a reply, and is not to be had here.
+    tools: Any = None
+    functions: Any = None
+    tool_choice: Any = None
+    function_call: Any = None
+    response_format: Any = None
+    logprobs: Any = None
+    top_logprobs: Any = None
+    logit_bias: Any = None
+    presence_penalty: Any = None
+    frequency_penalty: Any = None
+    modalities: Any = None
+    audio: Any = None
+    web_search_options: Any = None
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """The fields that ask for something that is not to be had, by name."""
+        return tuple(name for name, plain in _REFUSED.items() if (value := getattr(self, name)) and value not in plain)
+
+
+_REFUSED: dict[str, tuple[object, ...]] = {
+    "tools": (),
+    "functions": (),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "logprobs": (),
+    "top_logprobs": (),
+    "logit_bias": (),
+    "presence_penalty": (),
+    "frequency_penalty": (),
+    "modalities": (["text"],),
+    "audio": (),
+    "web_search_options": (),
+}
+
+
+class RecognizeRequest(_Shape):
+    """The body of `POST /v1/recognize`: texts of one speaker, oldest first."""
+
+    texts: Annotated[list[Sound], Field(min_length=1, fail_fast=True)]
+    decay: Strength | None = None
+
+
+class FeedbackRequest(_Shape):
+    """The body of `POST /v1/feedback`: a verdict on a reply, or which of two is better.
+
+    A reply that the server may have forgotten comes with context, reply and emotion.
+    """
+
+    id: Name | None = None
+    verdict: Literal["good", "bad"] | None = None
+    better: Name | None = None
+    worse: Name | None = None
+    context: Annotated[list[str], Field(fail_fast=True)] | None = None
+    reply: str | None = None
+    emotion: Mixture = None
+    strength: Strength = 1.0
+    user: Name | None = None

@@ -1,0 +1,38 @@
+"""Your own data: a CSV of labelled replies, a model trained on them, texts with the emotion you ask for, and two figures.
+
+    python examples/own_data.py                # examples/own_data.csv, half a minute
+    python examples/own_data.py my.csv 2000    # your file with the same columns, and more updates
+
+`Columns` names the columns of the file; leave `context` out where the lines answer nothing. With `init` the small model that
+ships is trained on, which knows Ekman's emotions; without it a model of your own labels is trained from scratch, which takes
+some thousand rows. The judge knows Ekman's emotions in English; `emogen train-classifier` makes another.
+"""
+
+import sys
+from pathlib import Path
+
+import emogen
+from emogen.checkpoint import shipped
+from emogen.data.exchange import Columns, Reading
+from emogen.evaluate import distinct, emotion_accuracy, judged_labels
+from emogen.train.config import LmSettings
+from emogen.train.fit import fit_lm
+
+READING = Reading(columns=Columns(context="question", reply="answer", emotion="mood"))
+
+
+def main(path: str = str(Path(__file__).with_suffix(".csv")), steps: str = "80") -> None:
+    """Trains on the file, writes and measures."""
+    settings = LmSettings(init=str(shipped("default")), steps=int(steps), batch_size=16, seed=1)
+    model = emogen.load(fit_lm([path], READING, settings))
+    found = [reply for mood in model.labels.names for reply in model.sample(mood, n=20, context="How was the exam?")]
+    for reply in found[::20]:
+        print(f"{reply.emotion}: {reply.text}")
+    judge, texts = emogen.load_recognizer(shipped("judge")), [reply.text for reply in found]
+    judged = judged_labels(judge.probabilities(texts), judge.names.names)
+    for score in (emotion_accuracy([reply.emotion for reply in found], judged), distinct(texts, 2)):
+        print(f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})  {score.signature}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
