@@ -17,7 +17,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import click
+import numpy as np
 from nltk.tokenize.treebank import TreebankWordTokenizer
+from numpy.typing import NDArray
 
 import emogen
 from emogen.checkpoint import Checkpoint
@@ -37,6 +39,7 @@ from emogen.judges.recognizer import Recognizer, load_recognizer
 
 RESULT = Path("evaluate/results/empathetic_replies.json")
 COMPARED = ("bleu", "rougeL")
+FEELINGS = ("speaker", "recognised")
 
 # The authors' expansions, in their order; an apostrophe that is left goes with the tokenizer (she 's, should n't).
 EXPANSIONS = {
@@ -292,15 +295,23 @@ def written(
         click.echo(f"{name}: seed {seed} of {decoding.seeds}", err=True)
 
 
-def asked(model: Checkpoint, trials: Sequence[Trial], choice: str) -> list[Emotion]:
-    """The emotion to reply with in each trial; raises SettingsError where the model does not know it."""
-    if choice != "speaker":
+def asked(model: Checkpoint, trials: Sequence[Trial], choice: str, recognised: Sequence[str] = ()) -> list[Emotion]:
+    """The emotion to reply with in each trial; raises SettingsError where the model does not know it.
+
+    Args:
+        model: that replies.
+        trials: what it replies to.
+        choice: `none`, `speaker`, `recognised`, or one of the model's.
+        recognised: what a classifier finds the speakers to feel.
+    """
+    if choice not in FEELINGS:
         return [model.emotion(None if choice == "none" else choice)] * len(trials)
-    mapped = {feeling: map_names([feeling], TO_EKMAN, model.labels) for feeling in {each.feeling for each in trials}}
+    feelings = [each.feeling for each in trials] if choice == "speaker" else recognised
+    mapped = {feeling: map_names([feeling], TO_EKMAN, model.labels) for feeling in set(feelings)}
     for feeling, names in mapped.items():
         if not names:
-            raise SettingsError(f"--emotion speaker: {feeling!r} has no counterpart among {', '.join(model.labels.names)}")
-    return [model.emotion(mapped[each.feeling][0]) for each in trials]
+            raise SettingsError(f"--emotion {choice}: {feeling!r} has no counterpart among {', '.join(model.labels.names)}")
+    return [model.emotion(mapped[feeling][0]) for feeling in feelings]
 
 
 def judged(judging: Judging, emotions: Sequence[Emotion], texts: Sequence[str]) -> dict[str, Score]:
@@ -330,17 +341,25 @@ def recognition(
     name: str, reader: Recognizer, trials: Sequence[Trial], contexts: Sequence[tuple[str, ...]]
 ) -> dict[str, object]:
     """How well a classifier names what the speaker feels, from all that he has said so far."""
-    if set(reader.names.names) != set(EMPATHETIC.names):
-        raise SettingsError(f"{reader.folder}: its labels are {', '.join(reader.names.names)}, not the 32 of the speakers")
-    # The speaker said the last utterance, and every other one before it.
-    texts = [" ".join(context[::-2][::-1]) for context in contexts]
-    found = judged_labels(reader.probabilities(texts), reader.names.names)
+    found = judged_labels(felt(reader, contexts), reader.names.names)
     feelings = [each.feeling for each in trials]
     scores = {
         "recognition_accuracy": emotion_accuracy(feelings, found),
         "recognition_f1": emotion_f1(feelings, found, EMPATHETIC.names),
     }
-    return {"system": name, "seed": 0, "n": len(texts), **scores}
+    return {"system": name, "seed": 0, "n": len(contexts), **scores}
+
+
+def felt(reader: Recognizer, contexts: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    """Probabilities of what each speaker feels, [contexts, 32], from all that he has said so far."""
+    if set(reader.names.names) != set(EMPATHETIC.names):
+        raise SettingsError(f"{reader.folder}: its labels are {', '.join(reader.names.names)}, not the 32 of the speakers")
+    return reader.probabilities([said(context) for context in contexts])
+
+
+def said(context: Sequence[str]) -> str:
+    """What the speaker has said: the last utterance, and every other one before it."""
+    return " ".join(context[::-2][::-1])
 
 
 def comparisons(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> list[dict[str, object]]:

@@ -39,6 +39,7 @@ CONTROLS = ("none", "guidance:2")
 _LOADS = (1, 8, 64)
 _READY_SECONDS = 120.0
 _HOSTILE = 12
+_TURNS, _REPLIES = 3, 24
 _TEN_MEGABYTES = 10_000_000
 
 
@@ -91,6 +92,12 @@ class Server:
         assert self.process is not None
         self.process.send_signal(number)
         return await self.process.wait()
+
+    def kill(self) -> None:
+        """Ends it, where it still runs, without waiting."""
+        with suppress(ProcessLookupError):
+            if self.process and self.process.returncode is None:
+                os.kill(self.process.pid, signal.SIGKILL)
 
     @property
     def megabytes(self) -> float:
@@ -155,7 +162,10 @@ def main(
     click.echo(f"{sum(map(len, expected))} replies are known", err=True)
     with tempfile.TemporaryDirectory(prefix="emogen-load-") as folder:
         server = Server(checkpoint, Path(folder), _free_port())
-        rows = asyncio.run(_measured(server, planned, expected, sessions, rounds, kills, seed))
+        try:
+            rows = asyncio.run(_measured(server, planned, expected, sessions, rounds, kills, seed))
+        finally:
+            server.kill()
     extra = {"load_average_before": round(os.getloadavg()[2], 2)}
     write_result(out, command_of("load", context), [checkpoint, shipped("recognizer")], rows, extra)
 
@@ -169,7 +179,7 @@ async def _measured(
     kills: int,
     seed: int,
 ) -> list[dict[str, object]]:
-    rows = []
+    rows: list[dict[str, object]] = []
     await server.start()
     for number in sessions:
         rows.append(await _equality(server, planned[:number], expected[:number], seed))
@@ -257,13 +267,14 @@ async def _first_token(server: Server, sessions: int, rounds: int, seed: int) ->
 
 
 async def _round(server: Server, sessions: int, control: str, seed: int) -> tuple[list[float], float]:
-    """Seconds to the first text of each of three turns of all sessions, and tokens a second."""
+    """Seconds to the first text of each of some turns of all sessions, and tokens a second."""
+    turns = max(_TURNS, _REPLIES // sessions)
     began, heard = time.perf_counter(), list[Heard]()
 
     async def ask(number: int) -> None:
         async with line(server.port) as asked:
-            for turn in range(3):
-                said = Turn("I lost my job this morning.", "sadness", 1.0, control, 0.85, seed * 1000 + number * 3 + turn)
+            for turn in range(turns):
+                said = Turn("I lost my job this morning.", "sadness", 1.0, control, 0.85, seed * 10_000 + number * turns + turn)
                 heard.append(await asked.ask(said.body([])))
 
     await asyncio.gather(*map(ask, range(sessions)))

@@ -456,7 +456,8 @@ def test_the_model_that_ships():
     found = model.generate(**rows, emotion=emotions, do_sample=False)
     texts = tokenizer.batch_decode(found[:, rows["input_ids"].shape[1] :], skip_special_tokens=True)
     ours = load(folder)
-    prompts = [ours.replies(["They called. I got the job."], [emotion], sampling=Sampling(temperature=0)) for emotion in emotions]
+    greedy = Sampling(temperature=0)
+    prompts = [ours.replies(["They called. I got the job."], [emotion], sampling=greedy) for emotion in emotions]
     assert [text.strip() for text in texts] == [one.text for (one,) in prompts]
     assert texts[0] != texts[1]
     half = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16)

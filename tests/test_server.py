@@ -5,6 +5,8 @@ import json
 import logging
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from emogen.checkpoint import load
@@ -14,6 +16,7 @@ from emogen.dialogue.feedback import FeedbackStore
 from emogen.dialogue.policy import find_policy
 from emogen.dialogue.server.app import build_app
 from emogen.dialogue.server.settings import ServerSettings
+from emogen.dialogue.server.shapes import ChatRequest, FeedbackRequest
 from emogen.dialogue.session import seed_of
 from emogen.dialogue.state import felt
 from emogen.dialogue.writing import Writing
@@ -66,7 +69,7 @@ def serve(engine):
     """Makes a client of a server with some settings; its engine, recogniser and store may be others."""
 
     def client(engine=engine, recognizer=None, store=None, clock=lambda: 0.0, **settings):
-        return TestClient(build_app(ServerSettings(**settings), engine, recognizer, store, clock))
+        return TestClient(build_app(ServerSettings(**settings), engine, recognizer, store, clock), "http://127.0.0.1")
 
     return client
 
@@ -235,6 +238,7 @@ def test_a_system_message_is_not_read_and_text_parts_are_one_text(serve, model):
         ({"control": "gravity:2"}, "control", "guidance"),
         ({"control": "guidance:much"}, "control", "number"),
         ({"control": "rerank:4"}, None, "stream"),
+        ({"control": "mbr:4"}, None, "stream"),
         ({"control": "head:2"}, None, "head"),
         ({"policy": "revenge"}, "policy", "mirror"),
         ({"temperature": "hot"}, "temperature", "number"),
@@ -274,6 +278,42 @@ def test_a_mistake_is_told_in_one_sentence(serve, change, param, words):
 def test_what_changes_nothing_is_let_be(serve):
     plain = {"tools": [], "logprobs": False, "response_format": {"type": "text"}, "presence_penalty": 0, "tool_choice": "none"}
     assert serve().post(CHAT, json={**said("hello"), **plain, "metadata": {"a": "b"}, "store": False}).status_code == 200
+
+
+class Quick(Scripted):
+    """An engine whose replies are there at once."""
+
+    def write(self, context, emotion=None, sampling=None, seed=0):
+        writing = super().write(context, emotion, sampling, seed)
+        writing.add("Well.", 1)
+        writing.end("end")
+        return writing
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=()), max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+_PLAUSIBLE = st.sampled_from(("joy", "none", "guidance:2", "mirror", "case", "joy=1", 0, 1, 0.5, "user", [], {"joy": 1.0}))
+
+
+@given(
+    st.sampled_from([CHAT, "/v1/recognize", "/v1/feedback"]),
+    st.dictionaries(
+        st.sampled_from([*ChatRequest.model_fields, *FeedbackRequest.model_fields, "texts"]), _VALUES | _PLAUSIBLE, max_size=4
+    ),
+    st.booleans(),
+)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_sent_is_served_or_refused(model, store, route, change, is_whole):
+    """Never a failure of the server, and one shape of refusal."""
+    client = TestClient(build_app(ServerSettings(), Quick(model), Sad(), store), "http://127.0.0.1")
+    body = {**said("hello"), "texts": ["a"], **change} if is_whole else change
+    answer = client.post(route, content=json.dumps(body), headers=JSON)
+    assert answer.status_code in (200, 400, 404)
+    if answer.status_code != 200:
+        refused(answer, answer.status_code)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +379,16 @@ def test_keys(serve):
     for key in ("first", "second"):
         assert client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
     assert client.get("/health").json()["status"] == "ready"
+
+
+def test_without_keys_a_web_page_of_another_name_is_refused(serve):
+    for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "[2001:db8::1]:80", "127.0.0.1@evil.example"):
+        assert refused(serve().get("/v1/models", headers={"host": host}), 403)["code"] == "wrong_host"
+        assert serve(open=True).get("/v1/models", headers={"host": host}).status_code == 200
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
+        assert serve().get("/v1/models", headers={"host": host}).status_code == 200
+    headers = {"host": "api.example", "authorization": "Bearer a"}
+    assert serve(api_key="a").get("/v1/models", headers=headers).status_code == 200
 
 
 def test_too_many_requests_a_minute(serve):
@@ -536,7 +586,14 @@ def test_a_client_that_leaves_ends_the_writing(model, stream, caplog):
     assert json.loads(caplog.records[-1].getMessage())["cancelled"] is True
 
 
-def test_an_error_in_mid_stream_is_an_event(model):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (BusyError("the engine was closed"), "the engine was closed"),
+        (ValueError(SECRET), "the server failed; its log says where"),
+    ],
+)
+def test_an_error_in_mid_stream_is_an_event(model, error, told, caplog):
     engine = Scripted(model)
     app = build_app(ServerSettings(), engine)
 
@@ -546,13 +603,15 @@ def test_an_error_in_mid_stream_is_an_event(model):
         while not engine.writings:
             await asyncio.sleep(0)
         engine.writings[0].add("Well", 1)
-        engine.writings[0].end("failed", BusyError("the engine was closed"))
+        engine.writings[0].end("failed", error)
         await running
         return b"".join(message.get("body", b"") for message in sent).decode()
 
     *_, text, last = [json.loads(line.removeprefix("data: ")) for line in asyncio.run(fail()).split("\n\n") if line]
     assert text["choices"][0]["delta"]["content"] == "Well"
-    assert last["error"]["message"] == "the engine was closed"
+    assert last["error"]["message"] == told
+    assert ("ValueError" in caplog.text) == isinstance(error, ValueError)
+    assert "Rumpel" not in caplog.text
 
 
 def test_a_reply_that_takes_too_long(serve, model):

@@ -136,7 +136,7 @@ class Chosen:
     """One step of the token loop.
 
     Attributes:
-        rows: [m], the numbers of the rows that are still in the batch; it shrinks once half have ended.
+        rows: [m], the numbers of the rows that are still in the batch; it shrinks once a quarter have ended.
         tokens: [m], of each; PAD behind its end token.
         log_probs: [m], at temperature 1; 0 behind the end token.
         state: the decoding state before these tokens.
@@ -181,7 +181,7 @@ def token_loop(
 ) -> Iterator[Chosen]:
     """The token loop: reads the prefixes, then yields once a token; arguments as for `generate`.
 
-    Once half of the rows have ended, the others go on alone if `leaving`.
+    Once a quarter of the rows have ended, the others go on alone if `leaving`.
     """
     lengths, capacity = prefixes.lengths, prefixes.tokens.shape[1] + max_tokens
     shifts = generator.shifts(prefixes.condition)
@@ -195,7 +195,7 @@ def token_loop(
         left = int(writing.sum()) if looks(number, rows.device) else len(rows)
         if number + 1 == max_tokens or not left:
             return
-        if leaving and 2 * left <= len(rows):
+        if leaving and 4 * left <= 3 * len(rows):
             rows, tokens, shifts, state = rows[writing], tokens[writing], shifts[:, writing], state[:, :, writing]
             writing = writing[writing]
         hidden, state = generator.step(tokens, lengths[rows] + number, shifts, state)

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from emogen.dialogue.engine import Engine
@@ -67,13 +68,15 @@ def build_app(
     _add_feedback(app, opinions, settings)
     _add_watching(app, engine, settings, metrics)
     _add_errors(app)
+    keys = keys_of(settings)
     door = Door(
-        Keys(keys_of(settings)),
+        Keys(keys),
         Rate(settings.requests_a_minute, clock),
         settings.most_rows + settings.most_waiting,
         settings.most_bytes,
         settings.body_seconds,
         settings.log_text,
+        local=not keys and not settings.open,
     )
     app.add_middleware(Gate, door=door, count=metrics.count)
     if settings.origins:
@@ -222,7 +225,7 @@ class _Events(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with suppress(OSError):
+            with suppress(OSError, ClientDisconnect):
                 await super().__call__(scope, receive, send)
         finally:
             self._on_end()

@@ -19,7 +19,7 @@ from emogen.decoding.sampling import Sampling
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.server.choices import Choice, Cut, merged
 from emogen.dialogue.server.emotion import Ears, emotion_from, shown
-from emogen.dialogue.server.errors import ApiError, as_api_error, naming
+from emogen.dialogue.server.errors import ApiError, as_api_error, log_place, naming
 from emogen.dialogue.server.opinions import Opinions, Reply
 from emogen.dialogue.server.record import Record
 from emogen.dialogue.server.settings import ServerSettings
@@ -152,6 +152,7 @@ class Chat:
         except Exception as error:
             refusal = as_api_error(error)
             record.error = refusal.code or "refused"
+            log_place(error, record.id)
             yield _event(refusal.as_object())
             return
         if request.stream_options and request.stream_options.include_usage:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from emogen.dialogue.server.body import ClientLeftError, Message, Receive, discard_body, read_body, replayed
-from emogen.dialogue.server.errors import ApiError, as_api_error
+from emogen.dialogue.server.errors import ApiError, as_api_error, log_place
 from emogen.dialogue.server.limits import Keys, Rate
 from emogen.dialogue.server.record import UNKNOWN_ROUTE, Record, begun
+from emogen.dialogue.server.settings import is_loopback
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -33,6 +33,8 @@ class Door:
         most_bytes: of a body.
         body_seconds: that a body may take to arrive.
         log_text: whether the log shows what users say.
+        local: whether requests that name another host than this machine are refused. So no web page whose name is made to stand
+            for this machine comes in where there are no keys.
     """
 
     keys: Keys
@@ -41,6 +43,7 @@ class Door:
     most_bytes: int
     body_seconds: float
     log_text: bool = False
+    local: bool = False
 
 
 class Gate:
@@ -67,8 +70,7 @@ class Gate:
             record.is_cancelled = True
         except Exception as error:
             await self._refuse(as_api_error(error), answer, record)
-            if not isinstance(error, ApiError):
-                _log_place(error, record)
+            log_place(error, record.id)
         finally:
             self._close(scope, record)
 
@@ -93,7 +95,11 @@ class Gate:
             self._inside -= 1
 
     def _admit(self, scope: Scope) -> None:
-        """Raises ApiError 401, 429 or 503."""
+        """Raises ApiError 401, 403, 429 or 503."""
+        if self._door.local and not is_loopback(_host(scope)):
+            raise ApiError(
+                403, "without keys this server answers to localhost and 127.0.0.1 alone; see --api-key, --open", "wrong_host"
+            )
         address = scope["client"][0] if scope.get("client") else ""
         caller = self._door.keys.caller(_header(scope, b"authorization"), address)
         if scope["path"] != "/metrics":
@@ -139,11 +145,11 @@ class _Answer:
         await self({"type": "http.response.body", "body": body, "more_body": False})
 
 
+def _host(scope: Scope) -> str:
+    """What a request calls this machine, without the port."""
+    host = (_header(scope, b"host") or b"localhost").decode("latin-1")
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
 def _header(scope: Scope, wanted: bytes) -> bytes | None:
     return next((value for name, value in scope["headers"] if name == wanted), None)
-
-
-def _log_place(error: Exception, record: Record) -> None:
-    """Where an unforeseen error came from; its own words may be a user's."""
-    places = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-    _LOG.error("%s failed with %s\n%s", record.id, type(error).__name__, places)

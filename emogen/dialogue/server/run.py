@@ -24,7 +24,6 @@ from emogen.train.memory import keep_freed_memory
 
 _LOG = logging.getLogger("emogen.server")
 _LAST_WORDS_SECONDS = 5
-_SWITCH_SECONDS = 0.0005
 
 
 def run(settings: ServerSettings) -> None:
@@ -39,8 +38,6 @@ def run(settings: ServerSettings) -> None:
     """
     keys_of(settings)
     keep_freed_memory()
-    # Whoever sends a piece of a reply waits for the thread that writes the next ones: the shorter, the sooner all come.
-    sys.setswitchinterval(_SWITCH_SECONDS)
     with ExitStack() as parts:
         parts.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _stop))
         place = parts.enter_context(_socket(settings.host, settings.port))

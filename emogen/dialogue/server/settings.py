@@ -91,7 +91,7 @@ def keys_of(settings: ServerSettings) -> tuple[str, ...]:
     for number, key in enumerate(keys, 1):
         if not set(key) <= _KEY_SIGNS:
             raise SettingsError(f"key {number} holds other signs than letters, digits and marks; a key is one line of those")
-    if not keys and not settings.open and not _is_loopback(settings.host):
+    if not keys and not settings.open and not is_loopback(settings.host):
         raise SettingsError(
             f"--host {settings.host}: other machines could call without a key; set EMOGEN_API_KEY or --api-key-file, or let "
             "them in with --open"
@@ -112,7 +112,8 @@ def _lines(file: str) -> list[str]:
     return lines
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a name or address stands for this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
