@@ -14,17 +14,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import click
 import numpy as np
 from nltk.tokenize.treebank import TreebankWordTokenizer
 from numpy.typing import NDArray
+from reply_memory import Remembered, Turn, remember, remembered
+from reply_samples import drawn
 
 import emogen
 from emogen.checkpoint import Checkpoint
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Problem, Reading, Row, read_exchanges, read_rows
+from emogen.decoding.minimum_risk import expected_utilities, least_risk
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EMPATHETIC, TO_EKMAN, Emotion, map_names
 from emogen.errors import DataError, SettingsError
@@ -40,6 +44,8 @@ from emogen.judges.recognizer import Recognizer, load_recognizer
 RESULT = Path("evaluate/results/empathetic_replies.json")
 COMPARED = ("bleu", "rougeL")
 FEELINGS = ("speaker", "recognised")
+NEIGHBOURS = "neighbours"
+SHARE = 0.01
 
 # The authors' expansions, in their order; an apostrophe that is left goes with the tokenizer (she 's, should n't).
 EXPANSIONS = {
@@ -49,6 +55,7 @@ EXPANSIONS = {
     "i'd": "i would", "aren't": "are not", "isn't": "is not", "wasn't": "was not", "weren't": "were not",
     "won't": "will not", "there's": "there is", "there're": "there are",
 }  # fmt: skip
+TOKENIZER = TreebankWordTokenizer()
 QUOTES = {"``", "''", '"'}
 
 
@@ -71,12 +78,41 @@ class Trial:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How our models reply: an emotion (`none`, `speaker`, or one of the model's), sampling options, number of seeds."""
+    """How our models reply.
+
+    Attributes:
+        emotion: `none`, `speaker`, `recognised`, or one of the model's.
+        seeds: their number.
+        temperature, top_p: of `Sampling`.
+        candidates: replies drawn to each context.
+        neighbours: whether similar conversations give candidates and references too.
+    """
 
     emotion: str
     seeds: int
     temperature: float
     top_p: float
+    candidates: int = 1
+    neighbours: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What our models reply to.
+
+    Attributes:
+        trials: the test set.
+        contexts: of the trials, as people wrote them.
+        recognised: what the speaker feels in each, to a classifier; nothing without one.
+        remembered: of each trial, what was replied in similar conversations; nothing where that was not asked for.
+        samples: the folder that keeps what is drawn.
+    """
+
+    trials: Sequence[Trial]
+    contexts: Sequence[tuple[str, ...]] = ()
+    recognised: Sequence[str] = ()
+    remembered: Sequence[Remembered] = ()
+    samples: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,10 +141,18 @@ class Entry:
 @click.option("--checkpoint", "checkpoints", multiple=True, metavar="[NAME=]DIR", help="A generator of ours; any number.")
 @click.option("--replies", multiple=True, metavar="[NAME=]FILE", help="Somebody's: .txt, a reply a line, or JSON lines.")
 @click.option("--corpus", default="empatheticdialogues", show_default=True, help="The contexts as people wrote them.")
-@click.option("--emotion", default="none", show_default=True, help="To reply with: none, speaker (the speaker's), or a name.")
+@click.option(
+    "--emotion", default="none", show_default=True, help="To reply with: none, speaker (the speaker's), recognised, or a name."
+)
+@click.option("--speakers", type=click.Path(exists=True, path_type=Path), help="Classifier that recognises the speaker's.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Decoding seeds of a checkpoint.")
 @click.option("--temperature", default=0.7, show_default=True)
 @click.option("--top-p", default=0.9, show_default=True)
+@click.option(
+    "--candidates", type=click.IntRange(1, 64), default=1, show_default=True, help="Drawn for each reply of the mbr rows."
+)
+@click.option("--neighbours", is_flag=True, help="Rows with replies of similar training conversations; needs --speakers.")
+@click.option("--samples", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps what is drawn.")
 @click.option("--greedy", is_flag=True, help="The likeliest token always; one seed.")
 @click.option("--judge", type=click.Path(exists=True, path_type=Path), help="Classifier that judges the emotion asked for.")
 @click.option(
@@ -123,9 +167,13 @@ def main(
     replies: tuple[str, ...],
     corpus: str,
     emotion: str,
+    speakers: Path | None,
     seeds: int,
     temperature: float,
     top_p: float,
+    candidates: int,
+    neighbours: bool,
+    samples: Path | None,
     greedy: bool,
     judge: Path | None,
     guides: tuple[Path, ...],
@@ -136,16 +184,23 @@ def main(
     """Score people, the published systems in OUTPUTS, checkpoints and files of replies on the same contexts."""
     if judge and emotion == "none":
         raise SettingsError("--judge judges the emotion that was asked for: pass --emotion too, or leave --judge out")
-    decoding = Decoding(emotion, 1 if greedy else seeds, 0.0 if greedy else temperature, top_p)
+    if (neighbours or emotion == "recognised") and not speakers:
+        raise SettingsError("--neighbours and --emotion recognised need a classifier of the speaker's emotion: --speakers DIR")
+    decoding = Decoding(emotion, 1 if greedy else seeds, 0.0 if greedy else temperature, top_p, candidates, neighbours)
     trials = read_trials(outputs)
-    ours, theirs, readers = named(checkpoints), named(replies), named(classifiers)
-    refuse_shared_names([*trials[0].published, "human", *ours, *theirs, *readers])
+    ours, theirs, readers = trained(checkpoints), named(replies), named(classifiers)
+    refuse_shared_names([*trials[0].published, "human", NEIGHBOURS, *ours, *theirs, *readers])
     judging = Judging(load_recognizer(judge), refuse_leaks(judge, guides, allow_leak)) if judge else Judging()
     contexts, known = restored(trials, corpus) if ours or readers else ([], None)
+    scene = Scene(trials, contexts, samples=samples)
+    if speakers:
+        scene = understood(scene, load_recognizer(speakers), corpus if neighbours else None)
 
     entries = [human(trials), *published(trials), *(from_file(name, path, trials) for name, path in theirs.items())]
-    for name, folder in ours.items():
-        entries += written(name, emogen.load(folder), trials, contexts, decoding, judging)
+    entries += recalled(scene)
+    for name, folders in ours.items():
+        for training, folder in enumerate(folders):
+            entries += written(name, training, emogen.load(folder), scene, decoding, judging)
     evaluations = [evaluated(entry, trials) for entry in entries]
     rows = [row(entry, found) for entry, found in zip(entries, evaluations, strict=True)]
     rows += [recognition(name, load_recognizer(folder), trials, contexts) for name, folder in readers.items()]
@@ -157,10 +212,13 @@ def main(
         "signatures": signatures(rows),
     }
     source = [Path(resolve(corpus, Reading())[0])] if contexts else []
-    data = [outputs, *source, *theirs.values(), *ours.values(), *readers.values(), *([judge] if judge else [])]
-    write_result(out, command(outputs, ours, theirs, readers, judge, decoding), data, rows, extra)
+    folders = [folder for several in ours.values() for folder in several]
+    others = [folder for folder in (judge, speakers) if folder]
+    data = [outputs, *source, *theirs.values(), *folders, *readers.values(), *others]
+    write_result(out, command(outputs, ours, theirs, readers, judge, speakers, decoding), data, rows, extra)
 
 
+@lru_cache(maxsize=1 << 18)
 def as_published(text: str) -> str:
     """A text in the form of the published replies and references: lower-cased, contractions expanded, tokens between blanks.
 
@@ -174,8 +232,7 @@ def as_published(text: str) -> str:
     text = text.replace("’", "'").lower()
     for short, long in EXPANSIONS.items():
         text = text.replace(short, long)
-    tokenizer = TreebankWordTokenizer()
-    tokens = (token for sentence in re.split(r"(?<=[.!?])\s+", text) for token in tokenizer.tokenize(sentence))
+    tokens = (token for sentence in re.split(r"(?<=[.!?])\s+", text) for token in TOKENIZER.tokenize(sentence))
     return " ".join(token for token in tokens if token not in QUOTES)
 
 
@@ -190,6 +247,15 @@ def named(values: Sequence[str]) -> dict[str, Path]:
             raise DataError(f"{place}: is not there; pass [NAME=]PATH")
         refuse_shared_names([*found, name])
         found[name] = place
+    return found
+
+
+def trained(values: Sequence[str]) -> dict[str, list[Path]]:
+    """Checkpoints by name, as `named` reads them; those of one name are trainings of one system."""
+    found: dict[str, list[Path]] = {}
+    for value in values:
+        for name, folder in named([value]).items():
+            found.setdefault(name, []).append(folder)
     return found
 
 
@@ -276,23 +342,77 @@ def replies_in(path: Path) -> Iterator[str]:
         yield text
 
 
-def written(
-    name: str,
-    model: Checkpoint,
-    trials: Sequence[Trial],
-    contexts: Sequence[tuple[str, ...]],
-    decoding: Decoding,
-    judging: Judging,
-) -> Iterator[Entry]:
-    """A checkpoint's replies for each seed, with the judged emotion where one was asked for."""
-    emotions = asked(model, trials, decoding.emotion)
-    most = model.default_sampling.max_tokens
-    sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p, max_tokens=most)
+def understood(scene: Scene, reader: Recognizer, corpus: str | None) -> Scene:
+    """With what the speakers feel, to `reader`, and with replies to similar training conversations of `corpus`."""
+    found, names = felt(reader, scene.contexts), reader.names.names
+    scene = replace(scene, recognised=judged_labels(found, names))
+    if not corpus:
+        return scene
+    path, reading = resolve(corpus, Reading(labels=EMPATHETIC))
+    rows = (row for row in read_exchanges(path, reading) if row.split == "train" and row.context)
+    memory = remember(
+        [Turn(said(row.context), len(row.context) == 1, row.reply, names.index(row.emotion.name)) for row in rows]
+    )
+    turns = zip(scene.contexts, found, strict=True)
+    return replace(scene, remembered=[remembered(memory, said(context), len(context) == 1, each) for context, each in turns])
+
+
+def recalled(scene: Scene) -> Iterator[Entry]:
+    """The replies of similar conversations alone, without a generator."""
+    if scene.remembered:
+        no_samples: Sequence[Sequence[str]] = [()] * len(scene.trials)
+        yield Entry(NEIGHBOURS, 0, most_useful(scene.remembered, no_samples, repeats=False), {"case": "mbr, no repeats"})
+
+
+def written(name: str, training: int, model: Checkpoint, scene: Scene, decoding: Decoding, judging: Judging) -> Iterator[Entry]:
+    """A checkpoint's replies for each seed, chosen in each way, with the judged emotion where one was asked for."""
+    emotions = asked(model, scene.trials, decoding.emotion, scene.recognised)
+    options = Sampling(n=decoding.candidates, temperature=decoding.temperature, top_p=decoding.top_p)
+    options = replace(options, max_tokens=model.default_sampling.max_tokens)
+    shown = ("emotion", "temperature", "top_p")
+    facts = {"training": training, **{key: getattr(decoding, key) for key in shown}}
     for seed in range(decoding.seeds):
-        texts = [reply.text for reply in model.replies(contexts, emotions, sampling=sampling, seed=seed)]
-        facts = {key: value for key, value in asdict(decoding).items() if key != "seeds"}
-        yield Entry(name, seed, [as_published(text) for text in texts], {**facts, **judged(judging, emotions, texts)})
-        click.echo(f"{name}: seed {seed} of {decoding.seeds}", err=True)
+        samples = drawn(model, scene.contexts, emotions, replace(options, seed=seed), scene.samples)
+        for case, texts in chosen(samples, scene.remembered, decoding.candidates).items():
+            told = {"case": case, **facts} if case else facts
+            yield Entry(name, seed, list(map(as_published, texts)), {**told, **judged(judging, emotions, texts)})
+        click.echo(f"{name}: training {training}, seed {seed} of {decoding.seeds}", err=True)
+
+
+def chosen(samples: Sequence[Sequence[str]], memories: Sequence[Remembered], candidates: int) -> Mapping[str, Sequence[str]]:
+    """The replies of each way to choose: the first sample, by minimum Bayes risk, and that with similar conversations."""
+    found: dict[str, Sequence[str]] = {"": [texts[0] for texts in samples]}
+    if candidates > 1:
+        found[f"mbr:{candidates}"] = [texts[least_risk(list(map(as_published, texts)))] for texts in samples]
+    if memories:
+        found[f"mbr:{candidates}, neighbours"] = most_useful(memories, samples, repeats=True)
+        found[f"mbr:{candidates}, neighbours, no repeats"] = most_useful(memories, samples, repeats=False)
+    return found
+
+
+def most_useful(memories: Sequence[Remembered], samples: Sequence[Sequence[str]], repeats: bool) -> list[str]:
+    """For each context the candidate with the highest expected utility.
+
+    Candidates are the samples and the replies of similar conversations. References are the replies of the most similar ones and,
+    with `SHARE` of all weight, the samples. Utilities are of texts in the references' form.
+
+    Args:
+        memories: of each context.
+        samples: of each context, or none.
+        repeats: whether a reply may be given again; else, in the order of the contexts, the next best is.
+    """
+    given: set[str] = set()
+    found = []
+    for memory, own in zip(memories, samples, strict=True):
+        texts = list(dict.fromkeys([*memory.candidates, *own]))
+        weights = [(1 - SHARE * bool(own)) / len(memory.references)] * len(memory.references) + [SHARE / len(own)] * len(own)
+        forms = list(map(as_published, texts))
+        utility = expected_utilities(forms, list(map(as_published, [*memory.references, *own])), weights)
+        ranked = np.argsort(-utility, kind="stable").tolist()
+        best = next((at for at in ranked if repeats or forms[at] not in given), ranked[0])
+        given.add(forms[best])
+        found.append(texts[best])
+    return found
 
 
 def asked(model: Checkpoint, trials: Sequence[Trial], choice: str, recognised: Sequence[str] = ()) -> list[Emotion]:
@@ -389,20 +509,25 @@ def signatures(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
 
 def command(
     outputs: Path,
-    ours: Mapping[str, Path],
+    ours: Mapping[str, Sequence[Path]],
     theirs: Mapping[str, Path],
     readers: Mapping[str, Path],
     judge: Path | None,
+    speakers: Path | None,
     decoding: Decoding,
 ) -> str:
     """What anyone can run, with the last two parts of each path."""
     parts = ["python evaluate/empathetic_replies.py", f"--outputs {outputs.name}"]
-    for option, paths in (("--checkpoint", ours), ("--replies", theirs), ("--classifier", readers)):
-        parts += [f"{option} {name}={path.parent.name}/{path.name}" for name, path in paths.items()]
-    parts += [f"--judge {judge.parent.name}/{judge.name}"] if judge else []
+    models = [(name, folder) for name, folders in ours.items() for folder in folders]
+    for option, paths in (("--checkpoint", models), ("--replies", theirs.items()), ("--classifier", readers.items())):
+        parts += [f"{option} {name}={path.parent.name}/{path.name}" for name, path in paths]
+    for option, folder in (("--judge", judge), ("--speakers", speakers)):
+        parts += [f"{option} {folder.parent.name}/{folder.name}"] if folder else []
     if ours:
-        drawn = f"--temperature {decoding.temperature} --top-p {decoding.top_p}" if decoding.temperature else "--greedy"
-        parts.append(f"--emotion {decoding.emotion} --seeds {decoding.seeds} {drawn}")
+        drawing = f"--temperature {decoding.temperature} --top-p {decoding.top_p}" if decoding.temperature else "--greedy"
+        parts.append(f"--emotion {decoding.emotion} --seeds {decoding.seeds} {drawing}")
+        parts += [f"--candidates {decoding.candidates}"] if decoding.candidates > 1 else []
+        parts += ["--neighbours"] if decoding.neighbours else []
     return " ".join(parts)
 
 

@@ -207,6 +207,37 @@ def test_controllers_join_one_after_another(backbone, reverse, written_by):
 
 
 @OWN
+def test_labels_leave_the_batch_before_their_rows(backbone, written_by, monkeypatch):
+    """What is decoded shrinks while all replies go on, and grows with those that join; each is what it is alone."""
+    writer, sizes = written_by(backbone), []
+    model = writer.generator
+    end, model.bias[EOS] = float(model.bias[EOS]), -50.0
+    emotions = [mixture({"joy": 1.0}, EKMAN), mixture({"joy": 0.6, "fear": 0.4}, EKMAN), mixture({"anger": 1.0}, EKMAN, 0.5)]
+    rows = [
+        (Prompt((BOS,), emotions[row % 3], seed=row), Sampling(max_tokens=30, control=Control(bayes=2.0))) for row in range(9)
+    ]
+    try:
+        expected = [alone(writer, *row) for row in rows]
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "step", lambda *given: sizes.append(len(given[0])) or Generator.step(model, *given))
+            batch, found = RunningBatch(writer), {}
+            numbers = [batch.join(*row) for row in rows[:6]]
+            for _ in range(20):
+                gather(batch.step(), found)
+            assert batch.running == 6
+            numbers += [batch.join(*row) for row in rows[6:]]
+            drained(batch, found)
+    finally:
+        model.bias[EOS] = end
+    assert [found[number] for number in numbers] == expected
+    assert sizes[0] <= 2 * (7 + 8 + 8)
+    assert sizes[18] < 0.7 * sizes[0]
+    assert sizes[20] > sizes[19]
+    # A mixture's labels and its row to the end, of the others at least the row.
+    assert min(sizes[:19]) >= 2 * (1 + 3 + 1)
+
+
+@OWN
 def test_long_rows_beside_short_ones(backbone, written_by):
     """A row that outgrows the room of the others, and one that joins once it has."""
     writer = written_by(backbone)
