@@ -393,8 +393,8 @@ def chosen(samples: Sequence[Sequence[str]], memories: Sequence[Remembered], can
 def most_useful(memories: Sequence[Remembered], samples: Sequence[Sequence[str]], repeats: bool) -> list[str]:
     """For each context the candidate with the highest expected utility.
 
-    Candidates are the samples and the replies of similar conversations. References are the replies of the most similar ones and,
-    with `SHARE` of all weight, the samples. Utilities are of texts in the references' form.
+    Candidates are the samples and the replies of similar conversations. References are the replies of the most similar ones
+    and, with `SHARE` of all weight, the samples. Utilities are of texts in the references' form.
 
     Args:
         memories: of each context.

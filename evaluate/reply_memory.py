@@ -94,7 +94,7 @@ def vector(count: Counter[str], rarity: dict[str, float]) -> dict[str, float]:
     """A text's weights by word, of length 1: (1 + log count) * rarity; words that no turn holds are left out."""
     weights = {word: (1 + float(np.log(number))) * rarity[word] for word, number in count.items() if word in rarity}
     length = sum(weight**2 for weight in weights.values()) ** 0.5
-    return {word: weight / length for word, weight in weights.items()}
+    return {word: weight / length for word, weight in weights.items()} if length else {}
 
 
 def cosines(memory: Memory, said: str) -> Numbers:

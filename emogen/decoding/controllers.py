@@ -36,8 +36,8 @@ from emogen.text import EOS, PAD
 NEUTRAL = "neutral"
 _ASKED, _NONE, _NEUTRAL, _LABELS = 0, 1, 2, 3
 _LEAST = 1e-36
-# Divided by twice the weight, since what is left out moves scores in proportion to it. Measured on two LSTMs, weights of .5 to 8:
-# a next token's distribution moves by .005 to .01 in total variation, .001 nats, and 3 to 4 of 7 labels are decoded.
+# Divided by twice the weight, since what is left out moves scores in proportion to it. Measured on two LSTMs, weights of .5 to
+# 8: a next token's distribution moves by .005 to .01 in total variation, .001 nats, and 3 to 4 of 7 labels are decoded.
 _ODDS = 0.1
 # In place of a log likelihood: of a label that has left. Finite, so that a weight of 0 times it is 0.
 _GONE = -1e30
