@@ -405,7 +405,7 @@ def most_useful(memories: Sequence[Remembered], samples: Sequence[Sequence[str]]
     found = []
     for memory, own in zip(memories, samples, strict=True):
         texts = list(dict.fromkeys([*memory.candidates, *own]))
-        weights = [(1 - SHARE * bool(own)) / len(memory.references)] * len(memory.references) + [SHARE / len(own)] * len(own)
+        weights = [(1 - SHARE) / len(memory.references) for _ in memory.references] + [SHARE / len(own) for _ in own]
         forms = list(map(as_published, texts))
         utility = expected_utilities(forms, list(map(as_published, [*memory.references, *own])), weights)
         ranked = np.argsort(-utility, kind="stable").tolist()

@@ -147,6 +147,9 @@ _CHEER = _Plan(
 _NEUTRAL = _Plan("stay matter-of-fact, whatever the user feels", dict.fromkeys(EKMAN.names, ({"neutral": 1.0}, 1.0)))
 _MIRROR = "show the user that he is understood: answer with the feeling that he shows"
 
+# Care for somebody who is unhappy is said in words of sorrow ("I'm sorry to hear that"), though caring is of joy's family.
+_SAID_AS = {"caring": "sadness"}
+
 BUILT_IN = ("mirror", "soothe", "cheer", "neutral")
 
 
@@ -154,8 +157,8 @@ def built_in(name: str, user: LabelSet, reply: LabelSet) -> Policy:
     """One of the policies that come with the toolkit, over a recogniser's and a generator's labels.
 
     `soothe`, `cheer` and `neutral` are tables over Ekman's labels: a user's label has the row of its Ekman family. A label
-    that the reply lacks is replaced by its family's name, else by the nearest label of that family; neutral, where no label
-    is called so, by no emotion.
+    that the reply lacks is replaced by its family's name (caring by sadness), else by the nearest label of that family; neutral,
+    where no label is called so, by no emotion.
 
     Raises:
         SettingsError: another name, or a label of which neither family nor point is known.
@@ -272,7 +275,7 @@ def _counterpart(label: str, reply: LabelSet) -> str:
     """The label of the reply that comes nearest to `label`; empty for neutral where none is called so."""
     if label in reply:
         return label
-    family = _family(label)
+    family = _SAID_AS.get(label) or _family(label)
     if family in reply:
         return family
     if family == NEUTRAL:
