@@ -157,8 +157,8 @@ def built_in(name: str, user: LabelSet, reply: LabelSet) -> Policy:
     """One of the policies that come with the toolkit, over a recogniser's and a generator's labels.
 
     `soothe`, `cheer` and `neutral` are tables over Ekman's labels: a user's label has the row of its Ekman family. A label
-    that the reply lacks is replaced by its family's name (caring by sadness), else by the nearest label of that family; neutral,
-    where no label is called so, by no emotion.
+    that the reply lacks is replaced by its family's name (caring by sadness), else by the nearest label of that family;
+    neutral, where no label is called so, by no emotion.
 
     Raises:
         SettingsError: another name, or a label of which neither family nor point is known.
