@@ -11,7 +11,7 @@ label, z_e those with label e at full strength, y the mixture and s the strength
 They add up. In `bayes` p(e | text, token) follows from the likelihood of the whole reply under each label, all labels being
 equally likely before. So it pushes hard while the text looks like another emotion, and no more once it looks like its own.
 
-A label outside of the mixture counts in `bayes` until its odds fall below .1 / max(1, 2 w s): the likelihood of the text
+A label outside of the mixture counts in `bayes` until its odds fall below .05 / max(1, 2 w s): the likelihood of the text
 under it over that under the likeliest label of the mixture. It then leaves the row's company for good, and is neither decoded
 nor found in Bayes' denominator; see `counting` for what that changes. Whether it leaves depends on the row alone.
 """
@@ -38,7 +38,7 @@ _ASKED, _NONE, _NEUTRAL, _LABELS = 0, 1, 2, 3
 _LEAST = 1e-36
 # Divided by twice the weight, since what is left out moves scores in proportion to it. Measured on two LSTMs, weights of .5 to
 # 8: a next token's distribution moves by .005 to .01 in total variation, .001 nats, and 3 to 4 of 7 labels are decoded.
-_ODDS = 0.1
+_ODDS = 0.05
 # In place of a log likelihood: of a label that has left. Finite, so that a weight of 0 times it is 0.
 _GONE = -1e30
 
@@ -240,25 +240,27 @@ class Controlled:
         if labels is None:
             return taken(self.choose, moved, seats.owners, number)
         bayes, at = self.weights.bayes[seats.owners, None], (seats.owners[:, None], seats.labels)
-        before, mixture = self.log_likelihoods[at], self.weights.mixture[at]
-        moved.addcmul_(bayes, log_posterior(labels, before - labels.totals, mixture))
+        before = self.log_likelihoods[at]
+        moved.addcmul_(bayes, log_posterior(labels, before))
         chosen, log_probs = taken(self.choose, moved, seats.owners, number)
-        self.log_likelihoods[at] = counting(before + labels.of(chosen), mixture, bayes)
+        self.log_likelihoods[at] = counting(before + labels.of(chosen), self.weights.mixture[at], bayes)
         return chosen, log_probs
 
-    def _scores(self, generator: Generator, states: Tensor, seats: _Seats) -> tuple[Tensor, Normalised | None]:
-        """Scores of rows [rows, vocabulary], moved by all but `bayes`; and those under each label, where it needs them."""
-        owners, others = seats.owners, len(seats.roles)
+    def _scores(self, generator: Generator, states: Tensor, seats: _Seats) -> tuple[Tensor, Labels | None]:
+        """Scores of rows [rows, vocabulary], moved by all but `bayes`; and what it needs of those under each label."""
+        others, mixture = len(seats.roles), self.weights.mixture[seats.owners[:, None], seats.labels]
         if others == 1 and self.head is None and seats.are_labels:
             scores = generator.logits(states[:, 1:]).float()
-            own = self.weights.mixture[owners[:, None], seats.labels].argmax(1)
-            return scores[torch.arange(len(own), device=own.device), own], log_normalised(scores)
-        moving = self._moved(states, seats.roles, owners).to(states.dtype)
+            moved = scores[torch.arange(len(scores), device=scores.device), mixture.argmax(1)]
+            return moved, Labels(moved, scores.softmax(-1))
+        moving = self._moved(states, seats.roles, seats.owners).to(states.dtype)
         scores = generator.logits(torch.cat([moving[:, None], states[:, others:]], 1)).float()
         moved = scores[:, 0].contiguous()
         if self.head is not None:
-            moved = self.head.add_biases(moved, self.weights.head[owners])
-        return moved, log_normalised(scores[:, 1:]) if scores.shape[1] > 1 else None
+            moved = self.head.add_biases(moved, self.weights.head[seats.owners])
+        if scores.shape[1] == 1:
+            return moved, None
+        return moved, Labels(torch.bmm(mixture[:, None], scores[:, 1:]).squeeze(1), scores[:, 1:].softmax(-1))
 
     def _moved(self, states: Tensor, roles: Sequence[int], owners: Tensor) -> Tensor:
         """The state [rows, width] whose scores are what guidance, expert and head ask for: scores are linear in the state."""
@@ -318,24 +320,20 @@ def _seats_of(owners: Tensor, places: Tensor, counting: Tensor) -> _Seats:
 
 
 @dataclass(frozen=True)
-class Normalised:
-    """Scores with their normaliser.
+class Labels:
+    """Of the next token, what `bayes` needs.
 
     Attributes:
-        scores: [rows, labels, vocabulary].
-        weights: their exponentials less the highest, likewise.
-        highest: [rows, labels].
-        totals: [rows, labels], log of the sum of the exponentials.
+        mean: [rows, vocabulary], scores under each label, as a mean over the mixture.
+        chances: [rows, labels, vocabulary], probabilities under each label.
     """
 
-    scores: Tensor
-    weights: Tensor
-    highest: Tensor
-    totals: Tensor
+    mean: Tensor
+    chances: Tensor
 
     def of(self, tokens: Tensor) -> Tensor:
-        """Log probabilities [rows, labels] of `tokens` [rows]."""
-        return of_tokens(self.scores, tokens) - self.totals
+        """Log probabilities [rows, labels] of `tokens` [rows]; e^-80 is the least."""
+        return of_tokens(self.chances, tokens).clamp(min=_LEAST).log()
 
 
 def of_tokens(scores: Tensor, tokens: Tensor) -> Tensor:
@@ -343,32 +341,22 @@ def of_tokens(scores: Tensor, tokens: Tensor) -> Tensor:
     return scores.gather(2, tokens[:, None, None].expand(-1, scores.shape[1], 1)).squeeze(2)
 
 
-def log_normalised(scores: Tensor) -> Normalised:
-    """The normaliser of scores [rows, labels, vocabulary], with what was computed on the way."""
-    highest = scores.amax(-1)
-    weights = (scores - highest[..., None]).exp_()
-    return Normalised(scores, weights, highest, weights.sum(-1).log_().add_(highest))
-
-
-def log_posterior(labels: Normalised, before: Tensor, mixture: Tensor) -> Tensor:
-    """Mean over a mixture of the log probability that the text so far, each token appended, has its labels.
+def log_posterior(labels: Labels, before: Tensor) -> Tensor:
+    """Mean over the mixture of the log probability that the text so far, each token appended, has its labels.
 
     Args:
-        labels: scores under each label.
-        before: [rows, labels], log likelihood of the text so far less the normaliser of the scores.
-        mixture: [rows, labels].
+        labels: scores and probabilities under each label.
+        before: [rows, labels], log likelihood of the text so far.
 
     Returns:
-        [rows, vocabulary], at most 0. Exponentials are taken once a label and token, those of the normaliser: so for tokens
-        that are less likely than e^-80 of the likeliest under every label it is a bound.
+        [rows, vocabulary], up to a constant for each row. For tokens that are less likely than e^-80 under every likely label
+        it is a bound.
 
     Source: Bayes' rule with equal chances before; Krause et al. 2021 (GeDi), equation 3, without its division by length.
     """
-    lifted = before + labels.highest
-    top = lifted.amax(1, keepdim=True)
-    evidence = torch.bmm((lifted - top).exp_()[:, None], labels.weights).squeeze(1).clamp_(min=_LEAST).log_().add_(top)
-    joint = torch.bmm(mixture[:, None], labels.scores).squeeze(1).add_((mixture * before).sum(1, keepdim=True))
-    return joint.sub_(evidence).clamp_(max=0.0)
+    odds = (before - before.amax(1, keepdim=True)).exp_()
+    evidence = torch.bmm(odds[:, None], labels.chances).squeeze(1)
+    return evidence.clamp_(min=_LEAST).log_().neg_().add_(labels.mean)
 
 
 def counting(log_likelihoods: Tensor, mixture: Tensor, weights: Tensor) -> Tensor:
