@@ -2,8 +2,9 @@
 
 All write a batch with one model, in turn, run after run, and each row has the same number of tokens, since the end token is
 out of reach; the first run is not counted. Ratios are taken within a run, and their median over the runs counts. One target is
-the first label alone. The many are mixtures of two, which cost `bayes` more, since a mixture's labels stand beside the row to
-the end: so they are held against batches that have one of them each; of every fifth, so that each label leads one.
+a label alone, in a batch for each label, since what `bayes` costs depends on it. The many are mixtures of two, which cost it
+more, since their labels stand beside the row to the end: so they are held against batches that have one of them each; of every
+fifth, so that each label leads one.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def run_all(bench: Bench, model: Checkpoint, kinds: Mapping[str, str], race: Rac
     """Every contender in turn, run after run."""
     many = targets(bench.labels, TARGETS)
     alone = [[target] * race.rows for target in many[::5]]
-    asked = {ONE: [targets(bench.labels, 1) * race.rows], ALONE: alone, MANY: [cycled(many, race.rows)]}
+    labels = [[mixture({name: 1.0}, bench.labels)] * race.rows for name in bench.labels.names]
+    asked = {ONE: labels, ALONE: alone, MANY: [cycled(many, race.rows)]}
     contenders = {
         f"{name}, {case}": contender(bench, model, control, batches, race)
         for name, control in kinds.items()

@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ import emogen
 from emogen.checkpoint import Checkpoint, shipped
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
+from emogen.decoding.control import Control, parse_control
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EKMAN
 from emogen.errors import DataError, SettingsError
@@ -85,6 +87,7 @@ class Decoding:
 @click.option(
     "--each", type=click.IntRange(1), default=60, show_default=True, help="Replies of an emotion in the balanced set."
 )
+@click.option("--control", "controls", multiple=True, help="Controllers of a row of its own each.  [default: none]")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Decoding seeds of a checkpoint.")
 @click.option("--temperature", default=0.7, show_default=True)
 @click.option("--top-p", default=0.9, show_default=True)
@@ -98,6 +101,7 @@ def main(
     allow_leak: bool,
     limit: int,
     each: int,
+    controls: tuple[str, ...],
     seeds: int,
     temperature: float,
     top_p: float,
@@ -107,7 +111,7 @@ def main(
     if language != "en" and not judge:
         raise SettingsError("--language zh: the judge that ships reads English; name a Chinese one with --judge")
     chosen, decoding = judge or shipped("judge"), Decoding(seeds, temperature, top_p)
-    leak = refuse_leaks(chosen, guides, allow_leak)
+    leak, steered = refuse_leaks(chosen, guides, allow_leak), [parse_control(text) for text in controls or ("none",)]
     judging = suitable_judge(chosen, leak)
     path, reading = resolve(corpus or CORPORA[language], Reading(labels=EKMAN))
     found = test_set(list(replies_to_contexts(path, reading)), limit, each, language)
@@ -117,11 +121,12 @@ def main(
     rows = [{"system": "real", "seed": 0, **figures(found, "real", real, judging)}]
     for name, folder in folders.items():
         model = emogen.load(folder)
-        for seed in range(decoding.seeds):
-            texts = written(model, found, decoding, seed)
-            facts = {"system": name, "seed": seed, "temperature": temperature, "top_p": top_p}
+        for control, seed in product(steered, range(decoding.seeds)):
+            texts = written(model, found, decoding, control, seed)
+            case = {"case": str(control)} if control.names else {}
+            facts = {"system": name, **case, "seed": seed, "temperature": temperature, "top_p": top_p}
             rows.append({**facts, **figures(found, name, texts, judging)})
-            click.echo(f"{name}: seed {seed} of {seeds}", err=True)
+            click.echo(f"{name}: {control}, seed {seed} of {seeds}", err=True)
 
     extra = {
         "leak": leak,
@@ -129,7 +134,8 @@ def main(
         "replies_balanced": dict(Counter(found.asked(found.balanced))),
         "signatures": {metric: score.signature for row in rows for metric, score in row.items() if isinstance(score, Score)},
     }
-    asked = f"--language {language} --limit {limit} --each {each} {shown(decoding)}"
+    steering = "".join(f"--control {control} " for control in steered if controls)
+    asked = f"{steering}--language {language} --limit {limit} --each {each} {shown(decoding)}"
     models = "".join(f"--checkpoint {name}={folder.parent.name}/{folder.name} " for name, folder in folders.items())
     guided = "".join(f"--guide {guide.parent.name}/{guide.name} " for guide in guides) + "--allow-leak " * allow_leak
     command = f"python evaluate/daily_dialog.py {models}--judge {chosen.parent.name}/{chosen.name} {guided}{asked}"
@@ -182,11 +188,11 @@ def test_set(rows: Sequence[Exchange], limit: int, each: int, language: Language
     return TestSet([rows[at] for at in used], [moved[at] for at in sorted(everyday)], [moved[at] for at in balanced], language)
 
 
-def written(model: Checkpoint, found: TestSet, decoding: Decoding, seed: int) -> list[str]:
+def written(model: Checkpoint, found: TestSet, decoding: Decoding, control: Control, seed: int) -> list[str]:
     """One reply to each context, with the emotion of the real one; raises SettingsError where the model does not know it."""
     emotions = [model.emotion(row.emotion.name) for row in found.rows]
     most = model.default_sampling.max_tokens
-    sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p, max_tokens=most)
+    sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p, control=control, max_tokens=most)
     replies = model.replies([row.context for row in found.rows], emotions, sampling=sampling, seed=seed)
     return [closed_up(reply.text) for reply in replies]
 

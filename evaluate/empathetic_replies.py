@@ -12,6 +12,7 @@ stemming; what is counted in words takes those of `emogen.words`. Our models rea
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -45,7 +46,7 @@ RESULT = Path("evaluate/results/empathetic_replies.json")
 COMPARED = ("bleu", "rougeL")
 FEELINGS = ("speaker", "recognised")
 NEIGHBOURS = "neighbours"
-SHARE = 0.01
+REPEATED = 0.01
 
 # The authors' expansions, in their order; an apostrophe that is left goes with the tokenizer (she 's, should n't).
 EXPANSIONS = {
@@ -360,8 +361,8 @@ def understood(scene: Scene, reader: Recognizer, corpus: str | None) -> Scene:
 def recalled(scene: Scene) -> Iterator[Entry]:
     """The replies of similar conversations alone, without a generator."""
     if scene.remembered:
-        no_samples: Sequence[Sequence[str]] = [()] * len(scene.trials)
-        yield Entry(NEIGHBOURS, 0, most_useful(scene.remembered, no_samples, repeats=False), {"case": "mbr, no repeats"})
+        texts = most_useful([utilities_of(memory, ()) for memory in scene.remembered], REPEATED)
+        yield Entry(NEIGHBOURS, 0, list(map(as_published, texts)), {"case": "mbr, few repeats"})
 
 
 def written(name: str, training: int, model: Checkpoint, scene: Scene, decoding: Decoding, judging: Judging) -> Iterator[Entry]:
@@ -385,33 +386,36 @@ def chosen(samples: Sequence[Sequence[str]], memories: Sequence[Remembered], can
     if candidates > 1:
         found[f"mbr:{candidates}"] = [texts[least_risk(list(map(as_published, texts)))] for texts in samples]
     if memories:
-        found[f"mbr:{candidates}, neighbours"] = most_useful(memories, samples, repeats=True)
-        found[f"mbr:{candidates}, neighbours, no repeats"] = most_useful(memories, samples, repeats=False)
+        valued = [utilities_of(memory, own) for memory, own in zip(memories, samples, strict=True)]
+        found[f"mbr:{candidates}, neighbours"] = most_useful(valued, 0.0)
+        found[f"mbr:{candidates}, neighbours, few repeats"] = most_useful(valued, REPEATED)
     return found
 
 
-def most_useful(memories: Sequence[Remembered], samples: Sequence[Sequence[str]], repeats: bool) -> list[str]:
+def utilities_of(memory: Remembered, samples: Sequence[str]) -> dict[str, float]:
+    """The expected utility of each candidate: the samples, and the replies of similar conversations.
+
+    The references are the replies of the most similar ones. Utilities are of texts in the references' form.
+    """
+    texts = list(dict.fromkeys([*memory.candidates, *samples]))
+    references = list(map(as_published, memory.references))
+    found = expected_utilities(list(map(as_published, texts)), references, memory.weights)
+    return dict(zip(texts, found.tolist(), strict=True))
+
+
+def most_useful(valued: Sequence[Mapping[str, float]], repeated: float) -> list[str]:
     """For each context the candidate with the highest expected utility.
 
-    Candidates are the samples and the replies of similar conversations. References are the replies of the most similar ones
-    and, with `SHARE` of all weight, the samples. Utilities are of texts in the references' form.
-
     Args:
-        memories: of each context.
-        samples: of each context, or none.
-        repeats: whether a reply may be given again; else, in the order of the contexts, the next best is.
+        valued: candidates and their utilities, of each context.
+        repeated: what a reply loses for each time that it was given to a context before, in their order.
     """
-    given: set[str] = set()
+    given: Counter[str] = Counter()
     found = []
-    for memory, own in zip(memories, samples, strict=True):
-        texts = list(dict.fromkeys([*memory.candidates, *own]))
-        weights = [(1 - SHARE) / len(memory.references) for _ in memory.references] + [SHARE / len(own) for _ in own]
-        forms = list(map(as_published, texts))
-        utility = expected_utilities(forms, list(map(as_published, [*memory.references, *own])), weights)
-        ranked = np.argsort(-utility, kind="stable").tolist()
-        best = next((at for at in ranked if repeats or forms[at] not in given), ranked[0])
-        given.add(forms[best])
-        found.append(texts[best])
+    for values in valued:
+        best = max(values, key=lambda text: values[text] - repeated * given[as_published(text)])
+        given[as_published(best)] += 1
+        found.append(best)
     return found
 
 

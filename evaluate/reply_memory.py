@@ -15,10 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from emogen.errors import DataError
 from emogen.words import words
 
 CANDIDATES = 40
-REFERENCES = 100
+REFERENCES = 300
+SPREAD = 100
 FEELING = 0.1
 CROWDING = 0.5
 _SAMPLE = 4_000
@@ -67,10 +69,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Remembered:
-    """Replies to similar conversations, the nearest first: `candidates` for the reply, and `references` for its utility."""
+    """Replies to similar conversations, the nearest first.
+
+    Attributes:
+        candidates: for the reply.
+        references: for its utility.
+        weights: of the references: those of a normal distribution over their ranks, with a tail in place of an edge.
+    """
 
     candidates: Sequence[str]
     references: Sequence[str]
+    weights: Sequence[float]
 
 
 def remember(turns: Sequence[Turn]) -> Memory:
@@ -130,12 +139,21 @@ def remembered(memory: Memory, said: str, opens: bool, feelings: Numbers) -> Rem
         said: by the speaker.
         opens: whether that is one utterance.
         feelings: [labels], probabilities of what the speaker feels.
+
+    Raises:
+        DataError: there is nothing of its kind.
     """
+    if opens not in memory.opens:
+        raise DataError(
+            f"no training conversation is as long as one that begins {said[:40]!r}: the corpus needs openings and later turns"
+        )
     near = cosines(memory, said) + FEELING * feelings[memory.feelings]
     near[memory.opens != opens] = -np.inf
     references = best(near, REFERENCES)
     candidates = best(near - CROWDING * memory.crowding, CANDIDATES)
-    return Remembered([memory.turns[at].reply for at in candidates], [memory.turns[at].reply for at in references])
+    weights = np.exp(-((np.arange(len(references)) / SPREAD) ** 2)).tolist()
+    turns = memory.turns
+    return Remembered([turns[at].reply for at in candidates], [turns[at].reply for at in references], weights)
 
 
 def best(values: Numbers, number: int) -> NDArray[np.int64]:

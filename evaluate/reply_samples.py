@@ -26,10 +26,7 @@ def drawn(
     sampling: Sampling,
     folder: Path | None = None,
 ) -> list[list[str]]:
-    """`sampling.n` replies to each context; what is in `folder` already is read there.
-
-    A context's replies depend on its place, not on how many others follow.
-    """
+    """`sampling.n` replies to each context; what is in `folder` already is read there."""
     if not folder:
         return [texts for part in _parts(model, contexts, emotions, sampling, 0) for texts in part]
     path = folder / f"{model.folder.name}-{_key(model, contexts, emotions, sampling)}.jsonl"

@@ -3,10 +3,12 @@
 import doctest
 import importlib.util
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sacrebleu
 from click.testing import CliRunner
@@ -30,8 +32,10 @@ def script(name):
     return module
 
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "evaluate"))
 empathetic = script("empathetic_replies")
 daily = script("daily_dialog")
+reply_memory = sys.modules["reply_memory"]
 
 TRIALS = [
     {
@@ -149,12 +153,103 @@ def test_a_checkpoint_replies_to_the_contexts_as_written(tmp_path, outputs, writ
     content, rows = run(empathetic, tmp_path, "--outputs", outputs, *options)
     model = load(tiny_checkpoint)
     drawn = replace(model.default_sampling, temperature=0.7, top_p=0.9, control=Control())
-    texts = [reply.text for reply in model.replies(contexts, [None] * 3, sampling=drawn, seed=1)]
+    texts = [reply.text for reply in model.replies(contexts, [None] * 3, sampling=drawn, seed=1 * len(contexts))]
     expected = sacrebleu.corpus_bleu(list(map(empathetic.as_published, texts)), [REFERENCES], lowercase=True).score
     assert rows["ours", 1]["bleu"] == pytest.approx(expected, abs=1e-5)
     assert rows["ours", 0]["emotion"] == "none"
     assert content["utterances_as_written"] == pytest.approx(4 / 5)
     assert "written.jsonl" in content["data"]
+
+
+def test_samples_are_drawn_once_and_chosen_in_each_way(tmp_path, outputs, written, tiny_checkpoint, monkeypatch):
+    """Two trainings of one system, two seeds, and the replies that a second run finds on disk."""
+    speakers, kept = classifier(tmp_path / "speakers", EMPATHETIC), tmp_path / "kept"
+    with_feelings = tmp_path / "feelings.jsonl"
+    rows = [*WRITTEN, Exchange(("I won!", "What?", "A cup."), "Well done!", blend(["proud"], EMPATHETIC), "train")]
+    write_exchanges(with_feelings, [replace(row, emotion=blend(["proud"], EMPATHETIC)) for row in rows])
+    options = ("--checkpoint", f"ours={tiny_checkpoint}", "--checkpoint", f"ours={tiny_checkpoint}", "--seeds", 2)
+    more = ("--speakers", speakers, "--emotion", "recognised", "--candidates", 3, "--neighbours", "--samples", kept)
+    content, _ = run(empathetic, tmp_path, "--outputs", outputs, "--corpus", with_feelings, *options, *more)
+    cases = [
+        (row["case"], row["training"], row["seed"]) for row in content["rows"] if row["system"] == "ours" and "case" in row
+    ]
+    ways = ["mbr:3", "mbr:3, neighbours", "mbr:3, neighbours, few repeats"]
+    assert cases == [(way, training, seed) for training in (0, 1) for seed in (0, 1) for way in ways]
+    assert [row["case"] for row in content["rows"] if row["system"] == "neighbours"] == ["mbr, few repeats"]
+    assert "--candidates 3 --neighbours" in content["command"]
+    monkeypatch.setattr(empathetic.drawn.__globals__["Checkpoint"], "replies", None)
+    again, _ = run(empathetic, tmp_path, "--outputs", outputs, "--corpus", with_feelings, *options, *more)
+    assert again["rows"] == content["rows"]
+
+
+def test_samples_go_on_where_they_stopped(tmp_path, tiny_checkpoint, monkeypatch):
+    """A part that was cut short is drawn anew; the replies are those of one run, and of a run without a folder."""
+    module = sys.modules["reply_samples"]
+    monkeypatch.setattr(module, "AT_ONCE", 2)
+    model, contexts = load(tiny_checkpoint), [(f"Number {number}.",) for number in range(5)]
+    emotions = [model.emotion(None)] * 5
+    options = replace(model.default_sampling, n=2, seed=1)
+    whole = module.drawn(model, contexts, emotions, options)
+    assert [len(texts) for texts in whole] == [2] * 5
+    assert len({text for texts in whole for text in texts}) > 5
+    assert module.drawn(model, contexts, emotions, options, tmp_path) == whole
+    (path,) = tmp_path.iterdir()
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:3]) + '["cut', encoding="utf-8")
+    assert module.drawn(model, contexts, emotions, options, tmp_path) == whole
+    assert module.drawn(model, contexts, emotions, replace(options, seed=2), tmp_path) != whole
+
+
+def memory(*said, feelings=None):
+    rows = [reply_memory.Turn(text, opens, f"reply {at}", 0) for at, (text, opens) in enumerate(said)]
+    return reply_memory.remember(
+        [replace(row, feeling=one) for row, one in zip(rows, feelings or [0] * len(rows), strict=True)]
+    )
+
+
+def test_similar_conversations_are_those_of_alike_words():
+    """The cosine of tf-idf vectors, by hand: `dog` stands in two of three turns, `cat` in one, `ran` in one."""
+    found = reply_memory.cosines(memory(("dog dog", True), ("dog cat", True), ("ran", True)), "dog cat")
+    dog, cat = (math.log(4 / (1 + number)) + 1 for number in (2, 1))
+    assert found == pytest.approx([dog / math.hypot(dog, cat), 1.0, 0.0])
+    assert reply_memory.cosines(memory(("dog", True)), "unknown words").tolist() == [0.0]
+
+
+def test_openings_are_compared_with_openings_and_feelings_count():
+    kept = memory(("my dog ran", True), ("my dog ran off", False), ("my dog sat", True), ("a cup", True), feelings=[0, 0, 1, 1])
+    nothing = np.zeros(2)
+    assert reply_memory.remembered(kept, "my dog ran off", True, nothing).references == ["reply 0", "reply 2", "reply 3"]
+    assert reply_memory.remembered(kept, "my dog ran off", False, nothing).references == ["reply 1"]
+    one = reply_memory.remembered(kept, "hm", True, np.array([0.0, 1.0]))
+    assert set(one.references[:2]) == {"reply 2", "reply 3"}
+    assert one.weights == pytest.approx([1.0, math.exp(-1e-4), math.exp(-4e-4)])
+
+
+def test_nothing_to_compare_with():
+    with pytest.raises(DataError, match="no training conversation is as long as one that begins 'hm': the corpus needs"):
+        reply_memory.remembered(memory(("my dog", True)), "hm", False, np.zeros(2))
+
+
+def test_the_crowded_count_less():
+    """Four alike turns are near to each other, the fifth to none; copies of a turn do not crowd it."""
+    said = ["a big red dog", "a big red cat", "a big red cup", "a big red hat", "zebra"]
+    found = memory(*((text, True) for text in said)).crowding
+    assert found[4] == 0
+    assert min(found[:4]) > 0.1
+    assert memory(("a dog", True), ("a dog", True)).crowding.tolist() == [0.0, 0.0]
+
+
+def test_what_was_given_before_loses():
+    """The second time the better one still wins, the third time no more."""
+    valued = [{"Fine.": 0.5, "Good.": 0.485}] * 4
+    assert empathetic.most_useful(valued, 0.0) == ["Fine."] * 4
+    assert empathetic.most_useful(valued, 0.01) == ["Fine.", "Fine.", "Good.", "Fine."]
+
+
+def test_the_likest_to_similar_replies_is_the_most_useful():
+    memory_of = reply_memory.Remembered(["I am so sorry!"], ["I am so sorry to hear that.", "You won."], [1.0, 0.0])
+    found = empathetic.utilities_of(memory_of, ["I'm so sorry to hear that.", "You won."])
+    assert found["I'm so sorry to hear that."] == pytest.approx(1.0)
+    assert found["I'm so sorry to hear that."] > found["I am so sorry!"] > found["You won."]
 
 
 def test_the_emotion_asked_for_is_judged(tmp_path, outputs, written, tiny_checkpoint):
@@ -185,6 +280,8 @@ def test_mistakes_are_said_in_one_line(tmp_path, outputs, written, tiny_checkpoi
         run(empathetic, tmp_path, "--outputs", outputs, "--replies", short)
     with pytest.raises(SettingsError, match="two systems are called 'Good'"):
         run(empathetic, tmp_path, "--outputs", outputs, "--replies", f"Good={short}")
+    with pytest.raises(SettingsError, match="need a classifier of the speaker's emotion: --speakers DIR"):
+        run(empathetic, tmp_path, "--outputs", outputs, "--neighbours")
     with pytest.raises(SettingsError, match="pass --emotion"):
         run(empathetic, tmp_path, "--outputs", outputs, "--judge", tiny_checkpoint)
     reader = classifier(tmp_path / "seven", EKMAN)
@@ -263,6 +360,17 @@ def test_daily_dialog_end_to_end(tmp_path, dialogue_file, tiny_checkpoint):
     assert rows["ours", 0]["unique"] <= 1
     assert {"bleu", "rougeL", "chrf", "ter"} <= rows["ours", 1].keys()
     assert content["leak"] == "unchecked"
+
+
+def test_each_control_has_rows_of_its_own(tmp_path, dialogue_file, tiny_checkpoint):
+    judge = classifier(tmp_path / "judge", EKMAN)
+    options = ("--corpus", dialogue_file, "--judge", judge, "--each", 2, "--seeds", 1)
+    controls = ("--control", "none", "--control", "mbr:4")
+    content, _ = run(daily, tmp_path, "--checkpoint", f"ours={tiny_checkpoint}", *options, *controls)
+    plain, chosen = (row for row in content["rows"] if row["system"] == "ours")
+    assert ("case" in plain, chosen["case"]) == (False, "mbr:4")
+    assert plain["mean_length"] != chosen["mean_length"]
+    assert "--control none --control mbr:4 --language en" in content["command"]
 
 
 def test_replies_and_contexts_are_as_people_type(dialogue_file):

@@ -6,7 +6,7 @@ Kumar & Byrne 2004; Eikema & Aziz 2022. The likeness here is of word n-grams, so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,28 +48,39 @@ def utilities(candidates: Sequence[str], references: Sequence[str], order: int =
     orders 1 to `order`; an order that both are too short for counts as 0. It is chrF of words in place of characters, with
     beta 1 (Popović 2015).
     """
-    texts = [words(text) for text in (*candidates, *references)]
-    found = np.zeros((len(candidates), len(references)))
+    ours, theirs = [words(text) for text in candidates], [words(text) for text in references]
+    found = np.zeros((len(ours), len(theirs)))
     for n in range(1, order + 1):
-        counts = _counts(texts, n)
-        ours, theirs = counts[: len(candidates)], counts[len(candidates) :]
-        total = ours.sum(1)[:, None] + theirs.sum(1)
-        found += 2 * _shared(ours, theirs) / np.maximum(total, 1)
+        places = {gram: place for place, gram in enumerate({gram for text in ours for gram in _grams(text, n)})}
+        shared = _shared(_counts(ours, n, places), _counts(theirs, n, places))
+        found += 2 * shared / np.maximum(_numbers(ours, n)[:, None] + _numbers(theirs, n), 1)
     return found / order
 
 
-def _counts(texts: Sequence[Sequence[str]], n: int) -> NDArray[np.int64]:
-    """How often each text holds each n-gram of any, [texts, n-grams]."""
-    places: dict[tuple[str, ...], int] = {}
-    grams = [[tuple(text[at : at + n]) for at in range(len(text) - n + 1)] for text in texts]
-    rows = [[places.setdefault(gram, len(places)) for gram in row] for row in grams]
-    return np.stack([np.bincount(np.array(row, int), minlength=len(places)) for row in rows])
+def _grams(text: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """The n-grams of a text's words."""
+    return [tuple(text[at : at + n]) for at in range(len(text) - n + 1)]
 
 
-def _shared(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> NDArray[np.float64]:
+def _numbers(texts: Sequence[Sequence[str]], n: int) -> NDArray[np.float64]:
+    """How many n-grams each text has, [texts]."""
+    return np.array([max(0, len(text) - n + 1) for text in texts], float)
+
+
+def _counts(texts: Sequence[Sequence[str]], n: int, places: Mapping[tuple[str, ...], int]) -> NDArray[np.float32]:
+    """How often each text holds each n-gram that has a place, [texts, places]."""
+    found = np.zeros((len(texts), len(places)), np.float32)
+    for row, text in enumerate(texts):
+        for gram in _grams(text, n):
+            if (place := places.get(gram)) is not None:
+                found[row, place] += 1
+    return found
+
+
+def _shared(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sums over the n-grams of the smaller of two counts, [ours, theirs]: one product of 0 and 1 for each height of a count."""
-    highest = min(ours.max(initial=0), theirs.max(initial=0))
+    highest = int(min(ours.max(initial=0), theirs.max(initial=0)))
     found = np.zeros((len(ours), len(theirs)), np.float32)
     for height in range(1, highest + 1):
         found += (ours >= height).astype(np.float32) @ (theirs >= height).astype(np.float32).T
-    return found.astype(float)
+    return found
