@@ -191,7 +191,10 @@ def test_at_strength_zero_no_controller_changes_a_text(emogen, model):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--control", "boost:2"], ["'boost' is not one of guidance, expert, bayes, head, rerank, mbr, none; write guidance:2"]),
+        (
+            ["--control", "boost:2"],
+            ["'boost' is not one of guidance, expert, bayes, head, rerank, mbr, none; write guidance:2"],
+        ),
         (["--control", "guidance:much"], ["'much' is not a number; write guidance:2"]),
         (["--control", "guidance:200"], ["control guidance:200: allowed is between 0 and 100"]),
         (["--control", "rerank:65"], ["control rerank:65: allowed is a whole number between 1 and 64"]),
