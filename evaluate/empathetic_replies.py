@@ -7,6 +7,16 @@ OUTPUTS holds a row for each of the 5,255 test replies: `context`, tokenised; `r
 (MoEL: Lin et al. 2019, MIME: Majumder et al. 2020). They are scored as they stand. All other replies are brought into the
 references' form first, by `as_published`. BLEU is sacrebleu's 13a and, as chrF, lower-cased; ROUGE is rouge-score's without
 stemming; what is counted in words takes those of `emogen.words`. Our models read the contexts as people wrote them.
+
+With `--candidates N` each checkpoint has a row of the first of N samples, and one of that which is most like all N (minimum
+Bayes risk, as in `--control mbr:N`, but over the references' form). With `--neighbours` there are rows, too, whose candidates
+are the N samples and the replies to similar training conversations, and whose references are the replies to the most similar
+(`reply_memory.py`); in the last row a reply loses utility for each time that it was given before. `--samples` keeps what is
+drawn, so that a run can go on. The systems of the result file were trained by (rows of the classifier: `reply_speakers.py`)
+
+    emogen train-lm empatheticdialogues --backbone lstm --width 512 --layers 2 --vocabulary 8000 --batch-size 64 --dropout 0.3
+        --context-tokens 64 --reply-tokens 40 --learning-rate 2e-3 --validate-every 500 --minutes 27 --seed S --out ed/lstm-S
+    emogen train-classifier speakers.jsonl.gz --labels empathetic --backbone hf:all-MiniLM-L6-v2 --epochs 2 --balance 0
 """
 
 from __future__ import annotations

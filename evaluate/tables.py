@@ -90,7 +90,17 @@ SHOWN = {
         "perplexity",
         "forward_bleu4_gain",
     ),
-    "empathetic_replies": ("bleu", "rougeL", "chrf", "distinct2", "distinct2_corrected", "unique", "commonest", "mean_length"),
+    "empathetic_replies": (
+        "recognition_accuracy",
+        "bleu",
+        "rougeL",
+        "chrf",
+        "distinct2",
+        "distinct2_corrected",
+        "unique",
+        "commonest",
+        "mean_length",
+    ),
     "backbone": (
         "n",
         "emotion_accuracy",

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from rouge_score.rouge_scorer import RougeScorer
 
 from emogen.checkpoint import load, save_classifier
-from emogen.data.exchange import Exchange, Reading, write_exchanges
+from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import fingerprints, write_fingerprints
 from emogen.decoding.control import Control
 from emogen.emotions import EKMAN, EMPATHETIC, LabelSet, blend
@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "evaluate"))
 empathetic = script("empathetic_replies")
 daily = script("daily_dialog")
 reply_memory = sys.modules["reply_memory"]
+reply_speakers = script("reply_speakers")
 
 TRIALS = [
     {
@@ -271,6 +272,21 @@ def test_recognition_reads_what_the_speaker_said(tmp_path, outputs, written):
     found = [guess.label for guess in load_recognizer(folder).recognize(said)]
     hits = sum(label == trial["emotion"] for label, trial in zip(found, TRIALS, strict=True))
     assert rows["reader", 0]["recognition_accuracy"] == pytest.approx(hits / 3, abs=1e-5)
+
+
+def test_rows_for_a_classifier_of_the_speaker(tmp_path):
+    """What the speaker said, his feeling, and the row's part."""
+    rows = [replace(row, emotion=blend(["proud"], EMPATHETIC)) for row in WRITTEN]
+    write_exchanges(tmp_path / "rows.jsonl", [*rows, Exchange((), "opens", blend(["proud"], EMPATHETIC), "train")])
+    arguments = ["--corpus", str(tmp_path / "rows.jsonl"), str(tmp_path / "out.jsonl")]
+    assert CliRunner().invoke(reply_speakers.main, arguments, catch_exceptions=False).exit_code == 0
+    found = list(read_exchanges(str(tmp_path / "out.jsonl"), Reading(labels=EMPATHETIC)))
+    assert [row.reply for row in found] == [
+        "I lost my keys again, I can not believe it.",
+        "I passed! My driving test.",
+        "I'm home alone tonight.",
+    ]
+    assert [(row.context, row.emotion.name, row.split) for row in found] == [((), "proud", row.split) for row in rows]
 
 
 def test_mistakes_are_said_in_one_line(tmp_path, outputs, written, tiny_checkpoint):

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from emogen.dialogue.server.errors import ApiError
 
 _MOST_CALLERS = 10_000
+# Of a request: who waits as long as he was told is let in, however seconds are rounded.
+_ROUNDING = 1e-6
 _BEARER = "bearer"
 
 
@@ -67,10 +69,11 @@ class Rate:
         now = self._clock()
         left, since = self._left.pop(caller, (float(self._most), now))
         left = min(self._most, left + (now - since) * self._most / 60)
-        self._left[caller] = (left - 1 if left >= 1 else left, now)
+        is_due = left >= 1 - _ROUNDING
+        self._left[caller] = (left - 1 if is_due else left, now)
         if len(self._left) > _MOST_CALLERS:
             self._left.popitem(last=False)
-        if left < 1:
+        if not is_due:
             seconds = math.ceil((1 - left) * 60 / self._most)
             message = f"more than {self._most} requests in a minute; send the next one in {seconds} s"
             raise ApiError(429, message, "rate_limit_exceeded", retry_after=seconds)
