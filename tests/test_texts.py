@@ -263,7 +263,7 @@ def test_a_probability_of_zero_is_the_farthest():
 
 
 def test_candidates_need_a_guide():
-    with pytest.raises(SettingsError, match=r"^control rerank: the model names no guide; pass --guide FOLDER .*calibrate`$"):
+    with pytest.raises(SettingsError, match=r"^control rerank: the model names no guide; pass --guide FOLDER .*makes one\)$"):
         list(sample(writer(), [Prompt([BOS], JOY)], Sampling(control=Control(rerank=2))))
 
 

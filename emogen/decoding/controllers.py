@@ -403,5 +403,5 @@ def refuse_unserved(controls: Sequence[Control], head: EmotionHead | None, has_g
     if not has_guide and any(control.rerank > 1 for control in controls):
         raise SettingsError(
             f"control rerank: {where} names no guide; pass --guide FOLDER of a classifier over its labels "
-            "(`emogen train-classifier` makes one), or store one with `emogen calibrate`"
+            "(`emogen train-classifier` makes one)"
         )
