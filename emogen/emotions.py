@@ -89,6 +89,11 @@ class Emotion:
         """What a model is given: weights times strength, then the share of "no emotion"; sums to 1."""
         return (*(weight * self.strength for weight in self.weights), 1.0 - self.strength)
 
+    @property
+    def shown(self) -> str:
+        """What it is, or "none" for no emotion; without its strength."""
+        return str(self) if self.strength else "none"
+
     def __str__(self) -> str:
         parts = [(name, weight) for name, weight in zip(self.labels.names, self.weights, strict=True) if weight > 0]
         return parts[0][0] if len(parts) == 1 else ",".join(f"{name}={weight:g}" for name, weight in parts)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Literal, TextIO
 import click
 
 from emogen.cli.decoding import Decoding, decoding_options, on_one_line
-from emogen.cli.feedback import DEFAULT_STORE
+from emogen.cli.feedback import store_option
 from emogen.cli.printing import print_text
 from emogen.cli.reading import piped_lines
+from emogen.cli.recognition import recognizer_option
 from emogen.decoding.control import parse_control
 from emogen.emotions import TO_EKMAN, Emotion
 from emogen.errors import EmogenError, SettingsError
@@ -73,20 +74,9 @@ _WITHOUT_A_VALUE = frozenset(name for name, value, _ in _COMMANDS if not value)
     help="Which emotion answers the user's: mirror, soothe, cheer, neutral, or a file.",
 )
 @click.option("--decay", type=float, default=0.5, show_default=True, help="What a turn counts one turn later, 0 to 1.")
-@click.option(
-    "--recognizer",
-    type=click.Path(path_type=Path),
-    help="Folder of a classifier  [default: $EMOGEN_CLASSIFIER, the one that ships]",
-)
+@recognizer_option
 @decoding_options
-@click.option(
-    "--feedback",
-    "address",
-    default=DEFAULT_STORE,
-    envvar="EMOGEN_FEEDBACK",
-    show_default=True,
-    help="Where /good and /bad are stored: an SQLite file, or an address as SQLAlchemy writes it.",
-)
+@store_option("Where /good and /bad are stored: an SQLite file, or an address as SQLAlchemy writes it.")
 @click.option(
     "--transcript",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -343,7 +333,7 @@ def _record(turn: Turn, number: int, session: str) -> dict[str, object]:
         "id": turn.name,
         "said": turn.said,
         "felt": turn.state.as_object() if turn.state else None,
-        "emotion": str(turn.asked) if turn.asked.strength else "none",
+        "emotion": turn.asked.shown,
         "strength": round(turn.asked.strength, 6),
         "reply": turn.writing.text,
         "ended": turn.writing.ended,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import click
 
 from emogen.cli.printing import print_text
 from emogen.errors import SettingsError
-from emogen.options import checked, options_of, resolve
+from emogen.options import Command, checked, options_of, resolve
 from emogen.train.config import FeedbackSettings
 
 if TYPE_CHECKING:
@@ -26,25 +26,19 @@ if TYPE_CHECKING:
 DEFAULT_STORE = "feedback.db"
 _PAIR_FILES = (".jsonl", ".jsonl.gz")
 
-_store_option = click.option(
-    "--feedback",
-    "address",
-    default=DEFAULT_STORE,
-    envvar="EMOGEN_FEEDBACK",
-    show_default=True,
-    help="Where opinions are stored: an SQLite file, or an address as SQLAlchemy writes it.",
-)
+
+def store_option(help_text: str) -> Callable[[Command], Command]:
+    """The option that says where opinions are stored."""
+    return click.option(
+        "--feedback", "address", default=DEFAULT_STORE, envvar="EMOGEN_FEEDBACK", show_default=True, help=help_text
+    )
+
+
+_store = store_option("Where opinions are stored: an SQLite file, or an address as SQLAlchemy writes it.")
 
 
 @click.command("train-feedback")
-@click.option(
-    "--feedback",
-    "address",
-    default=DEFAULT_STORE,
-    envvar="EMOGEN_FEEDBACK",
-    show_default=True,
-    help="Where opinions are stored (a file or an address of SQLAlchemy), or pairs (.jsonl).",
-)
+@store_option("Where opinions are stored (a file or an address of SQLAlchemy), or pairs (.jsonl).")
 @click.option("--judge", metavar="DIR", help="Classifier that judges the emotion.  [default: the one that ships]")
 @click.option("--texts", type=click.IntRange(0), default=30, show_default=True, help="Of each emotion, to be judged; 0: none.")
 @click.option("--resume", "resuming", is_flag=True, help="Go on with the run in --out, or the newest one.")
@@ -205,7 +199,7 @@ def feedback() -> None:
 
 
 @feedback.command("export")
-@_store_option
+@_store
 def export(address: str) -> None:
     """Print all opinions as JSON lines."""
     from emogen.dialogue.feedback import FeedbackStore, as_record
@@ -216,7 +210,7 @@ def export(address: str) -> None:
 
 
 @feedback.command("forget")
-@_store_option
+@_store
 @click.option("--reply", default="", help="Id of a reply: the opinion on it goes.")
 @click.option("--session", default="", help="Id of a session: all opinions in it go.")
 def forget(address: str, reply: str, session: str) -> None:

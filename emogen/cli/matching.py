@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emogen.cli.printing import print_text
+from emogen.cli.recognition import recognizer_option
 from emogen.data.outputs import FORMATS, TEXT_COLUMN, OutputColumns, open_source, read_outputs
 from emogen.errors import DataError, SettingsError
 
@@ -66,11 +67,7 @@ class _Asked:
     "best that ships and can be loaded]",
 )
 @click.option("--encoder", metavar="hf:NAME", help="Fit to the context by this encoder's cosine instead.")
-@click.option(
-    "--recognizer",
-    type=click.Path(path_type=Path),
-    help="Folder of a classifier  [default: $EMOGEN_CLASSIFIER, the one that ships]",
-)
+@recognizer_option
 @click.option("--text-column", metavar="NAME", default=TEXT_COLUMN, show_default=True, help="a|b takes the first there is.")
 @click.option("--format", type=click.Choice(FORMATS), help="Where the name does not say.  [default for -: txt]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")

@@ -13,6 +13,7 @@ import click
 from tqdm import tqdm
 
 from emogen.cli.reading import reading_options
+from emogen.cli.recognition import recognizer_option
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, infer_labels, read_exchanges
 from emogen.emotions import EKMAN, Emotion, LabelSet, named_label_set
@@ -62,12 +63,7 @@ def show(name: str | None, user: str, reply: str, as_json: bool) -> None:
     "ESConv), or of nobody here. The recogniser labels the rest.",
 )
 @click.option("--smoothing", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Added to every count.")
-@click.option(
-    "--recognizer",
-    "folder",
-    type=click.Path(path_type=Path),
-    help="Folder of a classifier  [default: $EMOGEN_CLASSIFIER, the one that ships]",
-)
+@recognizer_option
 @click.option("--most", type=click.IntRange(min=1), help="Only so many replies, the first.  [default: all]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @reading_options
@@ -77,7 +73,7 @@ def learn(
     name: str,
     emotion_of: Side,
     smoothing: float,
-    folder: Path | None,
+    recognizer: Path | None,
     most: int | None,
     device: str,
     reading: Reading,
@@ -93,12 +89,12 @@ def learn(
     # Before the work: an ending that cannot be written would come to light only after it.
     if out.suffix.lower() not in (".json", ".toml"):
         raise SettingsError(f"{out}: a policy's file ends in .json or .toml; rename it")
-    recognizer = load_recognizer(folder, device)
+    reader = load_recognizer(recognizer, device)
     sources = [resolve(file, reading) for file in files]
     labels = _labels(sources)
     rows = islice(chain.from_iterable(_replies(path, options, labels) for path, options in sources), most)
-    pairs = _pairs(iter(tqdm(rows, unit="reply", delay=2, disable=None)), recognizer, emotion_of)
-    user, reply = (labels if emotion_of == side else recognizer.names for side in ("user", "reply"))
+    pairs = _pairs(iter(tqdm(rows, unit="reply", delay=2, disable=None)), reader, emotion_of)
+    user, reply = (labels if emotion_of == side else reader.names for side in ("user", "reply"))
     write_policy(out, learn_policy(pairs, user, reply, smoothing, name))
     click.echo(out)
 

@@ -25,6 +25,13 @@ _TEXT_COLUMNS = "text|reply"
 _FILE_ENDINGS = (".txt", ".jsonl", ".csv", ".tsv", ".gz", ".json", ".ndjson")
 
 
+recognizer_option = click.option(
+    "--recognizer",
+    type=click.Path(path_type=Path),
+    help="Folder of a classifier  [default: $EMOGEN_CLASSIFIER, the one that ships]",
+)
+
+
 @click.command("recognize")
 @click.argument("source", metavar="TEXT|FILE|-")
 @click.option(

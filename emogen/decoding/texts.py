@@ -281,10 +281,7 @@ def _samples(generated: Generated, rows: Sequence[Row], tokenizer: Tokenizer) ->
     for row, tokens, total in zip(rows, generated.tokens.tolist(), totals, strict=False):
         reply = tokens[len(row.prompt.tokens) :]
         kept = reply[: reply.index(PAD)] if PAD in reply else reply
-        emotion = row.prompt.emotion
-        yield Sample(
-            tokenizer.decode(kept).strip(), str(emotion) if emotion.strength else "none", total, len(kept), EOS in kept
-        )
+        yield Sample(tokenizer.decode(kept).strip(), row.prompt.emotion.shown, total, len(kept), EOS in kept)
 
 
 def _kept(writer: Writer, rows: Sequence[Row], written: Sequence[Sample]) -> Iterator[Sample]:

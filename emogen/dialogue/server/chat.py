@@ -18,7 +18,7 @@ from emogen.decoding.postprocessing import PostProcessing, parse_postprocessing
 from emogen.decoding.sampling import Sampling
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.server.choices import Choice, Cut, merged
-from emogen.dialogue.server.emotion import Ears, emotion_from, shown
+from emogen.dialogue.server.emotion import Ears, emotion_from
 from emogen.dialogue.server.errors import ApiError, as_api_error, log_place, naming
 from emogen.dialogue.server.opinions import Opinions, Reply
 from emogen.dialogue.server.record import Record
@@ -81,7 +81,7 @@ class Answer:
     def about(self) -> dict[str, object]:
         """What the OpenAI API does not have."""
         return {
-            "emotion": shown(self.emotion),
+            "emotion": self.emotion.shown,
             "strength": round(self.emotion.strength, 6),
             "state": self.state.as_object() if self.state else None,
             "seed": self.seed,
@@ -119,7 +119,7 @@ class Chat:
         with self._unnamed():
             choices = tuple(self._choices(name, context, emotion, sampling, seed, request))
         answer = Answer(name, self.model, context, emotion, state, seed, self._read(context), choices, post, int(time.time()))
-        record.emotion, record.prompt_tokens, record.said = shown(emotion), answer.prompt_tokens, context
+        record.emotion, record.prompt_tokens, record.said = emotion.shown, answer.prompt_tokens, context
         return answer
 
     async def whole(self, answer: Answer, request: ChatRequest, record: Record) -> dict[str, object]:

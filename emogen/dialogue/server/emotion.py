@@ -30,11 +30,6 @@ def emotion_from(given: str | Mapping[str, float], strength: float, labels: Labe
         return parse_emotion(given, labels, strength)
 
 
-def shown(emotion: Emotion) -> str:
-    """As `emotion_from` reads it."""
-    return str(emotion) if emotion.strength else NONE
-
-
 class Ears:
     """What users feel, and the policies that answer it. One text after the other is recognised, beside the event loop."""
 
