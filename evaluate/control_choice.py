@@ -2,7 +2,8 @@
 
 All is chosen on texts of seeds that the test does not use, by the guide and by the models that write:
 
-* `plain` writes at the warmest temperature at which the guide finds the emotion as often as in people's valid texts.
+* `plain` writes at the warmest temperature at which the guide finds the emotion as often as in people's valid texts, by the cubic
+  in the temperature that fits all temperatures best: of two that differ by chance the warmer would win too often.
 * A controller writes, weight by weight, at the coldest temperature at which its texts are as various (distinct-2, corrected) as
   plain's at that point (or as people's), since a colder model is always more accurate.
 * Of its weights that one is its operating point whose texts the guide finds right most often, among those whose perplexity
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import click
+import numpy as np
 from control_writing import (
     Ask,
     Bench,
@@ -28,11 +30,15 @@ from control_writing import (
     written,
 )
 from emotion_text import balanced
+from numpy.polynomial import Polynomial
 
 from emogen.errors import DataError, SettingsError
 
 DEV_SEED = 1000
 COSTLIER = 1.25
+CUBIC = 3
+# All that valid rows have of an emotion.
+ALL = 1_000_000
 # So that chance on the test does not take what the choice has found just enough of.
 MARGIN = 0.005
 
@@ -138,10 +144,11 @@ def chosen(
 
 
 def people(bench: Bench, each: int) -> tuple[float, float]:
-    """The guide's accuracy on people's valid texts, and their distinct-2."""
-    rows = balanced(bench.ready.valid, dict.fromkeys(bench.labels.names, each))
-    texts = [row.reply for row in rows]
-    return guided(bench, texts, [Ask(row.emotion.name) for row in rows]), diversity(bench, texts)
+    """The guide's accuracy on all of people's valid texts, and the distinct-2 of `each` of every emotion."""
+    rows = balanced(bench.ready.valid, dict.fromkeys(bench.labels.names, ALL))
+    some = balanced(bench.ready.valid, dict.fromkeys(bench.labels.names, each))
+    accuracy = guided(bench, [row.reply for row in rows], [Ask(row.emotion.name) for row in rows])
+    return accuracy, diversity(bench, [row.reply for row in some])
 
 
 def looked(bench: Bench, setting: Setting, each: int) -> Look:
@@ -169,8 +176,10 @@ def diversity(bench: Bench, texts: Sequence[str]) -> float:
 
 
 def warmest_right(looks: Sequence[Look], accuracy: float) -> Look:
-    """The warmest at least as accurate; the coldest of all where none is."""
-    right = [look for look in looks if look.accuracy >= accuracy]
+    """The warmest at least as accurate, chance smoothed away; the coldest of all where none is."""
+    temperatures = [look.setting.temperature for look in looks]
+    fitted = Polynomial.fit(temperatures, [look.accuracy for look in looks], min(CUBIC, len(looks) - 1))(np.array(temperatures))
+    right = [look for look, smooth in zip(looks, fitted, strict=True) if smooth >= accuracy]
     return max(right, key=lambda look: look.setting.temperature) if right else looks[0]
 
 

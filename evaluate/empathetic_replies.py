@@ -11,8 +11,9 @@ stemming; what is counted in words takes those of `emogen.words`. Our models rea
 With `--candidates N` each checkpoint has a row of the first of N samples, and one of that which is most like all N (minimum
 Bayes risk, as in `--control mbr:N`, but over the references' form). With `--neighbours` there are rows, too, whose candidates
 are the N samples and the replies to similar training conversations, and whose references are the replies to the most similar
-(`reply_memory.py`); in the last row a reply loses utility for each time that it was given before. `--samples` keeps what is
-drawn, so that a run can go on. The systems of the result file were trained by (rows of the classifier: `reply_speakers.py`)
+(`reply_memory.py`) and, at a tenth of the weight, the samples; in the last row a reply loses utility for each time that it was
+given before. The weights were chosen on valid rows. `--samples` keeps what is drawn, so that a run can go on. The systems of the
+result file were trained by (rows of the classifier: `reply_speakers.py`)
 
     emogen train-lm empatheticdialogues --backbone lstm --width 512 --layers 2 --vocabulary 8000 --batch-size 64 --dropout 0.3
         --context-tokens 64 --reply-tokens 40 --learning-rate 2e-3 --validate-every 500 --minutes 27 --seed S --out ed/lstm-S
@@ -57,6 +58,9 @@ COMPARED = ("bleu", "rougeL")
 FEELINGS = ("speaker", "recognised")
 NEIGHBOURS = "neighbours"
 REPEATED = 0.01
+# Of the samples as references; they resemble one another, and what that gains them is given to remembered replies as well.
+OWN = 0.1
+REMEMBERED = 0.011
 
 # The authors' expansions, in their order; an apostrophe that is left goes with the tokenizer (she 's, should n't).
 EXPANSIONS = {
@@ -405,11 +409,14 @@ def chosen(samples: Sequence[Sequence[str]], memories: Sequence[Remembered], can
 def utilities_of(memory: Remembered, samples: Sequence[str]) -> dict[str, float]:
     """The expected utility of each candidate: the samples, and the replies of similar conversations.
 
-    The references are the replies of the most similar ones. Utilities are of texts in the references' form.
+    The references are the replies of the most similar ones, and the samples. Utilities are of texts in the references' form.
     """
     texts = list(dict.fromkeys([*memory.candidates, *samples]))
-    references = list(map(as_published, memory.references))
-    found = expected_utilities(list(map(as_published, texts)), references, memory.weights)
+    written = list(map(as_published, texts))
+    found = expected_utilities(written, list(map(as_published, memory.references)), memory.weights)
+    if samples:
+        likeness = expected_utilities(written, list(map(as_published, samples)))
+        found = (1 - OWN) * found + OWN * likeness + REMEMBERED * np.isin(texts, memory.candidates)
     return dict(zip(texts, found.tolist(), strict=True))
 
 

@@ -6,8 +6,9 @@
 The rows are divided as in `conditional.py`: half of the training texts are the VAEs' and the language model's, a quarter is the
 guide's, a quarter the judge's; the two classifiers share neither rows nor architecture. What stands in --work is used again.
 
-`rate`: a VAE for each --target-rate; each but the highest begins with the one above it. A language model `lm`, the same decoder
-without latent, is trained on the same rows for at least as many steps as any VAE has behind it. Of test rows, in nats a row:
+`rate`: a VAE for each --target-rate. The first, of the highest, has for a decoder a language model (`start`) that is trained
+before, and each of the others begins with the one above it. What they are compared with, `lm`, is that language model, without
+latent, trained further on the same rows for as many steps as any VAE has behind it. Of test rows, in nats a row:
 `kl` beside the target (`kl_ratio`), `iw_nll` with --draws importance samples beside the `nll_reply` of `lm` (`iw_ratio`),
 active units, mutual information (at most log 64 by its estimator).
 
@@ -128,7 +129,7 @@ class Trial:
 @option("--prior", "standard", "Of the VAEs.", type=click.Choice(("standard", "emotion")))
 @option("--steps", VAE.steps, "Updates of the first VAE.")
 @option("--next-steps", 500, "Updates of each further VAE.")
-@option("--lm-steps", LM.steps, "Updates of the language model.")
+@option("--lm-steps", LM.steps, "Updates of the language model that all begin with.")
 @option("--rows", 1500, "Test rows of the rate.", type=click.IntRange(1))
 @option("--draws", 32, "Importance samples a row.", type=click.IntRange(1))
 @option("--each", 30, "Texts of each emotion to be transferred.", type=click.IntRange(1))
@@ -169,8 +170,9 @@ def main(
     lm = replace(LM, steps=lm_steps, seed=seed, threads=threads)
     vae = replace(VAE, steps=steps, prior=prior, seed=seed, threads=threads)
     models = Models(work, task, lm, vae, next_steps)
-    folders = models.vaes({*target_rate, transfer_rate})
-    same = models.language_model() if "rate" in part else None
+    rates = {*target_rate, transfer_rate}
+    folders = models.vaes(rates)
+    same = models.language_model(rates) if "rate" in part else None
     if only_train:
         return
     trained = [*folders.values(), *([same] if same else [])]
@@ -194,7 +196,7 @@ def main(
 
 @dataclass(frozen=True)
 class Models:
-    """What is trained, in `work`, on the generator's rows of `task`; `vae` are the settings of the first of them."""
+    """What is trained, in `work`, on the generator's rows of `task`; `lm` are the settings of `start`, `vae` of the first VAE."""
 
     work: Path
     task: Task
@@ -203,19 +205,24 @@ class Models:
     next_steps: int
 
     def vaes(self, rates: Collection[float]) -> dict[float, Path]:
-        """The VAEs by their target: each but the highest begins with the one above it."""
+        """The VAEs by their target, from the highest down."""
         found: dict[float, Path] = {}
-        settings = self.vae
+        settings = replace(self.vae, vocabulary=None, init=str(self.start()))
+        further = replace(settings, steps=self.next_steps, autoencoder_share=0.0, annealing_share=0.0)
         for rate in sorted(rates, reverse=True):
-            before = learnt(self.work / f"vae-{rate:g}", self.task, replace(settings, target_rate=rate))
-            found[rate] = before
-            further = replace(self.vae, steps=self.next_steps, autoencoder_share=0.0, annealing_share=0.0, vocabulary=None)
-            settings = replace(further, init=str(before))
+            found[rate] = learnt(self.work / f"vae-{rate:g}", self.task, replace(settings, target_rate=rate))
+            settings = replace(further, init=str(found[rate]))
         return found
 
-    def language_model(self) -> Path:
-        """The same decoder without latent."""
-        return learnt(self.work / "lm", self.task, self.lm)
+    def language_model(self, rates: Collection[float]) -> Path:
+        """The same decoder without latent, trained as long as the last of the VAEs."""
+        steps = self.vae.steps + self.next_steps * (len(rates) - 1)
+        further = replace(self.lm, vocabulary=None, init=str(self.start()), steps=steps, learning_rate=self.vae.learning_rate)
+        return learnt(self.work / "lm", self.task, further)
+
+    def start(self) -> Path:
+        """The language model that all begin with."""
+        return learnt(self.work / "start", self.task, self.lm)
 
 
 def divided_rows(work: Path, texts: str, each: int, threads: int) -> tuple[Classifiers, Task]:

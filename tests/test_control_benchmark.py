@@ -244,9 +244,12 @@ def look(choice, temperature, accuracy=0.5, distinct=0.8, perplexity=100.0, cont
 
 
 def test_plain_writes_at_the_warmest_that_is_right_often_enough(choice):
-    looks = [look(choice, t, accuracy) for t, accuracy in ((0.5, 0.9), (0.7, 0.6), (0.9, 0.61), (1.1, 0.5))]
-    assert choice.warmest_right(looks, 0.6).setting.temperature == 0.9
+    """Of accuracies on the line 1 - t / 2; one was lucky, and is past the point at which the line is at 0.5."""
+    lucky = {1.1: 0.06}
+    looks = [look(choice, t, 1 - t / 2 + lucky.get(t, 0)) for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.98, 1.1, 1.2, 1.3, 1.4)]
+    assert choice.warmest_right(looks, 0.5).setting.temperature == 0.98
     assert choice.warmest_right(looks, 0.95).setting.temperature == 0.5
+    assert choice.warmest_right(looks[:1], 0.7).setting.temperature == 0.5
 
 
 @given(st.floats(0, 2), st.integers(1, 9))
