@@ -2,12 +2,12 @@
 
 All is chosen on texts of seeds that the test does not use, by the guide and by the models that write:
 
-* `plain` writes at the warmest temperature at which the guide finds the emotion as often as in people's valid texts, by the cubic
-  in the temperature that fits all temperatures best: of two that differ by chance the warmer would win too often.
+* `plain` writes at the warmest temperature at which the guide finds the emotion as often as in people's valid texts, by the
+  cubic in the temperature that fits all of them best: of two that differ by chance the warmer would win too often.
 * A controller writes, weight by weight, at the coldest temperature at which its texts are as various (distinct-2, corrected) as
   plain's at that point (or as people's), since a colder model is always more accurate.
 * Of its weights that one is its operating point whose texts the guide finds right most often, among those whose perplexity
-  under the writing model itself, told no emotion, is at most 1.25 times that of plain's.
+  under the writing model itself, told no emotion, is at most 1.25 times that of plain's where it is as various.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ def chosen(
     plain = warmest_right([look(warmer(PLAIN, temperature)) for temperature in ladder], real)
     least = MARGIN + (plain.distinct2 if floor == "plain" else real_distinct)
     at = {name: [coldest_various(own, ladder, least, look) for own in settings] for name, settings in controllers.items()}
-    most = COSTLIER * plain.own_perplexity
+    as_various = plain if floor == "plain" else coldest_various(PLAIN, ladder, least, look)
+    most = COSTLIER * as_various.own_perplexity
     operating = {name: best(found, most, least).setting for name, found in at.items()}
     settings = {name: [found.setting for found in own] for name, own in at.items()}
     return Choice(real, least, plain, settings, operating, looks)

@@ -12,8 +12,8 @@ With `--candidates N` each checkpoint has a row of the first of N samples, and o
 Bayes risk, as in `--control mbr:N`, but over the references' form). With `--neighbours` there are rows, too, whose candidates
 are the N samples and the replies to similar training conversations, and whose references are the replies to the most similar
 (`reply_memory.py`) and, at a tenth of the weight, the samples; in the last row a reply loses utility for each time that it was
-given before. The weights were chosen on valid rows. `--samples` keeps what is drawn, so that a run can go on. The systems of the
-result file were trained by (rows of the classifier: `reply_speakers.py`)
+given before. The weights were chosen on valid rows. `--samples` keeps what is drawn, so that a run can go on. The systems of
+the result file were trained by (rows of the classifier: `reply_speakers.py`)
 
     emogen train-lm empatheticdialogues --backbone lstm --width 512 --layers 2 --vocabulary 8000 --batch-size 64 --dropout 0.3
         --context-tokens 64 --reply-tokens 40 --learning-rate 2e-3 --validate-every 500 --minutes 27 --seed S --out ed/lstm-S

@@ -77,12 +77,13 @@ VAE = VaeSettings(
     vocabulary=4000,
     width=256,
     dropout=0.3,
-    learning_rate=2e-3,
-    autoencoder_share=0.15,
-    steps=4500,
+    learning_rate=1.5e-3,
+    autoencoder_share=0.05,
+    annealing_share=0.1,
+    steps=3000,
     batch_size=64,
-    validate_every=300,
-    save_every=300,
+    validate_every=200,
+    save_every=200,
 )
 STEPS = 7
 # For any label of the seven; in the first person, since most of the texts are.
@@ -196,7 +197,7 @@ def main(
 
 @dataclass(frozen=True)
 class Models:
-    """What is trained, in `work`, on the generator's rows of `task`; `lm` are the settings of `start`, `vae` of the first VAE."""
+    """What is trained, in `work`, on the generator's rows of `task`; `lm`: settings of `start`; `vae`: of the first VAE."""
 
     work: Path
     task: Task

@@ -2,14 +2,16 @@
 
 import json
 import math
+import shlex
 import unicodedata
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emogen.errors import DataError
-from emogen.evaluate.report import Report, as_json, as_markdown, as_table
+from emogen.evaluate.report import Report, as_json, as_markdown, as_table, command_of
 from emogen.evaluate.score import Score
 from emogen.evaluate.significance import Comparison
 
@@ -174,3 +176,23 @@ def test_marks_and_joiners_take_no_column():
     ).splitlines()
     assert head.index("b") - 2 == texts.index("2")
     assert head.endswith("b [1m")
+
+
+def test_a_command_reads_back_as_it_was_given():
+    typed = ["--work", "/some/where/else/runs", "--base", "", "--controls", "guidance:{}=1,2", "--seed", "0", "--seed", "1"]
+    found = []
+
+    @click.command()
+    @click.option("--work")
+    @click.option("--base")
+    @click.option("--controls")
+    @click.option("--seed", multiple=True, type=int)
+    @click.option("--each", default=5)
+    @click.pass_context
+    def script(context, **_):
+        found.append(command_of("script", context))
+
+    script.main(typed, standalone_mode=False)
+    words = shlex.split(found[0])
+    assert words[:2] == ["python", "evaluate/script.py"]
+    assert words[2:] == ["--work", "else/runs", *typed[2:]]

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -138,7 +139,7 @@ def write_result(
 
 
 def command_of(script: str, context: click.Context) -> str:
-    """How a benchmark of that name was called, without --out, and of absolute paths the last two parts alone."""
+    """How a benchmark of that name was called, quoted for a shell, without --out; of absolute paths the last two parts."""
     parts = [f"python evaluate/{script}.py"]
     for option in context.command.params:
         name = option.name or ""
@@ -146,7 +147,7 @@ def command_of(script: str, context: click.Context) -> str:
             given = context.params[name]
             flag = option.opts[:1] if isinstance(option, click.Option) else []
             for value in given if isinstance(given, tuple) else (given,):
-                parts += flag if value is True else [*flag, re.sub(r"/.*/(?=[^/]+/[^/]+$)", "", str(value))]
+                parts += flag if value is True else [*flag, shlex.quote(re.sub(r"/.*/(?=[^/]+/[^/]+$)", "", str(value)))]
     return " ".join(parts)
 
 
