@@ -138,6 +138,7 @@ class Trial:
 @option("--split", "test", "Rows of transfer and path; settings are chosen on valid.", type=click.Choice(("valid", "test")))
 @option("--encoder", "hf:all-MiniLM-L6-v2", "hf:NAME-OR-FOLDER, for similarity.")
 @option("--language-model", "hf:smollm2", "hf:NAME-OR-FOLDER, for fluency.")
+@option("--guide", "hf:all-MiniLM-L6-v2", "Backbone of the guide of transfer.")
 @option("--seed", 0, "Of training and of transfer.")
 @option("--threads", 1, "CPU threads; 0 leaves the choice to PyTorch.")
 @click.option("--only-train", is_flag=True, help="Train what is missing; no figures.")
@@ -159,6 +160,7 @@ def main(
     split: str,
     encoder: str,
     language_model: str,
+    guide: str,
     seed: int,
     threads: int,
     only_train: bool,
@@ -167,7 +169,7 @@ def main(
     """Measure VAEs, training what is missing."""
     keep_freed_memory()
     torch.set_num_threads(threads or torch.get_num_threads())
-    classifiers, task = divided_rows(work, texts, each, threads)
+    classifiers, task = divided_rows(work, texts, guide, each, threads)
     lm = replace(LM, steps=lm_steps, seed=seed, threads=threads)
     vae = replace(VAE, steps=steps, prior=prior, seed=seed, threads=threads)
     models = Models(work, task, lm, vae, next_steps)
@@ -226,9 +228,9 @@ class Models:
         return learnt(self.work / "start", self.task, self.lm)
 
 
-def divided_rows(work: Path, texts: str, each: int, threads: int) -> tuple[Classifiers, Task]:
-    """Guide, judge and the rows, as `conditional.py` divides them."""
-    guide, judge = (replace(CLASSIFIER, backbone=backbone, threads=threads) for backbone in ("transformer", "cnn"))
+def divided_rows(work: Path, texts: str, guide: str, each: int, threads: int) -> tuple[Classifiers, Task]:
+    """Guide, judge and the rows, as `conditional.py` divides them; `guide` is a backbone."""
+    guiding, judging = (replace(CLASSIFIER, backbone=backbone, threads=threads) for backbone in (guide, "cnn"))
     plan = Plan(
         work=work,
         task=("texts",),
@@ -240,8 +242,8 @@ def divided_rows(work: Path, texts: str, each: int, threads: int) -> tuple[Class
         gan=GAN,
         emotion_weight=0.0,
         start=None,
-        guide=guide,
-        judge=judge,
+        guide=guiding,
+        judge=judging,
         each=each,
         temperature=(),
         language_model="",

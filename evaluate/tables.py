@@ -15,6 +15,17 @@ from emogen.atomic import write_text
 
 RESULTS = Path("evaluate/results")
 PAGES = (Path("README.md"), Path("evaluate/README.md"))
+DIALOGUE = (
+    "emotion_accuracy",
+    "emotion_f1",
+    "emotion_accuracy_balanced",
+    "emotion_f1_balanced",
+    "bleu",
+    "rougeL",
+    "distinct2",
+    "unique",
+    "commonest",
+)
 SHOWN = {
     "startup": ("seconds_to_first_line", "seconds"),
     "speed": ("seconds", "reference_seconds", "ratio", "repetitions", "gigabytes"),
@@ -112,17 +123,8 @@ SHOWN = {
         "seconds",
         "ratio",
     ),
-    "daily_dialog": (
-        "emotion_accuracy",
-        "emotion_f1",
-        "emotion_accuracy_balanced",
-        "emotion_f1_balanced",
-        "bleu",
-        "rougeL",
-        "distinct2",
-        "unique",
-        "commonest",
-    ),
+    "daily_dialog": DIALOGUE,
+    "daily_dialog_zh": DIALOGUE,
 }
 
 

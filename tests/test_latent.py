@@ -1,5 +1,6 @@
 """The latent space in use: texts near a text, the way between two, another emotion for a text."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -110,15 +111,23 @@ def test_transfer_leaves_alone_what_is_right(space):
     assert (found.kept, found.probability) == (1.0, pytest.approx(0.9))
 
 
+def brief(texts):
+    return likes_length(texts)[:, ::-1]
+
+
+SHORTEN = TransferOptions(samples=0, sentences=0, rounds=6, best=2, edits=12, temperature=0.9, keep=0.0, fluency=0.0)
+
+
 def test_transfer_follows_the_guide(space):
     """Where words are not to be kept and the guide wants few of them, edits make the text shorter."""
-
-    def brief(texts):
-        return likes_length(texts)[:, ::-1]
-
-    options = TransferOptions(samples=0, sentences=0, rounds=6, best=2, edits=12, temperature=0.9, keep=0.0, fluency=0.0)
-    (found,) = transfer(space, TEXTS[2:3], JOY, options, brief)
+    (found,) = transfer(space, TEXTS[2:3], JOY, SHORTEN, brief)
     assert len(found.text.split()) < len(TEXTS[2].split())
+
+
+def test_edits_leave_the_marks_of_sentences(space):
+    (found,) = transfer(space, ["We won. I cried all day long! And you?"], JOY, SHORTEN, brief)
+    assert len(found.text.split()) < 8
+    assert re.search(r"\..*!.*\?$", found.text)
 
 
 def test_sentences_of_an_emotion(space, monkeypatch):
@@ -132,6 +141,8 @@ def test_sentences_of_an_emotion(space, monkeypatch):
     options = TransferOptions(samples=0, sentences=1, rounds=0, keep=0.0, fluency=0.0)
     (each,) = transfer(space, TEXTS[:1], JOY, options, likes_dogs)
     assert each.text in (f"My dog! {TEXTS[0]}", f"{TEXTS[0]} My dog!")
+    (each,) = transfer(space, ["We won"], JOY, options, likes_dogs)
+    assert each.text == "My dog! We won"
 
 
 def test_kept_words():

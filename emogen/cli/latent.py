@@ -52,7 +52,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--samples", type=int, default=8, show_default=True, help="Candidates from the line's latent.")
 @click.option("--sentences", type=int, default=24, show_default=True, help="Short ones of the emotion, tried beside the line.")
 @click.option("--rounds", type=int, default=1, show_default=True, help="Rounds in which the best candidates are edited.")
-@click.option("--keep", type=float, default=0.5, show_default=True, help="Weight of the words that are kept.")
+@click.option("--keep", type=float, default=2.0, show_default=True, help="Weight of the words that are kept.")
 @click.option(
     "--guide",
     default=None,

@@ -11,7 +11,8 @@ What is chosen is highest in
 
     log p(emotion | text) + keep log kept - fluency max(0, nats - nats of the source)
 
-p by the guide; `kept` is the share of letters in words that both texts have (Dice); nats are the decoder's a token.
+p by the guide; `kept` is the share of letters in words that both texts have (Dice); nats are the decoder's a word, by
+which an invented word, of many likely tokens, is a costly one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +47,8 @@ _SENTENCE = 8
 _DRAWN = 1024
 _PLAIN = 0.6
 _LEAST_WORDS = 2
-_ENDS = ".!?。!?"
+_ENDS = ".!?。！？"
+_CLOSING, _OPENING = ",.!?;:…%)]}”’'", "([{“‘"
 _TWICE = re.compile(r"\b(\w+)\W+\1\b|(\w{3,})\2", re.IGNORECASE)
 
 
@@ -62,7 +65,7 @@ class TransferOptions:
         best: candidates that are edited in each round.
         edits: of each of them.
         keep: weight of the words that are kept.
-        fluency: weight of nats a token above the source's.
+        fluency: weight of nats a word above the source's.
         seed: of the draws; those of line i are a function of seed and i.
     """
 
@@ -73,8 +76,8 @@ class TransferOptions:
     rounds: int = 1
     best: int = 3
     edits: int = 12
-    keep: float = 0.5
-    fluency: float = 1.0
+    keep: float = 2.0
+    fluency: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -99,7 +102,7 @@ class Transferred:
         emotion: that was asked for.
         probability: of that emotion, by the guide; of a mixture the weighted mean of its labels' probabilities.
         kept: share of letters in words that both have, 0 to 1.
-        nats: the decoder's, a token.
+        nats: the decoder's, a word.
     """
 
     text: str
@@ -170,7 +173,8 @@ def transfer(
 def plain_sentences(space: LatentSpace, emotion: Emotion, options: TransferOptions, guide: Guide) -> list[str]:
     """Short sentences that the decoder begins its texts of an emotion with, the best first, at most `options.sentences`.
 
-    Best is what has the highest log p(emotion | sentence) + log of how often it was drawn: what is said often is plain.
+    Best is what has the highest log p(emotion | sentence) + log of how often it was drawn - its nats a word: what is said
+    often, in likely words, is plain.
     """
     if not options.sentences:
         return []
@@ -184,7 +188,8 @@ def plain_sentences(space: LatentSpace, emotion: Emotion, options: TransferOptio
     if not found:
         return []
     fit = np.log(np.maximum(guide(found) @ np.asarray(emotion.weights), _LEAST))
-    worth = fit + np.log([counts[text] for text in found])
+    nats = _a_word(space, found, _usual(space, emotion))
+    worth = fit + np.log([counts[text] for text in found]) - nats
     return [found[place] for place in np.argsort(-worth, kind="stable")[: options.sentences]]
 
 
@@ -194,12 +199,17 @@ def own_guide(space: LatentSpace) -> Guide:
     def probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
         totals = []
         for name in space.labels.names:
-            told = space.condition(mixture({name: 1.0}, space.labels), 1)
-            totals.append(_nats(space, texts, torch.cat([told, space.generator.prior(told).mean], 1)).sum(1))
+            totals.append(_nats(space, texts, _usual(space, mixture({name: 1.0}, space.labels))).sum(1))
         found = (-torch.stack(totals, 1)).softmax(1)
         return np.asarray(found.double().cpu().numpy())
 
     return probabilities
+
+
+def _usual(space: LatentSpace, emotion: Emotion) -> Tensor:
+    """The condition [1, emotions + 1 + latent] of an emotion with the prior's mean for a latent."""
+    told = space.condition(emotion, 1)
+    return torch.cat([told, space.generator.prior(told).mean], 1)
 
 
 def kept(source: str, text: str) -> float:
@@ -232,7 +242,7 @@ def _transferred(
         temperature=options.temperature, top_p=0.95, max_tokens=space.limits.reply_tokens + 1, seed=options.seed
     )
     fresh = [found.text for found in written(space, latents, emotion, sampling)] if options.samples else []
-    beside = [joined for each in sentences for joined in (_joined(each, text), _joined(text, each))]
+    beside = [_joined(each, text) for each in sentences] + [_joined(text, each) for each in sentences if _is_ended(text)]
     pool = _ranked(space, line, [text, *fresh, *beside], options, guide)
     for _ in range(options.rounds):
         # The source too: what is found first need not lie on the way to what is best.
@@ -253,7 +263,7 @@ def _begun(space: LatentSpace, text: str, emotion: Emotion, options: TransferOpt
     noise = torch.randn(options.samples, found.mean.shape[1], generator=stream).to(found.mean.device)
     middle, around = (moved(each, *priors) for each in (found.mean, found.sample(options.spread * noise)))
     condition = torch.cat([space.condition(emotion, 1), middle], 1)
-    nats = float(_a_token(_nats(space, [text], condition))[0])
+    (nats,) = _a_word(space, [text], condition).tolist()
     return _Line(text, emotion, condition, nats), around
 
 
@@ -263,7 +273,7 @@ def _ranked(space: LatentSpace, line: _Line, texts: Sequence[str], options: Tran
     if not readable:
         return []
     found = guide(readable) @ np.asarray(line.emotion.weights)
-    nats = _a_token(_nats(space, readable, line.condition)).tolist()
+    nats = _a_word(space, readable, line.condition).tolist()
     judged = [
         Transferred(text, line.source, str(line.emotion), float(probability), kept(line.source, text), each)
         for text, probability, each in zip(readable, found, nats, strict=True)
@@ -292,8 +302,10 @@ def _nats(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> Tensor
         )
 
 
-def _a_token(nats: Tensor) -> Tensor:
-    return nats.sum(1) / (nats > 0).sum(1).clamp(min=1)
+def _a_word(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> NDArray[np.float64]:
+    """Negative log-likelihood of each text by its words and its end, [texts]."""
+    nats = np.array(_nats(space, texts, condition).sum(1).tolist())
+    return nats / np.array([len(words(text)) + 1 for text in texts])
 
 
 # ---- edits
@@ -316,17 +328,22 @@ def _edited(space: LatentSpace, line: _Line, texts: Sequence[str], options: Tran
 
 
 def _gap(text: str, draw: random.Random) -> _Gap:
-    """A place in a text: a sentence in front, one behind, or up to three words instead of, or between, others."""
-    spans = word_spans(text)
+    """A place in a text: a sentence in front, one behind where one ends, or up to three words instead of, or between, others.
+
+    Marks at which sentences end are not words, and stay.
+    """
+    spans = [span for span in word_spans(text) if text[span[0]] not in _ENDS]
     kind = draw.choice(("front", "front", "behind", "behind", "replace", "insert", "leave out"))
-    if kind == "front":
-        return _Gap("", text, _SENTENCE)
-    if kind == "behind" or not spans:
+    if kind == "behind" and _is_ended(text):
         return _Gap(text, "", _SENTENCE)
+    if kind in ("front", "behind") or not spans:
+        return _Gap("", text, _SENTENCE)
     begin = draw.randrange(len(spans))
     if kind == "insert":
         return _Gap(text[: spans[begin][0]], text[spans[begin][0] :], draw.randint(1, _WORDS))
-    end = min(begin + draw.randint(1, _WORDS), len(spans)) - 1
+    last = min(begin + draw.randint(1, _WORDS), len(spans)) - 1
+    between = [text[spans[at][1] : spans[at + 1][0]] for at in range(begin, last)]
+    end = next((begin + at for at, gap in enumerate(between) if set(gap) & set(_ENDS)), last)
     number = draw.randint(1, _WORDS) if kind == "replace" else 0
     return _Gap(text[: spans[begin][0]], text[spans[end][1] :], number)
 
@@ -354,10 +371,26 @@ def _sentence_end(text: str) -> int:
     return spans[last][1]
 
 
+def _is_ended(text: str) -> bool:
+    """Whether a sentence can follow: the last character is a mark or an emoji."""
+    return not text.rstrip()[-1:].isalnum()
+
+
 def _joined(left: str, right: str) -> str:
-    """Both with a blank between, where one belongs there."""
-    tight = not left or not right or not right[0].isalnum() or not left[-1].isascii() or not right[0].isascii()
-    return left + right if tight or left[-1].isspace() else f"{left} {right}"
+    """Both with a blank between, where one belongs there.
+
+    >>> _joined("Oh", "[NAME]"), _joined("Oh", ", yes"), _joined("太好了。", "谢谢"), _joined("I’m", "😂")
+    ('Oh [NAME]', 'Oh, yes', '太好了。谢谢', 'I’m 😂')
+    """
+    if not left or not right or left[-1].isspace() or right[0].isspace():
+        return left + right
+    tight = right[0] in _CLOSING or left[-1] in _OPENING or _is_cjk(left[-1]) or _is_cjk(right[0])
+    return left + right if tight else f"{left} {right}"
+
+
+def _is_cjk(character: str) -> bool:
+    """Whether it is a wide letter or mark, beside which no blank stands; emoji are wide, and no letters."""
+    return unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character)[0] in "LP"
 
 
 def _seed_of(seed: int, number: int) -> int:
