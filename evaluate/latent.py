@@ -74,8 +74,6 @@ LM = LmSettings(
 VAE = VaeSettings(
     latent=16,
     encoder_layers=1,
-    vocabulary=4000,
-    width=256,
     dropout=0.3,
     learning_rate=1.5e-3,
     autoencoder_share=0.05,
@@ -131,6 +129,7 @@ class Trial:
 @option("--steps", VAE.steps, "Updates of the first VAE.")
 @option("--next-steps", 500, "Updates of each further VAE.")
 @option("--lm-steps", LM.steps, "Updates of the language model that all begin with.")
+@option("--vocabulary", LM.vocabulary, "Of all models; 0: by the corpus. Chinese needs more than the default.")
 @option("--rows", 1500, "Test rows of the rate.", type=click.IntRange(1))
 @option("--draws", 32, "Importance samples a row.", type=click.IntRange(1))
 @option("--each", 30, "Texts of each emotion to be transferred.", type=click.IntRange(1))
@@ -153,6 +152,7 @@ def main(
     steps: int,
     next_steps: int,
     lm_steps: int,
+    vocabulary: int,
     rows: int,
     draws: int,
     each: int,
@@ -170,7 +170,7 @@ def main(
     keep_freed_memory()
     torch.set_num_threads(threads or torch.get_num_threads())
     classifiers, task = divided_rows(work, texts, guide, each, threads)
-    lm = replace(LM, steps=lm_steps, seed=seed, threads=threads)
+    lm = replace(LM, steps=lm_steps, vocabulary=vocabulary or None, seed=seed, threads=threads)
     vae = replace(VAE, steps=steps, prior=prior, seed=seed, threads=threads)
     models = Models(work, task, lm, vae, next_steps)
     rates = {*target_rate, transfer_rate}
@@ -210,7 +210,7 @@ class Models:
     def vaes(self, rates: Collection[float]) -> dict[float, Path]:
         """The VAEs by their target, from the highest down."""
         found: dict[float, Path] = {}
-        settings = replace(self.vae, vocabulary=None, init=str(self.start()))
+        settings = replace(self.vae, init=str(self.start()))
         further = replace(settings, steps=self.next_steps, autoencoder_share=0.0, annealing_share=0.0)
         for rate in sorted(rates, reverse=True):
             found[rate] = learnt(self.work / f"vae-{rate:g}", self.task, replace(settings, target_rate=rate))

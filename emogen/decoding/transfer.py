@@ -304,8 +304,9 @@ def _nats(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> Tensor
 
 def _a_word(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> NDArray[np.float64]:
     """Negative log-likelihood of each text by its words and its end, [texts]."""
-    nats = np.array(_nats(space, texts, condition).sum(1).tolist())
-    return nats / np.array([len(words(text)) + 1 for text in texts])
+    nats = np.asarray(_nats(space, texts, condition).sum(1).double().cpu().numpy())
+    lengths = np.array([len(words(text)) + 1 for text in texts])
+    return np.asarray(nats / lengths)
 
 
 # ---- edits
