@@ -344,7 +344,7 @@ def _gap(text: str, draw: random.Random) -> _Gap:
         return _Gap(text[: spans[begin][0]], text[spans[begin][0] :], draw.randint(1, _WORDS))
     last = min(begin + draw.randint(1, _WORDS), len(spans)) - 1
     between = [text[spans[at][1] : spans[at + 1][0]] for at in range(begin, last)]
-    end = next((begin + at for at, gap in enumerate(between) if set(gap) & set(_ENDS)), last)
+    end = next((begin + at for at, marks in enumerate(between) if set(marks) & set(_ENDS)), last)
     number = draw.randint(1, _WORDS) if kind == "replace" else 0
     return _Gap(text[: spans[begin][0]], text[spans[end][1] :], number)
 
