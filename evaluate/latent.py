@@ -4,8 +4,8 @@
     python evaluate/latent.py --work runs/latent
 
 The rows are divided as in `conditional.py`: half of the training texts are the VAEs' and the language model's, a quarter is the
-guide's, a quarter the judge's; the two classifiers share neither rows nor architecture (the guide's, MiniLM, measures similarity
-too, but no emotion). What stands in --work is used again.
+guide's, a quarter the judge's; the two classifiers share neither rows nor architecture (the guide, on MiniLM, which measures
+similarity too, judges nothing). What stands in --work is used again.
 
 `rate`: a VAE for each --target-rate. The first, of the highest, has for a decoder a language model (`start`) that is trained
 before, and each of the others begins with the one above it. What they are compared with, `lm`, is that language model, without
