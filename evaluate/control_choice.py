@@ -37,8 +37,6 @@ from emogen.errors import DataError, SettingsError
 DEV_SEED = 1000
 COSTLIER = 1.25
 CUBIC = 3
-# All that valid rows have of an emotion.
-ALL = 1_000_000
 # So that chance on the test does not take what the choice has found just enough of.
 MARGIN = 0.005
 
@@ -146,7 +144,7 @@ def chosen(
 
 def people(bench: Bench, each: int) -> tuple[float, float]:
     """The guide's accuracy on all of people's valid texts, and the distinct-2 of `each` of every emotion."""
-    rows = balanced(bench.ready.valid, dict.fromkeys(bench.labels.names, ALL))
+    rows = [row for row in bench.ready.valid if row.emotion.name in bench.labels.names]
     some = balanced(bench.ready.valid, dict.fromkeys(bench.labels.names, each))
     accuracy = guided(bench, [row.reply for row in rows], [Ask(row.emotion.name) for row in rows])
     return accuracy, diversity(bench, [row.reply for row in some])

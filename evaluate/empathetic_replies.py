@@ -412,11 +412,12 @@ def utilities_of(memory: Remembered, samples: Sequence[str]) -> dict[str, float]
     The references are the replies of the most similar ones, and the samples. Utilities are of texts in the references' form.
     """
     texts = list(dict.fromkeys([*memory.candidates, *samples]))
-    written = list(map(as_published, texts))
-    found = expected_utilities(written, list(map(as_published, memory.references)), memory.weights)
+    references = [*memory.references, *samples]
+    theirs = (1 - OWN) / sum(memory.weights)
+    weights = [theirs * weight for weight in memory.weights] + [OWN / len(samples) for _ in samples]
+    found = expected_utilities(list(map(as_published, texts)), list(map(as_published, references)), weights)
     if samples:
-        likeness = expected_utilities(written, list(map(as_published, samples)))
-        found = (1 - OWN) * found + OWN * likeness + REMEMBERED * np.isin(texts, memory.candidates)
+        found += REMEMBERED * np.isin(texts, memory.candidates)
     return dict(zip(texts, found.tolist(), strict=True))
 
 

@@ -197,10 +197,8 @@ def own_guide(space: LatentSpace) -> Guide:
     """Probabilities of the labels from the decoder's likelihoods of a text under each, with the prior's mean for a latent."""
 
     def probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
-        totals = []
-        for name in space.labels.names:
-            totals.append(_nats(space, texts, _usual(space, mixture({name: 1.0}, space.labels))).sum(1))
-        found = (-torch.stack(totals, 1)).softmax(1)
+        alone = [mixture({name: 1.0}, space.labels) for name in space.labels.names]
+        found = (-torch.stack([_nats(space, texts, _usual(space, each)) for each in alone], 1)).softmax(1)
         return np.asarray(found.double().cpu().numpy())
 
     return probabilities
@@ -291,20 +289,20 @@ def _worth(found: Transferred, line: _Line, options: TransferOptions) -> float:
 
 
 def _nats(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> Tensor:
-    """Negative log-likelihood of each token of texts under one condition [1, ...], [texts, time], 0 behind their ends."""
+    """Negative log-likelihood of each text under one condition [1, ...], [texts]."""
     space.vae.eval()
     tokens = space.rows(texts)
     starts = torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
     pieces = zip(torch.split(tokens, _ROWS), torch.split(starts, _ROWS), strict=True)
     with torch.no_grad():
         return torch.cat(
-            [reply_nll(space.generator, rows, begin, condition.expand(len(rows), -1))[0] for rows, begin in pieces]
+            [reply_nll(space.generator, rows, begin, condition.expand(len(rows), -1))[0].sum(1) for rows, begin in pieces]
         )
 
 
 def _a_word(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> NDArray[np.float64]:
     """Negative log-likelihood of each text by its words and its end, [texts]."""
-    nats = np.asarray(_nats(space, texts, condition).sum(1).double().cpu().numpy())
+    nats = np.asarray(_nats(space, texts, condition).double().cpu().numpy())
     lengths = np.array([len(words(text)) + 1 for text in texts])
     return np.asarray(nats / lengths)
 
