@@ -50,7 +50,7 @@ from conditional import CLASSIFIER, LM, Classifiers, Task, changed, option, seve
 from control_choice import CONTROLS, Choice, chosen, systems
 from control_speed import Race, raced, rates
 from control_writing import Bench, Setting, head_code
-from emotion_text import trained
+from emotion_text import OWN, or_own, trained
 from one_line import run
 
 from emogen.atomic import sha256
@@ -70,13 +70,10 @@ RESULT = Path("evaluate/results/control.json")
 PARTS = ("texts", "strength", "mixtures", "speed")
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 LADDER = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.1, 1.2, 1.35, 1.5)
-OWN = "own"
 # Of all training, as in `conditional.py`, whose classifiers are refused where they had others.
 TRAINING_THREADS = 1
 # Of a second judge, at its backbone's own sizes; what counts is the mean over the emotions.
 SECOND = replace(CLASSIFIER, width=0, buckets=0, balance=1.0)
-# Of the language model that measures; it is asked for no emotion.
-MOST_DROPPED = 0.9
 
 
 @dataclass(frozen=True)
@@ -247,7 +244,7 @@ def prepared(plan: Plan) -> Bench:
         guide=guide,
         judges={name: load_recognizer(folder) for name, folder in folders.items()},
         leak={name: leak(folder, classifiers, starts, plan) for name, folder in folders.items()},
-        language_model=str(own_language_model(task, plan)) if plan.language_model == OWN else plan.language_model,
+        language_model=or_own(plan.language_model, plan.work / "language", ready, plan.lm),
         sampling=Sampling(top_p=plan.top_p, min_p=plan.min_p),
         each=plan.each,
         perplexity_each=plan.perplexity_each,
@@ -276,13 +273,6 @@ def headed(task: Task, seed: int, plan: Plan, place: Path) -> Path:
         fit_head([str(task.ready.generator)], task.ready.reading, replace(plan.head, checkpoint=str(folder)))
         click.echo(f"{folder.name} has a head", err=True)
     return folder
-
-
-def own_language_model(task: Task, plan: Plan) -> Path:
-    """A language model that knows the judges' rows alone."""
-    # Half of the steps for half of the rows.
-    settings = replace(plan.lm, emotion_dropout=MOST_DROPPED, seed=0, steps=max(1, plan.lm.steps // 2))
-    return trained(plan.work / "language", task.ready.judge, task.ready.reading, settings)
 
 
 def stem(backbone: str) -> str:

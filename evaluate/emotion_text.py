@@ -57,6 +57,9 @@ TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 GENERATOR = LmSettings(steps=100_000, width=512, dropout=0.4, reply_tokens=64, validate_every=200)
 JUDGE = ClassifierSettings(backbone="cnn", multi_label="no")
 PAIRS = 1000
+OWN = "own"
+# Of the language model that measures; it is asked for no emotion.
+MOST_DROPPED = 0.9
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,15 @@ def trained(folder: Path, data: Path, reading: Reading, settings: LmSettings | C
     if isinstance(settings, LmSettings):
         return fit_lm([str(data)], reading, settings, resuming)
     return fit_classifier([str(data)], reading, settings, resuming)
+
+
+def or_own(language_model: str, folder: Path, ready: Ready, lm: LmSettings) -> str:
+    """The name as it is; for `own` the folder of a language model that knows the judge's rows alone."""
+    if language_model != OWN:
+        return language_model
+    # Half of the steps for half of the rows.
+    settings = replace(lm, emotion_dropout=MOST_DROPPED, seed=0, steps=max(1, lm.steps // 2))
+    return str(trained(folder, ready.judge, ready.reading, settings))
 
 
 def refuse_another(folder: Path, data: Path, settings: RunConfig) -> None:

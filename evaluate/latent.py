@@ -2,10 +2,12 @@
 
     emogen data fetch goemotions && emogen pull smollm2
     python evaluate/latent.py --work runs/latent
+    python evaluate/latent.py --work runs/latent-zh --texts smp2020_ewect --guide transformer --similarity chrf \
+        --language-model own --vocabulary 0
 
 The rows are divided as in `conditional.py`: half of the training texts are the VAEs' and the language model's, a quarter is the
-guide's, a quarter the judge's; the two classifiers share neither rows nor architecture (the guide, on MiniLM, which measures
-similarity too, judges nothing). What stands in --work is used again.
+guide's, a quarter the judge's; the two classifiers share neither rows nor architecture (the guide, on MiniLM where the texts
+are English, judges nothing). What stands in --work is used again.
 
 `rate`: a VAE for each --target-rate. The first, of the highest, has for a decoder a language model (`start`) that is trained
 before, and each of the others begins with the one above it. What they are compared with, `lm`, is that language model, without
@@ -15,20 +17,21 @@ active units, mutual information (at most log 64 by its estimator).
 
 `transfer`: balanced test texts, each to be given one of the other emotions, which take turns. A text's `product` is
     accuracy     1 where the judge finds the emotion that was asked for likeliest, else 0
-    similarity   cosine of the sentence vectors of source and output, 0 where it is negative
-    fluency      min(1, perplexity a word of the source / that of the output) under a language model from outside
+    similarity   cosine of the sentence vectors of source and output, 0 where it is negative; or their chrF, by --similarity
+    fluency      min(1, perplexity a word of the source / that of the output) under a language model from outside, or one of the
+                 judge's rows, by --language-model
 multiplied. `copy` gives the source back; `phrase` puts a sentence that names the emotion in front of it (PHRASES).
 `beyond_copy` and `beyond_phrase` are the mean differences of the products, text by text.
 
-`path`: seven texts between two test texts, read from the line between their latents. `mean_step` and `max_step` are cosine
-distances of the vectors of neighbours; `shuffled` has the same texts in another order.
+`path`: seven texts between two test texts, read from the line between their latents. `mean_step` and `max_step` are distances
+of neighbours, 1 less the similarity; `shuffled` has the same texts in another order.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -37,7 +40,7 @@ import click
 import numpy as np
 import torch
 from conditional import CLASSIFIER, GAN, Classifiers, Plan, Task, about, option, prepared, refuse_other_run, several
-from emotion_text import balanced
+from emotion_text import OWN, balanced, or_own
 from numpy.typing import NDArray
 from one_line import run
 
@@ -50,10 +53,11 @@ from emogen.decoding.latent import LatentSpace, interpolate, latent_space
 from emogen.decoding.transfer import TransferOptions, transfer
 from emogen.emotions import mixture
 from emogen.evaluate.emotion import judged_labels
+from emogen.evaluate.overlap import sentence_chrf
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.resampling import mean_tally
 from emogen.evaluate.score import signature
-from emogen.judges.encoder import TextEncoder, load_text_encoder
+from emogen.judges.encoder import load_text_encoder
 from emogen.judges.language_model import LanguageModel, load_language_model
 from emogen.judges.leak import refuse_leaks
 from emogen.judges.recognizer import Recognizer, load_recognizer
@@ -85,16 +89,35 @@ VAE = VaeSettings(
     save_every=200,
 )
 STEPS = 7
-# For any label of the seven; in the first person, since most of the texts are.
+CHRF = "chrf"
+# By corpus, for each of its labels; in the first person, since most of the texts are.
 PHRASES = {
-    "anger": "I am so angry.",
-    "disgust": "That is disgusting.",
-    "fear": "I am so scared.",
-    "joy": "I am so happy.",
-    "neutral": "Just so you know.",
-    "sadness": "I am so sad.",
-    "surprise": "I am so surprised.",
+    "goemotions": {
+        "anger": "I am so angry. {}",
+        "disgust": "That is disgusting. {}",
+        "fear": "I am so scared. {}",
+        "joy": "I am so happy. {}",
+        "neutral": "Just so you know. {}",
+        "sadness": "I am so sad. {}",
+        "surprise": "I am so surprised. {}",
+    },
+    "smp2020_ewect": {
+        "angry": "我很生气。{}",
+        "fear": "我很害怕。{}",
+        "happy": "我很开心。{}",
+        "neutral": "跟你说一下。{}",
+        "sad": "我很难过。{}",
+        "surprise": "我很惊讶。{}",
+    },
 }
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How like each other texts are, pair by pair: 1 where they are the same; `name` is for signatures."""
+
+    name: str
+    of: Callable[[Sequence[str], Sequence[str]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -103,12 +126,12 @@ class Judging:
 
     Attributes:
         judge: finds emotions; has seen no row of the guide or the VAE.
-        encoder: vectors of sentences.
+        similarity: of source and output.
         language: of fluency.
     """
 
     judge: Recognizer
-    encoder: TextEncoder
+    similarity: Similarity
     language: LanguageModel
 
 
@@ -136,8 +159,8 @@ class Trial:
 @option("--each", 30, "Texts of each emotion to be transferred.", type=click.IntRange(1))
 @option("--pairs", 50, "Pairs of texts with a path between.", type=click.IntRange(1))
 @option("--split", "test", "Rows of transfer and path; settings are chosen on valid.", type=click.Choice(("valid", "test")))
-@option("--encoder", "hf:all-MiniLM-L6-v2", "hf:NAME-OR-FOLDER, for similarity.")
-@option("--language-model", "hf:smollm2", "hf:NAME-OR-FOLDER, for fluency.")
+@option("--similarity", "hf:all-MiniLM-L6-v2", f"hf:NAME-OR-FOLDER of a sentence encoder, or {CHRF}, for any language.")
+@option("--language-model", "hf:smollm2", f"For fluency: hf:NAME-OR-FOLDER or a checkpoint; {OWN}: one of the judge's rows.")
 @option("--guide", "hf:all-MiniLM-L6-v2", "Backbone of the guide of transfer.")
 @option("--seed", 0, "Of training and of transfer.")
 @option("--threads", 1, "CPU threads; 0 leaves the choice to PyTorch.")
@@ -159,7 +182,7 @@ def main(
     each: int,
     pairs: int,
     split: str,
-    encoder: str,
+    similarity: str,
     language_model: str,
     guide: str,
     seed: int,
@@ -185,14 +208,14 @@ def main(
     if same:
         found += with_ratios(list(rate_rows(same, folders, texts, rows, draws)), seed)
     if set(part) - {"rate"}:
-        judging = Judging(load_recognizer(classifiers.judge), load_text_encoder(encoder), load_language_model(language_model))
+        language = load_language_model(or_own(language_model, work / "language", task.ready, lm))
+        judging = Judging(load_recognizer(classifiers.judge), similarity_by(similarity), language)
         space, exchanges = space_of(folders[transfer_rate]), rows_of(task, split, each)
         if "transfer" in part:
-            found += transfer_rows(
-                space, exchanges, load_recognizer(classifiers.guide), judging, seed, work / f"transfer-{split}"
-            )
+            guiding, phrases, kept = load_recognizer(classifiers.guide), PHRASES.get(texts, {}), work / f"transfer-{split}"
+            found += transfer_rows(space, exchanges, guiding, judging, phrases, seed, kept)
         if "path" in part:
-            found += path_rows(space, exchanges, pairs, judging.encoder, seed)
+            found += path_rows(space, exchanges, pairs, judging.similarity, seed)
     extra = {"judge_leaks": leak, "models": {folder.name: about(folder) for folder in trained}}
     files = [task.ready.source, classifiers.guide, classifiers.judge]
     write_result(out, command_of(RESULT.stem, click.get_current_context()), files, found, extra)
@@ -335,8 +358,27 @@ def trials(rows: Sequence[Exchange], labels: Sequence[str]) -> list[Trial]:
     return found
 
 
+def similarity_by(name: str) -> Similarity:
+    """ChrF of the second text with the first for its reference, or the cosine of an encoder's vectors."""
+    if name == CHRF:
+        return Similarity(CHRF, lambda first, second: sentence_chrf(second, [[text] for text in first]) / 100)
+    encoder = load_text_encoder(name)
+
+    def cosine(first: Sequence[str], second: Sequence[str]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = (encoder.sentences(first) * encoder.sentences(second)).sum(1)
+        return found
+
+    return Similarity(encoder.name, cosine)
+
+
 def transfer_rows(
-    space: LatentSpace, rows: Sequence[Exchange], guide: Recognizer, judging: Judging, seed: int, kept: Path
+    space: LatentSpace,
+    rows: Sequence[Exchange],
+    guide: Recognizer,
+    judging: Judging,
+    phrases: Mapping[str, str],
+    seed: int,
+    kept: Path,
 ) -> Iterator[dict[str, object]]:
     """Figures of the transfer and of both baselines; the texts are written into a file beside the models."""
     # What the VAE cannot read, nobody is asked for.
@@ -347,7 +389,7 @@ def transfer_rows(
     found = transfer(space, sources, wanted, TransferOptions(seed=seed), guide.over(space.labels))
     texts = {
         "copy": sources,
-        "phrase": [f"{PHRASES.get(trial.emotion, f'I feel {trial.emotion}.')} {trial.source}" for trial in asked],
+        "phrase": [phrases.get(trial.emotion, f"I feel {trial.emotion}. {{}}").format(trial.source) for trial in asked],
         "transfer": [each.text for each in found],
     }
     write_text(kept.with_suffix(".json"), json.dumps({"asked": emotions, **texts}, ensure_ascii=False, indent=1) + "\n")
@@ -360,7 +402,11 @@ def transfer_rows(
             for baseline in texts
             if system == "transfer" != baseline
         }
-        about = {"judge": judging.judge.folder.name, "encoder": judging.encoder.name, "language_model": judging.language.name}
+        about = {
+            "judge": judging.judge.folder.name,
+            "similarity": judging.similarity.name,
+            "language_model": judging.language.name,
+        }
         scores = {
             name: mean_tally(values.tolist(), signature(f"transfer_{name}", {"texts": len(asked), **about})).score()
             for name, values in (figures | beyond).items()
@@ -374,8 +420,7 @@ def per_text(
     """Accuracy, similarity, fluency and their product, [texts] each."""
     judged = judged_labels(judging.judge.probabilities(texts), judging.judge.names.names)
     accuracy = np.array([float(one == other) for one, other in zip(judged, emotions, strict=True)])
-    vectors = judging.encoder.sentences(sources), judging.encoder.sentences(texts)
-    similarity = np.clip((vectors[0] * vectors[1]).sum(1), 0.0, 1.0)
+    similarity = np.clip(judging.similarity.of(sources, texts), 0.0, 1.0)
     fluency = np.exp(np.minimum(0.0, nats_a_word(sources, judging.language) - nats_a_word(texts, judging.language)))
     return {
         "emotion_accuracy": accuracy,
@@ -395,7 +440,7 @@ def nats_a_word(texts: Sequence[str], language: LanguageModel) -> NDArray[np.flo
 
 
 def path_rows(
-    space: LatentSpace, rows: Sequence[Exchange], pairs: int, encoder: TextEncoder, seed: int
+    space: LatentSpace, rows: Sequence[Exchange], pairs: int, similarity: Similarity, seed: int
 ) -> Iterator[dict[str, object]]:
     """Figures of paths between texts, and of the same texts in another order."""
     draw = random.Random(seed)
@@ -403,11 +448,11 @@ def path_rows(
     paths = []
     for _ in range(pairs):
         first, second = draw.sample(readable, 2)
-        paths.append(encoder.sentences([found.text.strip() or "." for found in interpolate(space, first, second, STEPS)]))
-    shuffled = [vectors[draw.sample(range(STEPS), STEPS)] for vectors in paths]
+        paths.append([found.text.strip() or "." for found in interpolate(space, first, second, STEPS)])
+    shuffled = [draw.sample(texts, STEPS) for texts in paths]
     for system, found in (("path", paths), ("shuffled", shuffled)):
-        steps = np.array([1 - (vectors[1:] * vectors[:-1]).sum(1) for vectors in found])
-        about = {"paths": pairs, "texts": STEPS, "encoder": encoder.name}
+        steps = np.array([1 - similarity.of(texts[:-1], texts[1:]) for texts in found])
+        about = {"paths": pairs, "texts": STEPS, "similarity": similarity.name}
         yield {
             "system": system,
             "seed": seed,

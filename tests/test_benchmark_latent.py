@@ -19,7 +19,7 @@ LABELS = LabelSet(("anger", "joy", "sadness"))
 
 
 class Fake:
-    """A judge that finds the emotion named first, an encoder of two directions, a language model of ten nats a word."""
+    """A judge that finds the emotion named first, a language model of ten nats a word."""
 
     names = LABELS
     name = "fake"
@@ -29,14 +29,16 @@ class Fake:
         first = [next(word for word in text.split() if word in LABELS.names) for text in texts]
         return np.array([[float(word == name) for name in LABELS.names] for word in first])
 
-    def sentences(self, texts):
-        return np.array([[1.0, 0.0] if "dog" in text else [0.0, 1.0] for text in texts])
-
     def nll(self, texts):
         return np.array([10.0 * (len(text.split()) + 1) * (2 if "odd" in text else 1) for text in texts])
 
 
-JUDGING = latent.Judging(Fake(), Fake(), Fake())
+def both_or_neither(first, second):
+    return np.array([float(("dog" in one) == ("dog" in other)) for one, other in zip(first, second, strict=True)])
+
+
+JUDGING = latent.Judging(Fake(), latent.Similarity("fake", both_or_neither), Fake())
+PHRASES = {"anger": "Angry! {}"}
 
 
 def test_other_emotions_take_turns():
@@ -47,7 +49,7 @@ def test_other_emotions_take_turns():
 
 
 def test_figures_of_a_text():
-    """Right or wrong, cosine, and e to the nats a word that the output has beyond the source; never above 1."""
+    """Right or wrong, similarity, and e to the nats a word that the output has beyond the source; never above 1."""
     sources = ["joy dog", "joy dog", "joy dog", "joy odd dog"]
     texts = ["anger dog", "joy dog", "anger cat", "anger dog"]
     found = latent.per_text(sources, texts, ["anger"] * 4, JUDGING)
@@ -67,13 +69,13 @@ def test_baselines_and_differences(tmp_path, monkeypatch):
     made = [SimpleNamespace(text="anger dog"), SimpleNamespace(text="joy dog")]
     monkeypatch.setattr(latent, "transfer", lambda *_: iter(made))
     guide = SimpleNamespace(over=lambda labels: None)
-    found = {row["system"]: row for row in latent.transfer_rows(space, rows, guide, JUDGING, 3, tmp_path / "texts")}
+    found = {row["system"]: row for row in latent.transfer_rows(space, rows, guide, JUDGING, PHRASES, 3, tmp_path / "texts")}
     assert list(found) == ["copy", "phrase", "transfer"]
     assert {row["seed"] for row in found.values()} == {3}
     assert found["copy"]["product"].value == 0
     assert found["transfer"]["product"].value == 0.5
     assert found["transfer"]["beyond_copy"].value == 0.5
-    assert "I am so angry. joy dog" in (tmp_path / "texts.json").read_text(encoding="utf-8")
+    assert "Angry! joy dog" in (tmp_path / "texts.json").read_text(encoding="utf-8")
 
 
 def test_ratios():
