@@ -2,7 +2,7 @@
 
     emogen data fetch goemotions && emogen pull smollm2
     python evaluate/latent.py --work runs/latent
-    python evaluate/latent.py --work runs/latent-zh --texts smp2020_ewect --guide transformer --similarity chrf \
+    python evaluate/latent.py --work runs/latent-zh --texts smp2020_ewect --guide ngrams --similarity chrf --keep 1 \
         --language-model own --vocabulary 0
 
 The rows are divided as in `conditional.py`: half of the training texts are the VAEs' and the language model's, a quarter is the
@@ -162,6 +162,7 @@ class Trial:
 @option("--similarity", "hf:all-MiniLM-L6-v2", f"hf:NAME-OR-FOLDER of a sentence encoder, or {CHRF}, for any language.")
 @option("--language-model", "hf:smollm2", f"For fluency: hf:NAME-OR-FOLDER or a checkpoint; {OWN}: one of the judge's rows.")
 @option("--guide", "hf:all-MiniLM-L6-v2", "Backbone of the guide of transfer.")
+@option("--keep", TransferOptions.keep, "Of transfer, as in `emogen transfer`.")
 @option("--seed", 0, "Of training and of transfer.")
 @option("--threads", 1, "CPU threads; 0 leaves the choice to PyTorch.")
 @click.option("--only-train", is_flag=True, help="Train what is missing; no figures.")
@@ -185,6 +186,7 @@ def main(
     similarity: str,
     language_model: str,
     guide: str,
+    keep: float,
     seed: int,
     threads: int,
     only_train: bool,
@@ -213,7 +215,7 @@ def main(
         space, exchanges = space_of(folders[transfer_rate]), rows_of(task, split, each)
         if "transfer" in part:
             guiding, phrases, kept = load_recognizer(classifiers.guide), PHRASES.get(texts, {}), work / f"transfer-{split}"
-            found += transfer_rows(space, exchanges, guiding, judging, phrases, seed, kept)
+            found += transfer_rows(space, exchanges, guiding, judging, phrases, TransferOptions(keep=keep, seed=seed), kept)
         if "path" in part:
             found += path_rows(space, exchanges, pairs, judging.similarity, seed)
     extra = {"judge_leaks": leak, "models": {folder.name: about(folder) for folder in trained}}
@@ -377,7 +379,7 @@ def transfer_rows(
     guide: Recognizer,
     judging: Judging,
     phrases: Mapping[str, str],
-    seed: int,
+    options: TransferOptions,
     kept: Path,
 ) -> Iterator[dict[str, object]]:
     """Figures of the transfer and of both baselines; the texts are written into a file beside the models."""
@@ -386,7 +388,7 @@ def transfer_rows(
     asked = trials(readable, space.labels.names)
     sources, emotions = [trial.source for trial in asked], [trial.emotion for trial in asked]
     wanted = [mixture({name: 1.0}, space.labels) for name in emotions]
-    found = transfer(space, sources, wanted, TransferOptions(seed=seed), guide.over(space.labels))
+    found = transfer(space, sources, wanted, options, guide.over(space.labels))
     texts = {
         "copy": sources,
         "phrase": [phrases.get(trial.emotion, f"I feel {trial.emotion}. {{}}").format(trial.source) for trial in asked],
@@ -411,7 +413,7 @@ def transfer_rows(
             name: mean_tally(values.tolist(), signature(f"transfer_{name}", {"texts": len(asked), **about})).score()
             for name, values in (figures | beyond).items()
         }
-        yield {"system": system, "seed": seed, "n": len(asked), **scores}
+        yield {"system": system, "seed": options.seed, "n": len(asked), **scores}
 
 
 def per_text(
