@@ -69,7 +69,9 @@ def test_baselines_and_differences(tmp_path, monkeypatch):
     made = [SimpleNamespace(text="anger dog"), SimpleNamespace(text="joy dog")]
     monkeypatch.setattr(latent, "transfer", lambda *_: iter(made))
     guide = SimpleNamespace(over=lambda labels: None)
-    found = {row["system"]: row for row in latent.transfer_rows(space, rows, guide, JUDGING, PHRASES, latent.TransferOptions(seed=3), tmp_path / "texts")}
+    options = latent.TransferOptions(seed=3)
+    rows_made = latent.transfer_rows(space, rows, guide, JUDGING, PHRASES, options, tmp_path / "texts")
+    found = {row["system"]: row for row in rows_made}
     assert list(found) == ["copy", "phrase", "transfer"]
     assert {row["seed"] for row in found.values()} == {3}
     assert found["copy"]["product"].value == 0
