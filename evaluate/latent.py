@@ -50,7 +50,8 @@ from emogen.checkpoint import Checkpoint
 from emogen.data.batches import Batch
 from emogen.data.exchange import Exchange, Reading
 from emogen.decoding.latent import LatentSpace, interpolate, latent_space
-from emogen.decoding.transfer import TransferOptions, transfer
+from emogen.decoding.transfer import transfer
+from emogen.decoding.transfer_options import TransferOptions
 from emogen.emotions import mixture
 from emogen.evaluate.emotion import judged_labels
 from emogen.evaluate.overlap import sentence_chrf

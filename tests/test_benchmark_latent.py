@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from emogen.data.exchange import Exchange
+from emogen.decoding.transfer_options import TransferOptions
 from emogen.emotions import LabelSet, mixture
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "evaluate"))
@@ -69,7 +70,7 @@ def test_baselines_and_differences(tmp_path, monkeypatch):
     made = [SimpleNamespace(text="anger dog"), SimpleNamespace(text="joy dog")]
     monkeypatch.setattr(latent, "transfer", lambda *_: iter(made))
     guide = SimpleNamespace(over=lambda labels: None)
-    options = latent.TransferOptions(seed=3)
+    options = TransferOptions(seed=3)
     rows_made = latent.transfer_rows(space, rows, guide, JUDGING, PHRASES, options, tmp_path / "texts")
     found = {row["system"]: row for row in rows_made}
     assert list(found) == ["copy", "phrase", "transfer"]

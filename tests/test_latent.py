@@ -11,7 +11,8 @@ from emogen.data.batches import Limits
 from emogen.decoding import transfer as transfers
 from emogen.decoding.latent import interpolate, latent_space, moved, near, path_between, posterior
 from emogen.decoding.texts import Sample
-from emogen.decoding.transfer import TransferOptions, kept, own_guide, plain_sentences, transfer
+from emogen.decoding.transfer import kept, own_guide, plain_sentences, transfer
+from emogen.decoding.transfer_options import TransferOptions
 from emogen.emotions import LabelSet, mixture
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.losses import Gaussian

@@ -14,6 +14,7 @@ import click
 
 from emogen.cli.printing import print_text
 from emogen.cli.reading import piped_lines
+from emogen.decoding.transfer_options import TransferOptions
 from emogen.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,10 +50,24 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command("transfer")
 @click.argument("source", metavar="[FILE|-]", default="-")
 @click.option("--emotion", required=True, help="Of what is written: joy, or a mixture joy=0.7,surprise=0.3.")
-@click.option("--samples", type=int, default=8, show_default=True, help="Candidates from the line's latent.")
-@click.option("--sentences", type=int, default=24, show_default=True, help="Short ones of the emotion, tried beside the line.")
-@click.option("--rounds", type=int, default=1, show_default=True, help="Rounds in which the best candidates are edited.")
-@click.option("--keep", type=float, default=2.0, show_default=True, help="Weight of the words that are kept.")
+@click.option(
+    "--samples", type=int, default=TransferOptions.samples, show_default=True, help="Candidates from the line's latent."
+)
+@click.option(
+    "--sentences",
+    type=int,
+    default=TransferOptions.sentences,
+    show_default=True,
+    help="Short ones of the emotion, tried beside the line.",
+)
+@click.option(
+    "--rounds",
+    type=int,
+    default=TransferOptions.rounds,
+    show_default=True,
+    help="Rounds in which the best candidates are edited.",
+)
+@click.option("--keep", type=float, default=TransferOptions.keep, show_default=True, help="Weight of the words that are kept.")
 @click.option(
     "--guide",
     default=None,
@@ -74,7 +89,6 @@ def transfer(
     as_json: bool,
 ) -> None:
     """Give each line of FILE, or of a pipe, another emotion, and keep what it says; one line for each line, in order."""
-    from emogen.decoding.transfer import TransferOptions
     from emogen.decoding.transfer import transfer as transferred
 
     options = TransferOptions(samples=samples, sentences=sentences, rounds=rounds, keep=keep, seed=seed)

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from emogen.decoding.latent import LatentSpace, moved, posterior, refuse_unreadable, written
 from emogen.decoding.sampling import Prefixes, Sampling, chooser, generate, row_normals, stream_of
 from emogen.decoding.texts import Guide
+from emogen.decoding.transfer_options import TransferOptions
 from emogen.emotions import Emotion, mixture
-from emogen.errors import SettingsError
 from emogen.models.likelihood import reply_nll
 from emogen.text import BOS, PAD
 from emogen.words import word_spans, words
@@ -50,46 +50,6 @@ _LEAST_WORDS = 2
 _ENDS = ".!?。！？"
 _CLOSING, _OPENING = ",.!?;:…%)]}”’'", "([{“‘"
 _TWICE = re.compile(r"\b(\w+)\W+\1\b|(\w{3,})\2", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class TransferOptions:
-    """How a text is searched.
-
-    Attributes:
-        samples: whole texts from the latent.
-        sentences: of the emotion, to stand before or behind the text.
-        spread: of their latents, in deviations of the posterior.
-        temperature: of whole texts and of edits.
-        rounds: of edits; 0 leaves them out.
-        best: candidates that are edited in each round.
-        edits: of each of them.
-        keep: weight of the words that are kept.
-        fluency: weight of nats a word above the source's.
-        seed: of the draws; those of line i are a function of seed and i.
-    """
-
-    samples: int = 8
-    sentences: int = 24
-    spread: float = 0.5
-    temperature: float = 0.6
-    rounds: int = 1
-    best: int = 3
-    edits: int = 12
-    keep: float = 2.0
-    fluency: float = 2.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "sentences", "rounds"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("best", "edits"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("spread", "keep", "fluency"):
-            _require(0 <= getattr(self, name) <= 100, name, getattr(self, name), "0 to 100")
-        _require(0 < self.temperature <= 100, "temperature", self.temperature, "above 0 and at most 100")
-        if not (self.samples or self.sentences or self.rounds):
-            raise SettingsError("--samples 0 --sentences 0 --rounds 0: leaves no candidate; raise one of them")
 
 
 @dataclass(frozen=True)
@@ -394,8 +354,3 @@ def _is_cjk(character: str) -> bool:
 
 def _seed_of(seed: int, number: int) -> int:
     return random.Random(f"{seed}:{number}").getrandbits(62)
-
-
-def _require(holds: bool, name: str, value: float, allowed: str) -> None:
-    if not holds:
-        raise SettingsError(f"--{name} {value}: allowed is {allowed}")
