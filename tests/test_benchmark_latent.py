@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import sacrebleu
 
 from emogen.data.exchange import Exchange
 from emogen.decoding.transfer_options import TransferOptions
@@ -79,6 +80,12 @@ def test_baselines_and_differences(tmp_path, monkeypatch):
     assert found["transfer"]["product"].value == 0.5
     assert found["transfer"]["beyond_copy"].value == 0.5
     assert "Angry! joy dog" in (tmp_path / "texts.json").read_text(encoding="utf-8")
+
+
+def test_similarity_in_any_language():
+    """ChrF of sacrebleu, as a share."""
+    found = latent.similarity_by("chrf").of(["太好了", "I love dogs"], ["太好了", "I hate dogs"])
+    assert found.tolist() == pytest.approx([1.0, sacrebleu.sentence_chrf("I hate dogs", ["I love dogs"]).score / 100])
 
 
 def test_ratios():
