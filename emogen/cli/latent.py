@@ -51,7 +51,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("source", metavar="[FILE|-]", default="-")
 @click.option("--emotion", required=True, help="Of what is written: joy, or a mixture joy=0.7,surprise=0.3.")
 @click.option("--samples", default=TransferOptions.samples, show_default=True, help="Candidates from the line's latent.")
-@click.option("--sentences", default=TransferOptions.sentences, show_default=True, help="Of the emotion, tried beside the line.")
+@click.option("--sentences", default=TransferOptions.sentences, show_default=True, help="Of the emotion, put beside the line.")
 @click.option("--rounds", default=TransferOptions.rounds, show_default=True, help="In which the best candidates are edited.")
 @click.option("--keep", default=TransferOptions.keep, show_default=True, help="Weight of the words that are kept.")
 @click.option(
