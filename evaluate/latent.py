@@ -7,7 +7,7 @@
 
 The rows are divided as in `conditional.py`: half of the training texts are the VAEs' and the language model's, a quarter is the
 guide's, a quarter the judge's; the two classifiers share neither rows nor architecture (the guide, on MiniLM where the texts
-are English, judges nothing). What stands in --work is used again.
+are English, judges nothing). What stands in --work is used again; rows of other seeds stay in the result file.
 
 `rate`: a VAE for each --target-rate. The first, of the highest, has for a decoder a language model (`start`) that is trained
 before, and each of the others begins with the one above it. What they are compared with, `lm`, is that language model, without
@@ -199,7 +199,7 @@ def main(
     classifiers, task = divided_rows(work, texts, guide, each, threads)
     lm = replace(LM, steps=lm_steps, vocabulary=vocabulary or None, seed=seed, threads=threads)
     vae = replace(VAE, steps=steps, prior=prior, seed=seed, threads=threads)
-    models = Models(work, task, lm, vae, next_steps)
+    models = Models(work / f"seed-{seed}", task, lm, vae, next_steps)
     rates = {*target_rate, transfer_rate}
     folders = models.vaes(rates)
     same = models.language_model(rates) if "rate" in part else None
@@ -209,26 +209,41 @@ def main(
     leak = refuse_leaks(classifiers.judge, [classifiers.guide, *trained])
     found: list[dict[str, object]] = []
     if same:
-        found += with_ratios(list(rate_rows(same, folders, texts, rows, draws)), seed)
+        found += with_ratios(list(rate_rows(same, folders, texts, rows, draws)))
     if set(part) - {"rate"}:
         language = load_language_model(or_own(language_model, work / "language", task.ready, lm))
         judging = Judging(load_recognizer(classifiers.judge), similarity_by(similarity), language)
         space, exchanges = space_of(folders[transfer_rate]), rows_of(task, split, each)
         if "transfer" in part:
-            guiding, phrases, kept = load_recognizer(classifiers.guide), PHRASES.get(texts, {}), work / f"transfer-{split}"
+            guiding, phrases, kept = (
+                load_recognizer(classifiers.guide),
+                PHRASES.get(texts, {}),
+                models.folder / f"transfer-{split}",
+            )
             found += transfer_rows(space, exchanges, guiding, judging, phrases, TransferOptions(keep=keep, seed=seed), kept)
         if "path" in part:
             found += path_rows(space, exchanges, pairs, judging.similarity, seed)
-    extra = {"judge_leaks": leak, "models": {folder.name: about(folder) for folder in trained}}
-    files = [task.ready.source, classifiers.guide, classifiers.judge]
-    write_result(out, command_of(RESULT.stem, click.get_current_context()), files, found, extra)
+    command = command_of(RESULT.stem, click.get_current_context())
+    run = {"command": command, "judge_leaks": leak, "models": {folder.name: about(folder) for folder in trained}}
+    write_seed(out, seed, run, found, [task.ready.source, classifiers.guide, classifiers.judge])
+
+
+def write_seed(
+    out: Path, seed: int, run: Mapping[str, object], found: Sequence[Mapping[str, object]], files: Sequence[Path]
+) -> None:
+    """Puts the rows of a seed, and the run that they are of, into the result file, in place of those that it had."""
+    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"runs": {}, "rows": []}
+    runs = dict(sorted((before["runs"] | {str(seed): run}).items()))
+    rows = [*(row for row in before["rows"] if row["seed"] != seed), *({**row, "seed": seed} for row in found)]
+    command = " && ".join(str(each["command"]) for each in runs.values())
+    write_result(out, command, files, sorted(rows, key=lambda row: int(str(row["seed"]))), {"runs": runs})
 
 
 @dataclass(frozen=True)
 class Models:
-    """What is trained, in `work`, on the generator's rows of `task`; `lm`: settings of `start`; `vae`: of the first VAE."""
+    """What is trained, in `folder`, on the generator's rows of `task`; `lm`: settings of `start`; `vae`: of the first VAE."""
 
-    work: Path
+    folder: Path
     task: Task
     lm: LmSettings
     vae: VaeSettings
@@ -240,7 +255,7 @@ class Models:
         settings = replace(self.vae, init=str(self.start()))
         further = replace(settings, steps=self.next_steps, autoencoder_share=0.0, annealing_share=0.0)
         for rate in sorted(rates, reverse=True):
-            found[rate] = learnt(self.work / f"vae-{rate:g}", self.task, replace(settings, target_rate=rate))
+            found[rate] = learnt(self.folder / f"vae-{rate:g}", self.task, replace(settings, target_rate=rate))
             settings = replace(further, init=str(found[rate]))
         return found
 
@@ -248,11 +263,11 @@ class Models:
         """The same decoder without latent, trained as long as the last of the VAEs."""
         steps = self.vae.steps + self.next_steps * (len(rates) - 1)
         further = replace(self.lm, vocabulary=None, init=str(self.start()), steps=steps, learning_rate=self.vae.learning_rate)
-        return learnt(self.work / "lm", self.task, further)
+        return learnt(self.folder / "lm", self.task, further)
 
     def start(self) -> Path:
         """The language model that all begin with."""
-        return learnt(self.work / "start", self.task, self.lm)
+        return learnt(self.folder / "start", self.task, self.lm)
 
 
 def divided_rows(work: Path, texts: str, guide: str, each: int, threads: int) -> tuple[Classifiers, Task]:
@@ -328,10 +343,10 @@ def test_batches(loaded: Checkpoint, corpus: str, rows: int) -> Iterator[Batch]:
     return held_out_batches(data.arrays, "test", rows)
 
 
-def with_ratios(rows: Sequence[dict[str, object]], seed: int) -> list[dict[str, object]]:
+def with_ratios(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
     """The rows with what the targets are stated in: KL by its target, and importance-weighted by the language model's NLL.
 
-    >>> with_ratios([{"nll_reply": 80.0}, {"target_rate": 5.0, "kl": 5.5, "iw_nll": 81.0}], 0)[1]["iw_ratio"]
+    >>> with_ratios([{"nll_reply": 80.0}, {"target_rate": 5.0, "kl": 5.5, "iw_nll": 81.0}])[1]["iw_ratio"]
     1.0125
     """
     (nll,) = (float(str(row["nll_reply"])) for row in rows if "nll_reply" in row)
@@ -343,7 +358,7 @@ def with_ratios(rows: Sequence[dict[str, object]], seed: int) -> list[dict[str, 
                 "kl_ratio": float(str(row["kl"])) / float(str(row["target_rate"])),
                 "iw_ratio": float(str(row["iw_nll"])) / nll,
             }
-        found.append({**row, "seed": seed, **ratios})
+        found.append({**row, **ratios})
     return found
 
 
@@ -414,7 +429,7 @@ def transfer_rows(
             name: mean_tally(values.tolist(), signature(f"transfer_{name}", {"texts": len(asked), **about})).score()
             for name, values in (figures | beyond).items()
         }
-        yield {"system": system, "seed": options.seed, "n": len(asked), **scores}
+        yield {"system": system, "n": len(asked), **scores}
 
 
 def per_text(
@@ -458,7 +473,6 @@ def path_rows(
         about = {"paths": pairs, "texts": STEPS, "similarity": similarity.name}
         yield {
             "system": system,
-            "seed": seed,
             "n": pairs,
             "mean_step": mean_tally(steps.mean(1).tolist(), signature("mean_step", about)).score(),
             "max_step": mean_tally(steps.max(1).tolist(), signature("max_step", about)).score(),

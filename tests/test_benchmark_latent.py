@@ -1,5 +1,6 @@
 """evaluate/latent.py: which emotion is asked for, the figures of a text, and the ratios that targets are stated in."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -75,7 +76,6 @@ def test_baselines_and_differences(tmp_path, monkeypatch):
     rows_made = latent.transfer_rows(space, rows, guide, JUDGING, PHRASES, options, tmp_path / "texts")
     found = {row["system"]: row for row in rows_made}
     assert list(found) == ["copy", "phrase", "transfer"]
-    assert {row["seed"] for row in found.values()} == {3}
     assert found["copy"]["product"].value == 0
     assert found["transfer"]["product"].value == 0.5
     assert found["transfer"]["beyond_copy"].value == 0.5
@@ -90,7 +90,17 @@ def test_similarity_in_any_language():
 
 def test_ratios():
     rows = [{"system": "lm", "nll_reply": 80.0}, {"system": "vae", "target_rate": 5.0, "kl": 5.5, "iw_nll": 81.0}]
-    lm, vae = latent.with_ratios(rows, 0)
+    lm, vae = latent.with_ratios(rows)
     assert "kl_ratio" not in lm
     assert vae["kl_ratio"] == pytest.approx(1.1)
     assert vae["iw_ratio"] == pytest.approx(81 / 80)
+
+
+def test_seeds_stand_beside_each_other(tmp_path):
+    """A seed's rows take the place of its own, and of no other's."""
+    out = tmp_path / "latent.json"
+    for seed, kl in ((1, 5.0), (0, 5.1), (1, 5.2)):
+        latent.write_seed(out, seed, {"command": f"run {seed}"}, [{"system": "vae", "kl": kl}], [])
+    content = json.loads(out.read_text(encoding="utf-8"))
+    assert [(row["seed"], row["kl"]) for row in content["rows"]] == [(0, 5.1), (1, 5.2)]
+    assert content["command"] == "run 0 && run 1"
