@@ -35,3 +35,9 @@ class Interrupted(EmogenError):
 
 class ElsewhereError(EmogenError):
     """Another process of the same run failed and says why; the command line exits with 1 and says nothing."""
+
+
+def require(holds: bool, name: str, value: object, allowed: str) -> None:
+    """Raises SettingsError that names the option, its value and what is allowed, unless `holds`; `name` may be a field's."""
+    if not holds:
+        raise SettingsError(f"--{name.replace('_', '-')} {value}: allowed is {allowed}")

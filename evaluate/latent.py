@@ -211,29 +211,26 @@ def main(
     if same:
         found += with_ratios(list(rate_rows(same, folders, texts, rows, draws)))
     if set(part) - {"rate"}:
-        language = load_language_model(or_own(language_model, work / "language", task.ready, lm))
-        judging = Judging(load_recognizer(classifiers.judge), similarity_by(similarity), language)
-        space, exchanges = space_of(folders[transfer_rate]), rows_of(task, split, each)
+        space, exchanges, similar = space_of(folders[transfer_rate]), rows_of(task, split, each), similarity_by(similarity)
         if "transfer" in part:
-            guiding, phrases, kept = (
-                load_recognizer(classifiers.guide),
-                PHRASES.get(texts, {}),
-                models.folder / f"transfer-{split}",
-            )
-            found += transfer_rows(space, exchanges, guiding, judging, phrases, TransferOptions(keep=keep, seed=seed), kept)
+            language = load_language_model(or_own(language_model, work / "language", task.ready, lm))
+            judging = Judging(load_recognizer(classifiers.judge), similar, language)
+            guiding, options = load_recognizer(classifiers.guide), TransferOptions(keep=keep, seed=seed)
+            kept = models.folder / f"transfer-{split}"
+            found += transfer_rows(space, exchanges, guiding, judging, PHRASES.get(texts, {}), options, kept)
         if "path" in part:
-            found += path_rows(space, exchanges, pairs, judging.similarity, seed)
+            found += path_rows(space, exchanges, pairs, similar, seed)
     command = command_of(RESULT.stem, click.get_current_context())
-    run = {"command": command, "judge_leaks": leak, "models": {folder.name: about(folder) for folder in trained}}
-    write_seed(out, seed, run, found, [task.ready.source, classifiers.guide, classifiers.judge])
+    made = {"command": command, "judge_leaks": leak, "models": {folder.name: about(folder) for folder in trained}}
+    write_seed(out, seed, made, found, [task.ready.source, classifiers.guide, classifiers.judge])
 
 
 def write_seed(
-    out: Path, seed: int, run: Mapping[str, object], found: Sequence[Mapping[str, object]], files: Sequence[Path]
+    out: Path, seed: int, made: Mapping[str, object], found: Sequence[Mapping[str, object]], files: Sequence[Path]
 ) -> None:
-    """Puts the rows of a seed, and the run that they are of, into the result file, in place of those that it had."""
+    """Puts the rows of a seed, and how they were made, into the result file, in place of those that it had."""
     before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"runs": {}, "rows": []}
-    runs = dict(sorted((before["runs"] | {str(seed): run}).items()))
+    runs = dict(sorted((before["runs"] | {str(seed): made}).items()))
     rows = [*(row for row in before["rows"] if row["seed"] != seed), *({**row, "seed": seed} for row in found)]
     command = " && ".join(str(each["command"]) for each in runs.values())
     write_result(out, command, files, sorted(rows, key=lambda row: int(str(row["seed"]))), {"runs": runs})

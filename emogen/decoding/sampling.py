@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emogen.decoding.control import Control
-from emogen.errors import SettingsError
+from emogen.errors import require
 from emogen.models.generator import Generator
 from emogen.text import EOS, PAD
 
@@ -53,12 +53,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.n >= 1, "n", self.n, "at least 1")
-        _require(0 <= self.temperature <= 100, "temperature", self.temperature, "between 0 and 100")
-        _require(self.top_k >= 0, "top-k", self.top_k, "0 (off) or more")
-        _require(0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1")
-        _require(0 <= self.min_p <= 1, "min-p", self.min_p, "between 0 and 1")
-        _require(1 <= self.max_tokens <= 4096, "max-tokens", self.max_tokens, "between 1 and 4096")
+        require(self.n >= 1, "n", self.n, "at least 1")
+        require(0 <= self.temperature <= 100, "temperature", self.temperature, "between 0 and 100")
+        require(self.top_k >= 0, "top-k", self.top_k, "0 (off) or more")
+        require(0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1")
+        require(0 <= self.min_p <= 1, "min-p", self.min_p, "between 0 and 1")
+        require(1 <= self.max_tokens <= 4096, "max-tokens", self.max_tokens, "between 1 and 4096")
 
 
 @dataclass(frozen=True)
@@ -391,8 +391,3 @@ def _mixed(seed: int, row: int) -> int:
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
     return (value ^ (value >> 31)) >> 1
-
-
-def _require(holds: bool, name: str, value: float, allowed: str) -> None:
-    if not holds:
-        raise SettingsError(f"--{name} {value}: allowed is {allowed}")

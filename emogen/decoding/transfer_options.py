@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emogen.errors import SettingsError
+from emogen.errors import SettingsError, require
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,11 @@ class TransferOptions:
 
     def __post_init__(self) -> None:
         for name in ("samples", "sentences", "rounds"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("best", "edits"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("spread", "keep", "fluency"):
-            _require(0 <= getattr(self, name) <= 100, name, getattr(self, name), "0 to 100")
-        _require(0 < self.temperature <= 100, "temperature", self.temperature, "above 0 and at most 100")
+            require(0 <= getattr(self, name) <= 100, name, getattr(self, name), "0 to 100")
+        require(0 < self.temperature <= 100, "temperature", self.temperature, "above 0 and at most 100")
         if not (self.samples or self.sentences or self.rounds):
             raise SettingsError("--samples 0 --sentences 0 --rounds 0: leaves no candidate; raise one of them")
-
-
-def _require(holds: bool, name: str, value: float, allowed: str) -> None:
-    if not holds:
-        raise SettingsError(f"--{name} {value}: allowed is {allowed}")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from emogen.errors import SettingsError
+from emogen.errors import SettingsError, require
 from emogen.options import setting
 
 Precision = Literal["auto", "bf16", "float32"]
@@ -56,7 +56,7 @@ class VaeConfig(MleConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("target_rate", "autoencoder_share", "annealing_share", "adversary_weight"):
-            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(0 <= self.rate_floor < 1, "rate-floor", self.rate_floor, "at least 0 and below 1")
 
 
@@ -108,13 +108,13 @@ class GanConfig:
         require(self.samples >= 2, "samples", self.samples, "2 or more, since the others are each sample's baseline")
         require(self.max_tokens >= 2, "max-tokens", self.max_tokens, "2 or more")
         for name in ("generator_updates", "discriminator_updates", "chunk"):
-            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("discriminator_rate", "gumbel_temperature", "gumbel_final"):
-            require(0 < getattr(self, name) < math.inf, name.replace("_", "-"), getattr(self, name), "above 0 and finite")
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0 and finite")
         for name in _NOT_NEGATIVE:
-            require(0 <= getattr(self, name) < math.inf, name.replace("_", "-"), getattr(self, name), "0 or more, and finite")
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more, and finite")
         for name in ("discount", "accuracy_floor", "accuracy_ceiling", "distinct_floor", "posterior_share"):
-            require(0 <= getattr(self, name) <= 1, name.replace("_", "-"), getattr(self, name), "between 0 and 1")
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         floor, ceiling = self.accuracy_floor, self.accuracy_ceiling
         require(floor <= ceiling, "accuracy-floor", floor, f"at most --accuracy-ceiling {ceiling}")
         if self.reward != "discriminator" and self.estimator == "gumbel":
@@ -138,12 +138,12 @@ class RunConfig:
 
     def _check_run(self, least_steps: int = 1) -> None:
         for name in ("steps", "validate_every"):
-            require(getattr(self, name) >= least_steps, name.replace("_", "-"), getattr(self, name), f"{least_steps} or more")
+            require(getattr(self, name) >= least_steps, name, getattr(self, name), f"{least_steps} or more")
         for name in ("batch_size", "save_every"):
-            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(0 <= self.seed < 1 << 32, "seed", self.seed, "0 to 4294967295")
         for name in ("minutes", "patience", "threads"):
-            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class ModelConfig:
         known = self.backbone in ("lstm", "transformer") or (self.is_pretrained and self.backbone != PRETRAINED)
         require(known, "backbone", self.backbone, "lstm, transformer or hf:NAME-OR-FOLDER[:FILE.gguf]")
         for name in ("lora_rank", "soft_prefix"):
-            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(0 < self.pretrained_rate < math.inf, "pretrained-rate", self.pretrained_rate, "above 0 and finite")
         for name in ("width", "layers", "heads"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
@@ -217,7 +217,7 @@ class VaeSettings(VaeConfig, ModelConfig, GeneratorRun):
         self._check_run()
         self._check_model()
         for name in ("latent", "encoder_layers"):
-            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         _check_encoder("encoder", self.encoder, self.encoder_rate)
 
 
@@ -243,11 +243,11 @@ class GanSettings(GanConfig, GeneratorRun):
         super().__post_init__()
         self._check_run()
         for name in ("discriminator_width", "discriminator_layers", "discriminator_heads"):
-            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         dropout = self.discriminator_dropout
         require(0 <= dropout < 1, "discriminator-dropout", dropout, "at least 0 and below 1")
         for name in ("warm_steps", "warm_minutes"):
-            require(getattr(self, name) >= 0, name.replace("_", "-"), getattr(self, name), "0 or more")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         if not self.discriminator.startswith(LANGUAGE_MODEL):
             _check_encoder("discriminator", self.discriminator, self.encoder_rate)
         elif self.estimator == "gumbel":
@@ -290,7 +290,7 @@ class HeadSettings(HeadConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "batch_size", "rank"):
-            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(0 <= self.seed < 1 << 32, "seed", self.seed, "0 to 4294967295")
         require(self.threads >= 0, "threads", self.threads, "0 or more")
 
@@ -326,7 +326,7 @@ class PreferenceConfig:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "beta"):
-            require(0 < getattr(self, name) < math.inf, name.replace("_", "-"), getattr(self, name), "above 0 and finite")
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0 and finite")
         weight = self.likelihood_weight
         require(0 <= weight < math.inf, "likelihood-weight", weight, "0 or more, and finite")
         require(0 <= self.smoothing < 0.5, "smoothing", self.smoothing, "at least 0 and below 0.5")
@@ -349,7 +349,7 @@ class FeedbackSettings(PreferenceConfig, RunConfig):
         super().__post_init__()
         self._check_run(least_steps=0)
         for name in ("epochs", "least_pairs"):
-            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(0 < self.held_out < 1, "held-out", self.held_out, "above 0 and below 1")
         require(0 <= self.untold <= 1, "untold", self.untold, "between 0 and 1")
 
@@ -401,7 +401,7 @@ class ClassifierSettings(ClassifierTraining, RunConfig):
         for name in ("epochs", "buckets", "width"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("order", "layers", "heads", "filters", "max_tokens"):
-            require(getattr(self, name) >= 1, name.replace("_", "-"), getattr(self, name), "1 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.dropout == -1 or 0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1, or -1")
 
 
@@ -409,9 +409,3 @@ def _check_encoder(option: str, name: str, rate: float) -> None:
     known = not name or (name.startswith(PRETRAINED) and name != PRETRAINED)
     require(known, option, name, "hf:NAME-OR-FOLDER" + (" or lm:FOLDER" if option == "discriminator" else ""))
     require(0 < rate < math.inf, "encoder-rate", rate, "above 0 and finite")
-
-
-def require(holds: bool, name: str, value: object, allowed: str) -> None:
-    """Raises SettingsError that names the option, its value and what is allowed, unless `holds`."""
-    if not holds:
-        raise SettingsError(f"--{name} {value}: allowed is {allowed}")

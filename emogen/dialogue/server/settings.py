@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from emogen.errors import SettingsError
+from emogen.errors import SettingsError, require
 from emogen.options import setting
 
 NO_RECOGNIZER = "none"
@@ -63,13 +63,13 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         for name, smallest in _SMALLEST.items():
-            _require(getattr(self, name) >= smallest, name, getattr(self, name), f"{smallest} or more")
+            require(getattr(self, name) >= smallest, name, getattr(self, name), f"{smallest} or more")
         for name in ("seconds", "body_seconds", "grace_seconds"):
-            _require(0 < getattr(self, name) <= 86_400, name, getattr(self, name), "above 0 and at most 86400")
-        _require(0 <= self.port <= 65_535, "port", self.port, "between 0 and 65535")
+            require(0 < getattr(self, name) <= 86_400, name, getattr(self, name), "above 0 and at most 86400")
+        require(0 <= self.port <= 65_535, "port", self.port, "between 0 and 65535")
         for origin in self.origins:
             parts = urlsplit(origin)
-            _require(
+            require(
                 origin == "*" or bool(parts.scheme and parts.netloc and not parts.path), "cors", origin, "https://name, or *"
             )
 
@@ -118,8 +118,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
-    if not holds:
-        raise SettingsError(f"--{name.replace('_', '-')} {value}: allowed is {allowed}")
