@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from emogen.data.batches import Limits
 from emogen.decoding.calibration import Calibration, read_calibration
 from emogen.decoding.control import Control
 from emogen.decoding.sampling import Sampling
-from emogen.decoding.texts import Guide, Prompt, Sample, Writer, sample, stream
+from emogen.decoding.texts import Guide, Prompt, Sample, Writer, sample, stream_steps
 from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.bases import Base, find_base
@@ -41,6 +42,7 @@ from emogen.version import __version__
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_LOG = logging.getLogger(__name__)
 FORMAT = 1
 CHECKPOINTS = Path("checkpoints")
 LATEST = "latest"
@@ -48,6 +50,7 @@ ADAPTER = "smollm2-emotion"
 HEAD_FILE = "head.safetensors"
 CONFUSION_FILE = "confusion.json"
 _MOST_TOKENS = 4096
+_CANDIDATES = 8
 _FOR_TRANSFORMERS = "EmogenForCausalLM"
 _TOKENIZER_FOLDER = "tokenizer"
 _ENCODER_TOKENIZER_FOLDER = "encoder_tokenizer"
@@ -151,24 +154,40 @@ class Checkpoint:
         emotions: Sequence[str | Emotion | None],
         n: int = 1,
         sampling: Sampling | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         guide: Guide | None = None,
         latent: Tensor | None = None,
     ) -> list[Sample]:
-        """Replies to many contexts at once, each with its emotion, `n` to each; options as in `sample`.
+        """Replies to many contexts at once, each with its emotion, `n` to each; arguments and errors as in `iter_replies`."""
+        return list(self.iter_replies(contexts, emotions, n, sampling, seed, guide, latent))
+
+    def iter_replies(
+        self,
+        contexts: Sequence[str | Sequence[str]],
+        emotions: Sequence[str | Emotion | None],
+        n: int = 1,
+        sampling: Sampling | None = None,
+        seed: int | Sequence[int] = 0,
+        guide: Guide | None = None,
+        latent: Tensor | None = None,
+    ) -> Iterator[Sample]:
+        """Write replies to many contexts, each with its emotion, `n` to each, and yield them in order as batches are done.
 
         Args:
             contexts: for each reply the utterance before it, or several, oldest first.
             emotions: one for each context, as `sample` takes them.
             n: replies to each.
-            sampling: decoding options, control among them.
-            seed: the same seed gives the same texts on a CPU.
+            sampling: decoding options, control among them, in place of `sampling_for`.
+            seed: the same seed gives the same texts on a CPU. A sequence gives each context its own: its replies are then
+                those that it gets alone under that seed.
             guide: probabilities over the model's labels of texts, for control `rerank`.
             latent: of a VAE, [contexts * n, latent], in place of draws from its prior.
+
+        Raises:
+            SettingsError: an emotion that the model does not know, or an impossible option.
         """
-        options = replace(sampling or self.default_sampling, n=n, seed=seed)
-        prompts = self.prompts(contexts, emotions, options.control)
-        return list(sample(self.writer(guide), prompts, options, latent))
+        options, prompts = self._asked(contexts, emotions, sampling or self.sampling_for(self._any_asked(emotions)), seed)
+        return sample(self.writer(guide), prompts, replace(options, n=n), latent)
 
     def stream(
         self,
@@ -177,10 +196,39 @@ class Checkpoint:
         sampling: Sampling | None = None,
         seed: int = 0,
     ) -> Iterator[str]:
-        """The text of `sample`, piece by piece as it is written; arguments as there."""
-        options = replace(sampling or self.default_sampling, n=1, seed=seed)
-        for _, piece in stream(self.writer(), self.prompts([context], [emotion], options.control), options):
-            yield piece
+        """The text of `sample`, piece by piece as it is written; arguments as there, defaults as in `stream_replies`."""
+        yield from (piece for _, piece, _ in self.stream_replies([context], [emotion], sampling, seed) if piece)
+
+    def stream_replies(
+        self,
+        contexts: Sequence[str | Sequence[str]],
+        emotions: Sequence[str | Emotion | None],
+        sampling: Sampling | None = None,
+        seed: int | Sequence[int] = 0,
+    ) -> Iterator[tuple[int, str, bool]]:
+        """Write a reply to each context, all in one batch: yield (number of the context, next piece, whether that ends it).
+
+        Arguments and errors as in `iter_replies`; a control that chooses among whole texts is refused.
+        """
+        defaults = sampling or self.sampling_for(self._any_asked(emotions), streamed=True)
+        options, prompts = self._asked(contexts, emotions, defaults, seed)
+        return stream_steps(self.writer(), prompts, options)
+
+    def _asked(
+        self,
+        contexts: Sequence[str | Sequence[str]],
+        emotions: Sequence[str | Emotion | None],
+        sampling: Sampling,
+        seed: int | Sequence[int],
+    ) -> tuple[Sampling, list[Prompt]]:
+        """Build what the decoder takes, with one seed of all prompts or one of each."""
+        options = replace(sampling, n=1)
+        prompts = self.prompts(contexts, emotions, options.control)
+        if isinstance(seed, int):
+            return replace(options, seed=seed), prompts
+        if len(seed) != len(prompts):
+            raise SettingsError(f"{len(seed)} seeds for {len(prompts)} contexts; give one for each, or one for all")
+        return options, [replace(prompt, seed=own) for prompt, own in zip(prompts, seed, strict=True)]
 
     def prompts(
         self, contexts: Sequence[str | Sequence[str]], emotions: Sequence[str | Emotion | None], control: Control
@@ -201,14 +249,32 @@ class Checkpoint:
 
     @property
     def default_sampling(self) -> Sampling:
-        """For reading, not for measuring: nucleus 0.95, temperature 0.85, guidance 2; with a pretrained backbone 0.9 and 3.
+        """The options for texts with an emotion that is asked for: for reading, not for measuring.
 
-        Its emotion can be pressed further before its texts lose sense and variety.
+        Warmer, or guided more, texts name their emotion and stammer.
         """
-        most = min(self.description.limits.reply_tokens + 1, _MOST_TOKENS)
-        if self.generator.config.adapter:
-            return Sampling(temperature=0.9, top_p=0.95, control=Control(guidance=3.0), max_tokens=most)
-        return Sampling(temperature=0.85, top_p=0.95, control=Control(guidance=2.0), max_tokens=most)
+        return Sampling(temperature=0.7, top_p=0.95, control=Control(guidance=1.5), max_tokens=self._most_tokens)
+
+    def sampling_for(self, with_emotion: bool, streamed: bool = False) -> Sampling:
+        """Choose the options for replies that are given none: those that readers prefer.
+
+        Args:
+            with_emotion: whether any reply of the call is asked for with an emotion; else nothing steers the replies.
+            streamed: whether replies are read while they are written; else each is the one among several candidates that is
+                most like all of them (minimum Bayes risk).
+        """
+        if with_emotion:
+            return self.default_sampling
+        if streamed:
+            return Sampling(temperature=0.4, top_p=0.95, max_tokens=self._most_tokens)
+        return Sampling(temperature=0.6, top_p=0.95, control=Control(mbr=_CANDIDATES), max_tokens=self._most_tokens)
+
+    def _any_asked(self, emotions: Sequence[str | Emotion | None]) -> bool:
+        return any(self.emotion(emotion).strength for emotion in emotions)
+
+    @property
+    def _most_tokens(self) -> int:
+        return min(self.description.limits.reply_tokens + 1, _MOST_TOKENS)
 
 
 def load(
@@ -234,6 +300,8 @@ def load(
     """
     where = choose_device(device) if isinstance(device, str) else device
     folder = find_checkpoint(path)
+    if not path and folder not in (shipped(ADAPTER), shipped("default")):
+        _LOG.warning("%s", notice_of(folder))
     description = read_description(folder)
     if description.kind == "classifier":
         raise CheckpointError(f"{folder}: is a classifier, which writes no text; pass a checkpoint of train-lm, -vae or -gan")
@@ -363,6 +431,23 @@ def better_than(folder: Path) -> str:
         return ""
     found = generator_config(read_description(adapter)).adapter
     return f"emogen pull {found.base}" if found else ""
+
+
+def faster_than(folder: Path) -> str:
+    """The option that names a faster model than the one in `folder`; empty where it is the fast one itself."""
+    fast = shipped("default")
+    return "" if folder.resolve() == fast.resolve() else f"--checkpoint {os.path.relpath(fast)}"
+
+
+def notice_of(folder: Path) -> str:
+    """Say which model writes where nobody named one, and what to do where another may be meant."""
+    better = better_than(folder)
+    if better:
+        return f"writing with {folder.name}; for better texts: {better}"
+    if folder.resolve() in (shipped(ADAPTER).resolve(), shipped("default").resolve()):
+        return f"writing with {folder.name}"
+    named = "EMOGEN_CHECKPOINT" if os.environ.get("EMOGEN_CHECKPOINT") else str(CHECKPOINTS / LATEST)
+    return f"writing with {folder}, which {named} names, not with the model that ships; name another with --checkpoint"
 
 
 def _has_base(folder: Path) -> bool:

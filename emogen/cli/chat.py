@@ -20,7 +20,6 @@ from emogen.cli.feedback import store_option
 from emogen.cli.printing import print_text
 from emogen.cli.reading import piped_lines
 from emogen.cli.recognition import recognizer_option
-from emogen.decoding.control import parse_control
 from emogen.emotions import TO_EKMAN, Emotion
 from emogen.errors import EmogenError, SettingsError
 
@@ -45,7 +44,7 @@ _BAR, _MOST_BARS = 24, 7
 _COMMANDS = (
     ("/emotion", "joy=0.7,fear=0.3 | auto | none", "of the replies; auto is what the policy answers"),
     ("/strength", "0.5", "of that emotion, 0 to 1"),
-    ("/policy", "mirror | soothe | cheer | neutral | FILE", "which emotion answers yours"),
+    ("/policy", "mirror | soothe | cheer | neutral | none | FILE", "which emotion answers yours"),
     ("/control", "guidance:2 | none", "what steers the replies, and how much"),
     ("/state", "", "what you seem to feel, and how it went"),
     ("/again", "", "another reply to what you said last"),
@@ -64,14 +63,13 @@ _WITHOUT_A_VALUE = frozenset(name for name, value, _ in _COMMANDS if not value)
     "--emotion",
     default="auto",
     show_default=True,
-    help="Of the replies: joy, a mixture joy=0.7,fear=0.3, none, or auto: what the policy answers.",
+    help="Of the replies: joy, a mixture joy=0.7,fear=0.3, none, or auto: what the policy answers, none without one.",
 )
 @click.option(
     "--policy",
     metavar="NAME|FILE",
-    default="soothe",
-    show_default=True,
-    help="Which emotion answers the user's: mirror, soothe, cheer, neutral, or a file.",
+    default=None,
+    help="Which emotion answers the user's: mirror, soothe, cheer, neutral, a file, or none.  [default: none]",
 )
 @click.option("--decay", type=float, default=0.5, show_default=True, help="What a turn counts one turn later, 0 to 1.")
 @recognizer_option
@@ -86,7 +84,7 @@ _WITHOUT_A_VALUE = frozenset(name for name, value, _ in _COMMANDS if not value)
 def chat(
     decoding: Decoding,
     emotion: str,
-    policy: str,
+    policy: str | None,
     decay: float,
     recognizer: Path | None,
     address: str,
@@ -102,12 +100,12 @@ def chat(
     from emogen.judges.recognizer import load_recognizer
 
     model = decoding.model()
-    manner = Manner(_wished(emotion), decoding.strength, policy, decay, decoding.sampling(model), decoding.seed)
+    manner = Manner(_wished(emotion), decoding.strength, _named(policy), decay, seed=decoding.seed)
     with ExitStack() as open_things:
         kept = open_things.enter_context(_appended(transcript)) if transcript else None
         engine = open_things.enter_context(Engine(model))
         opinions = open_things.enter_context(contextlib.closing(_Opinions(address, str(model.folder))))
-        talk = _Talk(engine, load_recognizer(recognizer, decoding.device), manner, opinions, kept, as_json)
+        talk = _Talk(engine, load_recognizer(recognizer, decoding.device), manner, decoding, opinions, kept, as_json)
         _note(f"seed {decoding.seed}; /help lists the commands")
         for line in _lines():
             if line.strip() == "/quit":
@@ -123,15 +121,16 @@ class _Talk:
         engine: Engine,
         recognizer: Recognizer,
         manner: Manner,
+        decoding: Decoding,
         opinions: _Opinions,
         kept: TextIO | None,
         as_json: bool,
     ) -> None:
         from emogen.dialogue.session import Session
 
-        _require_served(manner, engine, recognizer)
         self._engine, self._recognizer, self._opinions = engine, recognizer, opinions
-        self._session = Session(engine, recognizer, manner)
+        self._decoding = decoding
+        self._session = Session(engine, recognizer, self._served(manner, decoding))
         self._kept, self._as_json = kept, as_json
 
     def take(self, line: str) -> None:
@@ -155,10 +154,11 @@ class _Talk:
             case "/strength":
                 self._adopt(replace(self._session.manner, strength=_number(value)))
             case "/policy":
-                self._adopt(replace(self._session.manner, policy=value, emotion=None))
+                self._adopt(replace(self._session.manner, policy=_named(value), emotion=None))
             case "/control":
-                sampling = self._session.manner.sampling or self._engine.model.default_sampling
-                self._adopt(replace(self._session.manner, sampling=replace(sampling, control=parse_control(value))))
+                decoding = replace(self._decoding, control=value)
+                self._adopt(self._session.manner, decoding)
+                self._decoding = decoding
             case "/state":
                 self._tell_state()
             case "/again":
@@ -173,12 +173,21 @@ class _Talk:
             case "/help":
                 _tell_commands()
 
-    def _adopt(self, manner: Manner) -> None:
-        _require_served(manner, self._engine, self._recognizer)
-        self._session.manner = manner
-        emotion = f"policy {manner.policy}" if manner.emotion is None else f"emotion {manner.emotion}"
-        control = manner.sampling.control if manner.sampling else "the model's own"
-        _note(f"{emotion}, strength {manner.strength:g}, control {control}")
+    def _adopt(self, manner: Manner, decoding: Decoding | None = None) -> None:
+        self._session.manner = served = self._served(manner, decoding or self._decoding)
+        emotion = f"policy {served.policy or 'none'}" if served.emotion is None else f"emotion {served.emotion}"
+        _note(f"{emotion}, strength {served.strength:g}, control {served.sampling.control if served.sampling else 'none'}")
+
+    def _served(self, manner: Manner, decoding: Decoding) -> Manner:
+        """Add the options of decoding; raise SettingsError for what model or recogniser cannot serve, so that no turn fails."""
+        from emogen.dialogue.session import emotion_for
+        from emogen.dialogue.state import at_rest
+
+        sampling = decoding.sampling(self._engine.model, manner.asks_for_emotion, streamed=True)
+        served = replace(manner, sampling=sampling)
+        asked = emotion_for(served, at_rest(self._recognizer.names).after(None, served.decay), self._engine)
+        self._engine.prepare(emotion=asked, sampling=sampling)
+        return served
 
     def _show(self, writing: Writing) -> None:
         """Prints a reply while it is written; an interruption ends the reply alone."""
@@ -246,15 +255,6 @@ class _Opinions:
         return self._store
 
 
-def _require_served(manner: Manner, engine: Engine, recognizer: Recognizer) -> None:
-    """Raises SettingsError for a manner that the model or the recogniser cannot serve, so that no turn fails by it."""
-    from emogen.dialogue.session import emotion_for
-    from emogen.dialogue.state import at_rest
-
-    asked = emotion_for(manner, at_rest(recognizer.names).after(None, manner.decay), engine)
-    engine.prepare(emotion=asked, sampling=manner.sampling)
-
-
 def _require_command(name: str, value: str) -> None:
     if name not in _TAKE_A_VALUE | _WITHOUT_A_VALUE:
         raise SettingsError(f"{name} is not one of {', '.join(known for known, _, _ in _COMMANDS)}")
@@ -268,6 +268,11 @@ def _require_command(name: str, value: str) -> None:
 def _wished(emotion: str) -> str | None:
     """As `Manner` takes it."""
     return None if emotion == "auto" else emotion
+
+
+def _named(policy: str | None) -> str | None:
+    """As `Manner` takes it."""
+    return None if policy == "none" else policy
 
 
 def _number(text: str) -> float:

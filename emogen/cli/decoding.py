@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from tqdm import tqdm
 
 from emogen.decoding.control import parse_control
 
 if TYPE_CHECKING:
     from emogen.checkpoint import Checkpoint
     from emogen.decoding.sampling import Sampling
+    from emogen.decoding.texts import Sample
 
+_LONG_SECONDS = 20.0
 Command = Callable[..., Any]
 
 
@@ -46,23 +52,20 @@ class Decoding:
 
     def model(self, whole: bool = False) -> Checkpoint:
         """The model; which one is said on standard error where nobody named it. `whole` and errors as for `load`."""
-        from emogen.checkpoint import better_than, load
+        from emogen.checkpoint import find_checkpoint, load, notice_of
 
-        model = load(self.checkpoint, self.device, whole=whole)
+        folder = find_checkpoint(self.checkpoint)
         if not self.checkpoint:
-            better = better_than(model.folder)
-            click.echo(
-                f"emogen: written by {model.folder.name}" + (f"; for better texts: {better}" if better else ""), err=True
-            )
-        return model
+            click.echo(f"emogen: {notice_of(folder)}", err=True)
+        return load(folder, self.device, whole=whole)
 
-    def sampling(self, model: Checkpoint) -> Sampling:
-        """The model's own options with those that were given."""
+    def sampling(self, model: Checkpoint, with_emotion: bool, streamed: bool = False) -> Sampling:
+        """The model's own options with those that were given; arguments as for `Checkpoint.sampling_for`."""
         names = ("temperature", "top_k", "top_p", "min_p", "max_tokens")
         given: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.control is not None:
             given["control"] = parse_control(self.control)
-        return dataclasses.replace(model.default_sampling, **given)
+        return dataclasses.replace(model.sampling_for(with_emotion, streamed), **given)
 
 
 _OPTIONS = (
@@ -76,7 +79,7 @@ _OPTIONS = (
         "--temperature",
         type=float,
         default=None,
-        help="0 takes the likeliest token.  [default: 0.85, of a pretrained backbone 0.9]",
+        help="0 takes the likeliest token.  [default: 0.7 with an emotion; 0.6, streamed 0.4 without]",
     ),
     click.option("--top-k", type=int, default=None, help="Only the k likeliest tokens."),
     click.option(
@@ -86,7 +89,7 @@ _OPTIONS = (
     click.option(
         "--control",
         default=None,
-        help="Controllers and weights: guidance:2,head:1.5; none.  [default: guidance:2, of a pretrained backbone guidance:3]",
+        help="Controllers and weights: guidance:2,head:1.5; none.  [default: guidance:1.5 with an emotion; mbr:8 without]",
     ),
     click.option("--max-tokens", type=int, default=None, help="Cut a text after so many."),
     click.option("--seed", type=int, default=None, help="The same seed gives the same texts  [default: another one each time]"),
@@ -104,6 +107,44 @@ def decoding_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         with_decoding = option(with_decoding)
     return with_decoding
+
+
+def show_progress(written: Iterable[Sample], total: int, folder: Path) -> Iterator[Sample]:
+    """Pass texts on; after two seconds show on a terminal how far they are, and say it where a faster model would be better."""
+    from emogen.checkpoint import faster_than
+
+    began, told = time.monotonic(), False
+    with tqdm(total=total, unit=" texts", delay=2, disable=None, leave=False, file=sys.stderr) as bar:
+        for number, found in enumerate(written, 1):
+            bar.update()
+            left = (time.monotonic() - began) * (total - number) / number
+            if not told and left > _LONG_SECONDS and (faster := faster_than(folder)):
+                bar.clear()
+                click.echo(f"emogen: {total:,} texts by {folder.name} take {left:.0f} s more; faster: {faster}", err=True)
+                told = True
+            yield found
+
+
+def in_turn(steps: Iterator[tuple[int, str, bool]], count: int) -> Iterator[Iterator[str]]:
+    """Sort the pieces of `count` texts that are written at once: yield the pieces of one text after another.
+
+    Args:
+        steps: (number of a text, its next piece, whether that ends it), the texts interleaved.
+        count: how many texts there are. Those of each must be read before the next text is asked for.
+    """
+    early: list[list[str]] = [[] for _ in range(count)]
+    ended = [False] * count
+
+    def pieces_of(turn: int) -> Iterator[str]:
+        yield from early[turn]
+        while not ended[turn]:
+            place, piece, ended[place] = next(steps)
+            if place == turn:
+                yield piece
+            else:
+                early[place].append(piece)
+
+    return (pieces_of(turn) for turn in range(count))
 
 
 def on_one_line(pieces: Iterable[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from emogen.cli.decoding import Decoding, decoding_options, on_one_line
+from emogen.cli.decoding import Decoding, decoding_options, in_turn, on_one_line, show_progress
 from emogen.cli.printing import print_text
 from emogen.errors import SettingsError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from emogen.checkpoint import Checkpoint
-    from emogen.decoding.sampling import Sampling
     from emogen.decoding.texts import Guide
     from emogen.emotions import Emotion
 
@@ -40,7 +40,11 @@ _OPTIONS = (
     click.option(
         "--post", default="", help="Steps that each text goes through, in order: detokenise,case,sentence,personal ..."
     ),
-    click.option("--stream", is_flag=True, help="Print each text as it is written."),
+    click.option(
+        "--stream/--no-stream",
+        default=None,
+        help="Print texts while they are written  [default: on a terminal, where texts are printed as they are]",
+    ),
     click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
 )
 
@@ -54,7 +58,7 @@ class _Asked:
     decoding: Decoding
     guide: Path | None
     post: str
-    stream: bool
+    stream: bool | None
     as_json: bool
     near: str | None = None
     spread: float = 1.0
@@ -74,6 +78,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 def sample(contexts: tuple[str, ...], **options: Any) -> None:
     """Write texts with the emotion you ask for, one a line; without --emotion, one for each emotion the model knows."""
     asked = _Asked(**options)
+    _require_context(contexts)
     model = asked.decoding.model(whole=asked.near is not None)
     _write(model, contexts, asked.emotions or model.labels.names, asked)
 
@@ -82,34 +87,44 @@ def sample(contexts: tuple[str, ...], **options: Any) -> None:
 @click.argument("utterances", nargs=-1, required=True)
 @_with_options
 def reply(utterances: tuple[str, ...], **options: Any) -> None:
-    """Reply to what was said, UTTERANCES of a dialogue from the oldest on; without --emotion, with whichever comes."""
+    """Reply to what was said, UTTERANCES of a dialogue from the oldest on; without --emotion, as fits what was said."""
     asked = _Asked(**options)
+    _require_context(utterances)
     _write(asked.decoding.model(), utterances, asked.emotions or (None,), asked)
 
 
-def _write(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[str | None], asked: _Asked) -> None:
-    from emogen.decoding.postprocessing import parse_postprocessing
-
+def _require_context(contexts: Sequence[str]) -> None:
+    """Refuse blank utterances before a model is loaded."""
     if any(not context.strip() for context in contexts):
         raise SettingsError("the context is empty; leave it out to write without one")
-    decoding = asked.decoding
-    options, guide, seed = decoding.sampling(model), None, decoding.seed
-    if options.control.rerank > 1:
-        guide = _guide(model, asked)
-    wanted = [model.emotion(text, decoding.strength) for text in emotions]
-    if asked.stream:
-        _stream(model, contexts, wanted, options, asked)
-        return
-    post = parse_postprocessing(asked.post)
-    latent = None if asked.near is None else _near(model, asked.near, asked)
-    for emotion in wanted:
-        for found in model.replies([contexts], [emotion], asked.count, options, seed, guide, latent):
-            text = post(found.text)
-            if asked.as_json:
-                print_text(json.dumps({**dataclasses.asdict(found), "text": text, "seed": seed}, ensure_ascii=False))
-            else:
-                text = " ".join(text.split())
-                print_text(text if len(wanted) == 1 else f"{found.emotion}\t{text}")
+
+
+def _write(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[str | None], asked: _Asked) -> None:
+    wanted = [model.emotion(text, asked.decoding.strength) for text in emotions]
+    if _streams(model, wanted, asked):
+        _stream(model, contexts, wanted, asked)
+    else:
+        _write_whole(model, contexts, wanted, asked)
+
+
+def _write_whole(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[Emotion], asked: _Asked) -> None:
+    """Print texts once they are whole, all of them written in one batch or as few as hold them."""
+    from emogen.decoding.postprocessing import parse_postprocessing
+
+    post, seed = parse_postprocessing(asked.post), asked.decoding.seed
+    options = asked.decoding.sampling(model, _any_asked(emotions))
+    guide = _guide(model, asked) if options.control.rerank > 1 else None
+    latent = None if asked.near is None else _near(model, asked.near, asked).repeat(len(emotions), 1)
+    # Each emotion has the seed to itself: its texts are those that are written when it is asked for alone.
+    seeds = [seed] * len(emotions)
+    written = model.iter_replies([contexts] * len(emotions), emotions, asked.count, options, seeds, guide, latent)
+    for found in show_progress(written, asked.count * len(emotions), model.folder):
+        text = post(found.text)
+        if asked.as_json:
+            print_text(json.dumps({**dataclasses.asdict(found), "text": text, "seed": seed}, ensure_ascii=False))
+        else:
+            text = " ".join(text.split())
+            print_text(text if len(emotions) == 1 else f"{found.emotion}\t{text}")
 
 
 def _near(model: Checkpoint, text: str, asked: _Asked) -> Tensor:
@@ -127,16 +142,32 @@ def _guide(model: Checkpoint, asked: _Asked) -> Guide:
     return load_recognizer(asked.guide or shipped("recognizer"), asked.decoding.device).over(model.labels)
 
 
-def _stream(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[Emotion], options: Sampling, asked: _Asked) -> None:
-    """Prints texts piece by piece, one after another."""
-    if asked.as_json or asked.post or asked.count != 1 or asked.near is not None:
+def _any_asked(emotions: Sequence[Emotion]) -> bool:
+    return any(emotion.strength for emotion in emotions)
+
+
+def _streams(model: Checkpoint, emotions: Sequence[Emotion], asked: _Asked) -> bool:
+    """Decide whether texts are printed while they are written: as told, else on a terminal where no text is needed whole."""
+    needs_whole = asked.as_json or asked.post or asked.count != 1 or asked.near is not None
+    if asked.stream and needs_whole:
         raise SettingsError(
             "--stream prints a text as it is written: leave out --json, --post, --near and -n, which need it whole"
         )
-    for emotion in emotions:
-        mark = f"{emotion}\t" if len(emotions) > 1 else ""
+    if asked.stream is not None:
+        return asked.stream
+    return (
+        sys.stdout.isatty() and not needs_whole and asked.decoding.sampling(model, _any_asked(emotions)).control.choice is None
+    )
+
+
+def _stream(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[Emotion], asked: _Asked) -> None:
+    """Print texts piece by piece, in order; all are written in one batch, and those behind the first wait for their turn."""
+    options = asked.decoding.sampling(model, _any_asked(emotions), streamed=True)
+    pieces = model.stream_replies([contexts] * len(emotions), emotions, options, [asked.decoding.seed] * len(emotions))
+    for place, text in enumerate(in_turn(pieces, len(emotions))):
+        mark = f"{emotions[place]}\t" if len(emotions) > 1 else ""
         # The mark comes with the first piece: where nothing can be written, nothing is printed.
-        for piece in on_one_line(model.stream(contexts, emotion, options, asked.decoding.seed)):
+        for piece in on_one_line(text):
             print_text(mark + piece, nl=False)
             mark = ""
         print_text(mark)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from emogen.decoding.control import Control
 from emogen.decoding.controllers import Controlled
-from emogen.decoding.sampling import TRIES, Sampling, chooser, row_uniforms
+from emogen.decoding.sampling import TRIES, Sampling, chooser, read_prefixes, row_uniforms
 from emogen.decoding.texts import Prompt, Row, Unfolding, Writer, controlled, streamed_rows
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
@@ -205,8 +205,7 @@ class _Rows:
         self._generator, self._choice = generator, choice
         prefixes = choice.company.prefixes
         self._shifts = generator.shifts(prefixes.condition)
-        state = generator.start(self._shifts, prefixes.tokens.shape[1])
-        self._hidden, self._room = generator.read(prefixes.tokens, prefixes.lengths, self._shifts, state)
+        self._hidden, self._room = read_prefixes(generator, prefixes, self._shifts, prefixes.tokens.shape[1])
         self._read = prefixes.lengths
         self._tokens = torch.zeros_like(self._read)
         self._numbers = torch.arange(len(self._read), device=self._read.device)

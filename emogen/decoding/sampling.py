@@ -183,9 +183,8 @@ def token_loop(
 
     Once a quarter of the rows have ended, the others go on alone if `leaving`.
     """
-    lengths, capacity = prefixes.lengths, prefixes.tokens.shape[1] + max_tokens
-    shifts = generator.shifts(prefixes.condition)
-    hidden, state = generator.read(prefixes.tokens, lengths, shifts, generator.start(shifts, capacity))
+    lengths, shifts = prefixes.lengths, generator.shifts(prefixes.condition)
+    hidden, state = read_prefixes(generator, prefixes, shifts, prefixes.tokens.shape[1] + max_tokens)
     rows = torch.arange(len(lengths), device=lengths.device)
     writing = torch.ones_like(rows, dtype=torch.bool)
     for number in range(max_tokens):
@@ -199,6 +198,31 @@ def token_loop(
             rows, tokens, shifts, state = rows[writing], tokens[writing], shifts[:, writing], state[:, :, writing]
             writing = writing[writing]
         hidden, state = generator.step(tokens, lengths[rows] + number, shifts, state)
+
+
+def read_prefixes(generator: Generator, prefixes: Prefixes, shifts: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """Read prefixes, equal ones once: the candidates of one reply share theirs.
+
+    Args:
+        generator: reads them.
+        prefixes: of all rows.
+        shifts: [layers + prefix, rows, width], of all rows.
+        capacity: tokens that the decoding state has room for.
+
+    Returns:
+        States [rows, width] after each prefix, and the decoding state of all rows.
+    """
+    # Whole numbers and float32 are exact in float64.
+    parts = (prefixes.tokens, prefixes.lengths[:, None], prefixes.condition)
+    _, place = torch.cat([part.double() for part in parts], 1).unique(dim=0, return_inverse=True)
+    count = int(place.max()) + 1
+    if count == len(place):
+        return generator.read(prefixes.tokens, prefixes.lengths, shifts, generator.start(shifts, capacity))
+    numbers = torch.arange(len(place), device=place.device)
+    first = numbers.new_full((count,), len(place)).scatter_reduce(0, place, numbers, "amin")
+    state = generator.start(shifts[:, first], capacity)
+    hidden, state = generator.read(prefixes.tokens[first], prefixes.lengths[first], shifts[:, first], state)
+    return hidden[place], state[:, :, place]
 
 
 def looks(number: int, device: torch.device) -> bool:

@@ -36,6 +36,7 @@ from emogen.text import EOS, PAD, Tokenizer
 
 _ROWS = 256
 _SCORES = 1 << 26
+_WEIGHTS = 1 << 33
 _LEAST = 1e-9
 
 Guide = Callable[[Sequence[str]], NDArray[np.float64]]
@@ -150,6 +151,11 @@ def stream(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Ite
     Joined, the pieces of a reply are its text, but for blanks at its ends. All replies are in one batch. Arguments and errors
     as for `sample`; `rerank` and `mbr` are refused, since they choose among whole texts.
     """
+    yield from ((row, piece) for row, piece, _ in stream_steps(writer, prompts, sampling) if piece)
+
+
+def stream_steps(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, str, bool]]:
+    """As `stream`, a step of each reply at a time: its number, a piece that may be empty, and whether it has ended."""
     rows = streamed_rows(writer, prompts, sampling)
     if not rows:
         return
@@ -157,8 +163,8 @@ def stream(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Ite
     written = [Unfolding(writer.tokenizer, sampling.max_tokens) for _ in rows]
     for chosen in token_loop(writer.generator, prefixes, sampling.max_tokens, choose):
         for row, token in zip(chosen.rows.tolist(), chosen.tokens.tolist(), strict=True):
-            if row < len(rows) and token != PAD and (piece := written[row].take(token)):
-                yield row, piece
+            if row < len(rows) and token != PAD:
+                yield row, written[row].take(token), written[row].ended is not None
 
 
 class Unfolding:
@@ -223,10 +229,11 @@ def _refuse_longer(prompt: int, reply: int, longest: int) -> None:
 
 
 def _parts(writer: Writer, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """The rows, some at a time: as many as with their company hold no more than a bounded number of scores."""
-    labels = writer.generator.config.emotions
-    company = max((3 + labels * (row.control.bayes > 0) for row in rows), default=1)
-    size = max(1, min(_ROWS, _SCORES // (company * len(writer.generator.bias))))
+    """The rows, some at a time: as many as with their company bound the scores that are held, and the work of a step."""
+    generator = writer.generator
+    company = max((3 + generator.config.emotions * (row.control.bayes > 0) for row in rows), default=1)
+    weights = sum(parameter.numel() for parameter in generator.parameters())
+    size = max(1, min(_ROWS, _SCORES // (company * len(generator.bias)), _WEIGHTS // weights))
     for at in range(0, len(rows), size):
         yield rows[at : at + size]
 

@@ -98,8 +98,9 @@ class Engine:
         seed: int = 0,
     ) -> Asked:
         """What `write` asks for, checked and not asked for; arguments and SettingsError as there."""
-        options = replace(sampling or self.model.default_sampling, n=1, seed=seed)
-        (prompt,) = self.model.prompts([context], [emotion], options.control)
+        asked = self.model.emotion(emotion)
+        options = replace(sampling or self.model.sampling_for(asked.strength > 0, streamed=True), n=1, seed=seed)
+        (prompt,) = self.model.prompts([context], [asked], options.control)
         return self._batch.prepare(prompt, options)
 
     def close(self) -> None:

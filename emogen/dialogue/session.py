@@ -26,15 +26,16 @@ class Manner:
     Attributes:
         emotion: of its replies, `joy` or `joy=0.7,surprise=0.3`; None leaves it to the policy, "none" asks for none.
         strength: of the emotion, 0 to 1; that of a policy is multiplied by it.
-        policy: mirror, soothe, cheer, neutral, or a file: from what the user feels to the emotion of the reply.
+        policy: mirror, soothe, cheer, neutral, or a file: from what the user feels to the emotion of the reply; None asks for
+            no emotion, which readers find the most empathetic.
         decay: what a turn of the user counts one turn later, 0 to 1.
-        sampling: decoding options, control among them, in place of the model's own.
+        sampling: decoding options, control among them, in place of those of `Checkpoint.sampling_for`.
         seed: the same seed and the same words of the user give the same conversation on a CPU.
     """
 
     emotion: str | None = None
     strength: float = 1.0
-    policy: str = "soothe"
+    policy: str | None = None
     decay: float = DECAY
     sampling: Sampling | None = None
     seed: int = 0
@@ -42,6 +43,11 @@ class Manner:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise SettingsError(f"strength {self.strength:g} is not between 0 and 1")
+
+    @property
+    def asks_for_emotion(self) -> bool:
+        """Whether replies may be asked for with an emotion, by its name or by a policy."""
+        return self.policy is not None if self.emotion is None else self.emotion != "none"
 
 
 @dataclass(frozen=True)
@@ -167,11 +173,10 @@ def emotion_for(manner: Manner, state: EmotionState | None, engine: Engine) -> E
     Raises:
         SettingsError: one that the model does not know, or a policy that does not fit the labels of model and recogniser.
     """
-    if manner.emotion == "none" or (manner.emotion is None and state is None):
-        return engine.model.emotion(None)
-    if manner.emotion is not None:
+    if manner.emotion not in (None, "none"):
         return engine.model.emotion(manner.emotion, manner.strength)
-    assert state is not None
+    if manner.emotion == "none" or manner.policy is None or state is None:
+        return engine.model.emotion(None)
     answer = find_policy(manner.policy, state.labels, engine.model.labels).answer(state.emotion)
     return replace(answer, strength=answer.strength * manner.strength)
 
