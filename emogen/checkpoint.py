@@ -433,10 +433,9 @@ def better_than(folder: Path) -> str:
     return f"emogen pull {found.base}" if found else ""
 
 
-def faster_than(folder: Path) -> str:
-    """The option that names a faster model than the one in `folder`; empty where it is the fast one itself."""
-    fast = shipped("default")
-    return "" if folder.resolve() == fast.resolve() else f"--checkpoint {os.path.relpath(fast)}"
+def faster_than(model: Checkpoint) -> str:
+    """The option that names a faster model: the small one that ships, where `model` has a pretrained backbone; else empty."""
+    return f"--checkpoint {os.path.relpath(shipped('default'))}" if model.generator.config.adapter else ""
 
 
 def notice_of(folder: Path) -> str:

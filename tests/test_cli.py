@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,7 @@ import pytest
 import torch
 
 from emogen import checkpoint
-from emogen.cli import _COMMANDS, main
-from emogen.decoding.control import Control
-from emogen.decoding.sampling import Sampling
+from emogen.cli import _COMMANDS, decoding, main, sampling
 from emogen.emotions import EKMAN
 from emogen.train import corpus, fit
 
@@ -721,11 +720,11 @@ def test_options_reach_the_sampler(emogen, tiny_checkpoint):
         )[1]
 
     plain = [json.loads(line)["text"] for line in texts().splitlines()]
-    model, two = checkpoint.load(tiny_checkpoint), Control(guidance=2.0)
+    model = checkpoint.load(tiny_checkpoint)
     given = {"--temperature": "2", "--top-k": "3", "--top-p": "0.2", "--min-p": "0.9", "--max-tokens": "3"}
     for option, value in given.items():
         name, number = option[2:].replace("-", "_"), float(value) if "." in value else int(value)
-        options = Sampling(**{"temperature": 0.85, "top_p": 0.95, "control": two, "max_tokens": 41} | {name: number})
+        options = replace(model.default_sampling, **{name: number})
         found = [json.loads(line)["text"] for line in texts(option, value).splitlines()]
         assert found == [sample.text for sample in model.sample("joy", 3, (), options, 1)] != plain
     greedy_texts = {json.loads(line)["text"] for line in texts("--temperature", "0").splitlines()}
@@ -749,9 +748,9 @@ def test_the_model_that_nobody_named_is_said(emogen, tiny_checkpoint, monkeypatc
     monkeypatch.setattr(checkpoint, "CHECKPOINTS", tiny_checkpoint / "none")
     monkeypatch.setattr(checkpoint, "best_shipped", lambda: tiny_checkpoint)
     monkeypatch.setattr(checkpoint, "shipped", {"default": tiny_checkpoint, checkpoint.ADAPTER: tiny_checkpoint / "none"}.get)
-    assert emogen("sample", "--emotion", "joy")[2] == f"emogen: written by {tiny_checkpoint.name}\n"
+    assert emogen("sample", "--emotion", "joy")[2] == f"emogen: writing with {tiny_checkpoint.name}\n"
     monkeypatch.setattr(checkpoint, "better_than", lambda folder: "emogen pull tiny")
-    line = f"emogen: written by {tiny_checkpoint.name}; for better texts: emogen pull tiny\n"
+    line = f"emogen: writing with {tiny_checkpoint.name}; for better texts: emogen pull tiny\n"
     assert emogen("reply", "Hello.")[2] == line
 
 
@@ -819,3 +818,59 @@ def test_a_reader_that_has_seen_enough_ends_it_in_silence(tiny_checkpoint):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def test_each_emotion_is_written_as_alone_and_all_in_one_batch(emogen, tiny_checkpoint, monkeypatch):
+    options = ["--checkpoint", tiny_checkpoint, "-n", "2", "--seed", "5"]
+    calls = []
+    real = checkpoint.sample
+    monkeypatch.setattr(checkpoint, "sample", lambda *given: calls.append(len(given[1])) or real(*given))
+    together = emogen("sample", *options)[1].splitlines()
+    assert calls == [len(EKMAN)]
+    alone = {name: emogen("sample", "--emotion", name, *options)[1].splitlines() for name in EKMAN.names}
+    assert together == [f"{name}\t{line}" for name in EKMAN.names for line in alone[name]]
+
+
+def test_texts_written_at_once_are_printed_in_turn(emogen, tiny_checkpoint):
+    options = ["--checkpoint", tiny_checkpoint, "--seed", "5"]
+    assert emogen("sample", "--stream", *options)[1] == emogen("sample", *options)[1]
+
+
+def test_a_terminal_gets_texts_as_they_are_written(emogen, tiny_checkpoint, monkeypatch):
+    """But not where a text is chosen among several, as a reply without emotion is by default."""
+    streamed = []
+    real = checkpoint.stream_steps
+    monkeypatch.setattr(checkpoint, "stream_steps", lambda *given: streamed.append(given) or real(*given))
+    monkeypatch.setattr(sampling, "stdout_is_terminal", lambda: True)
+    for command in (
+        ["sample"],
+        ["sample", "--json"],
+        ["sample", "--no-stream"],
+        ["reply", "Hello."],
+        ["reply", "Hi.", "--stream"],
+    ):
+        emogen(*command, "--checkpoint", tiny_checkpoint, "--seed", "1")
+    assert len(streamed) == 2
+
+
+def test_long_writing_names_the_faster_model(emogen, tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(decoding, "_LONG_SECONDS", 0.0)
+    options = ["--checkpoint", tiny_checkpoint, "--emotion", "joy", "-n", "3"]
+    assert emogen("sample", *options)[2] == ""
+    monkeypatch.setattr(checkpoint, "faster_than", lambda model: "--checkpoint small")
+    line = emogen("sample", *options)[2]
+    assert line.startswith(f"emogen: 3 texts by {tiny_checkpoint.name} take ")
+    assert line.endswith("faster: --checkpoint small\n")
+
+
+def test_the_latest_model_is_named_where_it_writes_in_place_of_one_that_ships(
+    emogen, tiny_checkpoint, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoints" / "mine")
+    (tmp_path / "checkpoints" / "latest").write_text("mine\n")
+    line = emogen("sample", "--emotion", "joy")[2]
+    assert "writing with checkpoints/mine, which checkpoints/latest names, not with the model that ships" in line
+    checkpoint.load()
+    assert "checkpoints/latest names" in caplog.text

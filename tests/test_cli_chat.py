@@ -5,6 +5,7 @@ import io
 import json
 import stat
 import sys
+from dataclasses import replace
 
 import click
 import pytest
@@ -68,9 +69,9 @@ def test_each_line_of_a_pipe_is_a_turn_of_a_session(talk, tiny_checkpoint):
     # One note at the start, and above each reply what is asked for: none on blank lines.
     assert len(notes) == 1 + len(said)
     model = load(tiny_checkpoint)
-    sampling = Manner(sampling=model.default_sampling).sampling
+    sampling = model.sampling_for(with_emotion=False, streamed=True)
     with Engine(model) as engine:
-        manner = Manner(sampling=type(sampling)(**{**vars(sampling), "max_tokens": 8}), seed=1)
+        manner = Manner(sampling=replace(sampling, max_tokens=8), seed=1)
         session = Session(engine, load_recognizer(), manner)
         assert replies == [" ".join(session.reply(text).split()) for text in said]
     assert talk(*said)[0] == replies

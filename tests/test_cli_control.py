@@ -112,7 +112,7 @@ def test_a_model_is_calibrated(emogen, model, guide):
     assert content["labels"] == list(EKMAN.names)
     assert content["control"] == "guidance:1.5"
     assert content["signature"].startswith("guide guide ")
-    assert content["signature"].endswith("; 1 texts a point, seed 0, temperature 0.85")
+    assert content["signature"].endswith("; 1 texts a point, seed 0, temperature 0.7")
     content["strengths"] = [[0.0, 0.1, 1.0]] * 7
     (model / "calibration.json").write_text(json.dumps(content))
     assert sampled(emogen, model, "--control", "none", "--strength", "0.5") == plain
@@ -251,7 +251,8 @@ def test_a_stream_prints_the_text_of_the_same_seed(emogen, model, control):
 def test_a_stream_is_one_line_whatever_is_written(emogen, model, monkeypatch):
     """Line ends inside a text are blanks, wherever a piece is cut; blanks at the ends are gone."""
     pieces = [" ", " so", "\n", "happy\n", "\ntoday", "\u2028!", " ", "\n"]
-    monkeypatch.setattr(checkpoint.Checkpoint, "stream", lambda *_arguments: iter(pieces))
+    steps = ((0, piece, number == len(pieces)) for number, piece in enumerate(pieces, 1))
+    monkeypatch.setattr(checkpoint.Checkpoint, "stream_replies", lambda *_arguments: steps)
     status, out, _ = emogen("sample", "--checkpoint", model, "--emotion", "joy", "--stream", "--seed", "1")
     assert (status, out) == (0, "so happy today !\n")
 
@@ -261,11 +262,11 @@ def test_a_stream_shows_each_piece_at_once(model, monkeypatch, capsysbinary):
     seen = []
 
     def pieces(*_arguments):
-        for piece in ("so", " happy", " today"):
-            yield piece
+        for piece in ("so", " happy", " today", ""):
+            yield 0, piece, not piece
             seen.append(capsysbinary.readouterr().out)
 
-    monkeypatch.setattr(checkpoint.Checkpoint, "stream", pieces)
+    monkeypatch.setattr(checkpoint.Checkpoint, "stream_replies", pieces)
     with pytest.raises(SystemExit):
         main(["sample", "--checkpoint", str(model), "--emotion", "joy", "--stream"])
     assert seen == [b"so", b" happy", b" today"]

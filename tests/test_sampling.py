@@ -18,6 +18,7 @@ from emogen.decoding.sampling import (
     filtered,
     generate,
     inverse_cdf,
+    read_prefixes,
     row_normals,
     row_uniforms,
     stream_of,
@@ -297,3 +298,24 @@ def test_bad_options(name, value):
     with pytest.raises(SettingsError, match=f"^--{name.replace('_', '-')} {value}: allowed is ") as caught:
         replace(Sampling(), **{name: value})
     assert "\n" not in str(caught.value)
+
+
+@BACKBONES
+def test_equal_prefixes_are_read_once(backbone, monkeypatch):
+    """States and decoding states as when each row is read for itself; only the distinct rows are read."""
+    torch.manual_seed(0)
+    model = Generator(GeneratorConfig(vocabulary=20, emotions=2, backbone=backbone, width=8, heads=2)).eval()
+    rows = torch.tensor([[7, 8, BOS], [9, BOS, PAD], [7, 8, BOS], [9, BOS, PAD], [7, 8, BOS]])
+    lengths = torch.tensor([3, 2, 3, 2, 3])
+    # The last row is another one by its condition alone.
+    condition = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0]])
+    shifts = model.shifts(condition)
+    read = []
+    real = model.read
+    monkeypatch.setattr(model, "read", lambda tokens, *rest: read.append(len(tokens)) or real(tokens, *rest))
+    with torch.no_grad():
+        hidden, state = read_prefixes(model, Prefixes(rows, lengths, condition), shifts, 5)
+        expected = real(rows, lengths, shifts, model.start(shifts, 5))
+    assert read == [3]
+    torch.testing.assert_close(hidden, expected[0])
+    torch.testing.assert_close(state, expected[1])

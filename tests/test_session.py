@@ -117,10 +117,24 @@ def test_which_emotion_answers(engine):
     felt = at_rest(EKMAN).after(parse_emotion("fear", EKMAN))
     soothed = built_in("soothe", EKMAN, EKMAN).answer(felt.emotion)
     assert emotion_for(Manner(policy="soothe"), felt, engine) == soothed
-    assert emotion_for(Manner(strength=0.5), felt, engine) == replace(soothed, strength=soothed.strength / 2)
+    assert emotion_for(Manner(policy="soothe", strength=0.5), felt, engine) == replace(soothed, strength=soothed.strength / 2)
     assert emotion_for(Manner(emotion="fear", strength=0.2), felt, engine) == parse_emotion("fear", EKMAN, 0.2)
     assert emotion_for(Manner(emotion="none"), felt, engine) == no_emotion(EKMAN)
-    assert emotion_for(Manner(), None, engine) == no_emotion(EKMAN)
+    assert emotion_for(Manner(policy="soothe"), None, engine) == no_emotion(EKMAN)
+    assert emotion_for(Manner(), felt, engine) == no_emotion(EKMAN)
+
+
+@pytest.mark.parametrize(
+    ("manner", "asks"),
+    [
+        (Manner(), False),
+        (Manner(policy="mirror"), True),
+        (Manner(emotion="joy"), True),
+        (Manner(emotion="none", policy="mirror"), False),
+    ],
+)
+def test_a_manner_asks_for_an_emotion_by_name_or_by_policy(manner, asks):
+    assert manner.asks_for_emotion is asks
 
 
 def test_seeds_of_turns_differ():

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -109,7 +108,7 @@ def decoding_options(command: Command) -> Command:
     return with_decoding
 
 
-def show_progress(written: Iterable[Sample], total: int, folder: Path) -> Iterator[Sample]:
+def show_progress(written: Iterable[Sample], total: int, model: Checkpoint) -> Iterator[Sample]:
     """Pass texts on; after two seconds show on a terminal how far they are, and say it where a faster model would be better."""
     from emogen.checkpoint import faster_than
 
@@ -118,9 +117,9 @@ def show_progress(written: Iterable[Sample], total: int, folder: Path) -> Iterat
         for number, found in enumerate(written, 1):
             bar.update()
             left = (time.monotonic() - began) * (total - number) / number
-            if not told and left > _LONG_SECONDS and (faster := faster_than(folder)):
+            if not told and left > _LONG_SECONDS and (faster := faster_than(model)):
                 bar.clear()
-                click.echo(f"emogen: {total:,} texts by {folder.name} take {left:.0f} s more; faster: {faster}", err=True)
+                click.echo(f"emogen: {total:,} texts by {model.folder.name} take {left:.0f} s more; faster: {faster}", err=True)
                 told = True
             yield found
 

@@ -118,7 +118,7 @@ def _write_whole(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[
     # Each emotion has the seed to itself: its texts are those that are written when it is asked for alone.
     seeds = [seed] * len(emotions)
     written = model.iter_replies([contexts] * len(emotions), emotions, asked.count, options, seeds, guide, latent)
-    for found in show_progress(written, asked.count * len(emotions), model.folder):
+    for found in show_progress(written, asked.count * len(emotions), model):
         text = post(found.text)
         if asked.as_json:
             print_text(json.dumps({**dataclasses.asdict(found), "text": text, "seed": seed}, ensure_ascii=False))
@@ -142,22 +142,26 @@ def _guide(model: Checkpoint, asked: _Asked) -> Guide:
     return load_recognizer(asked.guide or shipped("recognizer"), asked.decoding.device).over(model.labels)
 
 
+def stdout_is_terminal() -> bool:
+    """Tell whether a person reads what is printed."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def _any_asked(emotions: Sequence[Emotion]) -> bool:
     return any(emotion.strength for emotion in emotions)
 
 
 def _streams(model: Checkpoint, emotions: Sequence[Emotion], asked: _Asked) -> bool:
     """Decide whether texts are printed while they are written: as told, else on a terminal where no text is needed whole."""
-    needs_whole = asked.as_json or asked.post or asked.count != 1 or asked.near is not None
+    needs_whole = asked.as_json or bool(asked.post) or asked.count != 1 or asked.near is not None
     if asked.stream and needs_whole:
         raise SettingsError(
             "--stream prints a text as it is written: leave out --json, --post, --near and -n, which need it whole"
         )
     if asked.stream is not None:
         return asked.stream
-    return (
-        sys.stdout.isatty() and not needs_whole and asked.decoding.sampling(model, _any_asked(emotions)).control.choice is None
-    )
+    chooses = asked.decoding.sampling(model, _any_asked(emotions)).control.choice
+    return stdout_is_terminal() and not (needs_whole or chooses)
 
 
 def _stream(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[Emotion], asked: _Asked) -> None:
