@@ -1,4 +1,4 @@
-"""How long a user waits: the help, the first line from the default model, a thousand samples. Medians of 5 whole processes.
+"""How long a user waits for the models that ship, each case a whole process. Medians of 5; the adapter's base must be pulled.
 
 python evaluate/startup.py
 """
@@ -18,11 +18,17 @@ from emogen.evaluate.report import write_result
 
 RESULT = Path("evaluate/results/startup.json")
 EMOGEN = (sys.executable, "-m", "emogen")
-MODEL = ("--checkpoint", str(shipped("default")), "--seed", "1", "--emotion", "joy")
+SMALL = ("--checkpoint", str(shipped("default")), "--seed", "1")
+ADAPTER = ("--checkpoint", str(shipped("smollm2-emotion")), "--seed", "1")
+SAID = "My sister is getting married next week!"
 CASES = {
     "help": ("--help",),
-    "first line": ("sample", *MODEL),
-    "1,000 samples of 20 tokens": ("sample", *MODEL, "-n", "1000", "--max-tokens", "20"),
+    "default: first line": ("sample", *SMALL, "--emotion", "joy"),
+    "default: one line for each of seven emotions": ("sample", *SMALL),
+    "default: 1,000 samples": ("sample", *SMALL, "--emotion", "joy", "-n", "1000"),
+    "adapter: first line": ("reply", SAID, *ADAPTER, "--emotion", "joy"),
+    "adapter: best of eight replies": ("reply", SAID, *ADAPTER),
+    "adapter: one line for each of seven emotions": ("sample", *ADAPTER),
 }
 
 
@@ -37,7 +43,7 @@ def main(runs: int, out: Path) -> None:
         first, whole = (statistics.median(column) for column in zip(*times, strict=True))
         rows.append({"system": system, "seed": 1, "seconds_to_first_line": first, "seconds": whole, "runs": runs})
         click.echo(rows[-1], err=True)
-    write_result(out, "python evaluate/startup.py", [shipped("default")], rows)
+    write_result(out, "python evaluate/startup.py", [shipped("default"), shipped("smollm2-emotion")], rows)
 
 
 def timed(arguments: tuple[str, ...]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and evaluate/README.md from the result files, between `<!-- NAME -->` and `<!-- end -->`.
+"""Write the tables of docs/benchmarks.md and evaluate/README.md from the results, between `<!-- NAME -->` and `<!-- end -->`.
 
 python evaluate/tables.py
 """
@@ -14,7 +14,7 @@ from typing import Any
 from emogen.atomic import write_text
 
 RESULTS = Path("evaluate/results")
-PAGES = (Path("README.md"), Path("evaluate/README.md"))
+PAGES = (Path("docs/benchmarks.md"), Path("evaluate/README.md"))
 DIALOGUE = (
     "emotion_accuracy",
     "emotion_f1",

@@ -214,7 +214,7 @@ def read_prefixes(generator: Generator, prefixes: Prefixes, shifts: Tensor, capa
     """
     # Whole numbers and float32 are exact in float64.
     parts = (prefixes.tokens, prefixes.lengths[:, None], prefixes.condition)
-    _, place = torch.cat([part.double() for part in parts], 1).unique(dim=0, return_inverse=True)
+    _, place = torch.cat([part.double() for part in parts], 1).unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
     count = int(place.max()) + 1
     if count == len(place):
         return generator.read(prefixes.tokens, prefixes.lengths, shifts, generator.start(shifts, capacity))

@@ -88,10 +88,12 @@ class BaseModel:
         if known > min(len(embed.weight), len(head.weight)):
             raise CheckpointError(f"{self.base.name}: its tokenizer has {known} ids, its model {len(embed.weight)} vectors")
         ids = torch.tensor([*self.tokenizer.vectors, *range(known)], device=embed.weight.device)
-        inputs, outputs = embed(ids), head.weight[ids]
+        inputs = embed(ids)
+        # Tied vectors are a fifth of a small model: no second copy, and none to be compared.
+        outputs = inputs if head.weight is embed.weight else head.weight[ids]
         bias = inputs.new_zeros(len(ids)) if head.bias is None else head.bias[ids]
         self._check_scores(inputs, outputs, bias)
-        return Vocabulary(inputs, None if torch.equal(inputs, outputs) else outputs, bias)
+        return Vocabulary(inputs, None if outputs is inputs or torch.equal(inputs, outputs) else outputs, bias)
 
     def decoder(self) -> PreTrainedModel:
         """The model without its word vectors, which the generator keeps itself."""
