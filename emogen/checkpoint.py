@@ -253,7 +253,7 @@ class Checkpoint:
 
         Warmer, or guided more, texts name their emotion and stammer.
         """
-        return Sampling(temperature=0.7, top_p=0.95, control=Control(guidance=1.5), max_tokens=self._most_tokens)
+        return Sampling(temperature=0.6, top_p=0.95, control=Control(guidance=1.5), max_tokens=self._most_tokens)
 
     def sampling_for(self, with_emotion: bool, streamed: bool = False) -> Sampling:
         """Choose the options for replies that are given none: those that readers prefer.

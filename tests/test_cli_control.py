@@ -112,7 +112,7 @@ def test_a_model_is_calibrated(emogen, model, guide):
     assert content["labels"] == list(EKMAN.names)
     assert content["control"] == "guidance:1.5"
     assert content["signature"].startswith("guide guide ")
-    assert content["signature"].endswith("; 1 texts a point, seed 0, temperature 0.7")
+    assert content["signature"].endswith("; 1 texts a point, seed 0, temperature 0.6")
     content["strengths"] = [[0.0, 0.1, 1.0]] * 7
     (model / "calibration.json").write_text(json.dumps(content))
     assert sampled(emogen, model, "--control", "none", "--strength", "0.5") == plain

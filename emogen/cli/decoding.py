@@ -78,7 +78,7 @@ _OPTIONS = (
         "--temperature",
         type=float,
         default=None,
-        help="0 takes the likeliest token.  [default: 0.7 with an emotion; 0.6, streamed 0.4 without]",
+        help="0 takes the likeliest token.  [default: 0.6; streamed without an emotion 0.4]",
     ),
     click.option("--top-k", type=int, default=None, help="Only the k likeliest tokens."),
     click.option(
