@@ -4,7 +4,8 @@ python evaluate/blind.py sheet contexts.jsonl SYSTEM=replies.jsonl ... --folder 
 python evaluate/blind.py score runs/blind READER.jsonl ...
 
 The first writes sheet.jsonl, in which origins are hidden and their order is shuffled, and key.json, which no reader may see. A
-reader writes one line for each reply: {"item": "0a", "fit": 1 to 5, ...}, in whatever scales the sheet is read for.
+reader writes one line for each reply: {"item": "0a", "fit": 1 to 5, ...}, in whatever scales the sheet is read for. Texts that
+were asked for with an emotion (`emotion` beside `text`) may be read for it: {"item": "0a", "emotion": "joy", "sense": 4}.
 """
 
 from __future__ import annotations
@@ -44,16 +45,19 @@ def blind() -> None:
 def sheet(contexts: Path, systems: tuple[str, ...], folder: Path, seed: int) -> None:
     """Shuffle the replies of several systems to the same contexts (JSON lines with `context`; with `text` for a reply)."""
     asked = [row["context"] for row in read_lines(contexts)]
-    written = {name: [str(row["text"]) for row in read_lines(Path(file))] for name, file in map(named, systems)}
-    for name, texts in written.items():
-        if len(texts) != len(asked):
-            raise DataError(f"{name}: {len(texts)} replies to {len(asked)} contexts; give one for each, in their order")
+    written = {name: read_lines(Path(file)) for name, file in map(named, systems)}
+    for name, rows in written.items():
+        if len(rows) != len(asked):
+            raise DataError(f"{name}: {len(rows)} replies to {len(asked)} contexts; give one for each, in their order")
     order = random.Random(seed)
     items, key = [], {}
     for number, context in enumerate(asked):
         shuffled = order.sample(sorted(written), len(written))
-        key.update({f"{number}{letter}": name for letter, name in zip(_LETTERS, shuffled, strict=False)})
-        replies = {letter: even(written[name][number]) for letter, name in zip(_LETTERS, shuffled, strict=False)}
+        replies = {}
+        for letter, name in zip(_LETTERS, shuffled, strict=False):
+            row = written[name][number]
+            replies[letter] = even(str(row["text"]))
+            key[f"{number}{letter}"] = {"system": name, "emotion": row.get("emotion")}
         items.append({"id": number, "context": context, "replies": replies})
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / SHEET, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
@@ -67,9 +71,10 @@ def sheet(contexts: Path, systems: tuple[str, ...], folder: Path, seed: int) -> 
 @click.pass_context
 def score(context: click.Context, folder: Path, ratings: tuple[Path, ...], out: Path) -> None:
     """Write each system's mean rating, with a bootstrap interval over contexts, and all ratings without the texts."""
-    key: dict[str, str] = json.loads((folder / KEY).read_text(encoding="utf-8"))
+    key: dict[str, dict[str, str]] = json.loads((folder / KEY).read_text(encoding="utf-8"))
     found = [rating for reader, path in enumerate(ratings) for rating in read_ratings(path, reader, key)]
-    rows = [{"system": system, "seed": 0, **scores_of(found, system)} for system in sorted(set(key.values()))]
+    systems = sorted({origin["system"] for origin in key.values()})
+    rows = [{"system": system, "seed": 0, **scores_of(found, system)} for system in systems]
     write_result(out, command_of("blind", context), [folder / SHEET, *ratings], rows, {"ratings": found})
     for row in rows:
         click.echo(json.dumps({name: getattr(value, "value", value) for name, value in row.items()}))
@@ -87,16 +92,22 @@ def scores_of(ratings: Sequence[dict[str, object]], system: str) -> dict[str, ob
     return {scale: mean_tally(values, f"mean of readers|n:{len(values)}").score() for scale, values in means.items()}
 
 
-def read_ratings(path: Path, reader: int, key: dict[str, str]) -> Iterator[dict[str, object]]:
-    """Read one reader's ratings under the systems' names; raises DataError for an item or a rating that there is not."""
+def read_ratings(path: Path, reader: int, key: dict[str, dict[str, str]]) -> Iterator[dict[str, object]]:
+    """Read one reader's ratings under the systems' names; an emotion that was read becomes 1 where it was asked for, else 0.
+
+    Raises:
+        DataError: an item or a rating that there is not.
+    """
     for number, row in enumerate(read_lines(path), 1):
         item = str(row.pop("item", ""))
         if item not in key:
             raise DataError(f"{path}:{number}: item {item!r} is not on the sheet")
+        read = row.pop("emotion", None)
         for scale, value in row.items():
             if not isinstance(value, int | float) or not LOWEST <= value <= HIGHEST:
                 raise DataError(f"{path}:{number}: {scale} {value!r} is not a number from {LOWEST} to {HIGHEST}")
-        yield {"system": key[item], "context": int(item[:-1]), "reader": reader, **row}
+        found = {} if read is None else {"emotion_read": float(read == key[item]["emotion"])}
+        yield {"system": key[item]["system"], "context": int(item[:-1]), "reader": reader, **found, **row}
 
 
 def read_lines(path: Path) -> list[dict[str, object]]:

@@ -31,7 +31,9 @@ def folder(tmp_path):
 
 def rate(folder, name, ratings):
     key = json.loads((folder / "key.json").read_text())
-    return write(folder / name, [{"item": item, "fit": ratings[system]} for item, system in key.items()])
+    return write(
+        folder / name, [{"item": item, "fit": ratings[origin["system"]], "emotion": "joy"} for item, origin in key.items()]
+    )
 
 
 def test_each_system_gets_its_own_ratings(folder):
@@ -40,7 +42,7 @@ def test_each_system_gets_its_own_ratings(folder):
     key = json.loads((folder / "key.json").read_text())
     for item in sheet:
         for letter, text in item["replies"].items():
-            assert text == f"{key[str(item['id']) + letter].lower()} says {item['id']}."
+            assert text == f"{key[str(item['id']) + letter]['system'].lower()} says {item['id']}."
     readers = [rate(folder, "one", {"Good": 5, "Bad": 1}), rate(folder, "two", {"Good": 4, "Bad": 2})]
     out = folder / "result.json"
     found = CliRunner().invoke(blind, ["score", str(folder), *map(str, readers), "--out", str(out)])
@@ -50,6 +52,8 @@ def test_each_system_gets_its_own_ratings(folder):
         "Good": (4.5, [4.5, 4.5]),
         "Bad": (1.5, [1.5, 1.5]),
     }
+    # Read as joy throughout, where two of three were asked for it.
+    assert [row["emotion_read"] for row in content["rows"]] == pytest.approx([2 / 3, 2 / 3])
     assert len(content["ratings"]) == 12
     assert "says" not in out.read_text()
 
