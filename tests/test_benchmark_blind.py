@@ -21,9 +21,11 @@ def write(path, rows):
 @pytest.fixture
 def folder(tmp_path):
     contexts = write(tmp_path / "contexts.jsonl", [{"context": context} for context in CONTEXTS])
-    systems = [
-        f"{name}={write(tmp_path / name, [{'text': f'{name} says {n} .'} for n in range(3)])}" for name in ("Good", "Bad")
-    ]
+    emotions = ["joy", "fear", "joy"]
+    systems = []
+    for name in ("Good", "Bad"):
+        rows = [{"text": f"{name} says {number} .", "emotion": emotion} for number, emotion in enumerate(emotions)]
+        systems.append(f"{name}={write(tmp_path / name, rows)}")
     found = CliRunner().invoke(blind, ["sheet", str(contexts), *systems, "--folder", str(tmp_path / "out")])
     assert found.exit_code == 0, found.output
     return tmp_path / "out"
