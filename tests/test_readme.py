@@ -37,8 +37,11 @@ def test_python_runs(code, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("emogen sample") and ">" not in line])
-def test_sample_prints_as_many_lines_as_the_readme_shows(command, capsys, monkeypatch, tmp_path):
+WRITERS = ("emogen sample", "emogen reply", "emogen recognize")
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith(WRITERS) and ">" not in line])
+def test_a_command_prints_as_many_lines_as_the_readme_shows(command, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     shown = re.split(rf"^\$ {re.escape(command)}(?: +#.*)?\n", README, maxsplit=1, flags=re.MULTILINE)[1]
     lines = re.split(r"^\$|^```", shown, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
