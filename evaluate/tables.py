@@ -44,6 +44,8 @@ LATENT = (
 )
 SHOWN = {
     "startup": ("seconds_to_first_line", "seconds"),
+    "blind": ("fit", "empathy", "fluency"),
+    "blind_texts": ("emotion_read", "sense", "fluency"),
     "speed": ("seconds", "reference_seconds", "ratio", "repetitions", "gigabytes"),
     "conditional": (
         "emotion_accuracy",
