@@ -47,11 +47,11 @@ def test_check_of_a_good_file() -> None:
 
 
 def test_check_of_a_bad_file_tells_every_line_and_exits_with_one(folder: Path) -> None:
-    (folder / "bad.csv").write_text("text,emotion\nHi,rage\nHi,joy\nHi\nHi\n")
+    (folder / "bad.csv").write_text("text,emotion\nHi,hunger\nHi,joy\nHi\nHi\n")
     result = run("check", "bad.csv", "--labels", "ekman")
     assert result.exit_code == 1
     first, second, *_ = result.stdout.splitlines()
-    assert first.startswith("bad.csv:2: emotion 'rage' is not one of anger")
+    assert first.startswith("bad.csv:2: emotion 'hunger' is not one of anger")
     assert second.startswith("bad.csv:4-5: 1 cells where the header has 2")
 
 
@@ -62,7 +62,7 @@ def test_check_as_json(folder: Path) -> None:
     assert result.exit_code == 1
     assert [(problem["line"], problem["kind"]) for problem in found["problems"]] == [(41, "broken JSON")]
     assert found["counts"]["labels"] == {"fear": 20, "joy": 20}
-    assert set(found) == {"path", "problems", "counts", "duplicates", "overlap", "single"}
+    assert set(found) == {"path", "problems", "counts", "duplicates", "overlap", "single", "notes"}
 
 
 def test_check_reads_standard_input() -> None:

@@ -146,7 +146,7 @@ def test_bad_files_end_in_one_line_that_says_where(refusal, folder, name, raw, s
     ("options", "status", "said"),
     [
         ((), 2, "nothing to fit: give --context, --emotion or both"),
-        (("--emotion", "fury"), 2, "emotion 'fury' is not one of joy, sadness"),
+        (("--emotion", "hunger"), 2, "emotion 'hunger' is not one of joy, sadness"),
         (("--emotion", "joy=0.5"), 2, "emotion weights sum to 0.5, not to 1"),
         (("--emotion", "joy", "--strength", 2), 2, "strength 2 is not between 0 and 1"),
         (("--emotion", "joy", "--policy", "mirror"), 2, "give one of them"),

@@ -285,7 +285,7 @@ def test_native_labels_map_to_ekman_where_asked_for(tmp_path: Path) -> None:
     [
         ({}, "neither goemotions.jsonl.gz nor train.tsv, dev.tsv, test.tsv, emotions.txt; get the files from https://"),
         ({"train.tsv": "", "emotions.txt": ""}, "neither goemotions.jsonl.gz nor dev.tsv, test.tsv; get"),
-        ({"goemotions.jsonl": '{"text": "Hi", "emotion": "rage"}'}, "goemotions.jsonl:1: emotion 'rage' is not one of"),
+        ({"goemotions.jsonl": '{"text": "Hi", "emotion": "hunger"}'}, "goemotions.jsonl:1: emotion 'hunger' is not one of"),
         ({"goemotions.jsonl": ""}, "goemotions: the files hold no utterance"),
         ({**GOEMOTIONS_FILES, "dev.tsv": "Hm\n"}, "dev.tsv:1: 1 cells"),
     ],

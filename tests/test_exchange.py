@@ -264,8 +264,8 @@ GOOD = '{"text": "Hi", "emotion": "joy"}'
         (b'{"text": 5, "emotion": "joy"}', "reply is no text"),
         (b'{"words": "Hi", "emotion": "joy"}', "no such column"),
         (b'{"text": "Hi"}', "no such column"),
-        (b'{"text": "Hi", "emotion": "rage"}', "unknown emotion"),
-        (b'{"text": "Hi", "emotion": ["joy", "rage"]}', "unknown emotion"),
+        (b'{"text": "Hi", "emotion": "hunger"}', "unknown emotion"),
+        (b'{"text": "Hi", "emotion": ["joy", "hunger"]}', "unknown emotion"),
         (b'{"text": "Hi", "emotion": 3}', "no emotion"),
         (b'{"text": "Hi", "emotion": []}', "no emotion"),
         (b'{"text": "Hi", "emotion": ["joy", ""]}', "no emotion"),
@@ -294,11 +294,11 @@ def test_a_bad_row_is_told_with_its_line_and_the_rest_is_read(tmp_path: Path, li
 
 
 def test_an_error_names_value_allowed_values_and_way_out(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.csv", "text,emotion\nHi,rage\n")
+    path = write(tmp_path / "rows.csv", "text,emotion\nHi,hunger\n")
     with pytest.raises(DataError) as caught:
         list(read_exchanges(path, Reading(labels=EKMAN)))
     allowed = "anger, disgust, fear, joy, neutral, sadness, surprise"
-    assert str(caught.value) == f"{path}:2: emotion 'rage' is not one of {allowed}; rename it or pass --labels"
+    assert str(caught.value) == f"{path}:2: emotion 'hunger' is not one of {allowed}; map it with --map hunger=LABEL, or pass --labels"
 
 
 def test_wrong_column_names_those_that_are_there(tmp_path: Path) -> None:

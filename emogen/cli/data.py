@@ -18,7 +18,7 @@ from emogen.data.check import Counts, Finding, Lengths, Report, Stats, check_fil
 from emogen.data.check import stats as count_file
 from emogen.data.corpora import CORPORA, Corpus, Progress, Roles, corpus_named, locate, resolve
 from emogen.data.corpora import fetch as fetch_corpus
-from emogen.data.exchange import Exchange, Reading, as_json, write_exchanges
+from emogen.data.exchange import UNKNOWN_EMOTION, Exchange, Reading, as_json, write_exchanges
 from emogen.errors import DataError
 
 _SHOWN = 10
@@ -70,13 +70,16 @@ def stats(file: str, reading: Reading, as_object: bool) -> None:
 def split(file: str, out: str, valid: float, test: float, seed: int, reading: Reading) -> None:
     """Write FILE with every row in train, valid or test; the same reply never stands in two of them."""
     rows: Counter[str] = Counter()
+    notes: list[str] = []
     path, reading = resolve(file, reading)
-    exchanges = _counted(split_exchanges(path, reading, (1 - valid - test, valid, test), seed), rows)
+    exchanges = _counted(split_exchanges(path, reading, (1 - valid - test, valid, test), seed, notes), rows)
     if out == "-":
         for exchange in exchanges:
             _print(as_json(exchange))
     else:
         write_exchanges(Path(out), exchanges)
+    for note in notes:
+        click.echo(f"emogen: note: {note}", err=True)
     click.echo(f"{out}: {_listed(rows)}", err=True)
 
 
@@ -182,13 +185,15 @@ def _report_text(report: Report) -> str:
             f"duplicates   {report.duplicates.rows:,}{_places(report.duplicates.lines)}",
             f"overlap      {report.overlap.rows:,} of valid and test in train{_places(report.overlap.lines)}",
             *(f"single row   {name!r}, line {line}" for name, line in report.single.items()),
+            *(f"note         {note}" for note in report.notes),
         ]
     )
 
 
 def _finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
     for finding in findings:
-        place = str(finding.line) if finding.rows == 1 else f"{finding.line}-{finding.last_line}"
+        alone = finding.rows == 1 or finding.kind == UNKNOWN_EMOTION
+        place = str(finding.line) if alone else f"{finding.line}-{finding.last_line}"
         times = f" ({finding.rows:,} rows)" if finding.rows > 1 else ""
         yield f"{place}: {finding.message}{times}"
 
@@ -225,5 +230,6 @@ def _stats_text(found: Stats) -> str:
             f"words        {found.words:,}, {found.distinct_words:,} distinct",
             f"words/label  {_listed(found.words_by_label)}",
             f"opening      {found.opening!r} begins {found.opening_rows:,} rows",
+            *(f"note         {note}" for note in found.notes),
         ]
     )

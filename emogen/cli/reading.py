@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import click
 
 from emogen.data.exchange import Columns, Reading
-from emogen.emotions import LABEL_SETS, named_label_set
-from emogen.errors import DataError
+from emogen.data.label_use import Renames
+from emogen.emotions import LABEL_SETS, LabelSet, named_label_set
+from emogen.errors import DataError, SettingsError
+from emogen.label_names import is_name, normalize_name
 
 Command = Callable[..., Any]
 
@@ -37,12 +42,68 @@ def reading_options(command: Command) -> Command:
         show_default=True,
         help="A longer reply is an error; each CJK character is a word.",
     )
+    @map_option
+    @click.option("--skip-blank", is_flag=True, help="Leave out rows without a text or a label, and say how many.")
     @click.option("--format", type=click.Choice(_FORMATS), help="Where the name does not say.  [default for -: jsonl]")
     @wraps(command)
     def with_reading(**options: Any) -> Any:
         return command(reading=_reading(options), **options)
 
     return with_reading
+
+
+def map_option(command: Command) -> Command:
+    """Adds the option that reads labels as others; it arrives as `map`, for `parse_renames`."""
+    return click.option(
+        "--map",
+        "map",
+        multiple=True,
+        metavar="NAME=LABEL",
+        help="Read the label NAME as LABEL; may be given several times. Also a TOML file with a table [map].",
+    )(command)
+
+
+def parse_renames(given: Sequence[str], labels: LabelSet | None = None) -> Renames:
+    """Read what `--map` was given.
+
+    Args:
+        given: `NAME=LABEL`, or the path of a TOML file whose table `map` holds such pairs.
+        labels: that are read in place of others; None lets any name be one.
+
+    Raises:
+        SettingsError: what is neither, a name twice with two labels, or a label that is none of `labels`.
+    """
+    renames: dict[str, str] = {}
+    for name, label in chain.from_iterable(map(_renames, given)):
+        for text in (name, label):
+            if not is_name(text):
+                raise SettingsError(f"--map {name}={label}: {text!r} is no name of an emotion; write --map happy=joy")
+        if renames.setdefault(name, label) != label:
+            raise SettingsError(f"--map {name}={label}: {name!r} is read as {renames[name]!r} already; give one label for it")
+        if labels and labels.find(label) is None:
+            raise SettingsError(f"--map {name}={label}: {labels.unknown(label)}")
+    return tuple(renames.items())
+
+
+def _renames(given: str) -> Iterator[tuple[str, str]]:
+    if given.endswith(".toml"):
+        yield from read_renames(Path(given))
+        return
+    name, mark, label = map(normalize_name, given.partition("="))
+    if not mark:
+        raise SettingsError(f"--map {given}: write NAME=LABEL, or the path of a TOML file with a table [map]")
+    yield name, label
+
+
+def read_renames(path: Path) -> tuple[tuple[str, str], ...]:
+    """Read the table `map` of a TOML file; empty where it has none. Raises SettingsError where it cannot be read."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("map", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as TOML ({error})") from None
+    if not isinstance(table, dict) or not all(isinstance(label, str) for label in table.values()):
+        raise SettingsError(f'{path}: map is no table of names and labels; write happy = "joy" under [map]')
+    return tuple((normalize_name(name), normalize_name(label)) for name, label in table.items())
 
 
 def _column(name: str, default: str, text: str) -> Callable[[Command], Command]:
@@ -52,12 +113,15 @@ def _column(name: str, default: str, text: str) -> Callable[[Command], Command]:
 def _reading(options: dict[str, Any]) -> Reading:
     """Takes its own options out of `options`."""
     columns = Columns(**{name: options.pop(f"{name}_column") for name in _COLUMNS})
-    labels = options.pop("labels")
+    names = options.pop("labels")
+    labels = named_label_set(names) if names else None
     return Reading(
         columns=columns,
-        labels=named_label_set(labels) if labels else None,
+        labels=labels,
         max_words=options.pop("max_words"),
         format=options.pop("format") or "",
+        renames=parse_renames(options.pop("map"), labels),
+        skip_blank=options.pop("skip_blank"),
     )
 
 

@@ -14,7 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.data.exchange import Exchange, Problem, Reading, Split, plain_words, read_exchanges, scan
+from emogen.data.exchange import (
+    UNKNOWN_EMOTION,
+    Exchange,
+    Problem,
+    Reading,
+    Split,
+    good_rows,
+    infer_labels,
+    plain_words,
+    read_exchanges,
+    scan,
+)
+from emogen.data.label_use import LabelUse
 from emogen.errors import DataError, SettingsError
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -95,6 +107,7 @@ class Report:
         overlap: rows of valid or test whose reply also stands in train (upper and lower case and blanks aside); the
             first 10 with the line of train.
         single: labels that a single row carries, with its line.
+        notes: how the labels were read, where that is not just as they stand there.
     """
 
     path: str
@@ -103,6 +116,7 @@ class Report:
     duplicates: Repeats
     overlap: Repeats
     single: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,7 @@ class Stats:
         words_by_label: words of the rows that carry each label.
         opening: the commonest first three words of a reply.
         opening_rows: how many replies begin with them (at least; exact up to 100,000 different beginnings).
+        notes: how the labels were read, where that is not just as they stand there.
     """
 
     path: str
@@ -126,6 +141,7 @@ class Stats:
     words_by_label: Mapping[str, int]
     opening: str
     opening_rows: int
+    notes: tuple[str, ...] = ()
 
 
 def check_file(path: str | Path, reading: Reading | None = None) -> Report:
@@ -141,7 +157,8 @@ def check_file(path: str | Path, reading: Reading | None = None) -> Report:
     problems = _Problems()
     tally = _Tally()
     prints = _Fingerprints()
-    for found in scan(path, reading):
+    reading, use = _with_labels(path, reading), LabelUse()
+    for found in scan(path, reading, use):
         if isinstance(found, Problem):
             problems.add(found)
             continue
@@ -150,7 +167,8 @@ def check_file(path: str | Path, reading: Reading | None = None) -> Report:
         tally.add(line, exchange, len(plain_words(exchange.reply)))
         prints.add(line, exchange)
     single = {name: tally.first_line[name] for name, rows in tally.labels.items() if rows == 1}
-    return Report(str(path), tuple(problems.found), tally.counts(), prints.duplicates(), prints.overlap(), single)
+    notes = _notes(use, reading)
+    return Report(str(path), tuple(problems.found), tally.counts(), prints.duplicates(), prints.overlap(), single, notes)
 
 
 def stats(path: str | Path, reading: Reading | None = None) -> Stats:
@@ -164,7 +182,8 @@ def stats(path: str | Path, reading: Reading | None = None) -> Stats:
     by_label: Counter[str] = Counter()
     openings = _Openings()
     total = 0
-    for exchange in read_exchanges(path, reading):
+    reading, use = _with_labels(path, reading), LabelUse()
+    for exchange in read_exchanges(path, reading, use):
         found = plain_words(exchange.reply)
         tally.add(0, exchange, len(found))
         total += len(found)
@@ -172,7 +191,17 @@ def stats(path: str | Path, reading: Reading | None = None) -> Stats:
         by_label.update(dict.fromkeys(_labels(exchange), len(found)))
         openings.add(" ".join(found[:_OPENING_WORDS]))
     opening, rows = openings.commonest()
-    return Stats(str(path), tally.counts(), total, len(distinct), _descending(by_label), opening, rows)
+    words = _descending(by_label)
+    return Stats(str(path), tally.counts(), total, len(distinct), words, opening, rows, _notes(use, reading))
+
+
+def _with_labels(path: str | Path, reading: Reading | None) -> Reading:
+    reading = reading or Reading()
+    return reading if reading.labels else replace(reading, labels=infer_labels(path, reading))
+
+
+def _notes(use: LabelUse, reading: Reading) -> tuple[str, ...]:
+    return tuple(use.notes(reading.labels, reading.renames)) if reading.labels else ()
 
 
 def split_exchanges(
@@ -180,6 +209,7 @@ def split_exchanges(
     reading: Reading | None = None,
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
+    notes: list[str] | None = None,
 ) -> Iterator[Exchange]:
     """The exchanges of a file, each with a new split that a hash of its reply decides.
 
@@ -191,6 +221,7 @@ def split_exchanges(
         reading: columns, labels, limits.
         shares: of train, valid and test; they sum to 1.
         seed: another seed, another split.
+        notes: gets how the labels were read, once all rows have been.
 
     Raises:
         SettingsError: shares that are no shares.
@@ -198,20 +229,21 @@ def split_exchanges(
     """
     if not (min(shares) >= 0 and abs(sum(shares) - 1) <= _SUM_TOLERANCE and shares[0] > 0):
         raise SettingsError(f"shares {shares} must not be negative, sum to 1 and leave rows to train on")
-    return _split(path, reading, shares, seed)
+    return _split(path, _with_labels(path, reading), shares, seed, [] if notes is None else notes)
 
 
-def _split(path: str | Path, reading: Reading | None, shares: tuple[float, float, float], seed: int) -> Iterator[Exchange]:
+def _split(
+    path: str | Path, reading: Reading, shares: tuple[float, float, float], seed: int, notes: list[str]
+) -> Iterator[Exchange]:
     rows: Counter[str] = Counter()
     first_line: dict[str, int] = {}
-    for found in scan(path, reading):
-        if isinstance(found, Problem):
-            raise DataError(f"{path}:{found.number}: {found.message}")
-        line, exchange = found
+    use = LabelUse()
+    for line, exchange in good_rows(path, reading, use):
         for name in _labels(exchange):
             rows[name] += 1
             first_line.setdefault(name, line)
         yield replace(exchange, split=split_of(exchange.reply, shares, seed))
+    notes.extend(_notes(use, reading))
     for name, count in rows.items():
         if count == 1:
             where = f"{path}:{first_line[name]}: emotion {name!r} has only this row, which cannot be split"
@@ -264,14 +296,27 @@ class _Problems:
 
     found: list[Finding] = field(default_factory=list)
     _open: bool = False
+    _unknown: dict[str, int] = field(default_factory=dict)
 
     def add(self, problem: Problem) -> None:
+        if problem.kind == UNKNOWN_EMOTION:
+            self._add_unknown(problem)
+            return
         last = self.found[-1] if self.found and self._open else None
         if last and (last.kind, last.message) == (problem.kind, problem.message):
             self.found[-1] = replace(last, last_line=problem.number, rows=last.rows + 1)
         else:
             self.found.append(Finding(problem.number, problem.number, 1, problem.kind, problem.message))
         self._open = True
+
+    def _add_unknown(self, problem: Problem) -> None:
+        """One finding a label, wherever its rows stand: they are all put right in the same way."""
+        place = self._unknown.setdefault(problem.message, len(self.found))
+        if place == len(self.found):
+            self.found.append(Finding(problem.number, problem.number, 0, problem.kind, problem.message))
+        before = self.found[place]
+        self.found[place] = replace(before, last_line=problem.number, rows=before.rows + 1)
+        self._open = False
 
     def last_was_good(self) -> None:
         self._open = False

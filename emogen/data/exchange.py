@@ -8,16 +8,18 @@ import io
 import json
 import sys
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, TextIO
 
 from emogen.atomic import replacing
-from emogen.emotions import EKMAN, TO_EKMAN, Emotion, LabelSet, is_name, mixture, parse_shares
+from emogen.data.label_use import LabelUse, Renames, describe_unknown, find_label
+from emogen.emotions import EKMAN, Emotion, LabelSet, mixture, parse_shares
 from emogen.errors import DataError, SettingsError
+from emogen.label_names import is_name, normalize_name
 from emogen.words import words
 
 Split = Literal["train", "valid", "test", ""]
@@ -27,6 +29,7 @@ _FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "cs
 _TURN_MARK = "||"
 _SHOWN = 60
 _MAX_LABELS = 1000
+UNKNOWN_EMOTION = "unknown emotion"
 
 csv.field_size_limit(1 << 24)
 
@@ -67,12 +70,16 @@ class Reading:
         labels: what emotions are expressed in; None takes the file's own (Ekman-7 where that suffices).
         max_words: a longer reply is reported, not cut.
         format: jsonl, csv or tsv where the file name does not say.
+        renames: pairs of a label in the file and the one that is read in its place.
+        skip_blank: leave out rows without a text or a label, in place of reporting them.
     """
 
     columns: Columns = field(default_factory=Columns)
     labels: LabelSet | None = None
     max_words: int = 1000
     format: str = ""
+    renames: Renames = ()
+    skip_blank: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,68 +108,100 @@ def plain_words(text: str) -> list[str]:
     return [word for word in words(text) if word[0].isalnum()]
 
 
-def read_exchanges(path: str | Path, reading: Reading | None = None) -> Iterator[Exchange]:
+def read_exchanges(path: str | Path, reading: Reading | None = None, use: LabelUse | None = None) -> Iterator[Exchange]:
     """Exchanges of a file, one at a time, in its order.
 
     Args:
         path: a file, or "-" for standard input.
         reading: columns, labels, limits.
+        use: counts how the rows name their emotions.
 
     Raises:
-        DataError: at the first thing that is wrong, with its line.
+        DataError: at the first thing that is wrong, with its line; of unknown emotions, all of the file.
     """
-    for found in scan(path, reading):
-        if isinstance(found, Problem):
+    for _, exchange in good_rows(path, reading or Reading(), use or LabelUse()):
+        yield exchange
+
+
+def good_rows(path: str | Path, reading: Reading, use: LabelUse) -> Iterator[tuple[int, Exchange]]:
+    """Exchanges with their lines; arguments and errors as for `read_exchanges`."""
+    labels = reading.labels or infer_labels(path, reading)
+    rows = scan(path, replace(reading, labels=labels), use)
+    for found in rows:
+        if not isinstance(found, Problem):
+            yield found
+        elif found.kind == UNKNOWN_EMOTION:
+            # The other names too, so that all can be put right at once.
+            deque(rows, maxlen=0)
+            raise DataError(use.refusal(path, labels, reading.renames))
+        else:
             raise DataError(f"{path}:{found.number}: {found.message}")
-        yield found[1]
 
 
-def scan(path: str | Path, reading: Reading | None = None) -> Iterator[tuple[int, Exchange] | Problem]:
+def scan(
+    path: str | Path, reading: Reading | None = None, use: LabelUse | None = None
+) -> Iterator[tuple[int, Exchange] | Problem]:
     """Every record of a file, good (with its line) or not; what cannot be read at all raises DataError."""
-    reading = reading or Reading()
+    reading, use = reading or Reading(), use or LabelUse()
     labels = reading.labels or infer_labels(path, reading)
     empty = True
-    for found in exchanges_of(read_rows(path, reading.format), reading, labels):
+    for found in exchanges_of(read_rows(path, reading.format), reading, labels, use):
         empty = False
         yield found
+    if empty and use.skipped:
+        raise DataError(f"{path}: none of its {use.skipped:,} rows has both a text and a label")
     if empty:
         raise DataError(f"{path}: holds no rows; one exchange a line is expected")
 
 
-def exchanges_of(rows: Iterable[Row | Problem], reading: Reading, labels: LabelSet) -> Iterator[tuple[int, Exchange] | Problem]:
+def exchanges_of(
+    rows: Iterable[Row | Problem], reading: Reading, labels: LabelSet, use: LabelUse | None = None
+) -> Iterator[tuple[int, Exchange] | Problem]:
     """Each row as an exchange with its line, or why it is none; problems pass through."""
+    use = use or LabelUse()
     for row in rows:
         if isinstance(row, Problem):
             yield row
             continue
+        if reading.skip_blank and _lacks_part(row.fields, reading.columns):
+            use.skipped += 1
+            continue
         try:
-            yield row.number, _exchange(row.fields, reading, labels)
+            yield row.number, _exchange(row, reading, labels, use)
         except _UnfitError as unfit:
             yield Problem(row.number, unfit.kind, str(unfit))
+
+
+def survey_labels(path: str | Path, reading: Reading) -> LabelUse:
+    """Count the names of emotions in a file that can be read more than once.
+
+    Raises:
+        DataError: so many names that the column cannot be one of emotions, or the file cannot be read.
+    """
+    use = LabelUse()
+    for row in read_rows(path, reading.format):
+        if isinstance(row, Problem):
+            continue
+        if reading.skip_blank and _lacks_part(row.fields, reading.columns):
+            use.skipped += 1
+            continue
+        try:
+            use.add(_shares(_pick(row.fields, reading.columns.emotion, "emotion")), row.number)
+        except _UnfitError:
+            continue
+        if len(use.rows) > _MAX_LABELS and reading.labels is None:
+            column = _present(row.fields, reading.columns.emotion)
+            found = f"column {column!r} holds more than {_MAX_LABELS} emotions"
+            raise DataError(f"{path}:{row.number}: {found}; name another with --emotion-column, or pass --labels")
+    return use
 
 
 def infer_labels(path: str | Path, reading: Reading) -> LabelSet:
     """The label set that a file's own emotion column spans: Ekman-7 if that covers it, else its names in order.
 
-    What can be read only once (standard input, a pipe) is taken for Ekman-7.
-
-    Raises:
-        DataError: so many names that the column cannot be one of emotions, or the file cannot be read.
+    What can be read only once (standard input, a pipe) is taken for Ekman-7. Errors as for `survey_labels`.
     """
-    if _reads_once(path):
-        return EKMAN
-    names: set[str] = set()
-    for row in read_rows(path, reading.format):
-        if isinstance(row, Row):
-            try:
-                names.update(_shares(_pick(row.fields, reading.columns.emotion, "emotion")))
-            except _UnfitError:
-                continue
-            if len(names) > _MAX_LABELS:
-                column = _present(row.fields, reading.columns.emotion)
-                found = f"column {column!r} holds more than {_MAX_LABELS} emotions"
-                raise DataError(f"{path}:{row.number}: {found}; name another with --emotion-column, or pass --labels")
-    return LabelSet(tuple(sorted(names))) if names - set(EKMAN.names) else EKMAN
+    return EKMAN if _reads_once(path) else survey_labels(path, reading).label_set(reading.renames)
 
 
 def read_rows(path: str | Path, file_format: str = "") -> Iterator[Row | Problem]:
@@ -351,8 +390,18 @@ def _not_utf8(number: int, error: UnicodeDecodeError) -> Problem:
     return Problem(number, "not UTF-8", f"{found}; save the file as UTF-8")
 
 
-def _exchange(fields: Mapping[str, object], reading: Reading, labels: LabelSet) -> Exchange:
-    columns = reading.columns
+def _lacks_part(fields: Mapping[str, object], columns: Columns) -> bool:
+    """Whether the text or the label of a row is blank; a column that is missing is another matter."""
+    parts = (_present(fields, columns.reply), _present(fields, columns.emotion))
+    return any(name is not None and _is_blank(fields[name]) for name in parts)
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def _exchange(row: Row, reading: Reading, labels: LabelSet, use: LabelUse) -> Exchange:
+    fields, columns = row.fields, reading.columns
     reply = _text(_pick(fields, columns.reply, "reply"), "reply")
     if len(reply) > reading.max_words and (length := len(plain_words(reply))) > reading.max_words:
         message = f"reply has {length} words, more than {reading.max_words}; split it or raise --max-words"
@@ -360,7 +409,7 @@ def _exchange(fields: Mapping[str, object], reading: Reading, labels: LabelSet) 
     return Exchange(
         context=_context(_optional(fields, columns.context)),
         reply=reply,
-        emotion=_emotion(_pick(fields, columns.emotion, "emotion"), labels),
+        emotion=_emotion(_pick(fields, columns.emotion, "emotion"), labels, reading.renames, use, row.number),
         split=_split(_optional(fields, columns.split)),
     )
 
@@ -388,7 +437,8 @@ def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise _UnfitError(f"{what} is no text", f"{what} {_shown(value)} is no text")
     if not value.strip():
-        raise _UnfitError(f"empty {what}", f"the {what} is empty")
+        way_out = "; fill it in, or pass --skip-blank" if what == "reply" else ""
+        raise _UnfitError(f"empty {what}", f"the {what} is empty{way_out}")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise _UnfitError("not UTF-8", f"the {what} holds half of a surrogate pair, which is no character")
     return value.strip()
@@ -402,13 +452,14 @@ def _context(value: object) -> tuple[str, ...]:
     return tuple(_text(turn, "context") for turn in value)
 
 
-def _emotion(value: object, labels: LabelSet) -> Emotion:
+def _emotion(value: object, labels: LabelSet, renames: Renames, use: LabelUse, line: int) -> Emotion:
     shares: dict[str, float] = {}
-    for name, share in _shares(value).items():
-        known = name if name in labels else _ekman(name, labels)
+    named = _shares(value)
+    use.add(named, line)
+    for name, share in named.items():
+        known = find_label(name, labels, renames)
         if known is None:
-            message = f"emotion {_shown(name)} is not one of {', '.join(labels.names)}; rename it or pass --labels"
-            raise _UnfitError("unknown emotion", message)
+            raise _UnfitError(UNKNOWN_EMOTION, describe_unknown(name, labels, renames))
         shares[known] = shares.get(known, 0.0) + share
     try:
         return mixture(shares, labels)
@@ -416,12 +467,10 @@ def _emotion(value: object, labels: LabelSet) -> Emotion:
         raise _UnfitError("no emotion", str(error)) from None
 
 
-def _ekman(name: str, labels: LabelSet) -> str | None:
-    return TO_EKMAN.get(name) if labels == EKMAN else None
-
-
 def _shares(value: object) -> dict[str, float]:
     """Names with their shares: as given by a table or `joy=0.7,fear=0.3`, even for a list, `joy,fear` or `joy|fear`."""
+    if _is_blank(value):
+        raise _UnfitError("no emotion", "the emotion is empty; fill it in, or pass --skip-blank")
     if isinstance(value, str) and "=" in value:
         try:
             shares = parse_shares(value)
@@ -435,6 +484,7 @@ def _shares(value: object) -> dict[str, float]:
         shares = {name: _number(share) for name, share in value.items()}
     else:
         shares = {}
+    shares = {normalize_name(name): share for name, share in shares.items()}
     if not shares or not all(is_name(name) for name in shares):
         raise _UnfitError("no emotion", f"emotion {_shown(value)} is neither a name, a list of names nor a table of shares")
     return shares
