@@ -443,7 +443,8 @@ def test_an_unknown_emotion_lists_the_labels(refusal, folder):
     status, line = refusal("train-lm", "rows.jsonl", "--labels", "ekman")
     assert (status, line) == (
         1,
-        f"rows.jsonl:3: emotion 'hunger' is not one of {', '.join(EKMAN.names)}; map it with --map hunger=LABEL, or pass --labels",
+        f"rows.jsonl:3: emotion 'hunger' is not one of {', '.join(EKMAN.names)}; "
+        "map it with --map hunger=LABEL, or pass --labels",
     )
 
 

@@ -298,7 +298,8 @@ def test_an_error_names_value_allowed_values_and_way_out(tmp_path: Path) -> None
     with pytest.raises(DataError) as caught:
         list(read_exchanges(path, Reading(labels=EKMAN)))
     allowed = "anger, disgust, fear, joy, neutral, sadness, surprise"
-    assert str(caught.value) == f"{path}:2: emotion 'hunger' is not one of {allowed}; map it with --map hunger=LABEL, or pass --labels"
+    way_out = "map it with --map hunger=LABEL, or pass --labels"
+    assert str(caught.value) == f"{path}:2: emotion 'hunger' is not one of {allowed}; {way_out}"
 
 
 def test_wrong_column_names_those_that_are_there(tmp_path: Path) -> None:

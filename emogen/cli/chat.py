@@ -62,9 +62,7 @@ _WITHOUT_A_VALUE = frozenset(name for name, value, _ in _COMMANDS if not value)
 @click.command("chat")
 @click.option(
     "--emotion",
-    default="auto",
-    show_default=True,
-    help="Of the replies: joy, a mixture joy=0.7,fear=0.3, none, or auto: what the policy answers.",
+    help="Of the replies: joy, a mixture joy=0.7,fear=0.3, none, or auto: what the policy answers.  [default: auto]",
 )
 @click.option(
     "--policy",
@@ -85,7 +83,7 @@ _WITHOUT_A_VALUE = frozenset(name for name, value, _ in _COMMANDS if not value)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a reply, once it is written.")
 def chat(
     decoding: Decoding,
-    emotion: str,
+    emotion: str | None,
     policy: str,
     decay: float,
     recognizer: Path | None,
@@ -102,7 +100,7 @@ def chat(
     from emogen.judges.recognizer import load_recognizer
 
     model = decoding.model()
-    manner = Manner(_wished(emotion), decoding.strength, policy, decay, decoding.sampling(model), decoding.seed)
+    manner = Manner(emotion, decoding.strength, policy, decay, decoding.sampling(model), decoding.seed)
     with ExitStack() as open_things:
         kept = open_things.enter_context(_appended(transcript)) if transcript else None
         engine = open_things.enter_context(Engine(model))
@@ -151,7 +149,7 @@ class _Talk:
         _require_command(name, value)
         match name:
             case "/emotion":
-                self._adopt(replace(self._session.manner, emotion=_wished(value)))
+                self._adopt(replace(self._session.manner, emotion=value))
             case "/strength":
                 self._adopt(replace(self._session.manner, strength=_number(value)))
             case "/policy":
@@ -176,7 +174,10 @@ class _Talk:
     def _adopt(self, manner: Manner) -> None:
         _require_served(manner, self._engine, self._recognizer)
         self._session.manner = manner
-        emotion = f"policy {manner.policy}" if manner.emotion is None else f"emotion {manner.emotion}"
+        from emogen.dialogue.session import leaves_to_policy
+
+        is_left = leaves_to_policy(manner.emotion, self._engine.model.labels)
+        emotion = f"policy {manner.policy}" if is_left else f"emotion {manner.emotion}"
         control = manner.sampling.control if manner.sampling else "the model's own"
         _note(f"{emotion}, strength {manner.strength:g}, control {control}")
 
@@ -263,11 +264,6 @@ def _require_command(name: str, value: str) -> None:
     if not value and name in _TAKE_A_VALUE:
         (values,) = (values for known, values, _ in _COMMANDS if known == name)
         raise SettingsError(f"{name} takes a value: {values}")
-
-
-def _wished(emotion: str) -> str | None:
-    """As `Manner` takes it."""
-    return None if emotion == "auto" else emotion
 
 
 def _number(text: str) -> float:
