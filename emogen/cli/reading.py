@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from itertools import chain
 from pathlib import Path
@@ -64,17 +64,22 @@ def map_option(command: Command) -> Command:
 
 
 def parse_renames(given: Sequence[str], labels: LabelSet | None = None) -> Renames:
-    """Read what `--map` was given.
+    """Read what `--map` was given: `NAME=LABEL`, or the path of a TOML file whose table `map` holds such pairs.
 
     Args:
-        given: `NAME=LABEL`, or the path of a TOML file whose table `map` holds such pairs.
+        given: in the order of the command line.
         labels: that are read in place of others; None lets any name be one.
 
     Raises:
         SettingsError: what is neither, a name twice with two labels, or a label that is none of `labels`.
     """
+    return checked_renames(chain.from_iterable(map(_renames, given)), labels)
+
+
+def checked_renames(pairs: Iterable[tuple[str, str]], labels: LabelSet | None) -> Renames:
+    """Return pairs of `--map`, each once; labels and errors as for `parse_renames`."""
     renames: dict[str, str] = {}
-    for name, label in chain.from_iterable(map(_renames, given)):
+    for name, label in pairs:
         for text in (name, label):
             if not is_name(text):
                 raise SettingsError(f"--map {name}={label}: {text!r} is no name of an emotion; write --map happy=joy")
@@ -87,7 +92,10 @@ def parse_renames(given: Sequence[str], labels: LabelSet | None = None) -> Renam
 
 def _renames(given: str) -> Iterator[tuple[str, str]]:
     if given.endswith(".toml"):
-        yield from read_renames(Path(given))
+        pairs = read_renames(Path(given))
+        if not pairs:
+            raise SettingsError(f'--map {given}: has no table [map]; write happy = "joy" under it')
+        yield from pairs
         return
     name, mark, label = map(normalize_name, given.partition("="))
     if not mark:

@@ -63,6 +63,15 @@ class LabelUse:
             return EKMAN
         return LabelSet(tuple(names))
 
+    def rows_of_labels(self, labels: LabelSet, renames: Renames = ()) -> Counter[str]:
+        """Return the rows of each label; a row that names one twice, in two ways, counts twice."""
+        counts: Counter[str] = Counter()
+        for name, rows in self.rows.items():
+            label = find_label(name, labels, renames)
+            if label is not None:
+                counts[label] += rows
+        return counts
+
     def notes(self, labels: LabelSet, renames: Renames = ()) -> Iterator[str]:
         """Yield a line for each thing that a user should know about how the names were read."""
         for label, names in self._read_as(labels, renames).items():
@@ -74,9 +83,9 @@ class LabelUse:
             if all(fold_name(given) != fold_name(name) for name in self.rows):
                 yield f"--map {given}={label}: no row has the label {given!r}"
         for word, meaning in ((NONE, "no emotion"), (AUTO, "the policy's answer")):
-            label = labels.spelled(word)
-            if label is not None and any(find_label(name, labels, renames) == label for name in self.rows):
-                yield f"label {label!r} goes before the word {word} for {meaning}, wherever an emotion is asked for"
+            own = labels.spelled(word)
+            if own is not None and any(find_label(name, labels, renames) == own for name in self.rows):
+                yield f"label {own!r} goes before the word {word} for {meaning}, wherever an emotion is asked for"
         if self.skipped:
             yield f"{_rows(self.skipped)} without a text or a label left out"
 

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from emogen.data.exchange import Problem, Row, read_rows
+from emogen.data.label_use import Renames, rename
 from emogen.emotions import parse_shares
 from emogen.errors import DataError, SettingsError
+from emogen.label_names import normalize_name
 
 FORMATS = ("txt", "jsonl", "csv", "tsv")
 TEXT_COLUMN = "reply|text|output"
@@ -60,11 +62,13 @@ class OutputColumns:
         text: the text to score.
         emotion: what it was to express; empty if nobody asks.
         reference: one reference or a list of them, in the files of references.
+        renames: pairs of an emotion in the file and the one that is read in its place.
     """
 
     text: str = TEXT_COLUMN
     emotion: str = ""
     reference: str = REFERENCE_COLUMN
+    renames: Renames = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Output:
         text: may be empty.
         asked: the heaviest emotion asked for; empty if it was not read.
         references: of this text; none if there are no files of them.
+        others: the row's columns besides the text, as they stand in the file.
     """
 
     system: str
@@ -86,6 +91,7 @@ class Output:
     text: str
     asked: str
     references: tuple[str, ...]
+    others: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,19 @@ class Texts:
         for source in self.sources:
             for row in records(source):
                 yield _text(source, row, self.column, "text")
+
+
+def text_rows(source: Source, column: str = TEXT_COLUMN) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield each text of a file with the row's other columns; a line of text has none. Errors as for `Texts`."""
+    for row in records(source):
+        yield _text(source, row, column, "text"), _others(source, row, column)
+
+
+def _others(source: Source, row: Row, column: str) -> dict[str, object]:
+    if source.format == "txt":
+        return {}
+    own = next((name for name in column.split("|") if name in row.fields), None)
+    return {name: value for name, value in row.fields.items() if name != own}
 
 
 def open_source(name: str, chosen: str, folder: Path) -> Source:
@@ -302,8 +321,9 @@ def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[
         temperature=_temperature(f"{source.name}:{row.number}", fields.get("temperature")),
         line=row.number,
         text=_text(source, row, columns.text, "text"),
-        asked=_asked(source, row, columns.emotion) if columns.emotion else "",
+        asked=rename(_asked(source, row, columns.emotion), columns.renames) if columns.emotion else "",
         references=references,
+        others=_others(source, row, columns.text),
     )
 
 
@@ -356,7 +376,7 @@ def _asked(source: Source, row: Row, column: str) -> str:
         raise DataError(f"{source.name}: lines of text name no emotion; give JSON lines or a table with a column for it")
     value = _picked(source, row, column, "emotion")
     try:
-        shares = _shares(value)
+        shares = {normalize_name(name): share for name, share in _shares(value).items()}
     except SettingsError as error:
         raise DataError(f"{where}: {error}") from None
     if not shares or not all(map(_is_finite, shares.values())):

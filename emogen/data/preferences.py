@@ -46,6 +46,15 @@ def shares_of(emotion: Emotion) -> dict[str, float]:
     return {name: weight for name, weight in zip(emotion.labels.names, emotion.weights, strict=True) if weight > 0}
 
 
+def usable_pairs(pairs: Iterable[Preference]) -> list[Preference]:
+    """Return the pairs from which a preference can be learnt, each once: two replies that differ, neither of them blank."""
+    return list(dict.fromkeys(pair for pair in pairs if "" != _plain(pair.better) != _plain(pair.worse) != ""))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
 def split_by_context(pairs: Sequence[Preference], share: float) -> tuple[list[Preference], list[Preference]]:
     """Pairs to train on and pairs held out; all pairs of a context are on one side, whatever else there is.
 

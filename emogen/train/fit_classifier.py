@@ -26,7 +26,7 @@ from emogen.train.classifier import (
     train_classifier,
 )
 from emogen.train.config import ClassifierSettings
-from emogen.train.corpus import Corpus, open_corpus
+from emogen.train.corpus import Corpus, open_corpus, refuse_rare_labels
 from emogen.train.folder import order_of
 from emogen.train.launch import begun, drive, random_stream, refuse_other_data
 from emogen.train.run import Watch
@@ -70,6 +70,8 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
         corpus = open_corpus(files, reading)
         refuse_other_data(corpus.sources, folder, resuming)
         rows = _by_split(corpus)
+        trained = (np.array([exchange.emotion.weights for exchange in rows["train"]]) > 0).sum(0)
+        refuse_rare_labels(corpus, trained.tolist(), "held-out rows do not count")
         classifier = _classifier(settings, corpus.labels, _is_multi_label(settings, rows["train"])).to(device)
         order = order_of("train-classifier", files, reading, settings)
         settings = _completed(settings, classifier, len(rows["train"]))
