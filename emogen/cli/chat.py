@@ -131,6 +131,7 @@ class _Talk:
         self._engine, self._recognizer, self._opinions = engine, recognizer, opinions
         self._session = Session(engine, recognizer, manner)
         self._kept, self._as_json = kept, as_json
+        self._told_unread = False
 
     def take(self, line: str) -> None:
         """Answers a line or does what it commands; what is wrong with it is said, and the conversation goes on."""
@@ -139,11 +140,18 @@ class _Talk:
                 name, _, value = line.strip().partition(" ")
                 self._do(name, value.strip())
             elif line.strip():
+                self._note_unread(line)
                 self._show(self._session.say(line))
         except EmogenError as error:
             _note(str(error))
         except KeyboardInterrupt:
             _note("cancelled")
+
+    def _note_unread(self, line: str) -> None:
+        """Says once that what the user feels is not found in what he writes."""
+        if not self._told_unread and not self._recognizer.reads(line):
+            self._told_unread = True
+            _note(self._recognizer.unread_note(line))
 
     def _do(self, name: str, value: str) -> None:
         _require_command(name, value)

@@ -56,9 +56,13 @@ def recognize(
 
     recognizer = load_recognizer(checkpoint, device)
     rows = iter(tqdm(_rows(source, text_column), unit="text", delay=2, disable=None))
+    told = False
     while batch := list(islice(rows, 1 if explain else _AT_ONCE)):
         for (text, others), found in zip(batch, recognizer.recognize([text for text, _ in batch]), strict=True):
-            words = _explained(recognizer, text, found, seed) if explain else None
+            if not found.is_read and not told:
+                click.echo(f"emogen: note: {recognizer.unread_note(text)}", err=True)
+                told = True
+            words = _explained(recognizer, text, found, seed) if explain and found.is_read else None
             line = _as_json(text, found, words, others) if as_json else _as_line(text, found, words, others)
             # Bytes, because texts are UTF-8 whatever the terminal's locale.
             click.echo(line.encode("utf-8"))
@@ -110,6 +114,7 @@ def _as_json(text: str, found: Recognition, words: Attribution | None, others: M
         "text": text,
         "label": found.label,
         "labels": list(found.labels),
+        "is_read": found.is_read,
         "strength": round(found.strength, 6),
         "probabilities": {name: round(value, 6) for name, value in found.probabilities.items()},
     }
