@@ -15,7 +15,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
-from emogen.data.exchange import Problem, Row, read_rows
+from emogen.data.rows import Problem, Row, read_rows
 from emogen.emotions import parse_shares
 from emogen.errors import DataError, SettingsError
 

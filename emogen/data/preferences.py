@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emogen.atomic import write_text
-from emogen.data.exchange import Problem, Row, read_rows
+from emogen.data.rows import Problem, Row, read_rows
 from emogen.emotions import Emotion, LabelSet, mixture, no_emotion, parse_emotion
 from emogen.errors import DataError, SettingsError
 
