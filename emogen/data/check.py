@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.data.exchange import Exchange, Problem, Reading, Split, plain_words, read_exchanges, scan
+from emogen.data.exchange import Exchange, Reading, Split, plain_words, read_exchanges, scan
+from emogen.data.rows import Problem
 from emogen.errors import DataError, SettingsError
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

@@ -55,10 +55,10 @@ def find_faults(text: str) -> tuple[str, ...]:
 
 
 def fix_text(text: str) -> str:
-    """Undo what `find_faults` finds, as far as it can be undone; a text without faults stays as it is.
+    r"""Undo what `find_faults` finds, as far as it can be undone; a text without faults stays as it is.
 
-    >>> fix_text("Donâ€™t &quot;go&quot;, caf&eacute;"), fix_text("Well.\\\\nSo what?")
-    ('Don’t "go", café', 'Well.\\nSo what?')
+    >>> fix_text("Donâ€™t &quot;go&quot;, caf&eacute;"), fix_text("Well.\\nSo what?")
+    ('Don’t "go", café', 'Well.\nSo what?')
     """
     text = mend_encoding(text)
     text = _CONTROL.sub(lambda match: _WESTERN[ord(match[0])], text)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from emogen.errors import DataError, SettingsError
 
@@ -283,10 +283,12 @@ def _opened(path: str | Path) -> Iterator[io.BufferedReader]:
                 handle.detach()
     elif Path(path).is_dir():
         raise DataError(f"{path}: is a folder; give a file")
+    elif str(path).endswith(".gz"):
+        with gzip.open(path, "rb") as unzipped:
+            yield unzipped  # type: ignore[misc]
     else:
-        raw: Any = gzip.open(path, "rb") if str(path).endswith(".gz") else Path(path).open("rb", buffering=_HEAD)
-        with raw:
-            yield raw
+        with Path(path).open("rb", buffering=_HEAD) as plain:
+            yield plain
 
 
 def _detect(path: str | Path, handle: io.BufferedReader, given: _Given) -> tuple[FileLayout, bytes]:
@@ -512,7 +514,7 @@ def _records(lines: Iterator[str], delimiter: str, quoting: str) -> Iterator[tup
             held.append(line)
             yield line
 
-    rule = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+    rule: Literal[0, 3] = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
     reader = csv.reader(remembered(), delimiter=delimiter, strict=True, quoting=rule)
     while True:
         begin = reader.line_num + 1
