@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 from emogen.errors import DataError, SettingsError
 
@@ -285,10 +285,10 @@ def _opened(path: str | Path) -> Iterator[io.BufferedReader]:
         raise DataError(f"{path}: is a folder; give a file")
     elif str(path).endswith(".gz"):
         with gzip.open(path, "rb") as unzipped:
-            yield unzipped  # type: ignore[misc]
+            yield cast(io.BufferedReader, unzipped)
     else:
         with Path(path).open("rb", buffering=_HEAD) as plain:
-            yield plain
+            yield cast(io.BufferedReader, plain)
 
 
 def _detect(path: str | Path, handle: io.BufferedReader, given: _Given) -> tuple[FileLayout, bytes]:
