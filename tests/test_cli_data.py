@@ -62,7 +62,9 @@ def test_check_as_json(folder: Path) -> None:
     assert result.exit_code == 1
     assert [(problem["line"], problem["kind"]) for problem in found["problems"]] == [(41, "broken JSON")]
     assert found["counts"]["labels"] == {"fear": 20, "joy": 20}
-    assert set(found) == {"path", "problems", "counts", "duplicates", "overlap", "single"}
+    assert found["kinds"] == [{"kind": "broken JSON", "rows": 1, "line": 41, "last_line": 41}]
+    keys = {"path", "problems", "kinds", "counts", "duplicates", "overlap", "single", "layout", "faults"}
+    assert set(found) == keys
 
 
 def test_check_reads_standard_input() -> None:

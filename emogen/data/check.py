@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.data.exchange import Exchange, Reading, Split, plain_words, read_exchanges, scan
+from emogen.data.repair import find_faults
 from emogen.data.rows import Problem
 from emogen.errors import DataError, SettingsError
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test", "")
 _SHOWN = 10
+_MAX_KEPT = 1000
 _OPENING_WORDS = 3
 _MAX_OPENINGS = 100_000
 _SUM_TOLERANCE = 1e-6
@@ -35,6 +37,16 @@ class Finding:
     rows: int
     kind: str
     message: str
+
+
+@dataclass(frozen=True)
+class KindCount:
+    """How often problems of one kind, or one kind of fault in texts, occur: in `rows`, from `line` to `last_line`."""
+
+    kind: str
+    rows: int
+    line: int
+    last_line: int
 
 
 @dataclass(frozen=True)
@@ -90,20 +102,26 @@ class Report:
 
     Attributes:
         path: the file.
-        problems: every row that is no exchange, in the order of the file.
+        problems: rows that are no exchanges, in the order of the file; the first 1,000 findings of each kind.
+        kinds: how many such rows there are of each kind, in the order in which the kinds first come.
         counts: of the other rows.
         duplicates: rows whose context and reply stand in an earlier row, every one.
         overlap: rows of valid or test whose reply also stands in train (upper and lower case and blanks aside); the
             first 10 with the line of train.
         single: labels that a single row carries, with its line.
+        layout: what was detected of the file, see `FileLayout.surprises`; nothing of standard input.
+        faults: rows whose texts have a fault, by its kind, see `emogen.data.repair`; they are exchanges all the same.
     """
 
     path: str
     problems: tuple[Finding, ...]
+    kinds: tuple[KindCount, ...]
     counts: Counts
     duplicates: Repeats
     overlap: Repeats
     single: Mapping[str, int]
+    layout: tuple[str, ...]
+    faults: tuple[KindCount, ...]
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,9 @@ def check_file(path: str | Path, reading: Reading | None = None) -> Report:
     Raises:
         DataError: the file cannot be read at all, or holds no rows.
     """
+    reading = reading or Reading()
     problems = _Problems()
+    faults = _Kinds()
     tally = _Tally()
     prints = _Fingerprints()
     for found in scan(path, reading):
@@ -150,8 +170,20 @@ def check_file(path: str | Path, reading: Reading | None = None) -> Report:
         problems.last_was_good()
         tally.add(line, exchange, len(plain_words(exchange.reply)))
         prints.add(line, exchange)
-    single = {name: tally.first_line[name] for name, rows in tally.labels.items() if rows == 1}
-    return Report(str(path), tuple(problems.found), tally.counts(), prints.duplicates(), prints.overlap(), single)
+        for kind in {kind: None for text in (exchange.reply, *exchange.context) for kind in find_faults(text)}:
+            faults.add(kind, line)
+    layout = reading.layout(path)
+    return Report(
+        path=str(path),
+        problems=tuple(problems.found),
+        kinds=problems.kinds.counts(),
+        counts=tally.counts(),
+        duplicates=prints.duplicates(),
+        overlap=prints.overlap(),
+        single={name: tally.first_line[name] for name, rows in tally.labels.items() if rows == 1},
+        layout=layout.surprises() if layout else (),
+        faults=faults.counts(),
+    )
 
 
 def stats(path: str | Path, reading: Reading | None = None) -> Stats:
@@ -260,22 +292,41 @@ def _descending(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 @dataclass
+class _Kinds:
+    """Counts of what is told in kinds."""
+
+    found: dict[str, KindCount] = field(default_factory=dict)
+
+    def add(self, kind: str, line: int) -> None:
+        known = self.found.get(kind, KindCount(kind, 0, line, line))
+        self.found[kind] = replace(known, rows=known.rows + 1, last_line=line)
+
+    def counts(self) -> tuple[KindCount, ...]:
+        return tuple(self.found.values())
+
+
+@dataclass
 class _Problems:
-    """Problems as they come, the same one in rows that follow each other as one finding."""
+    """Problems as they come, the same one in rows that follow each other as one finding, and not too many of a kind."""
 
     found: list[Finding] = field(default_factory=list)
-    _open: bool = False
+    kinds: _Kinds = field(default_factory=_Kinds)
+    _kept: Counter[str] = field(default_factory=Counter)
+    _last: Problem | None = None
 
     def add(self, problem: Problem) -> None:
-        last = self.found[-1] if self.found and self._open else None
-        if last and (last.kind, last.message) == (problem.kind, problem.message):
+        self.kinds.add(problem.kind, problem.number)
+        is_same = self._last is not None and (self._last.kind, self._last.message) == (problem.kind, problem.message)
+        self._last = problem
+        if is_same and self.found[-1].kind == problem.kind and self.found[-1].message == problem.message:
+            last = self.found[-1]
             self.found[-1] = replace(last, last_line=problem.number, rows=last.rows + 1)
-        else:
+        elif not is_same and self._kept[problem.kind] < _MAX_KEPT:
+            self._kept[problem.kind] += 1
             self.found.append(Finding(problem.number, problem.number, 1, problem.kind, problem.message))
-        self._open = True
 
     def last_was_good(self) -> None:
-        self._open = False
+        self._last = None
 
 
 @dataclass

@@ -302,9 +302,9 @@ def _optional(row: Row, column: str) -> object:
 
 
 def _roles(row: Row, columns: Columns) -> _Roles:
-    """Which field is what; raises _UnfitError where one is missing, or is two things at once."""
+    """Which field is what; raises _UnfitError where the reply is missing, or one is two things at once."""
     roles = _resolved(tuple(row.fields), columns)
-    if not roles.reply or not (roles.emotion or roles.emotions) or "" in roles.emotions:
+    if not roles.reply:
         raise _UnfitError("no such column", _told_columns(row, columns, roles))
     read: dict[str, str] = {}
     for role, name in (("reply", roles.reply), *_emotion_roles(roles), ("context", roles.context), ("split", roles.split)):
@@ -424,7 +424,7 @@ def _emotion_value(row: Row, roles: _Roles) -> object:
         held += [name.strip()] if flag else []
     if not held:
         raise _UnfitError(
-            "no emotion", f"none of the columns {', '.join(roles.emotions)} is 1; give the row an emotion, or drop it"
+            "missing emotion", f"none of the columns {', '.join(roles.emotions)} is 1; give the row an emotion, or drop it"
         )
     return held
 
@@ -434,7 +434,7 @@ def _emotion(given: Mapping[str, float], labels: LabelSet) -> Emotion:
     for name, share in given.items():
         known = name if name in labels else _ekman(name, labels)
         if known is None and parse_number(name) is not None:
-            raise _UnfitError("no emotion", f"emotion {shown(name)} is a number, no name; {_NUMBERS_REMEDY}")
+            raise _UnfitError("no emotion", f"emotion {name:.20} is a number, no name; {_NUMBERS_REMEDY}")
         if known is None:
             message = f"emotion {shown(name)} is not one of {', '.join(labels.names)}; rename it or pass --labels"
             raise _UnfitError("unknown emotion", message)
@@ -451,6 +451,8 @@ def _ekman(name: str, labels: LabelSet) -> str | None:
 
 def _shares(row: Row, roles: _Roles, reading: Reading) -> dict[str, float]:
     """Names with their shares, the numbers of classes as the classes' names."""
+    if not (roles.emotion or roles.emotions) or "" in roles.emotions:
+        raise _UnfitError("no such column", _told_columns(row, reading.columns, roles))
     shares = _parse_shares(_emotion_value(row, roles))
     if not reading.class_names:
         return shares
@@ -471,7 +473,7 @@ def _parse_shares(value: object) -> dict[str, float]:
     A list or table may be written out in a text. Numbers become names.
     """
     if value is None or value != value or (isinstance(value, str) and (not value.strip() or value.strip() in MISSING)):
-        raise _UnfitError("no emotion", f"the emotion is missing ({shown(value)}); fill it in, or drop the row")
+        raise _UnfitError("missing emotion", f"the emotion is missing ({shown(value)}); fill it in, or drop the row")
     found = parse_structure(value) if isinstance(value, str) else value
     if isinstance(found, str) and "=" in found:
         try:
