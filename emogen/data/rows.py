@@ -124,6 +124,7 @@ def read_rows(
         SettingsError: an unknown encoding or quoting, or a delimiter of several characters.
     """
     given = _Given(file_format, parse_delimiter(delimiter), known_encoding(encoding), header, quoting)
+    layout = FileLayout(file_format)
     try:
         with _opened(path) as handle:
             layout, head = _detect(path, handle, given)
@@ -136,6 +137,25 @@ def read_rows(
                 yield from _table_rows(path, lines, layout, given)
     except UnicodeError as error:
         raise DataError(f"{path}: is not in {layout.encoding.upper()} ({error})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def read_lines(path: str | Path) -> Iterator[str | Problem]:
+    """Yield the lines of a file of plain text without their ends; one that is not in the file's encoding becomes a Problem.
+
+    Raises:
+        DataError: the file is missing, a folder, or not gzip.
+    """
+    encoding = "utf-8"
+    try:
+        with _opened(path) as handle:
+            head = handle.peek(_HEAD)
+            encoding = _marked_encoding(path, head)
+            for line in _text_lines(handle, encoding, head, is_given=False):
+                yield line if isinstance(line, Problem) else line.removesuffix("\n").removesuffix("\r")
+    except UnicodeError as error:
+        raise DataError(f"{path}: is not in {encoding.upper()} ({error})") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
