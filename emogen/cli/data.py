@@ -18,7 +18,7 @@ from emogen.data.check import Counts, Finding, KindCount, Lengths, Report, Stats
 from emogen.data.check import stats as count_file
 from emogen.data.corpora import CORPORA, Corpus, Progress, Roles, corpus_named, locate, resolve
 from emogen.data.corpora import fetch as fetch_corpus
-from emogen.data.exchange import Exchange, Reading, as_json, write_exchanges
+from emogen.data.exchange import UNKNOWN_EMOTION, Exchange, Reading, as_json, write_exchanges
 from emogen.data.repair import FAULTS
 from emogen.errors import DataError
 
@@ -194,20 +194,27 @@ def _report_text(report: Report) -> str:
 
 
 def _problem_lines(report: Report) -> Iterator[str]:
-    """Of each kind of problem the first ones, and how many more there are."""
+    """Of each kind of problem the first ones, how many more there are, and a way out that they share once."""
     for kind in report.kinds:
         first = [finding for finding in report.problems if finding.kind == kind.kind][:_SHOWN_OF_A_KIND]
+        ways_out = {finding.message.partition("; ")[2] for finding in first}
+        shared = ways_out.pop() if len(first) > 1 and len(ways_out) == 1 else ""
         for finding in first:
-            yield f"{report.path}:{_finding_text(finding)}"
+            yield f"{report.path}:{_place(finding)}: {finding.message.removesuffix('; ' + shared)}{_times(finding)}"
         more = kind.rows - sum(finding.rows for finding in first)
         if more:
             yield f"{report.path}: and {more:,} more row{'s' * (more > 1)} like these, the last in line {kind.last_line:,}"
+        if shared:
+            yield f"{'':<12} {shared}"
 
 
-def _finding_text(finding: Finding) -> str:
-    place = str(finding.line) if finding.rows == 1 else f"{finding.line}-{finding.last_line}"
-    times = f" ({finding.rows:,} rows)" if finding.rows > 1 else ""
-    return f"{place}: {finding.message}{times}"
+def _place(finding: Finding) -> str:
+    is_run = finding.rows > 1 and finding.kind != UNKNOWN_EMOTION
+    return f"{finding.line}-{finding.last_line}" if is_run else str(finding.line)
+
+
+def _times(finding: Finding) -> str:
+    return f" ({finding.rows:,} rows)" if finding.rows > 1 else ""
 
 
 def _single_lines(single: Mapping[str, int]) -> list[str]:

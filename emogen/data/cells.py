@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 
-MISSING = frozenset(
+_MISSING = frozenset(
     (
         *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
         *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
@@ -19,6 +19,17 @@ MISSING = frozenset(
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _BETWEEN_ITEMS = re.compile(r"""(?<=['"])\s+(?=['"])|(?<=[\d.])\s+(?=[-+.\d])""")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value stands for none: null, NaN, a blank text, or what programs write into a table for it.
+
+    >>> is_missing(" n/a "), is_missing(None), is_missing(0)
+    (True, True, False)
+    """
+    if isinstance(value, str):
+        return not value.strip() or value.strip() in _MISSING
+    return value is None or value != value
 
 
 def parse_structure(text: str) -> object:

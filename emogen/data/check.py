@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.data.exchange import Exchange, Reading, Split, plain_words, read_exchanges, scan
+from emogen.data.exchange import UNKNOWN_EMOTION, Exchange, Reading, Split, plain_words, read_exchanges, scan
 from emogen.data.repair import find_faults
 from emogen.data.rows import Problem
 from emogen.errors import DataError, SettingsError
@@ -307,26 +307,34 @@ class _Kinds:
 
 @dataclass
 class _Problems:
-    """Problems as they come, the same one in rows that follow each other as one finding, and not too many of a kind."""
+    """Problems as they come, the same one in rows that follow each other as one finding, and not too many of a kind.
+
+    Rows with the same unknown emotion are one finding wherever they stand: they are all put right in the same way.
+    """
 
     found: list[Finding] = field(default_factory=list)
     kinds: _Kinds = field(default_factory=_Kinds)
+    _places: dict[tuple[str, str], int] = field(default_factory=dict)
     _kept: Counter[str] = field(default_factory=Counter)
-    _last: Problem | None = None
 
     def add(self, problem: Problem) -> None:
         self.kinds.add(problem.kind, problem.number)
-        is_same = self._last is not None and (self._last.kind, self._last.message) == (problem.kind, problem.message)
-        self._last = problem
-        if is_same and self.found[-1].kind == problem.kind and self.found[-1].message == problem.message:
-            last = self.found[-1]
-            self.found[-1] = replace(last, last_line=problem.number, rows=last.rows + 1)
-        elif not is_same and self._kept[problem.kind] < _MAX_KEPT:
+        key = (problem.kind, problem.message)
+        if key not in self._places:
+            self._forget_others()
+            if self._kept[problem.kind] == _MAX_KEPT:
+                return
             self._kept[problem.kind] += 1
-            self.found.append(Finding(problem.number, problem.number, 1, problem.kind, problem.message))
+            self._places[key] = len(self.found)
+            self.found.append(Finding(problem.number, problem.number, 0, *key))
+        last = self.found[self._places[key]]
+        self.found[self._places[key]] = replace(last, last_line=problem.number, rows=last.rows + 1)
 
     def last_was_good(self) -> None:
-        self._last = None
+        self._forget_others()
+
+    def _forget_others(self) -> None:
+        self._places = {key: place for key, place in self._places.items() if key[0] == UNKNOWN_EMOTION}
 
 
 @dataclass

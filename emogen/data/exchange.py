@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from emogen.atomic import replacing
-from emogen.data.cells import MISSING, name_of_number, parse_flag, parse_number, parse_structure
+from emogen.data.cells import is_missing, name_of_number, parse_flag, parse_number, parse_structure
 from emogen.data.repair import fix_text
 from emogen.data.rows import FileLayout, Problem, Row, detect_layout, find_column, read_rows, reads_once, shown, swallowed
 from emogen.emotions import EKMAN, TO_EKMAN, Emotion, LabelSet, is_name, mixture, named_label_set, parse_shares
@@ -29,6 +29,7 @@ _SPLIT_NAMES = {
 }
 _TURN_MARK = "||"
 _MAX_LABELS = 1000
+UNKNOWN_EMOTION = "unknown emotion"
 _MAX_SHOWN_COLUMNS = 20
 # Of a header there are hardly columns with more words.
 _HEADER_WORDS = 4
@@ -295,7 +296,7 @@ def _refuse_joined_lines(row: Row, roles: _Roles, reading: Reading, labels: Labe
 
 def _optional(row: Row, column: str) -> object:
     value = row.fields[column] if column else None
-    return "" if value is None or (row.is_table and str(value).strip() in MISSING) else value
+    return "" if value is None or (row.is_table and is_missing(value)) else value
 
 
 # ---- columns
@@ -384,12 +385,15 @@ def _likely_name(wanted: str, names: list[str]) -> str:
 
 def _reply(row: Row, roles: _Roles, reading: Reading) -> str:
     value = row.fields[roles.reply]
-    if row.is_table and str(value).strip() in MISSING:
-        message = f"the reply is {value!r}, as programs write a missing value; fill it in, or drop the row"
-        raise _UnfitError("empty reply", message)
+    if row.is_table and value and is_missing(value):
+        raise _UnfitError("empty reply", f"the reply is missing{_written(value)}; fill it in, or drop the row")
     if row.is_table and isinstance(value, str) and not isinstance(parse_structure(value), str | int | float):
         raise _UnfitError("reply is no text", f"reply {shown(value)} is a list or table written out; give one text a row")
     return _text(value, "reply", reading.fix_text)
+
+
+def _written(value: object) -> str:
+    return f", written {value!r}" if value and isinstance(value, str) else ""
 
 
 def _text(value: object, what: str, fix: bool = False) -> str:
@@ -434,10 +438,10 @@ def _emotion(given: Mapping[str, float], labels: LabelSet) -> Emotion:
     for name, share in given.items():
         known = name if name in labels else _ekman(name, labels)
         if known is None and parse_number(name) is not None:
-            raise _UnfitError("no emotion", f"emotion {name:.20} is a number, no name; {_NUMBERS_REMEDY}")
+            raise _UnfitError("no emotion", f"emotion {name:.20} is a number, not a name; {_NUMBERS_REMEDY}")
         if known is None:
             message = f"emotion {shown(name)} is not one of {', '.join(labels.names)}; rename it or pass --labels"
-            raise _UnfitError("unknown emotion", message)
+            raise _UnfitError(UNKNOWN_EMOTION, message)
         shares[known] = shares.get(known, 0.0) + share
     try:
         return mixture(shares, labels)
@@ -472,8 +476,8 @@ def _parse_shares(value: object) -> dict[str, float]:
 
     A list or table may be written out in a text. Numbers become names.
     """
-    if value is None or value != value or (isinstance(value, str) and (not value.strip() or value.strip() in MISSING)):
-        raise _UnfitError("missing emotion", f"the emotion is missing ({shown(value)}); fill it in, or drop the row")
+    if is_missing(value):
+        raise _UnfitError("missing emotion", f"the emotion is missing{_written(value)}; fill it in, or drop the row")
     found = parse_structure(value) if isinstance(value, str) else value
     if isinstance(found, str) and "=" in found:
         try:

@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
-from emogen.data.cells import MISSING, parse_structure
+from emogen.data.cells import is_missing, parse_structure
 from emogen.data.rows import Problem, Row, find_column, read_lines, read_rows
 from emogen.emotions import parse_shares
 from emogen.errors import DataError, SettingsError
@@ -358,7 +358,7 @@ def _asked(source: Source, row: Row, column: str) -> str:
 def _shares(value: object) -> Mapping[str, float]:
     """Names with their shares, even ones for a list, which may be written out; none if `value` is no emotion."""
     if isinstance(value, str):
-        value = "" if value.strip() in MISSING else parse_structure(value)
+        value = "" if is_missing(value) else parse_structure(value)
     if isinstance(value, str) and "=" in value:
         return parse_shares(value)
     if isinstance(value, str):

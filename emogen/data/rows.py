@@ -212,7 +212,7 @@ def known_encoding(name: str) -> str:
         return ""
     try:
         # Refuses rot13 and the like, which are codecs, but of no text.
-        b"".decode(name)
+        "a".encode(name)
         return codecs.lookup(name).name
     except (LookupError, ValueError):
         raise SettingsError(
@@ -223,48 +223,36 @@ def known_encoding(name: str) -> str:
 def guess_encoding(sample: bytes) -> str:
     """The likely encoding of bytes that are not UTF-8, of those that occur with English and Chinese; empty if none is.
 
-    Most characters of a Chinese text are among the 6,763 of GB 2312, or the 5,401 of the first level of Big5; in
-    a Western one bytes above 127 stand between letters, hardly ever three in a row.
+    Nearly all characters of a Chinese text are of the first level of GB 2312 (3,755 characters) or Big5 (5,401), or are
+    signs; in a Western text bytes above 127 stand between letters, hardly ever three in a row.
     """
     lines = [line for line in sample.splitlines() if not line.isascii()]
     if any(_decodes(line, "utf-8") for line in lines[:-1]):
         return ""
-    runs = [len(run) for line in lines for run in re.findall(rb"[\x80-\xff]+", line)]
+    whole = b"\n".join(lines)
+    runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", whole)]
     if not runs:
         return ""
-    whole = b"\n".join(lines)
-    if _common_share(whole, "gb18030", "gb2312") >= _COMMON_SHARE:
-        return "gb18030"
-    if _common_share(whole, "big5", "big5") >= _COMMON_SHARE and max(runs) > 1:
-        return "big5"
+    for encoding, common, last in (("gb18030", "gb2312", 0xD7), ("big5", "big5", 0xC6)):
+        if max(runs) > 1 and _common_share(whole, encoding, common, last) >= _COMMON_SHARE:
+            return encoding
     western = sum(run <= _LONGEST_WESTERN_RUN for run in runs) >= _COMMON_SHARE * len(runs)
     return "cp1252" if western and _decodes(whole, "cp1252") else ""
 
 
-def _common_share(text: bytes, encoding: str, common: str) -> float:
-    """The share of characters above 127 that the smaller encoding `common` has too; 0 where `text` does not decode."""
+def _common_share(text: bytes, encoding: str, common: str, last: int) -> float:
+    """The share of characters above 127 whose first byte in `common` is at most `last`; 0 where `text` does not decode."""
     try:
-        decoded = codecs.getincrementaldecoder(encoding)().decode(text)
+        found = [character for character in codecs.getincrementaldecoder(encoding)().decode(text) if ord(character) > 127]
     except UnicodeError:
         return 0.0
-    found = [character for character in decoded if ord(character) > 127]
-    held = [character for character in found if _encodes(character, common)]
-    if common == "big5":
-        held = [character for character in held if 0xA1 <= character.encode(common)[0] <= 0xC6]
-    return len(held) / max(len(found), 1)
+    codes = [character.encode(common, "ignore") for character in found]
+    return sum(bool(code) and code[0] <= last for code in codes) / max(len(found), 1)
 
 
 def _decodes(text: bytes, encoding: str) -> bool:
     try:
         text.decode(encoding)
-    except UnicodeError:
-        return False
-    return True
-
-
-def _encodes(text: str, encoding: str) -> bool:
-    try:
-        text.encode(encoding)
     except UnicodeError:
         return False
     return True
