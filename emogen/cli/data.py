@@ -23,6 +23,7 @@ from emogen.data.repair import FAULTS
 from emogen.errors import DataError
 
 _SHOWN = 10
+_SHOWN_FINDINGS = 8
 _SHOWN_OF_A_KIND = 3
 _SHOWN_LABELS = 20
 _STEP = 1 << 20
@@ -195,8 +196,9 @@ def _report_text(report: Report) -> str:
 
 def _problem_lines(report: Report) -> Iterator[str]:
     """Of each kind of problem the first ones, how many more there are, and a way out that they share once."""
+    most = min(_SHOWN_OF_A_KIND, max(_SHOWN_FINDINGS // max(len(report.kinds), 1), 1))
     for kind in report.kinds:
-        first = [finding for finding in report.problems if finding.kind == kind.kind][:_SHOWN_OF_A_KIND]
+        first = [finding for finding in report.problems if finding.kind == kind.kind][:most]
         ways_out = {finding.message.partition("; ")[2] for finding in first}
         shared = ways_out.pop() if len(first) > 1 and len(ways_out) == 1 else ""
         for finding in first:
@@ -225,7 +227,8 @@ def _single_lines(single: Mapping[str, int]) -> list[str]:
 
 def _fault_line(fault: KindCount) -> str:
     way_out = "get the text again" if fault.kind == "lost characters" else "pass --fix-text to mend them"
-    return f"texts        {fault.rows:,} rows hold {FAULTS[fault.kind]}, the first in line {fault.line:,}; {way_out}"
+    rows = "1 row holds" if fault.rows == 1 else f"{fault.rows:,} rows hold"
+    return f"texts        {rows} {FAULTS[fault.kind]}, the first in line {fault.line:,}; {way_out}"
 
 
 def _places(lines: tuple[tuple[int, int], ...]) -> str:
