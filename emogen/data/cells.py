@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value stands for none: null, NaN, a blank text, or what programs write into a table for it.
+    """Tell whether a value stands for none: null, NaN, a blank text, or what programs write into a table for it.
 
     >>> is_missing(" n/a "), is_missing(None), is_missing(0)
     (True, True, False)
@@ -33,7 +33,7 @@ def is_missing(value: object) -> bool:
 
 
 def parse_structure(text: str) -> object:
-    """A list or table that a program wrote into a cell, as such; any other text as it is, without blanks around it.
+    """Return a list or table that a program wrote into a cell as such, any other text as it is, without blanks around it.
 
     Read are JSON, Python's lists, tuples, sets and dicts, and NumPy's arrays, which have blanks between items.
 
@@ -60,7 +60,7 @@ def parse_structure(text: str) -> object:
 
 
 def parse_number(text: str) -> float | None:
-    """The number that a text is, or None.
+    """Return the number that a text is, or None.
 
     >>> parse_number(" 1e-3 "), parse_number("joy")
     (0.001, None)
@@ -70,7 +70,7 @@ def parse_number(text: str) -> float | None:
 
 
 def name_of_number(value: float) -> str:
-    """A number as the name of a class, whole ones without a point.
+    """Write a number as the name of a class, whole ones without a point.
 
     >>> name_of_number(3.0), name_of_number(0.25)
     ('3', '0.25')
@@ -79,7 +79,7 @@ def name_of_number(value: float) -> str:
 
 
 def parse_flag(value: object) -> bool | None:
-    """What a cell with 0 or 1, or false or true, says; None of any other.
+    """Read a cell with 0 or 1, or false or true; None of any other.
 
     >>> parse_flag("1.0"), parse_flag(False), parse_flag("maybe")
     (True, False, None)

@@ -109,7 +109,7 @@ class Report:
         overlap: rows of valid or test whose reply also stands in train (upper and lower case and blanks aside); the
             first 10 with the line of train.
         single: labels that a single row carries, with its line.
-        layout: what was detected of the file, see `FileLayout.surprises`; nothing of standard input.
+        layout: what was detected of the file, see `FileLayout.notes`; nothing of standard input.
         faults: rows whose texts have a fault, by its kind, see `emogen.data.repair`; they are exchanges all the same.
     """
 
@@ -181,7 +181,7 @@ def check_file(path: str | Path, reading: Reading | None = None) -> Report:
         duplicates=prints.duplicates(),
         overlap=prints.overlap(),
         single={name: tally.first_line[name] for name, rows in tally.labels.items() if rows == 1},
-        layout=layout.surprises() if layout else (),
+        layout=layout.notes() if layout else (),
         faults=faults.counts(),
     )
 

@@ -16,7 +16,17 @@ from typing import Literal, TextIO
 from emogen.atomic import replacing
 from emogen.data.cells import is_missing, name_of_number, parse_flag, parse_number, parse_structure
 from emogen.data.repair import fix_text
-from emogen.data.rows import FileLayout, Problem, Row, detect_layout, find_column, read_rows, reads_once, shown, swallowed
+from emogen.data.rows import (
+    FileLayout,
+    Problem,
+    Row,
+    describe_joined_rows,
+    detect_layout,
+    find_column,
+    read_rows,
+    reads_once,
+    shown,
+)
 from emogen.emotions import EKMAN, TO_EKMAN, Emotion, LabelSet, is_name, mixture, named_label_set, parse_shares
 from emogen.errors import DataError, SettingsError
 from emogen.words import words
@@ -83,7 +93,7 @@ class Columns:
 
     @property
     def emotion_names(self) -> tuple[str, ...]:
-        """The columns of `emotions`, each the name of an emotion."""
+        """Return the columns of `emotions`, each the name of an emotion."""
         return tuple(name.strip() for name in self.emotions.split(",") if name.strip())
 
 
@@ -128,7 +138,7 @@ class Reading:
         )
 
     def layout(self, path: str | Path) -> FileLayout | None:
-        """How the file is laid out; None where it can be read only once."""
+        """Detect how the file is laid out; None where it can be read only once."""
         return detect_layout(path, self.format, delimiter=self.delimiter, encoding=self.encoding)
 
 
@@ -283,14 +293,14 @@ def _exchange(row: Row, reading: Reading, labels: LabelSet) -> Exchange:
 
 
 def _refuse_joined_lines(row: Row, roles: _Roles, reading: Reading, labels: LabelSet) -> None:
-    """Refuses a row of several lines each of which is a row of its own, down to its emotion."""
+    """Refuse a row of several lines each of which is a row of its own, down to its emotion."""
     for alone in row.alone:
         try:
             _emotion(_shares(Row(row.number, alone, is_table=True), roles, reading), labels)
         except _UnfitError:
             return
     if row.alone:
-        problem = swallowed(row.number - len(row.alone) + 1, row.number)
+        problem = describe_joined_rows(row.number - len(row.alone) + 1, row.number)
         raise _UnfitError(problem.kind, f"{problem.message}, or {problem.option}")
 
 
@@ -303,10 +313,10 @@ def _optional(row: Row, column: str) -> object:
 
 
 def _roles(row: Row, columns: Columns) -> _Roles:
-    """Which field is what; raises _UnfitError where the reply is missing, or one is two things at once."""
+    """Find which field is what; raises _UnfitError where the reply is missing, or one is two things at once."""
     roles = _resolved(tuple(row.fields), columns)
     if not roles.reply:
-        raise _UnfitError("no such column", _told_columns(row, columns, roles))
+        raise _UnfitError("no such column", _describe_columns(row, columns, roles))
     read: dict[str, str] = {}
     for role, name in (("reply", roles.reply), *_emotion_roles(roles), ("context", roles.context), ("split", roles.split)):
         if name and name in read:
@@ -333,8 +343,8 @@ def _resolved(names: tuple[str, ...], columns: Columns) -> _Roles:
     )
 
 
-def _told_columns(row: Row, columns: Columns, roles: _Roles) -> str:
-    """Says which columns are missing, which there are, and what the file may be instead."""
+def _describe_columns(row: Row, columns: Columns, roles: _Roles) -> str:
+    """Say which columns are missing, which there are, and what the file may be instead."""
     names = [str(name) for name in row.fields]
     several = columns.emotion_names
     lacking = [columns.reply] if not roles.reply else []
@@ -366,14 +376,14 @@ def _column_remedy(row: Row, columns: Columns, roles: _Roles) -> str:
 
 
 def _flag_columns(row: Row) -> list[str]:
-    """Columns with 0 or 1, from the first that is named as an emotion; empty unless two are so named."""
+    """Return columns with 0 or 1, from the first that is named as an emotion; empty unless two are so named."""
     held = [str(name) for name, value in row.fields.items() if parse_flag(value) is not None]
     known = [place for place, name in enumerate(held) if name.strip().casefold() in _KNOWN_NAMES]
     return held[known[0] :] if len(known) > 1 else []
 
 
 def _likely_name(wanted: str, names: list[str]) -> str:
-    """The column that was probably meant, after a blank; empty if none is alike."""
+    """Return the column that was probably meant, after a blank; empty if none is alike."""
     candidates = [*wanted.split("|"), *(_TEXT_NAMES if "text" in wanted else ())]
     same = [name for name in names if name.strip().casefold() in candidates]
     alike = same or [name for name in names if difflib.get_close_matches(name.strip().casefold(), candidates, 1, _ALIKE)]
@@ -416,7 +426,7 @@ def _context(value: object, fix: bool) -> tuple[str, ...]:
 
 
 def _emotion_value(row: Row, roles: _Roles) -> object:
-    """What the emotion column holds; of several columns with 0 or 1 the names of those with 1."""
+    """Return what the emotion column holds; of several columns with 0 or 1 the names of those with 1."""
     if not roles.emotions:
         return row.fields[roles.emotion]
     held = []
@@ -454,9 +464,9 @@ def _ekman(name: str, labels: LabelSet) -> str | None:
 
 
 def _shares(row: Row, roles: _Roles, reading: Reading) -> dict[str, float]:
-    """Names with their shares, the numbers of classes as the classes' names."""
+    """Return names with their shares, the numbers of classes as the classes' names."""
     if not (roles.emotion or roles.emotions) or "" in roles.emotions:
-        raise _UnfitError("no such column", _told_columns(row, reading.columns, roles))
+        raise _UnfitError("no such column", _describe_columns(row, reading.columns, roles))
     shares = _parse_shares(_emotion_value(row, roles))
     if not reading.class_names:
         return shares
@@ -499,7 +509,7 @@ def _parse_shares(value: object) -> dict[str, float]:
 
 
 def _name(value: object) -> str:
-    """A name as it is, a number as a name, anything else as none."""
+    """Return a name as it is, a number as a name, anything else as none."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return name_of_number(_number(value))
     return value if isinstance(value, str) else ""

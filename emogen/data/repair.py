@@ -38,7 +38,7 @@ FAULTS = {
 
 
 def find_faults(text: str) -> tuple[str, ...]:
-    """The kinds of faults that a text has, in the order of FAULTS; most texts have none.
+    """Return the kinds of faults that a text has, in the order of FAULTS; most texts have none.
 
     >>> find_faults("Itâ€™s Tom &amp; me"), find_faults("It’s R&D")
     (('wrong encoding', 'HTML entities'), ())

@@ -89,8 +89,8 @@ class FileLayout:
     is_document: bool = False
     skipped: int = 0
 
-    def surprises(self) -> tuple[str, ...]:
-        """What differs from UTF-8 with one object a line or the delimiter of the format, in sentences."""
+    def notes(self) -> tuple[str, ...]:
+        """Say in sentences what differs from UTF-8 with one object a line, or with the delimiter of the format."""
         usual = {"csv": ",", "tsv": "\t"}.get(self.format, self.delimiter)
         told = {
             f"the file is in {self.encoding.upper()}": self.encoding != "utf-8",
@@ -123,22 +123,16 @@ def read_rows(
         DataError: the file is missing, a folder, not gzip, of an unknown format, or a table without a usable header.
         SettingsError: an unknown encoding or quoting, or a delimiter of several characters.
     """
-    given = _Given(file_format, parse_delimiter(delimiter), known_encoding(encoding), header, quoting)
-    layout = FileLayout(file_format)
-    try:
-        with _opened(path) as handle:
-            layout, head = _detect(path, handle, given)
-            lines = _text_lines(handle, layout.encoding, head, bool(given.encoding))
-            if layout.is_document:
-                yield from _document_rows(path, lines)
-            elif layout.format == "jsonl":
-                yield from _json_rows(lines)
-            else:
-                yield from _table_rows(path, lines, layout, given)
-    except UnicodeError as error:
-        raise DataError(f"{path}: is not in {layout.encoding.upper()} ({error})") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    options = _FileOptions(file_format, parse_delimiter(delimiter), known_encoding(encoding), header, quoting)
+    with _opened(path) as handle:
+        layout, head = _detect(path, handle, options)
+        lines = _text_lines(handle, layout.encoding, head, bool(options.encoding))
+        if layout.is_document:
+            yield from _document_rows(path, lines)
+        elif layout.format == "jsonl":
+            yield from _json_rows(lines)
+        else:
+            yield from _table_rows(path, lines, layout, options)
 
 
 def read_lines(path: str | Path) -> Iterator[str | Problem]:
@@ -147,38 +141,27 @@ def read_lines(path: str | Path) -> Iterator[str | Problem]:
     Raises:
         DataError: the file is missing, a folder, or not gzip.
     """
-    encoding = "utf-8"
-    try:
-        with _opened(path) as handle:
-            head = handle.peek(_HEAD)
-            encoding = _marked_encoding(path, head)
-            for line in _text_lines(handle, encoding, head, is_given=False):
-                yield line if isinstance(line, Problem) else line.removesuffix("\n").removesuffix("\r")
-    except UnicodeError as error:
-        raise DataError(f"{path}: is not in {encoding.upper()} ({error})") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    with _opened(path) as handle:
+        head = handle.peek(_HEAD)
+        for line in _text_lines(handle, _marked_encoding(path, head), head, is_given=False):
+            yield line if isinstance(line, Problem) else line.removesuffix("\n").removesuffix("\r")
 
 
 def detect_layout(path: str | Path, file_format: str = "", *, delimiter: str = "", encoding: str = "") -> FileLayout | None:
-    """The layout with which `read_rows` reads a file, or None for standard input and pipes, which are read only once."""
+    """Return the layout with which `read_rows` reads a file, or None for standard input and pipes, which are read only once."""
     if reads_once(path):
         return None
-    try:
-        with _opened(path) as handle:
-            given = _Given(file_format, parse_delimiter(delimiter), known_encoding(encoding))
-            return _detect(path, handle, given)[0]
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    with _opened(path) as handle:
+        return _detect(path, handle, _FileOptions(file_format, parse_delimiter(delimiter), known_encoding(encoding)))[0]
 
 
 def reads_once(path: str | Path) -> bool:
-    """Whether `path` is standard input or a pipe."""
+    """Tell whether `path` is standard input or a pipe."""
     return str(path) == "-" or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir())
 
 
 def find_column(fields: Iterable[str], wanted: str) -> str | None:
-    """The first of the names `a|b` that is there: as it is written, else with other upper and lower case or blanks around it.
+    """Find the first of the names `a|b` that is there: as it is written, else with other case or blanks around it.
 
     >>> find_column(["ID", "Tweet "], "text|tweet")
     'Tweet '
@@ -198,7 +181,7 @@ def _folded(name: str) -> str:
 
 
 def parse_delimiter(text: str) -> str:
-    r"""One character, or comma, semicolon, tab (or \t), pipe; empty stays empty; raises SettingsError."""
+    r"""Read one character, or comma, semicolon, tab (or \t), pipe; empty stays empty; raises SettingsError."""
     delimiter = _DELIMITERS.get(text, text)
     if len(delimiter) > 1 or delimiter in ('"', "\n", "\r"):
         names = ", ".join(name for name in _DELIMITERS if name.isalpha())
@@ -207,7 +190,7 @@ def parse_delimiter(text: str) -> str:
 
 
 def known_encoding(name: str) -> str:
-    """The usual spelling of an encoding's name; empty stays empty; raises SettingsError."""
+    """Return the usual spelling of an encoding's name; empty stays empty; raises SettingsError."""
     if not name:
         return ""
     try:
@@ -221,7 +204,7 @@ def known_encoding(name: str) -> str:
 
 
 def guess_encoding(sample: bytes) -> str:
-    """The likely encoding of bytes that are not UTF-8, of those that occur with English and Chinese; empty if none is.
+    """Guess the encoding of bytes that are not UTF-8, of those that occur with English and Chinese; empty without grounds.
 
     Nearly all characters of a Chinese text are of the first level of GB 2312 (3,755 characters) or Big5 (5,401), or are
     signs; in a Western text bytes above 127 stand between letters, hardly ever three in a row.
@@ -241,7 +224,7 @@ def guess_encoding(sample: bytes) -> str:
 
 
 def _common_share(text: bytes, encoding: str, common: str, last: int) -> float:
-    """The share of characters above 127 whose first byte in `common` is at most `last`; 0 where `text` does not decode."""
+    """Return the share of characters above 127 whose first byte in `common` is at most `last`; 0 if `text` does not decode."""
     try:
         found = [character for character in codecs.getincrementaldecoder(encoding)().decode(text) if ord(character) > 127]
     except UnicodeError:
@@ -262,7 +245,7 @@ def _decodes(text: bytes, encoding: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Given:
+class _FileOptions:
     """What the caller says of a file; empty where it is to be detected."""
 
     format: str
@@ -278,34 +261,47 @@ class _Given:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[io.BufferedReader]:
-    """A file whose beginning can be looked at; standard input stays open."""
-    if str(path) == "-":
-        if sys.stdin is None:
-            raise DataError("-: standard input is closed; name a file")
-        standard: Any = sys.stdin.buffer
-        handle = standard if hasattr(standard, "peek") else io.BufferedReader(standard)
-        try:
-            yield handle
-        finally:
-            if handle is not standard:
-                handle.detach()
-    elif Path(path).is_dir():
+    """Open a file whose beginning can be looked at; what goes wrong with it is a DataError. Standard input stays open."""
+    if str(path) != "-" and Path(path).is_dir():
         raise DataError(f"{path}: is a folder; give a file")
-    elif str(path).endswith(".gz"):
-        with gzip.open(path, "rb") as unzipped:
-            yield cast(io.BufferedReader, unzipped)
-    else:
-        with Path(path).open("rb", buffering=_HEAD) as plain:
-            yield cast(io.BufferedReader, plain)
+    try:
+        if str(path) == "-":
+            with _standard_input() as standard:
+                yield standard
+        elif str(path).endswith(".gz"):
+            with gzip.open(path, "rb") as unzipped:
+                yield cast(io.BufferedReader, unzipped)
+        else:
+            with Path(path).open("rb", buffering=_HEAD) as plain:
+                yield cast(io.BufferedReader, plain)
+    except UnicodeError as error:
+        raise DataError(f"{path}: is not in the encoding that its byte order mark or --encoding says ({error})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def _detect(path: str | Path, handle: io.BufferedReader, given: _Given) -> tuple[FileLayout, bytes]:
-    """The layout, and the bytes at the beginning from which it was told."""
-    chosen = given.format or _format_of(path)
+@contextmanager
+def _standard_input() -> Iterator[io.BufferedReader]:
+    if sys.stdin is None:
+        raise DataError("-: standard input is closed; name a file")
+    standard: Any = sys.stdin.buffer
+    if hasattr(standard, "peek"):
+        yield standard
+        return
+    wrapped = io.BufferedReader(standard)
+    try:
+        yield wrapped
+    finally:
+        wrapped.detach()
+
+
+def _detect(path: str | Path, handle: io.BufferedReader, options: _FileOptions) -> tuple[FileLayout, bytes]:
+    """Return the layout, and the bytes at the beginning from which it was told."""
+    chosen = options.format or _format_of(path)
     if chosen not in FORMATS:
         raise DataError(f"{path}: format {chosen!r} is not one of {', '.join(FORMATS)}")
     head = handle.peek(_HEAD)
-    encoding = given.encoding or _marked_encoding(path, head)
+    encoding = options.encoding or _marked_encoding(path, head)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix("\ufeff")
     if chosen == "jsonl":
         return FileLayout(chosen, encoding, is_document=_is_document(text)), head
@@ -313,7 +309,7 @@ def _detect(path: str | Path, handle: io.BufferedReader, given: _Given) -> tuple
     # Spreadsheet programs write and read such a line.
     told = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)
     usual = "\t" if chosen == "tsv" else ","
-    delimiter = given.delimiter or (told[1] if told else _likely_delimiter(first, usual))
+    delimiter = options.delimiter or (told[1] if told else _likely_delimiter(first, usual))
     return FileLayout(chosen, encoding, delimiter, skipped=int(bool(told))), head
 
 
@@ -339,7 +335,7 @@ def _marked_encoding(path: str | Path, head: bytes) -> str:
 
 
 def _is_document(text: str) -> bool:
-    """Whether JSON begins that is not one object a line: an array, or an object over several lines."""
+    """Tell whether JSON begins that is not one object a line: an array, or an object over several lines."""
     lines = [line.strip() for line in text.split("\n", 64) if line.strip()]
     if not lines:
         return False
@@ -357,7 +353,7 @@ def _is_broken(line: str) -> bool:
 
 
 def _likely_delimiter(header: str, usual: str) -> str:
-    """The format's own where the header holds it, else that which it holds most often."""
+    """Return the format's own where the header holds it, else that which it holds most often."""
     return usual if usual in header else max(usual + _DETECTED, key=header.count)
 
 
@@ -365,7 +361,7 @@ def _likely_delimiter(header: str, usual: str) -> str:
 
 
 def _text_lines(handle: BinaryIO, encoding: str, head: bytes, is_given: bool) -> Iterator[str | Problem]:
-    """Physical lines, each as text or as the problem that it is none."""
+    """Yield physical lines, each as text or as the problem that it is none."""
     if encoding.startswith(("utf-16", "utf-32", "utf_16", "utf_32")):
         # Their line ends are no single bytes.
         wrapped = io.TextIOWrapper(handle, encoding, newline="\n")
@@ -431,7 +427,7 @@ def _broken_json(number: int, reason: str) -> Problem:
 
 
 def _document_rows(path: str | Path, lines: Iterator[str | Problem]) -> Iterator[Row | Problem]:
-    """The objects of an array, or objects that follow each other; the text is held as a whole."""
+    """Yield the objects of an array, or objects that follow each other; the text is held as a whole."""
     parts = []
     for line in lines:
         if isinstance(line, Problem):
@@ -473,33 +469,35 @@ def _skip_blanks(text: str, position: int) -> int:
 # ---- tables
 
 
-def _table_rows(path: str | Path, lines: Iterator[str | Problem], layout: FileLayout, given: _Given) -> Iterator[Row | Problem]:
+def _table_rows(
+    path: str | Path, lines: Iterator[str | Problem], layout: FileLayout, options: _FileOptions
+) -> Iterator[Row | Problem]:
     bad: list[Problem] = []
-    header = [name.strip() for name in given.header.split(",")] if given.header else []
-    for begin, held, cells in _records(_without_problems(lines, bad), layout.delimiter, given.quoting):
+    header = [name.strip() for name in options.header.split(",")] if options.header else []
+    for begin, held, cells in _records(_without_problems(lines, bad), layout.delimiter, options.quoting):
         end = begin + len(held) - 1
         if end <= layout.skipped:
             continue
         if not header:
-            header = _header(f"{path}:{end}", cells, bad, given.quoting)
+            header = _header(f"{path}:{end}", cells, bad, options.quoting)
             continue
         yield from bad
         bad.clear()
         if isinstance(cells, csv.Error):
-            yield Problem(end, "broken table row", _broken(cells, given.quoting) + _since(begin, end), "pass --quoting none")
+            yield Problem(end, "broken table row", _broken(cells, options.quoting) + _since(begin, end), "pass --quoting none")
         elif len(cells) != len(header) and cells:
             message = f"{len(cells)} cells where the header has {len(header)}; quote cells that hold {layout.delimiter!r}"
             yield Problem(end, "wrong number of cells", message + _since(begin, end))
         elif any(cell.strip() for cell in cells):
             alone = _lines_alone(held, header, layout.delimiter)
             if alone and layout.delimiter == "\t":
-                yield swallowed(begin, end)
+                yield describe_joined_rows(begin, end)
             else:
                 yield Row(end, dict(zip(header, cells, strict=True)), True, alone)
 
 
-def swallowed(begin: int, end: int) -> Problem:
-    """The problem of rows that a quote at the beginning of a cell makes one."""
+def describe_joined_rows(begin: int, end: int) -> Problem:
+    """Return the problem of rows that a quote at the beginning of a cell makes one."""
     message = (
         f"a quote that opens in line {begin} makes lines {begin} to {end} one row, though each alone has as many cells as "
         "the header; write a quote inside a cell twice and put the cell in quotes"
@@ -514,7 +512,7 @@ def _lines_alone(held: list[str], header: list[str], delimiter: str) -> tuple[Ma
 
 
 def _records(lines: Iterator[str], delimiter: str, quoting: str) -> Iterator[tuple[int, list[str], list[str] | csv.Error]]:
-    """Each record after its first line's number and its physical lines."""
+    """Yield each record after its first line's number and its physical lines."""
     held: list[str] = []
 
     def remembered() -> Iterator[str]:
@@ -570,6 +568,6 @@ def _without_problems(lines: Iterator[str | Problem], bad: list[Problem]) -> Ite
 
 
 def shown(value: object) -> str:
-    """A value for a message, cut where it is long."""
+    """Write a value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
