@@ -406,7 +406,7 @@ DATA = [
     (
         "column.csv",
         "words,mood\nHi,joy\n",
-        "column.csv:2: no column 'reply' or 'text', found words, mood; name it with --reply-column",
+        "column.csv:2: no column 'reply' or 'text', nor 'emotion' or 'label', found words, mood; name them with --reply-column",
     ),
     ("lone.jsonl", rows() + rows(1, emotion="disgust"), "emotion 'disgust' has a single row to train on (held-out"),
     ("held.jsonl", rows() + rows(1, emotion="disgust", split="test"), "emotion 'disgust' has a single row to train on"),

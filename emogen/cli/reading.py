@@ -14,13 +14,13 @@ import click
 
 from emogen.data.exchange import Columns, Reading
 from emogen.data.label_use import Renames
+from emogen.data.rows import FORMATS, QUOTINGS, known_encoding, parse_delimiter
 from emogen.emotions import LABEL_SETS, LabelSet, named_label_set
 from emogen.errors import DataError, SettingsError
 from emogen.label_names import is_name, normalize_name
 
 Command = Callable[..., Any]
 
-_FORMATS = ("jsonl", "csv", "tsv")
 _COLUMNS = ("reply", "emotion", "context", "split")
 _LABELS_HELP = f"{', '.join(LABEL_SETS)}, or names with commas between.  [default: the file's own; ekman for a pipe]"
 
@@ -32,8 +32,14 @@ def reading_options(command: Command) -> Command:
 
     @_column("reply", columns.reply, "Column of the text; a|b takes the first that is there.")
     @_column("emotion", columns.emotion, "Column of the emotion.")
-    @_column("context", columns.context, "Column of earlier utterances: a list, or text with || between; optional.")
-    @_column("split", columns.split, "Column of train, valid, test; optional.")
+    @click.option(
+        "--emotion-columns",
+        metavar="NAMES",
+        default="",
+        help="Columns with 0 or 1, one an emotion, with commas between, in place of --emotion-column.",
+    )
+    @_column("context", columns.context, "Column of earlier utterances: a list, or text with || between; '' reads none.")
+    @_column("split", columns.split, "Column of train, valid, test; '' reads none.")
     @click.option("--labels", metavar="NAMES", help=_LABELS_HELP)
     @click.option(
         "--max-words",
@@ -44,7 +50,32 @@ def reading_options(command: Command) -> Command:
     )
     @map_option
     @click.option("--skip-blank", is_flag=True, help="Leave out rows without a text or a label, and say how many.")
-    @click.option("--format", type=click.Choice(_FORMATS), help="Where the name does not say.  [default for -: jsonl]")
+    @click.option("--format", type=click.Choice(FORMATS), help="Where the name does not say.  [default for -: jsonl]")
+    @click.option(
+        "--class-names",
+        metavar="NAMES",
+        default="",
+        help="Names of the classes 0, 1, 2, ... where the emotion column holds numbers; goemotions or a list as in --labels.",
+    )
+    @click.option(
+        "--delimiter",
+        default="",
+        help="Between the cells of a table: a character, or tab, comma, semicolon, pipe.  [default: detected]",
+    )
+    @click.option("--encoding", metavar="NAME", default="", help="Of the file, such as gb18030 or cp1252.  [default: utf-8]")
+    @click.option("--header", metavar="NAMES", default="", help="Names of the columns of a table without a header line.")
+    @click.option(
+        "--quoting",
+        type=click.Choice(QUOTINGS),
+        default=default.quoting,
+        show_default=True,
+        help="Whether cells of a table may be quoted, or quotes are plain characters.",
+    )
+    @click.option(
+        "--fix-text",
+        is_flag=True,
+        help="Decode &amp; and written-out \\n in texts, and UTF-8 that was read as Windows-1252.",
+    )
     @wraps(command)
     def with_reading(**options: Any) -> Any:
         return command(reading=_reading(options), **options)
@@ -120,7 +151,10 @@ def _column(name: str, default: str, text: str) -> Callable[[Command], Command]:
 
 def _reading(options: dict[str, Any]) -> Reading:
     """Takes its own options out of `options`."""
-    columns = Columns(**{name: options.pop(f"{name}_column") for name in _COLUMNS})
+    columns = Columns(**{name: options.pop(f"{name}_column") for name in _COLUMNS}, emotions=options.pop("emotion_columns"))
+    class_names = options.pop("class_names")
+    if class_names:
+        named_label_set(class_names)
     names = options.pop("labels")
     labels = named_label_set(names) if names else None
     return Reading(
@@ -130,6 +164,12 @@ def _reading(options: dict[str, Any]) -> Reading:
         format=options.pop("format") or "",
         renames=parse_renames(options.pop("map"), labels),
         skip_blank=options.pop("skip_blank"),
+        delimiter=parse_delimiter(options.pop("delimiter")),
+        encoding=known_encoding(options.pop("encoding")),
+        header=options.pop("header"),
+        quoting=options.pop("quoting"),
+        fix_text=options.pop("fix_text"),
+        class_names=class_names,
     )
 
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from emogen.data.exchange import (
     UNKNOWN_EMOTION,
     Exchange,
-    Problem,
     Reading,
     Split,
     good_rows,
@@ -27,11 +26,14 @@ from emogen.data.exchange import (
     scan,
 )
 from emogen.data.label_use import LabelUse
+from emogen.data.repair import find_faults
+from emogen.data.rows import Problem
 from emogen.errors import DataError, SettingsError
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test", "")
 _SHOWN = 10
+_MAX_KEPT = 1000
 _OPENING_WORDS = 3
 _MAX_OPENINGS = 100_000
 _SUM_TOLERANCE = 1e-6
@@ -46,6 +48,16 @@ class Finding:
     rows: int
     kind: str
     message: str
+
+
+@dataclass(frozen=True)
+class KindCount:
+    """How often problems of one kind, or one kind of fault in texts, occur: in `rows`, from `line` to `last_line`."""
+
+    kind: str
+    rows: int
+    line: int
+    last_line: int
 
 
 @dataclass(frozen=True)
@@ -101,22 +113,28 @@ class Report:
 
     Attributes:
         path: the file.
-        problems: every row that is no exchange, in the order of the file.
+        problems: rows that are no exchanges, in the order of the file; the first 1,000 findings of each kind.
+        kinds: how many such rows there are of each kind, in the order in which the kinds first come.
         counts: of the other rows.
         duplicates: rows whose context and reply stand in an earlier row, every one.
         overlap: rows of valid or test whose reply also stands in train (upper and lower case and blanks aside); the
             first 10 with the line of train.
         single: labels that a single row carries, with its line.
         notes: how the labels were read, where that is not just as they stand there.
+        layout: what was detected of the file, see `FileLayout.notes`; nothing of standard input.
+        faults: rows whose texts have a fault, by its kind, see `emogen.data.repair`; they are exchanges all the same.
     """
 
     path: str
     problems: tuple[Finding, ...]
+    kinds: tuple[KindCount, ...]
     counts: Counts
     duplicates: Repeats
     overlap: Repeats
     single: Mapping[str, int]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    layout: tuple[str, ...]
+    faults: tuple[KindCount, ...]
 
 
 @dataclass(frozen=True)
@@ -154,10 +172,11 @@ def check_file(path: str | Path, reading: Reading | None = None) -> Report:
     Raises:
         DataError: the file cannot be read at all, or holds no rows.
     """
+    reading, use = _with_labels(path, reading), LabelUse()
     problems = _Problems()
+    faults = _Kinds()
     tally = _Tally()
     prints = _Fingerprints()
-    reading, use = _with_labels(path, reading), LabelUse()
     for found in scan(path, reading, use):
         if isinstance(found, Problem):
             problems.add(found)
@@ -166,9 +185,21 @@ def check_file(path: str | Path, reading: Reading | None = None) -> Report:
         problems.last_was_good()
         tally.add(line, exchange, len(plain_words(exchange.reply)))
         prints.add(line, exchange)
-    single = {name: tally.first_line[name] for name, rows in tally.labels.items() if rows == 1}
-    notes = _notes(use, reading)
-    return Report(str(path), tuple(problems.found), tally.counts(), prints.duplicates(), prints.overlap(), single, notes)
+        for kind in {kind: None for text in (exchange.reply, *exchange.context) for kind in find_faults(text)}:
+            faults.add(kind, line)
+    layout = reading.layout(path)
+    return Report(
+        path=str(path),
+        problems=tuple(problems.found),
+        kinds=problems.kinds.counts(),
+        counts=tally.counts(),
+        duplicates=prints.duplicates(),
+        overlap=prints.overlap(),
+        single={name: tally.first_line[name] for name, rows in tally.labels.items() if rows == 1},
+        notes=_notes(use, reading),
+        layout=layout.notes() if layout else (),
+        faults=faults.counts(),
+    )
 
 
 def stats(path: str | Path, reading: Reading | None = None) -> Stats:
@@ -291,35 +322,49 @@ def _descending(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 @dataclass
+class _Kinds:
+    """Counts of what is told in kinds."""
+
+    found: dict[str, KindCount] = field(default_factory=dict)
+
+    def add(self, kind: str, line: int) -> None:
+        known = self.found.get(kind, KindCount(kind, 0, line, line))
+        self.found[kind] = replace(known, rows=known.rows + 1, last_line=line)
+
+    def counts(self) -> tuple[KindCount, ...]:
+        return tuple(self.found.values())
+
+
+@dataclass
 class _Problems:
-    """Problems as they come, the same one in rows that follow each other as one finding."""
+    """Problems as they come, the same one in rows that follow each other as one finding, and not too many of a kind.
+
+    Rows with the same unknown emotion are one finding wherever they stand: they are all put right in the same way.
+    """
 
     found: list[Finding] = field(default_factory=list)
-    _open: bool = False
-    _unknown: dict[str, int] = field(default_factory=dict)
+    kinds: _Kinds = field(default_factory=_Kinds)
+    _places: dict[tuple[str, str], int] = field(default_factory=dict)
+    _kept: Counter[str] = field(default_factory=Counter)
 
     def add(self, problem: Problem) -> None:
-        if problem.kind == UNKNOWN_EMOTION:
-            self._add_unknown(problem)
-            return
-        last = self.found[-1] if self.found and self._open else None
-        if last and (last.kind, last.message) == (problem.kind, problem.message):
-            self.found[-1] = replace(last, last_line=problem.number, rows=last.rows + 1)
-        else:
-            self.found.append(Finding(problem.number, problem.number, 1, problem.kind, problem.message))
-        self._open = True
-
-    def _add_unknown(self, problem: Problem) -> None:
-        """One finding a label, wherever its rows stand: they are all put right in the same way."""
-        place = self._unknown.setdefault(problem.message, len(self.found))
-        if place == len(self.found):
-            self.found.append(Finding(problem.number, problem.number, 0, problem.kind, problem.message))
-        before = self.found[place]
-        self.found[place] = replace(before, last_line=problem.number, rows=before.rows + 1)
-        self._open = False
+        self.kinds.add(problem.kind, problem.number)
+        key = (problem.kind, problem.message)
+        if key not in self._places:
+            self._forget_others()
+            if self._kept[problem.kind] == _MAX_KEPT:
+                return
+            self._kept[problem.kind] += 1
+            self._places[key] = len(self.found)
+            self.found.append(Finding(problem.number, problem.number, 0, *key))
+        last = self.found[self._places[key]]
+        self.found[self._places[key]] = replace(last, last_line=problem.number, rows=last.rows + 1)
 
     def last_was_good(self) -> None:
-        self._open = False
+        self._forget_others()
+
+    def _forget_others(self) -> None:
+        self._places = {key: place for key, place in self._places.items() if key[0] == UNKNOWN_EMOTION}
 
 
 @dataclass

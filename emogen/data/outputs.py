@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import shutil
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,8 +13,9 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
-from emogen.data.exchange import Problem, Row, read_rows
+from emogen.data.cells import is_missing, parse_structure
 from emogen.data.label_use import Renames, rename
+from emogen.data.rows import Problem, Row, find_column, read_lines, read_rows
 from emogen.emotions import parse_shares
 from emogen.errors import DataError, SettingsError
 from emogen.label_names import normalize_name
@@ -300,18 +299,9 @@ def _copy(name: str, path: Path) -> None:
                 shutil.copyfileobj(pipe, copy)
 
 
-def _lines(source: Source) -> Iterator[Row]:
-    try:
-        with gzip.open(source.path, "rb") if source.path.suffix == ".gz" else source.path.open("rb") as handle:
-            for number, raw in enumerate(handle, 1):
-                yield Row(
-                    number, {_LINE: raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")}
-                )
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.object[error.start]:#04x} at position {error.start}"
-        raise DataError(f"{source.name}:{number}: {byte} is not UTF-8; save the file as UTF-8") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{source.name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+def _lines(source: Source) -> Iterator[Row | Problem]:
+    for number, line in enumerate(read_lines(source.path), 1):
+        yield line if isinstance(line, Problem) else Row(number, {_LINE: line})
 
 
 def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[str, ...]) -> Output:
@@ -330,8 +320,9 @@ def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[
 def _references(source: Source, column: str) -> Iterator[list[str]]:
     for row in records(source):
         value = _picked(source, row, column, "reference")
-        listed = [value] if isinstance(value, str) else value
-        if not isinstance(listed, list) or not listed:
+        written = parse_structure(value) if isinstance(value, str) and source.format in ("csv", "tsv") else value
+        listed = written if isinstance(written, list) else [value]
+        if not listed or not isinstance(value, str | list):
             raise DataError(f"{source.name}:{row.number}: reference {value!r} is neither a text nor a list of texts")
         yield [_checked(source, row, text, "reference") for text in listed]
 
@@ -354,7 +345,7 @@ def _text(source: Source, row: Row, column: str, what: str) -> str:
 def _picked(source: Source, row: Row, column: str, what: str) -> object:
     if source.format == "txt":
         return row.fields[_LINE]
-    name = next((name for name in column.split("|") if name in row.fields), None)
+    name = find_column(row.fields, column)
     if name is None:
         wanted = " or ".join(repr(part) for part in column.split("|"))
         found = ", ".join(map(str, row.fields)) or "none"
@@ -385,7 +376,9 @@ def _asked(source: Source, row: Row, column: str) -> str:
 
 
 def _shares(value: object) -> Mapping[str, float]:
-    """Names with their shares, even ones for a list; none if `value` is no emotion."""
+    """Names with their shares, even ones for a list, which may be written out; none if `value` is no emotion."""
+    if isinstance(value, str):
+        value = "" if is_missing(value) else parse_structure(value)
     if isinstance(value, str) and "=" in value:
         return parse_shares(value)
     if isinstance(value, str):
