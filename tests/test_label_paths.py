@@ -125,11 +125,12 @@ def rows(emotion, count, split="train", reply="We sat by the river."):
 
 
 COMMON = [*rows("joy", 9), *rows("sadness", 9), *rows("joy", 3, "valid"), *rows("sadness", 3, "test")]
+LONG = "rows that are too long"
 RARE = {
     "one row": (rows("fear", 1), "emotion 'fear' has a single row to train on ("),
     "one row in train": ([*rows("fear", 1), *rows("fear", 4, "valid")], "emotion 'fear' has a single row to train on ("),
     "held-out rows alone": (rows("fear", 4, "valid"), "emotion 'fear' has none of its 4 rows to train on ("),
-    "rows that are too long": (rows("fear", 4, reply="on and on " * 60), "emotion 'fear' has none of its 4 rows to train on ("),
+    LONG: (rows("fear", 4, reply="on and on " * 60), "emotion 'fear' has none of its 4 rows to train on ("),
 }
 COMMANDS = {
     "train-lm": ("--preset", "tiny"),
@@ -142,12 +143,12 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("case", RARE)
-@pytest.mark.parametrize("command", COMMANDS)
+# A classifier reads the beginning of a long text: to it such a row is one to train on.
+REFUSED = [(command, case) for command in COMMANDS for case in RARE if (command, case) != ("train-classifier", LONG)]
+
+
+@pytest.mark.parametrize(("command", "case"), REFUSED)
 def test_no_command_learns_a_label_that_is_too_rare(refusal, tmp_path, monkeypatch, tiny_checkpoint, command, case):
-    """A classifier reads the beginning of a long text: to it such a row is one to train on."""
-    if (command, case) == ("train-classifier", "rows that are too long"):
-        pytest.skip("a classifier leaves no long text out")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EMOGEN_DATA", str(tmp_path / "cache"))
     shutil.copytree(tiny_checkpoint, "lm")
@@ -184,6 +185,22 @@ def test_training_says_how_labels_were_read(tmp_path, caplog):
         f"emogen: note: {own}: 1 row without a text or a label left out",
         f"emogen: note: {other}: label 'warm' is also read from 'WARM' 1 (1 row)",
     ]
+
+
+@pytest.mark.parametrize("command", ["train-lm", "train-vae", "train-gan --init", "train-head", "train-classifier"])
+def test_without_valid_rows_no_figure_passes_for_held_out(emogen, tmp_path, monkeypatch, tiny_checkpoint, command, caplog):
+    """A generator's figures are then of its training rows, which is said; a classifier is chosen by them, and refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMOGEN_DATA", str(tmp_path / "cache"))
+    shutil.copytree(tiny_checkpoint, "lm")
+    with open("rows.jsonl", "w") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in COMMON if row["split"] == "train")
+    status, _, err = emogen(command.split()[0], "rows.jsonl", "--steps", 2, "--device", "cpu", *COMMANDS[command])
+    said = [record.getMessage() for record in caplog.records]
+    if command == "train-classifier":
+        assert (status, "no valid row; a classifier needs both" in err) == (1, True)
+    else:
+        assert (status, sum("no valid row: figures called held-out" in message for message in said)) == (0, 1)
 
 
 def test_map_in_the_settings_of_a_run(emogen, tmp_path, monkeypatch):

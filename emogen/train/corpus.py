@@ -21,7 +21,7 @@ from emogen.errors import DataError
 from emogen.label_names import fold_name
 from emogen.text import Tokenizer, train_tokenizer
 from emogen.train.config import GeneratorRun
-from emogen.train.processes import after_first, from_first
+from emogen.train.processes import after_first, from_first, is_first
 
 _SHARES = (0.9, 0.05, 0.05)
 _SPLIT_SEED = 0
@@ -127,6 +127,8 @@ def prepare(
     arrays = after_first(lambda: token_arrays(identity, corpus.exchanges, tokenizer, corpus.labels, limits, cache))
     uncounted = f"held-out rows and replies of more than --reply-tokens {limits.reply_tokens} do not count"
     refuse_rare_labels(corpus, (arrays["train"].emotions[:, :-1] > 0).sum(0).tolist(), uncounted)
+    if is_first() and not len(arrays.get("valid", ())):
+        _LOG.warning("emogen: note: no valid row: figures called held-out are of training rows; check the splits, or add rows")
     return Prepared(tokenizer, corpus.labels, limits, arrays, corpus.sources)
 
 
