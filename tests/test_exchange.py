@@ -381,7 +381,7 @@ def test_missing_values_of_tables_are_told_as_such(tmp_path: Path, cell: str) ->
     rows = [{"text": cell, "label": "joy"}, {"text": "Hi", "label": cell}]
     path = table(tmp_path / "rows.csv", rows)
     assert problems(path) == [(2, "empty reply"), (3, "missing emotion")]
-    with pytest.raises(DataError, match=f"the reply is missing, written '{cell}'; fill it in, or drop the row"):
+    with pytest.raises(DataError, match=f"the reply is missing, written '{cell}'; fill it in"):
         list(read_exchanges(path))
     # JSON has null, so that a text there is a text.
     assert problems(table(tmp_path / "rows.jsonl", rows)) == [(2, "missing emotion")]
@@ -392,9 +392,10 @@ def test_missing_context_and_split_of_a_table_are_none(tmp_path: Path) -> None:
     assert only(path) == Exchange((), "Hi", JOY)
 
 
-def test_null_as_emotion_is_missing(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", '{"text": "Hi", "label": null}\n{"text": "Hi", "label": NaN}\n')
-    assert problems(path) == [(1, "missing emotion"), (2, "missing emotion")]
+def test_null_is_missing(tmp_path: Path) -> None:
+    lines = ('{"text": "Hi", "label": null}', '{"text": "Hi", "label": NaN}', '{"text": null, "label": "joy"}')
+    path = write(tmp_path / "rows.jsonl", "\n".join(lines))
+    assert problems(path) == [(1, "missing emotion"), (2, "missing emotion"), (3, "empty reply")]
 
 
 def test_a_context_may_be_a_list_written_out(tmp_path: Path) -> None:

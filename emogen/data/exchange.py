@@ -395,7 +395,7 @@ def _likely_name(wanted: str, names: list[str]) -> str:
 
 def _reply(row: Row, roles: _Roles, reading: Reading) -> str:
     value = row.fields[roles.reply]
-    if row.is_table and value and is_missing(value):
+    if value is None or (row.is_table and value and is_missing(value)):
         raise _UnfitError("empty reply", f"the reply is missing{_written(value)}; fill it in, or drop the row")
     if row.is_table and isinstance(value, str) and not isinstance(parse_structure(value), str | int | float):
         raise _UnfitError("reply is no text", f"reply {shown(value)} is a list or table written out; give one text a row")
