@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
-from emogen.data.cells import is_missing, parse_structure
+from emogen.data.cells import is_missing, parse_structure, split_names
 from emogen.data.rows import Problem, Row, find_column, read_lines, read_rows
 from emogen.emotions import parse_shares
 from emogen.errors import DataError, SettingsError
@@ -362,7 +362,7 @@ def _shares(value: object) -> Mapping[str, float]:
     if isinstance(value, str) and "=" in value:
         return parse_shares(value)
     if isinstance(value, str):
-        value = [part.strip() for part in value.replace("|", ",").split(",") if part.strip()]
+        value = split_names(value)
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return dict.fromkeys(value, 1.0)
     if isinstance(value, dict) and all(isinstance(share, int | float) for share in value.values()):
