@@ -482,7 +482,7 @@ def _shares(row: Row, roles: _Roles, reading: Reading) -> dict[str, float]:
 
 
 def _parse_shares(value: object) -> dict[str, float]:
-    """Names with their shares: as given by a table or `joy=0.7,fear=0.3`, even for a list, `joy,fear`, `joy;fear` or `joy|fear`.
+    """Return names with their shares: as a table or `joy=0.7,fear=0.3` gives them, even for a list, `joy,fear` or `joy|fear`.
 
     A list or table may be written out in a text. Numbers become names.
     """

@@ -287,6 +287,10 @@ def _lines(source: Source) -> Iterator[Row | Problem]:
 
 def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[str, ...]) -> Output:
     fields = row.fields if source.format != "txt" else {}
+    text = find_column(fields, columns.text)
+    if text and text == find_column(fields, columns.emotion):
+        what = f"column {text!r} is read both as text and as emotion"
+        raise DataError(f"{source.name}:{row.number}: {what}; name another with --text-column or --emotion-column")
     return Output(
         system=_system(f"{source.name}:{row.number}", fields.get("system")),
         temperature=_temperature(f"{source.name}:{row.number}", fields.get("temperature")),
