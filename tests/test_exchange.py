@@ -348,6 +348,8 @@ def test_bytes_that_are_not_utf8_are_told_in_tables_too(tmp_path: Path) -> None:
         ("[joy, anger]", {"joy": 0.5, "anger": 0.5}),
         ("{'joy': 0.25, 'fear': 0.75}", {"joy": 0.25, "fear": 0.75}),
         ('{"anger": 1}', {"anger": 1.0}),
+        ("joy; fear", {"joy": 0.5, "fear": 0.5}),
+        ("joy，fear、anger；disgust", {"joy": 0.25, "fear": 0.25, "anger": 0.25, "disgust": 0.25}),
     ],
 )
 def test_a_list_or_table_written_out_is_several_labels(

@@ -61,3 +61,9 @@ def test_a_missing_emotion_is_no_emotion(tmp_path: Path, cell: str) -> None:
     (tmp_path / "out.tsv").write_text(f"text\temotion\nHi\t{cell}\n")
     with pytest.raises(DataError, match=r"out\.tsv:2: emotion '.*' is neither a name"):
         outputs(tmp_path / "out.tsv")
+
+
+def test_one_column_is_not_text_and_emotion(tmp_path: Path) -> None:
+    (tmp_path / "out.tsv").write_text("Text\temotion\nHi\tjoy\n")
+    with pytest.raises(DataError, match="column 'Text' is read both as text and as emotion; name another"):
+        outputs(tmp_path / "out.tsv", columns=OutputColumns(emotion="text"))

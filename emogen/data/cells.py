@@ -18,6 +18,7 @@ _MISSING = frozenset(
 
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _BETWEEN_ITEMS = re.compile(r"""(?<=['"])\s+(?=['"])|(?<=[\d.])\s+(?=[-+.\d])""")
+_BETWEEN_NAMES = re.compile("[,|;，、；]")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
@@ -57,6 +58,16 @@ def parse_structure(text: str) -> object:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
     return list(value) if isinstance(value, tuple | set) else value
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names that a text lists, with commas, semicolons or bars between them, Chinese ones included.
+
+    >>> split_names("joy, fear"), split_names("开心，难过"), split_names("[joy; fear]")
+    (['joy', 'fear'], ['开心', '难过'], ['joy', 'fear'])
+    """
+    listed = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
+    return [name.strip() for name in _BETWEEN_NAMES.split(listed) if name.strip()]
 
 
 def parse_number(text: str) -> float | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from emogen.atomic import replacing
-from emogen.data.cells import is_missing, name_of_number, parse_flag, parse_number, parse_structure
+from emogen.data.cells import is_missing, name_of_number, parse_flag, parse_number, parse_structure, split_names
 from emogen.data.label_use import LabelUse, Renames, describe_unknown, find_label, rename
 from emogen.data.repair import fix_text
 from emogen.data.rows import (
@@ -537,7 +537,7 @@ def _shares(row: Row, roles: _Roles, reading: Reading) -> dict[str, float]:
 
 
 def _parse_shares(value: object) -> dict[str, float]:
-    """Names with their shares: as given by a table or `joy=0.7,fear=0.3`, even for a list, `joy,fear` or `joy|fear`.
+    """Return names with their shares: as a table or `joy=0.7,fear=0.3` gives them, even for a list, `joy,fear` or `joy|fear`.
 
     A list or table may be written out in a text. Numbers become names.
     """
@@ -552,8 +552,7 @@ def _parse_shares(value: object) -> dict[str, float]:
         except SettingsError as error:
             raise _UnfitError("no emotion", str(error)) from None
     elif isinstance(found, str):
-        listed = found[1:-1] if found[:1] == "[" and found[-1:] == "]" else found
-        shares = _even([part.strip() for part in listed.replace("|", ",").split(",") if part.strip()])
+        shares = _even(split_names(found))
     elif isinstance(found, list):
         shares = _even([_name(part) for part in found])
     elif isinstance(found, dict) and all(isinstance(share, int | float) for share in found.values()):

@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
-from emogen.data.cells import is_missing, parse_structure
+from emogen.data.cells import is_missing, parse_structure, split_names
 from emogen.data.label_use import Renames, rename
 from emogen.data.rows import Problem, Row, find_column, read_lines, read_rows
 from emogen.emotions import parse_shares
@@ -306,6 +306,10 @@ def _lines(source: Source) -> Iterator[Row | Problem]:
 
 def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[str, ...]) -> Output:
     fields = row.fields if source.format != "txt" else {}
+    text = find_column(fields, columns.text)
+    if text and text == find_column(fields, columns.emotion):
+        what = f"column {text!r} is read both as text and as emotion"
+        raise DataError(f"{source.name}:{row.number}: {what}; name another with --text-column or --emotion-column")
     return Output(
         system=_system(f"{source.name}:{row.number}", fields.get("system")),
         temperature=_temperature(f"{source.name}:{row.number}", fields.get("temperature")),
@@ -382,7 +386,7 @@ def _shares(value: object) -> Mapping[str, float]:
     if isinstance(value, str) and "=" in value:
         return parse_shares(value)
     if isinstance(value, str):
-        value = [part.strip() for part in value.replace("|", ",").split(",") if part.strip()]
+        value = split_names(value)
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return dict.fromkeys(value, 1.0)
     if isinstance(value, dict) and all(isinstance(share, int | float) for share in value.values()):
