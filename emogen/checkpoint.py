@@ -360,7 +360,7 @@ def load_classifier(folder: Path, device: str | torch.device = "cpu") -> tuple[C
         raise CheckpointError(f"{folder}: is a {description.kind}, not a classifier")
     with _fitting(folder):
         sizes = dict(description.model)
-        config = ClassifierConfig(**{**sizes, "thresholds": tuple(sizes.get("thresholds", ()))})
+        config = ClassifierConfig(**sizes | {name: tuple(sizes.get(name, ())) for name in ("thresholds", "scripts")})
         classifier = Classifier(config, _pretrained(config, folder))
     read_weights(folder, classifier)
     if len(description.labels) != config.emotions:

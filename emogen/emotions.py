@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from emogen.errors import SettingsError
+from emogen.label_names import MARKS, NONE, find_synonyms, fold_name, is_name, normalize_name, read_words, suggest_name
 
 _SUM_TOLERANCE = 0.01
-_MARKS = ",=|"
-
-
-def is_name(text: str) -> bool:
-    """Whether `text` can name an emotion: printable, no blanks around it, no mark that stands between names."""
-    return bool(text) and text == text.strip() and not any(mark in text for mark in _MARKS) and text.isprintable()
+# As a Chinese keyboard types them.
+_WIDE = str.maketrans("，＝", ",=")
 
 
 @dataclass(frozen=True)
@@ -35,8 +32,9 @@ class LabelSet:
             raise SettingsError(f"label set has a name twice: {', '.join(self.names)}")
         for name in self.names:
             if not is_name(name):
-                marks = " ".join(_MARKS)
-                raise SettingsError(f"emotion name {name!r} is empty, has blanks around it or holds one of {marks}")
+                marks = " ".join(MARKS)
+                found = "is empty, has blanks around it, or holds a control character or one of"
+                raise SettingsError(f"emotion name {name!r} {found} {marks}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -48,11 +46,56 @@ class LabelSet:
     def _positions(self) -> dict[str, int]:
         return {name: position for position, name in enumerate(self.names)}
 
+    @cached_property
+    def _by_fold(self) -> dict[str, str]:
+        """The name that each folded spelling stands for; none where it stands for several."""
+        spellings: dict[str, list[str]] = {}
+        for name in self.names:
+            spellings.setdefault(fold_name(name), []).append(name)
+        return {folded: names[0] for folded, names in spellings.items() if len(names) == 1}
+
+    def spelled(self, name: str) -> str | None:
+        """Find the label that has this name in some spelling; None where there is none, or more than one.
+
+        >>> EKMAN.spelled("JOY"), EKMAN.spelled("happy")
+        ('joy', None)
+        """
+        return name if name in self._positions else self._by_fold.get(fold_name(name))
+
+    def find(self, name: str) -> str | None:
+        """Find the label that `name` means: by its spelling, else by `synonyms.toml`; None where no one label is meant.
+
+        Ekman's labels also stand for the finer ones of the public corpora, as `TO_EKMAN` says.
+
+        >>> EKMAN.find("Happy"), EKMAN.find("开心"), EKMAN.find("grateful"), EKMAN.find("hunger")
+        ('joy', 'joy', 'joy', None)
+        """
+        found = self.spelled(name)
+        if found is not None:
+            return found
+        for number, words in enumerate(find_synonyms(name)):
+            meant = {label for word in words if (label := self._by_fold.get(word)) is not None}
+            if not meant and number == 0 and self == EKMAN:
+                meant = {TO_EKMAN[word] for word in words if word in TO_EKMAN}
+            if meant:
+                return meant.pop() if len(meant) == 1 else None
+        return None
+
+    def unknown(self, name: str) -> str:
+        """Say that no label is meant by `name`, which ones there are, and which one may have been meant."""
+        return f"emotion {name!r} is not one of {', '.join(self.names)}{self.suggestion(name)}"
+
+    def suggestion(self, name: str) -> str:
+        """Return ` (did you mean joy?)` where a label, or a word for one, is spelled much like `name`; else nothing."""
+        words = (*self._by_fold, *read_words())
+        return suggest_name(name, {word: label for word in words if (label := self.find(word)) is not None})
+
     def position(self, name: str) -> int:
-        """The place of `name`; raises SettingsError with the allowed names."""
-        if name not in self._positions:
-            raise SettingsError(f"emotion {name!r} is not one of {', '.join(self.names)}")
-        return self._positions[name]
+        """Return the place of the label that `name` means, as `find` finds it; raises SettingsError with the allowed names."""
+        found = name if name in self._positions else self.find(name)
+        if found is None:
+            raise SettingsError(self.unknown(name))
+        return self._positions[found]
 
 
 @dataclass(frozen=True)
@@ -120,21 +163,31 @@ def blend(names: Sequence[str], labels: LabelSet) -> Emotion:
 
 
 def parse_emotion(text: str, labels: LabelSet, strength: float = 1.0) -> Emotion:
-    """Reads `joy` or `joy=0.7,surprise=0.3`.
+    """Read `joy`, `joy=0.7,surprise=0.3` or `none`; a name is understood as `LabelSet.find` does.
 
-    >>> str(parse_emotion("joy=0.7, surprise=0.3", EKMAN))
-    'joy=0.7,surprise=0.3'
+    A label that is itself called none goes before the word that asks for no emotion.
+
+    >>> str(parse_emotion("joy=0.7, surprise=0.3", EKMAN)), str(parse_emotion("Happy", EKMAN))
+    ('joy=0.7,surprise=0.3', 'joy')
+    >>> parse_emotion("none", EKMAN).strength
+    0.0
 
     Raises:
         SettingsError: an unknown name, a share that is no number, or shares that do not sum to 1.
     """
+    text = text.translate(_WIDE)
     if "=" not in text:
-        return mixture({text.strip(): 1.0}, labels, strength)
+        return no_emotion(labels) if is_word(text, NONE, labels) else mixture({normalize_name(text): 1.0}, labels, strength)
     shares = parse_shares(text)
     try:
         return mixture(shares, labels, strength)
     except SettingsError as error:
         raise SettingsError(f"emotion {text!r}: {error}") from None
+
+
+def is_word(text: str, word: str, labels: LabelSet) -> bool:
+    """Return whether `text` is a word such as `none` or `auto`, and not the label that a model may have by that name."""
+    return fold_name(text) == word and labels.spelled(text) is None
 
 
 def parse_shares(text: str) -> dict[str, float]:
@@ -144,8 +197,8 @@ def parse_shares(text: str) -> dict[str, float]:
         SettingsError: a name that stands twice, or a share that is no number.
     """
     shares: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, share = (piece.strip() for piece in part.partition("="))
+    for part in text.translate(_WIDE).split(","):
+        name, _, share = (normalize_name(piece) for piece in part.partition("="))
         if name in shares:
             raise SettingsError(f"emotion {text!r} names {name!r} twice")
         try:
@@ -220,9 +273,9 @@ def named_label_set(text: str) -> LabelSet:
     Raises:
         SettingsError: one bare word that names no known set.
     """
-    if text in LABEL_SETS:
-        return LABEL_SETS[text]
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if (known := fold_name(text)) in LABEL_SETS:
+        return LABEL_SETS[known]
+    names = tuple(normalize_name(name) for name in text.translate(_WIDE).split(",") if name.strip())
     if len(names) < 2:
         allowed = f"{', '.join(LABEL_SETS)}, or at least two names with commas between them"
         raise SettingsError(f"labels {text!r}: give {allowed}")

@@ -51,7 +51,7 @@ def resolve(settings: type[T], given: Mapping[str, object], *files: Mapping[str,
 
 
 def read_settings(path: Path, settings: type, table: str) -> dict[str, object]:
-    """The settings in a TOML file: its top level, or the table of that name where it has one.
+    """The settings in a TOML file: its top level, or the table of that name where it has one; a table `map` is for `--map`.
 
     Raises:
         SettingsError: unreadable, a key that is no setting, or a value of another type.
@@ -60,6 +60,8 @@ def read_settings(path: Path, settings: type, table: str) -> dict[str, object]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as TOML ({error})") from None
+    if isinstance(content.get("map"), dict):
+        content.pop("map")
     if not isinstance(content.get(table), dict):
         return checked(content, settings, str(path))
     outside = [key for key, value in content.items() if not isinstance(value, dict)]

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -59,3 +60,19 @@ def language_of(texts: Iterable[str]) -> Literal["en", "zh"]:
     tokens = [token for text in texts for token in words(text) if token[0].isalnum()]
     han = sum(_HAN_TOKEN.match(token) is not None for token in tokens)
     return "zh" if han > len(tokens) - han else "en"
+
+
+def scripts_of(texts: Iterable[str]) -> Counter[str]:
+    """Count the letters of each script, which is named by the first word of its letters' names in Unicode.
+
+    >>> scripts_of(["Привет, 世界!"])
+    Counter({'CYRILLIC': 6, 'HAN': 2})
+    """
+    letters: Counter[str] = Counter()
+    for text in texts:
+        letters.update(filter(str.isalpha, unicodedata.normalize("NFKC", text)))
+    scripts: Counter[str] = Counter()
+    for letter, count in letters.items():
+        name = unicodedata.name(letter, "unknown").partition(" ")[0]
+        scripts["HAN" if name == "CJK" else name] += count
+    return scripts

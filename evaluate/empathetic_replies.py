@@ -39,7 +39,8 @@ from reply_samples import drawn
 import emogen
 from emogen.checkpoint import Checkpoint
 from emogen.data.corpora import resolve
-from emogen.data.exchange import Problem, Reading, Row, read_exchanges, read_rows
+from emogen.data.exchange import Reading, read_exchanges
+from emogen.data.rows import Problem, Row, read_rows
 from emogen.decoding.minimum_risk import expected_utilities, least_risk
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EMPATHETIC, TO_EKMAN, Emotion, map_names

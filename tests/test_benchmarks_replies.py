@@ -325,7 +325,7 @@ def test_mistakes_are_said_in_one_line(tmp_path, outputs, written, tiny_checkpoi
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"emotion": "mirth"}, r":2: emotion 'mirth' is not one of afraid"),
+        ({"emotion": "hunger"}, r":2: emotion 'hunger' is not one of afraid"),
         ({"context": []}, r":2: expected are context"),
         ({"outputs": {}}, r":2: expected are context"),
         ({"context": [3]}, r":2: an utterance"),

@@ -231,8 +231,8 @@ def test_a_zipped_table(emogen, folder):
 
 def test_only_one_label(emogen, folder):
     (folder / "one.jsonl").write_text(rows(emotion="joy"))
-    (folder / "own.jsonl").write_text(rows(emotion="glee"))
-    for command, name, labels in (("train-vae", "one", EKMAN.names), ("train-lm", "own", ("glee",))):
+    (folder / "own.jsonl").write_text(rows(emotion="hunger"))
+    for command, name, labels in (("train-vae", "one", EKMAN.names), ("train-lm", "own", ("hunger",))):
         assert emogen(command, f"{name}.jsonl", *SMALL, "--out", name)[0] == 0
         assert checkpoint.load(name).labels.names == labels
 
@@ -405,7 +405,7 @@ DATA = [
     (
         "column.csv",
         "words,mood\nHi,joy\n",
-        "column.csv:2: no column 'reply' or 'text', found words, mood; name it with --reply-column",
+        "column.csv:2: no column 'reply' or 'text', nor 'emotion' or 'label', found words, mood; name them with --reply-column",
     ),
     ("lone.jsonl", rows() + rows(1, emotion="disgust"), "emotion 'disgust' has a single row to train on (held-out"),
     ("held.jsonl", rows() + rows(1, emotion="disgust", split="test"), "emotion 'disgust' has a single row to train on"),
@@ -438,11 +438,12 @@ def test_data_that_cannot_be_trained_on(refusal, folder, name, content, message,
 
 
 def test_an_unknown_emotion_lists_the_labels(refusal, folder):
-    (folder / "rows.jsonl").write_text(rows(2) + rows(1, emotion="glee"))
+    (folder / "rows.jsonl").write_text(rows(2) + rows(1, emotion="hunger"))
     status, line = refusal("train-lm", "rows.jsonl", "--labels", "ekman")
     assert (status, line) == (
         1,
-        f"rows.jsonl:3: emotion 'glee' is not one of {', '.join(EKMAN.names)}; rename it or pass --labels",
+        f"rows.jsonl:3: emotion 'hunger' is not one of {', '.join(EKMAN.names)}; "
+        "map it with --map hunger=LABEL, or pass --labels",
     )
 
 
@@ -778,7 +779,7 @@ def test_a_text_of_several_lines_is_one_line_and_any_text_can_be_printed(emogen,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--emotion", "glee"], f"emotion 'glee' is not one of {', '.join(EKMAN.names)}"),
+        (["--emotion", "hunger"], f"emotion 'hunger' is not one of {', '.join(EKMAN.names)}"),
         (["--emotion", "joy=0.7,fear=0.7"], "emotion 'joy=0.7,fear=0.7': emotion weights sum to 1.4, not to 1"),
         (["--emotion", "joy=much"], "emotion 'joy=much': 'much' is not a number"),
         (["--temperature", "-1"], "--temperature -1.0: allowed is between 0 and 100"),

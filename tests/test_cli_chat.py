@@ -269,3 +269,9 @@ def test_each_family_of_emotions_has_its_own_colour(monkeypatch):
 @given(st.lists(st.text(alphabet=st.sampled_from("ab \n\t。")), max_size=9))
 def test_a_reply_is_printed_on_one_line_however_it_is_cut(pieces):
     assert "".join(on_one_line(pieces)) == " ".join("".join(pieces).split())
+
+
+def test_a_user_whose_letters_the_recogniser_does_not_know_is_told_once(talk):
+    _, notes = talk("Мне грустно", "Hello.", "Очень грустно")
+    assert sum("a text in Cyrillic letters is given no emotion" in note for note in notes) == 1
+    assert not any("is given no emotion" in note for note in talk("Hello.", "我很难过")[1])

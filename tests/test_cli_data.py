@@ -47,11 +47,11 @@ def test_check_of_a_good_file() -> None:
 
 
 def test_check_of_a_bad_file_tells_every_line_and_exits_with_one(folder: Path) -> None:
-    (folder / "bad.csv").write_text("text,emotion\nHi,rage\nHi,joy\nHi\nHi\n")
+    (folder / "bad.csv").write_text("text,emotion\nHi,hunger\nHi,joy\nHi\nHi\n")
     result = run("check", "bad.csv", "--labels", "ekman")
     assert result.exit_code == 1
     first, second, *_ = result.stdout.splitlines()
-    assert first.startswith("bad.csv:2: emotion 'rage' is not one of anger")
+    assert first.startswith("bad.csv:2: emotion 'hunger' is not one of anger")
     assert second.startswith("bad.csv:4-5: 1 cells where the header has 2")
 
 
@@ -62,7 +62,62 @@ def test_check_as_json(folder: Path) -> None:
     assert result.exit_code == 1
     assert [(problem["line"], problem["kind"]) for problem in found["problems"]] == [(41, "broken JSON")]
     assert found["counts"]["labels"] == {"fear": 20, "joy": 20}
-    assert set(found) == {"path", "problems", "counts", "duplicates", "overlap", "single"}
+    assert found["kinds"] == [{"kind": "broken JSON", "rows": 1, "line": 41, "last_line": 41}]
+    keys = {"path", "problems", "kinds", "counts", "duplicates", "overlap", "single", "notes", "layout", "faults"}
+    assert set(found) == keys
+
+
+def test_check_of_a_thousand_faulty_rows_fits_on_a_screen(folder: Path) -> None:
+    labels = ["", ', "label": %d', ', "label": "rage%d"', ', "label": "joy"']
+    rows = ["{", *('{"text": "Hi"' + label + "}" for label in labels)]
+    lines = [row % number if "%d" in row else row for number in range(200) for row in rows]
+    (folder / "bad.jsonl").write_text("\n".join(lines))
+    result = run("check", "bad.jsonl", "--labels", "ekman")
+    assert result.exit_code == 1
+    shown = result.stdout.splitlines()
+    assert len(shown) <= 24
+    assert sum(line.endswith("and 198 more rows like these, the last in line 998") for line in shown) == 1
+    assert sum("more rows like these" in line for line in shown) == 4
+    assert "problems     800" in shown
+    found = json.loads(run("check", "bad.jsonl", "--labels", "ekman", "--json").stdout)
+    assert [(kind["kind"], kind["rows"], kind["line"]) for kind in found["kinds"]] == [
+        ("broken JSON", 200, 1),
+        ("no such column", 200, 2),
+        ("no emotion", 200, 3),
+        ("unknown emotion", 200, 4),
+    ]
+
+
+def test_a_way_out_is_told_once(folder: Path) -> None:
+    (folder / "bad.csv").write_text("text,label\n" + "".join(f"Hi,0.{number}1\n" for number in range(1, 9)))
+    result = run("check", "bad.csv")
+    assert result.stdout.count("where numbers stand for classes") == 1
+    assert result.stdout.splitlines()[:4] == [
+        *(f"bad.csv:{line}: emotion 0.{line - 1}1 is a number, not a name" for line in (2, 3, 4)),
+        "bad.csv: and 5 more rows like these, the last in line 9",
+    ]
+
+
+def test_check_tells_layout_and_faults_of_texts(folder: Path) -> None:
+    (folder / "rows.csv").write_text('Text;Label\r\n"A &amp; B";joy\r\nlost \ufffd;joy\r\n', encoding="utf-16")
+    result = run("check", "rows.csv")
+    assert result.exit_code == 0
+    assert "layout       the file is in UTF-16" in result.stdout
+    assert "layout       cells are separated by ';'" in result.stdout
+    assert "texts        1 row holds HTML entities, the first in line 2; pass --fix-text to mend them" in result.stdout
+    assert "texts        1 row holds the sign U+FFFD" in result.stdout
+    assert "HTML entities" not in run("check", "rows.csv", "--fix-text").stdout
+    found = json.loads(run("check", "rows.csv", "--json").stdout)
+    assert len(found["layout"]) == 2
+    assert [fault["kind"] for fault in found["faults"]] == ["HTML entities", "lost characters"]
+
+
+def test_many_labels_and_lone_ones_are_cut(folder: Path) -> None:
+    (folder / "rows.csv").write_text("text,label\n" + "".join(f"Hi,mood{number}\n" for number in range(300)))
+    shown = run("check", "rows.csv").stdout.splitlines()
+    assert len(shown) < 30
+    assert any(line.endswith(", and 280 labels more") for line in shown)
+    assert "single row   and 290 labels more" in shown
 
 
 def test_check_reads_standard_input() -> None:
@@ -180,9 +235,28 @@ def test_every_reading_option_reaches_its_field() -> None:
         Columns("a", "b", "c", "d"), GOEMOTIONS, 9, "csv"
     )
     assert read_with("--labels", "warm,cold").labels == LabelSet(("warm", "cold"))
+    layout = ["--delimiter", "semicolon", "--encoding", "GB18030", "--header", "text,label", "--quoting", "none"]
+    assert read_with(*layout, "--fix-text", "--class-names", "goemotions", "--emotion-columns", "joy,fear") == Reading(
+        Columns(emotions="joy,fear"),
+        delimiter=";",
+        encoding="gb18030",
+        header="text,label",
+        quoting="none",
+        fix_text=True,
+        class_names="goemotions",
+    )
 
 
-@pytest.mark.parametrize("arguments", [("--max-words", "0"), ("--format", "xml")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--delimiter", "ab"), ("--encoding", "utf-9"), ("--class-names", "warm")],
+)
+def test_impossible_layouts_are_wrong_settings(arguments: tuple[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"allowed|give ekman"):
+        read_with(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [("--max-words", "0"), ("--format", "xml"), ("--quoting", "some")])
 def test_impossible_reading_options_are_wrong_usage(arguments: tuple[str, str]) -> None:
     with pytest.raises(click.BadParameter):
         read_with(*arguments)

@@ -399,3 +399,22 @@ def test_folders_that_are_not_there_are_named(evaluate):
     status, _, err = evaluate("asked.jsonl", "--judge", judge, "--guide", "nope", "--allow-leak")
     assert status == 1
     assert err.startswith("emogen: nope: no such folder; --guide names")
+
+
+def test_emotions_are_asked_for_in_other_words(scored, evaluate):
+    """The judge's joy and sadness by any name score as they do by their own; a note says how they were read."""
+    judge_of = judge_in("judge")
+    words = {"joy": ("Happy", "JOY", "开心"), "sadness": ("难过", "sad", "Sadness")}
+    plain = [{"text": text, "emotion": ("joy", "sadness")[n % 2]} for n, text in enumerate(TEXTS)]
+    rows("words.jsonl", [{**row, "emotion": words[row["emotion"]][n % 3]} for n, row in enumerate(plain)])
+    rows("odd.jsonl", [{**row, "emotion": {"joy": "up", "sadness": "down"}[row["emotion"]]} for row in plain])
+    expected = scored("asked.jsonl", "--judge", judge_of)
+    for name, options in (("words", ()), ("odd", ("--map", "up=joy", "--map", "Down=sad"))):
+        found = scored(f"{name}.jsonl", "--judge", judge_of, *options)
+        assert found["scores"]["emotion_accuracy"]["value"] == expected["scores"]["emotion_accuracy"]["value"]
+        assert found["confusion"] == expected["confusion"]
+    assert any("'Happy' as 'joy'" in note for note in scored("words.jsonl", "--judge", judge_of)["notes"])
+    status, out, err = evaluate("odd.jsonl", "--judge", judge_of)
+    assert (status, out) == (1, "")
+    assert "emotion 'up' (6 texts) is no label of judge" in err
+    assert "nor is 'down' (6); rename it (--map up=LABEL)" in err

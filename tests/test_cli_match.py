@@ -146,7 +146,7 @@ def test_bad_files_end_in_one_line_that_says_where(refusal, folder, name, raw, s
     ("options", "status", "said"),
     [
         ((), 2, "nothing to fit: give --context, --emotion or both"),
-        (("--emotion", "fury"), 2, "emotion 'fury' is not one of joy, sadness"),
+        (("--emotion", "hunger"), 2, "emotion 'hunger' is not one of joy, sadness"),
         (("--emotion", "joy=0.5"), 2, "emotion weights sum to 0.5, not to 1"),
         (("--emotion", "joy", "--strength", 2), 2, "strength 2 is not between 0 and 1"),
         (("--emotion", "joy", "--policy", "mirror"), 2, "give one of them"),
@@ -245,3 +245,15 @@ def test_what_no_policy_can_be_learnt_from_is_refused(refusal, folder):
         assert said in refusal("policy", "learn", *arguments)[1]
     assert "policy 'sooth' is not one of" in refusal("policy", "show", "sooth")[1]
     assert not (folder / "p.json").exists()
+
+
+def test_the_other_columns_of_a_reply_stay(emogen, folder):
+    rows = ({"id": number, "reply": reply, "tags": ["a"]} for number, reply in enumerate(REPLIES))
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = matched(emogen("match", "a.jsonl", "--emotion", "JOYFUL", "--n", 4, "--json"))
+    assert [REPLIES[each["row"]["id"]] for each in found] == [each["text"] for each in found]
+    assert {str(each["row"]["tags"]) for each in found} == {"['a']"}
+    assert found[0]["asked"] == {"emotion": "joy", "strength": 1.0}
+    lines = emogen("match", "a.jsonl", "--emotion", "joy")[1].splitlines()
+    assert [line.split("\t")[1:] for line in lines] == [[each["text"], str(each["row"]["id"]), '["a"]'] for each in found[:3]]
+    assert "row" not in matched(emogen("match", "a.txt", "--emotion", "joy", "--json"))[0]

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from emogen.checkpoint import save_classifier
+from emogen.checkpoint import save_classifier, shipped
 from emogen.cli import main
-from emogen.emotions import LabelSet
+from emogen.dialogue.state import as_emotion
+from emogen.emotions import LabelSet, no_emotion
 from emogen.judges.recognizer import load_recognizer
 from emogen.models.classifier import Classifier, ClassifierConfig
 
@@ -171,3 +172,79 @@ def test_the_recogniser_that_ships_reads_english_and_chinese(recognize, monkeypa
     for text, label in {"I'm so happy!": "joy", "我今天真的很开心！": "joy", "I'm scared.": "fear"}.items():
         status, out, _ = recognize(text)
         assert (status, out.split("\t")[0]) == (0, label)
+
+
+# ---- letters that were never seen
+
+LATIN = ("LATIN",)
+
+
+@pytest.mark.parametrize(
+    ("text", "reads"),
+    [
+        ("so happy", True),
+        ("Öö, naïve!", True),
+        ("ｓｏ ｈａｐｐｙ", True),
+        ("👍!!! 123", True),
+        ("", True),
+        ("okay, okay, спасибо", True),
+        ("ok, спасибо", False),
+        ("我很开心", False),
+        ("私はうれしい", False),
+        ("خوش‌حالم", False),
+        ("मैं खुश हूँ", False),
+    ],
+)
+def test_a_text_is_read_where_most_of_its_letters_are_known(folder, text, reads):
+    """A classifier that does not say what it has seen, as those from before it was asked, reads everything."""
+    assert load_recognizer(classifier_in(folder / "latin", scripts=LATIN)).reads(text) is reads
+    assert load_recognizer(folder / "own").reads(text)
+
+
+def test_letters_never_seen_are_told_once_and_get_no_label(recognize, folder):
+    (folder / "a.txt").write_text("so happy\nМоя собака умерла\nочень грустно\n", encoding="utf-8")
+    latin = classifier_in(folder / "latin", scripts=LATIN)
+    status, out, err = recognize("a.txt", "--checkpoint", latin, "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert err.count("emogen: note: the recogniser has learnt from Latin letters alone: a text in Cyrillic letters") == 1
+    assert [each["is_read"] for each in found] == [True, False, False]
+    assert [each["labels"] for each in found[1:]] == [[], []]
+    assert {each["strength"] for each in found[1:]} == {0.0}
+    assert found[1]["probabilities"] == {name: float(name == "neutral") for name in PAIR.names}
+    assert recognize("Ура", "--checkpoint", latin, "--explain")[1] == "(neutral)\t0.00\tУра\n"
+
+
+def test_without_a_neutral_label_nothing_is_likely(folder):
+    labels = LabelSet(("warm", "cold"))
+    save_classifier(folder / "two", labels, Classifier(ClassifierConfig(2, buckets=64, width=8, scripts=LATIN)))
+    (found,) = load_recognizer(folder / "two").recognize(["Ура"])
+    assert (found.labels, found.strength, found.probabilities, found.is_read) == ((), 0.0, {"warm": 0.0, "cold": 0.0}, False)
+    assert as_emotion(found, labels) == no_emotion(labels)
+
+
+def test_what_ships_says_which_letters_it_reads(monkeypatch):
+    monkeypatch.delenv("EMOGEN_CLASSIFIER")
+    assert load_recognizer().classifier.config.scripts == ("HAN", "LATIN")
+    assert load_recognizer(shipped("judge")).classifier.config.scripts == LATIN
+
+
+# ---- the other columns of a row
+
+
+def test_the_other_columns_stay(recognize, folder):
+    (folder / "a.csv").write_text('id,text,label,note\n7,so happy,joy,"two\nlines"\n8,so sad,,\n')
+    status, out, _ = recognize("a.csv", "--json")
+    assert status == 0
+    assert [json.loads(line)["row"] for line in out.splitlines()] == [
+        {"id": "7", "label": "joy", "note": "two\nlines"},
+        {"id": "8", "label": "", "note": ""},
+    ]
+    assert [line.split("\t")[2:] for line in recognize("a.csv")[1].splitlines()] == [
+        ["so happy", "7", "joy", "two lines"],
+        ["so sad", "8", "", ""],
+    ]
+    (folder / "a.jsonl").write_text('{"id": 7, "text": "so happy", "tags": ["a", 1], "none": null}\n')
+    assert json.loads(recognize("a.jsonl", "--json")[1])["row"] == {"id": 7, "tags": ["a", 1], "none": None}
+    assert recognize("a.jsonl")[1].split("\t")[3:] == ["7", '["a", 1]', "null\n"]
+    assert "row" not in json.loads(recognize("so happy", "--json")[1])

@@ -24,8 +24,8 @@ from emogen.errors import DataError
 HEADER = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags\n"
 EMPATHETIC_FILES = {
     "train.csv": HEADER + "c,1,proud,p,7,I won.,5,\nc,2,proud,p,3,You did?,5,\nc,3,proud,p,7,I did.,5,\nc,4,proud,p,3,Oh,5,\n",
-    "valid.csv": HEADER,
-    "test.csv": HEADER,
+    "valid.csv": HEADER + "d,1,proud,p,7,Look.,5,\n",
+    "test.csv": HEADER + "e,1,proud,p,7,There.,5,\n",
 }
 GOEMOTIONS_FILES = {
     "emotions.txt": "\n".join(GOEMOTIONS.names) + "\n",
@@ -122,7 +122,8 @@ def test_unknown_corpus_is_told_with_the_known_ones() -> None:
 def test_contexts_are_the_last_ten_utterances() -> None:
     texts = [f"line {number}" for number in range(14)]
     line = "".join(f"{text}__eou__" for text in texts) + "\t1\t" + "1 " * 14 + "\t" + "0 " * 14
-    files = {"zh_train_human.txt": line.encode(), "zh_dev_human.txt": b"", "zh_test_human.txt": b""}
+    other = "嗯__eou__\t1\t1\t0\n".encode()
+    files = {"zh_train_human.txt": line.encode(), "zh_dev_human.txt": other, "zh_test_human.txt": other}
     found = list(exchanges(corpus_named("dailydialog_zh"), files))
     assert [found[place].context for place in (0, 1, 13)] == [(), ("line 0",), tuple(texts[3:13])]
 
@@ -140,7 +141,8 @@ def test_roles_decide_whether_the_speaker_counts() -> None:
         (("I won.",), "You did?"),
         (("I won.", "You did?", "I did."), "Oh"),
     ]
-    assert [found.reply for found in exchanges(corpus, files, "all")] == ["I won.", "You did?", "I did.", "Oh"]
+    everybody = ["I won.", "You did?", "I did.", "Oh", "Look.", "There."]
+    assert [found.reply for found in exchanges(corpus, files, "all")] == everybody
     assert {found.emotion.name for found in exchanges(corpus, files, "all")} == {"proud"}
 
 
@@ -151,6 +153,36 @@ def test_a_label_that_the_corpus_does_not_have_is_told() -> None:
 
 
 # ---- from a folder
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "empty", "content"),
+    [
+        ("goemotions", GOEMOTIONS_FILES, "train.tsv", ""),
+        ("goemotions", GOEMOTIONS_FILES, "emotions.txt", "\n"),
+        ("empatheticdialogues", EMPATHETIC_FILES, "test.csv", HEADER),
+        ("dair_emotion", BY_HAND["dair_emotion"], "validation.jsonl", " \n\n"),
+        ("smp2020_ewect", BY_HAND["smp2020_ewect"], "virus_eval_labeled.txt", "[]"),
+        (
+            "zh_multi_emotion",
+            BY_HAND["zh_multi_emotion"],
+            "Simplified_Chinese_Multi-Emotion_Dialogue_Dataset.csv",
+            "text,label\n",
+        ),
+    ],
+)
+def test_an_empty_file_of_the_owners_is_told_and_nothing_is_written(
+    tmp_path: Path, cache: Path, name: str, files: dict[str, str], empty: str, content: str
+) -> None:
+    raw = {**files, empty: content}
+    if name == "empatheticdialogues":
+        at = folder(tmp_path / "raw", {})
+        (at / "empatheticdialogues.tar.gz").write_bytes(tar_gz(raw))
+    else:
+        at = folder(tmp_path / "raw", raw)
+    with pytest.raises(DataError, match=rf"^{empty}: (is empty|has no row); get the file again$"):
+        fetch(corpus_named(name), from_folder=at)
+    assert not list(cache.rglob("*"))
 
 
 def test_fetch_reads_official_files_of_a_folder(tmp_path: Path, cache: Path) -> None:
@@ -183,10 +215,15 @@ def test_dailydialog_is_read_from_either_archive(tmp_path: Path) -> None:
         ("New validation !", "joy", "valid"),
         ("New test !", "joy", "test"),
     ]
-    talk = json.dumps({"dialogue": [{"text": "Hello .", "emotion": "no_emotion"}]})
-    (raw / "dailydialog.tar.gz").write_bytes(tar_gz({"train.json": talk, "valid.json": "", "test.json": ""}))
+    talks = {
+        f"{part}.json": json.dumps({"dialogue": [{"text": f"Hello {part} .", "emotion": "no_emotion"}]})
+        for part in ("train", "valid", "test")
+    }
+    (raw / "dailydialog.tar.gz").write_bytes(tar_gz(talks))
     found = list(read_exchanges(fetch(corpus_named("dailydialog"), tmp_path / "out", raw)))
-    assert [(one.reply, one.emotion.name) for one in found] == [("Hello .", "neutral")]
+    assert [(one.reply, one.emotion.name) for one in found] == [
+        (f"Hello {part} .", "neutral") for part in ("train", "valid", "test")
+    ]
 
 
 @pytest.mark.parametrize("name", ["empatheticdialogues.jsonl", "empatheticdialogues.jsonl.gz"])
@@ -285,7 +322,7 @@ def test_native_labels_map_to_ekman_where_asked_for(tmp_path: Path) -> None:
     [
         ({}, "neither goemotions.jsonl.gz nor train.tsv, dev.tsv, test.tsv, emotions.txt; get the files from https://"),
         ({"train.tsv": "", "emotions.txt": ""}, "neither goemotions.jsonl.gz nor dev.tsv, test.tsv; get"),
-        ({"goemotions.jsonl": '{"text": "Hi", "emotion": "rage"}'}, "goemotions.jsonl:1: emotion 'rage' is not one of"),
+        ({"goemotions.jsonl": '{"text": "Hi", "emotion": "hunger"}'}, "goemotions.jsonl:1: emotion 'hunger' is not one of"),
         ({"goemotions.jsonl": ""}, "goemotions: the files hold no utterance"),
         ({**GOEMOTIONS_FILES, "dev.tsv": "Hm\n"}, "dev.tsv:1: 1 cells"),
     ],

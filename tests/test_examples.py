@@ -91,6 +91,24 @@ def test_the_adapters_recipe_prepares_ships_and_writes(workplace, tiny_base, tmp
     assert {row.split for row in made} <= {"train"}
 
 
+def test_the_recipe_prepares_the_recognisers_rows(workplace):
+    """First utterances alone, without the feelings that stand between families; half of the neutral training rows."""
+    recipe = example("default_model")
+    talk = [*corpus(EMPATHETIC, ["sad", "jealous"], ()), *corpus(EMPATHETIC, ["angry"], ("Why ?",))]
+    write_exchanges(workplace / "all" / "empatheticdialogues.jsonl.gz", talk)
+    for name in ("dailydialog", "dailydialog_zh"):
+        write_exchanges(workplace / "data" / f"{name}.jsonl.gz", corpus(EKMAN, ["neutral", "fear"], ("Well ?",)))
+    arguments = ["prepare-recognizer", "--work", str(workplace)]
+    assert CliRunner().invoke(recipe.recipe, arguments, catch_exceptions=False).exit_code == 0
+    openings = list(read_exchanges(workplace / "openings.jsonl.gz"))
+    assert {row.emotion.name for row in openings} == {"sad"}
+    assert len(openings) == 36
+    for name in ("dailydialog", "dailydialog_zh"):
+        rows = Counter((row.emotion.name, row.split) for row in read_exchanges(workplace / f"{name}.jsonl.gz"))
+        assert {rows[key] for key in rows if key != ("neutral", "train")} == {12}
+        assert 0 < rows["neutral", "train"] < 12
+
+
 def test_the_recipe_prepares_disjoint_corpora(workplace):
     recipe = example("default_model")
     data = workplace / "data"

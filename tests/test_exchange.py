@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import gzip
 import io
 import json
@@ -264,8 +265,8 @@ GOOD = '{"text": "Hi", "emotion": "joy"}'
         (b'{"text": 5, "emotion": "joy"}', "reply is no text"),
         (b'{"words": "Hi", "emotion": "joy"}', "no such column"),
         (b'{"text": "Hi"}', "no such column"),
-        (b'{"text": "Hi", "emotion": "rage"}', "unknown emotion"),
-        (b'{"text": "Hi", "emotion": ["joy", "rage"]}', "unknown emotion"),
+        (b'{"text": "Hi", "emotion": "hunger"}', "unknown emotion"),
+        (b'{"text": "Hi", "emotion": ["joy", "hunger"]}', "unknown emotion"),
         (b'{"text": "Hi", "emotion": 3}', "no emotion"),
         (b'{"text": "Hi", "emotion": []}', "no emotion"),
         (b'{"text": "Hi", "emotion": ["joy", ""]}', "no emotion"),
@@ -294,11 +295,12 @@ def test_a_bad_row_is_told_with_its_line_and_the_rest_is_read(tmp_path: Path, li
 
 
 def test_an_error_names_value_allowed_values_and_way_out(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.csv", "text,emotion\nHi,rage\n")
+    path = write(tmp_path / "rows.csv", "text,emotion\nHi,hunger\n")
     with pytest.raises(DataError) as caught:
         list(read_exchanges(path, Reading(labels=EKMAN)))
     allowed = "anger, disgust, fear, joy, neutral, sadness, surprise"
-    assert str(caught.value) == f"{path}:2: emotion 'rage' is not one of {allowed}; rename it or pass --labels"
+    way_out = "map it with --map hunger=LABEL, or pass --labels"
+    assert str(caught.value) == f"{path}:2: emotion 'hunger' is not one of {allowed}; {way_out}"
 
 
 def test_wrong_column_names_those_that_are_there(tmp_path: Path) -> None:
@@ -329,6 +331,211 @@ def test_text_behind_a_quoted_cell_is_told_and_reading_goes_on(tmp_path: Path) -
 def test_bytes_that_are_not_utf8_are_told_in_tables_too(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", b"text,emotion\ncaf\xe9,joy\nHi,joy\n\xff\n")
     assert problems(path) == [(2, "not UTF-8"), (4, "not UTF-8")]
+
+
+# ---- structure in cells
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("cell", "shares"),
+    [
+        ("['fear', 'joy']", {"fear": 0.5, "joy": 0.5}),
+        ('["sadness"]', {"sadness": 1.0}),
+        ("['anger' 'fear']", {"anger": 0.5, "fear": 0.5}),
+        ("('joy',)", {"joy": 1.0}),
+        ("{'fear'}", {"fear": 1.0}),
+        ("[joy, anger]", {"joy": 0.5, "anger": 0.5}),
+        ("{'joy': 0.25, 'fear': 0.75}", {"joy": 0.25, "fear": 0.75}),
+        ('{"anger": 1}', {"anger": 1.0}),
+        ("joy; fear", {"joy": 0.5, "fear": 0.5}),
+        ("joy，fear、anger；disgust", {"joy": 0.25, "fear": 0.25, "anger": 0.25, "disgust": 0.25}),
+    ],
+)
+def test_a_list_or_table_written_out_is_several_labels(
+    tmp_path: Path, ending: str, cell: str, shares: dict[str, float]
+) -> None:
+    path = table(tmp_path / f"rows.{ending}", [{"text": "Hi", "label": cell}])
+    assert only(path).emotion == mixture(shares, EKMAN)
+
+
+def table(path: Path, rows: list[dict[str, str]]) -> Path:
+    """JSON lines or a table of Python's own writer, as the name says."""
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        if path.suffix == ".jsonl":
+            handle.writelines(json.dumps(row) + "\n" for row in rows)
+        else:
+            writer = csv.DictWriter(handle, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("cell", ["[]", "['joy'", "[['joy']]", "{'joy': 'much'}", "[None]", '["joy", 3', "[joy} "])
+def test_other_structure_is_no_label(tmp_path: Path, cell: str) -> None:
+    path = table(tmp_path / "rows.csv", [{"text": "Hi", "label": cell}])
+    assert [kind for _, kind in problems(path)] == ["no emotion"]
+    assert infer_labels(path, Reading()) is EKMAN
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "NULL", "None", "N/A", "<NA>", " null ", "#N/A"])
+def test_missing_values_of_tables_are_told_as_such(tmp_path: Path, cell: str) -> None:
+    """The words that pandas reads as missing, from its page on `read_csv`."""
+    rows = [{"text": cell, "label": "joy"}, {"text": "Hi", "label": cell}]
+    path = table(tmp_path / "rows.csv", rows)
+    assert problems(path) == [(2, "empty reply"), (3, "missing emotion")]
+    with pytest.raises(DataError, match=f"the reply is missing, written '{cell}'; fill it in"):
+        list(read_exchanges(path))
+    # JSON has null, so that a text there is a text.
+    assert problems(table(tmp_path / "rows.jsonl", rows)) == [(2, "missing emotion")]
+
+
+def test_missing_context_and_split_of_a_table_are_none(tmp_path: Path) -> None:
+    path = table(tmp_path / "rows.tsv", [{"text": "Hi", "label": "joy", "context": "NaN", "split": "nan"}])
+    assert only(path) == Exchange((), "Hi", JOY)
+
+
+def test_null_is_missing(tmp_path: Path) -> None:
+    lines = ('{"text": "Hi", "label": null}', '{"text": "Hi", "label": NaN}', '{"text": null, "label": "joy"}')
+    path = write(tmp_path / "rows.jsonl", "\n".join(lines))
+    assert problems(path) == [(1, "missing emotion"), (2, "missing emotion"), (3, "empty reply")]
+
+
+def test_a_context_may_be_a_list_written_out(tmp_path: Path) -> None:
+    rows = [{"text": "Hi", "label": "joy", "context": context} for context in ("['One', 'two || three']", "[sighs] || Oh")]
+    found = list(read_exchanges(table(tmp_path / "rows.csv", rows)))
+    assert [row.context for row in found] == [("One", "two || three"), ("[sighs]", "Oh")]
+
+
+def test_a_list_written_out_is_no_reply(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "joy"} for text in ("['One', 'two']", "[laughs]", "(well)", "{}", "3", "[1]")]
+    path = table(tmp_path / "rows.csv", rows)
+    assert problems(path) == [(2, "reply is no text"), (5, "reply is no text"), (7, "reply is no text")]
+
+
+@pytest.mark.parametrize("values", [["0.31", "-2", "1e-3"], ["1", "2", "10"]])
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_numbers_are_no_labels(tmp_path: Path, values: list[str], ending: str) -> None:
+    rows = [{"text": "Hi", "label": json.loads(value) if ending == "jsonl" else value} for value in values]
+    path = table(tmp_path / f"rows.{ending}", rows)
+    assert infer_labels(path, Reading()) is EKMAN
+    assert [kind for _, kind in problems(path)] == ["no emotion"] * 3
+    with pytest.raises(DataError, match=r"is a number, not a name; where numbers stand for classes, name them"):
+        list(read_exchanges(path))
+
+
+def test_numbers_are_labels_where_the_user_says_so(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "rows.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": [0, 1]}\n{"text": "c", "label": 0.0}'
+    )
+    digits = LabelSet(("0", "1"))
+    assert [row.emotion.weights for row in read_exchanges(path, Reading(labels=digits))] == [(0, 1), (0.5, 0.5), (1, 0)]
+
+
+def test_numbers_of_classes_get_the_classes_names(tmp_path: Path) -> None:
+    # Row 17 of GoEmotions' emotions.txt, counted from 0, is joy; 27 is neutral.
+    path = write(tmp_path / "rows.csv", "text,labels\na,[17]\nb,[27 17]\nc,2\n")
+    reading = Reading(Columns(emotion="labels"), class_names="goemotions")
+    first, second, third = read_exchanges(path, reading)
+    assert (first.emotion.name, third.emotion.name) == ("joy", "anger")
+    assert second.emotion == blend(["neutral", "joy"], EKMAN)
+    other = Reading(Columns(emotion="labels"), class_names="warm,cold,mild")
+    assert problems(path, other) == [(2, "no emotion"), (3, "no emotion")]
+    assert infer_labels(path, other) == LabelSet(("mild",))
+    with pytest.raises(DataError, match=r"rows\.csv:2: emotion 17 is not one of the numbers 0 to 2 of --class-names"):
+        list(read_exchanges(path, other))
+
+
+# ---- one column an emotion
+
+ONE_HOT = "ID\tTweet\tanger\tFear\tjoy\n1\tSun\t0\t0\t1\n2\tHelp\t1\t1.0\t0\n3\tHm\t0\t0\t0\n4\tOh\t0\t2\t0\n"
+
+
+def test_columns_of_zeros_and_ones_are_labels(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.tsv", ONE_HOT)
+    reading = Reading(Columns(reply="tweet", emotions="anger, fear,joy"), labels=LabelSet(("anger", "Fear", "joy")))
+    good = [found[1].emotion.weights for found in scan(path, reading) if not isinstance(found, Problem)]
+    assert good == [(0, 0, 1), (0.5, 0.5, 0)]
+    assert problems(path, reading) == [(4, "missing emotion"), (5, "no emotion")]
+    assert infer_labels(path, Reading(Columns(reply="tweet", emotions="joy"))) is EKMAN
+
+
+def test_columns_of_zeros_and_ones_are_proposed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="name them with --reply-column Tweet and --emotion-columns anger,Fear,joy"):
+        list(read_exchanges(write(tmp_path / "rows.tsv", ONE_HOT)))
+    with pytest.raises(DataError, match="no column 'hope', found ID, Tweet, anger, Fear, joy; name it with --emotion-columns"):
+        list(read_exchanges(tmp_path / "rows.tsv", Reading(Columns(reply="Tweet", emotions="joy,hope"))))
+
+
+# ---- columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            Columns(reply="b", emotion="context"),
+            "'context' is read both as emotion and as context; .* with --context-column ''",
+        ),
+        (Columns(reply="b", emotion="B"), "'b' is read both as reply and as emotion; name another with --emotion-column"),
+        (Columns(reply="b", emotion="a", split="a"), "'a' is read both as emotion and as split; .*none with --split-column ''"),
+        (Columns(reply="b", emotions="a,b"), "'b' is read both as reply and as emotion"),
+    ],
+)
+def test_one_column_is_not_two_things(tmp_path: Path, columns: Columns, message: str) -> None:
+    path = write(tmp_path / "rows.csv", "context,b,a\njoy,Hi,joy\n")
+    with pytest.raises(DataError, match=message):
+        list(read_exchanges(path, Reading(columns)))
+
+
+def test_no_column_is_read_for_an_empty_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", ",context,b\n7,joy,Hi\n")
+    assert only(path, Reading(Columns(reply="b", emotion="context", context=""))) == Exchange((), "Hi", JOY)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("Utterance,EMOTIONS", "--reply-column Utterance and --emotion-column EMOTIONS"),
+        ("It was a long day today,sadness", "has no header, name its columns, as in --header text,label"),
+        ("今天真的太开心了,开心", "has no header, name its columns"),
+        ("prompt,chosen,rejected", "pairs of a better and a worse reply are read by emogen train-feedback"),
+        (",".join(f"c{place}" for place in range(30)), "c19, and 10 more; name them with"),
+    ],
+)
+def test_missing_columns_are_told_with_a_way_out(tmp_path: Path, header: str, message: str) -> None:
+    path = write(tmp_path / "rows.csv", f"{header}\n{','.join('x' for _ in header.split(','))}\n")
+    with pytest.raises(DataError, match=message):
+        list(read_exchanges(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("Train", "train"), ("DEV", "valid"), ("testing", "test"), (" validation ", "valid")]
+)
+def test_splits_have_their_usual_names(tmp_path: Path, name: str, split: str) -> None:
+    assert only(table(tmp_path / "rows.csv", [{"Text": "Hi", "LABEL": "joy", "Split": name}])).split == split
+
+
+# ---- other faults of files
+
+
+def test_rows_that_a_quote_joins_are_told_in_a_csv_by_their_emotions(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", 'text,label\n"Not again,fear\nSun,joy\nOh no",anger\n"Hi, all\nbye, all",joy\n')
+    assert problems(path) == [(4, "rows joined by a quote")]
+    assert problems(path, Reading(quoting="none")) == [(6, "wrong number of cells")]
+
+
+def test_texts_are_fixed_when_asked(tmp_path: Path) -> None:
+    row = {"text": "It\u00e2\u20ac\u2122s R&amp;D\\nnow", "label": "joy", "context": "caf&eacute;"}
+    path = table(tmp_path / "rows.jsonl", [row])
+    assert only(path).reply == row["text"]
+    assert only(path, Reading(fix_text=True)) == Exchange(("café",), "It’s R&D\nnow", JOY)
+
+
+def test_file_options_reach_the_reader(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.txt", 'Où;fear\n"Hé;joy\n'.encode("latin-1"))
+    reading = Reading(format="csv", delimiter=";", encoding="latin-1", header="text,label", quoting="none")
+    assert [row.reply for row in read_exchanges(path, reading)] == ["Où", '"Hé']
 
 
 @given(st.binary(max_size=200), st.sampled_from(["jsonl", "csv", "tsv"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections import Counter
 
@@ -63,7 +65,7 @@ EMPATHETIC = {
         + "c:2,2,lonely,Quiet,7,I am here.,5|5|5_2|2|5,\n"
     ).encode(),
     "valid.csv": (EMPATHETIC_HEADER + "c:3,1,sad,x,1,Rain.,5,<tag>,one_comma_ two|three\n").encode(),
-    "test.csv": EMPATHETIC_HEADER.encode(),
+    "test.csv": (EMPATHETIC_HEADER + 'c:4,1,sad,x,1,"Quoted" and ""doubled.,5,\n').encode(),
 }
 DAIR_JSON = {
     "train.jsonl": b'{"text": "rain again", "label": 0}\n{"text": "odd noise", "label": 5}\n',
@@ -110,6 +112,20 @@ def test_goemotions() -> None:
     ]
 
 
+def test_goemotions_is_quoted_as_pandas_writes_it() -> None:
+    texts = ['He said "no', '"All quoted"', "a\ttab", 'two "" quotes', "plain, with 'quotes'", '"']
+    table = pandas_like_table([(text, "1", f"id{place}") for place, text in enumerate(texts)])
+    found = [found.turns[0].text for found in parse_goemotions({**GOEMOTIONS, "dev.tsv": table}) if found.split == "valid"]
+    assert found == texts
+
+
+def pandas_like_table(rows: list[tuple[str, ...]]) -> bytes:
+    """What `DataFrame.to_csv(sep="\\t", header=False, index=False)` writes: Python's own CSV writer, quotes where needed."""
+    out = io.StringIO()
+    csv.writer(out, delimiter="\t", lineterminator="\n").writerows(rows)
+    return out.getvalue().encode()
+
+
 def test_tweeteval() -> None:
     assert [(found.split, found.turns[0].text.strip(), *found.turns[0].emotions) for found in parse_tweeteval(TWEETEVAL)] == [
         ("train", "what a day", "joy"),
@@ -142,8 +158,9 @@ def test_dailydialog_of_its_owners() -> None:
 def test_dailydialog_of_parlai() -> None:
     words = ["no_emotion", "anger", "disgust", "fear", "happiness", "sadness", "surprise"]
     talk = {"fold": "train", "topic": "t", "dialogue": [{"emotion": word, "act": "inform", "text": word} for word in words]}
-    files = {"train.json": json.dumps(talk).encode(), "valid.json": b"", "test.json": b""}
-    (found,) = parse_dailydialog(files)
+    other = {"dialogue": [{"emotion": "anger", "act": "inform", "text": "New ."}]}
+    files = {"train.json": json.dumps(talk).encode(), **dict.fromkeys(("valid.json", "test.json"), json.dumps(other).encode())}
+    found, *_ = parse_dailydialog(files)
     assert [part.emotions for part in found.turns] == [
         (name,) for name in ("neutral", "anger", "disgust", "fear", "joy", "sadness", "surprise")
     ]
@@ -184,7 +201,9 @@ def test_empatheticdialogues_tells_speaker_from_listener() -> None:
         turn("Yes.", "proud", answers=False),
     )
     assert found[1].turns[1] == turn("I am here.", "lonely")
-    assert [dialogue.split for dialogue in found] == ["train", "train", "valid"]
+    # The owners split at commas, so that quotes are the speakers' own.
+    assert found[3].turns == (turn('"Quoted" and ""doubled.', "sad", answers=False),)
+    assert [dialogue.split for dialogue in found] == ["train", "train", "valid", "test"]
 
 
 def esconv(count: int) -> bytes:
@@ -292,7 +311,8 @@ def test_captions_are_neutral_under_either_name(names: tuple[str, str]) -> None:
         (parse_tweeteval, TWEETEVAL, "val_labels.txt", b"1\n1\n", "val_text.txt: 1 lines where val_labels.txt has 2"),
         (parse_tweeteval, TWEETEVAL, "val_labels.txt", b"joy\n", "val_labels.txt:1: emotion 'joy' is not one of 0, 1"),
         (parse_meld, MELD, "dev_sent_emo.csv", b"Utterance,Emotion\n", "dev_sent_emo.csv:1: no column 'Dialogue_ID'"),
-        (parse_meld, MELD, "dev_sent_emo.csv", b"", "dev_sent_emo.csv:1: no column 'Dialogue_ID', found none"),
+        (parse_meld, MELD, "dev_sent_emo.csv", b"", "dev_sent_emo.csv: is empty; get the file again"),
+        (parse_meld, MELD, "dev_sent_emo.csv", MELD_HEADER.encode(), "dev_sent_emo.csv: has no row; get the file again"),
         (
             parse_meld,
             MELD,

@@ -401,7 +401,7 @@ def test_processors_streamers_and_lengths(model, tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"emotion": "glee"}, "emotion 'glee' is not one of fear, joy, sadness"),
+        ({"emotion": "hunger"}, "emotion 'hunger' is not one of fear, joy, sadness"),
         ({"emotion": ["joy", "fear"]}, "2 emotions for 4 rows; give one, or one for each row"),
         ({"emotion": torch.ones(4, 3)}, r"emotion of shape \[4, 3\]: \[rows, 4\] is needed"),
         ({"emotion": torch.full((4, 4), torch.nan)}, "emotion holds nan in row 0, column 0"),

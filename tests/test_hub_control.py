@@ -281,7 +281,7 @@ def test_words_stand_behind_the_begin_token(model, tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"emotion": "glee"}, "emotion 'glee' is not one of fear, joy, neutral, sadness"),
+        ({"emotion": "hunger"}, "emotion 'hunger' is not one of fear, joy, neutral, sadness"),
         ({"emotion": ["joy", "fear"]}, "2 emotions for 4 rows; give one, or one for each row"),
         ({"emotion": parse_emotion("joy", EKMAN)}, "is over other labels than the model's: fear, joy, neutral, sadness"),
         ({"emotion": "joy", "strength": 2.0}, "strength 2 is not between 0 and 1"),

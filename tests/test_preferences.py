@@ -35,9 +35,48 @@ def test_a_file_written_by_hand_is_read(tmp_path):
     assert found == Preference(("Hi.",), parse_emotion("joy=0.5,surprise=0.5", EKMAN, 0.5), "Hello!", "No.")
 
 
+def message(role, text):
+    return {"role": role, "content": text}
+
+
+ASKED = [message("user", "Any news?"), message("assistant", "Not yet."), message("user", "And now?")]
+
+
+@pytest.mark.parametrize(
+    ("row", "context"),
+    [
+        ({"prompt": "And now?", "chosen": "Yes!", "rejected": "No."}, ("And now?",)),
+        (
+            {"prompt": ASKED, "chosen": [message("assistant", "Yes!")], "rejected": [message("assistant", "No.")]},
+            ("Any news?", "Not yet.", "And now?"),
+        ),
+        (
+            {"chosen": [*ASKED, message("assistant", "Yes!")], "rejected": [*ASKED, message("assistant", "No.")]},
+            ("Any news?", "Not yet.", "And now?"),
+        ),
+        ({"chosen": "Yes!", "rejected": "No."}, ()),
+    ],
+)
+def test_trl_s_formats_are_read(row, context, tmp_path):
+    """Standard and conversational, with the prompt given or within both, as in TRL's page on dataset formats."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "emotion": "joy"}))
+    assert list(read_preferences(path, EKMAN)) == [
+        Preference(context, no_emotion(EKMAN), "Yes!", "No."),
+        Preference(context, JOY, "Yes!", "No."),
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ('{"prompt": 3, "chosen": "a", "rejected": "b"}', "prompt is 3; a text or a list of messages"),
+        ('{"prompt": "p", "chosen": [], "rejected": "b"}', "not one message each"),
+        ('{"prompt": [{"role": "system", "content": "s"}], "chosen": "a", "rejected": "b"}', "role 'system'; allowed are user"),
+        (
+            '{"chosen": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}], "rejected": "b"}',
+            "differ before their last message",
+        ),
         ('{"better": "a"}', "worse is None"),
         ('{"better": 1, "worse": "b"}', "better is 1"),
         ('{"context": [1], "better": "a", "worse": "b"}', "context is"),

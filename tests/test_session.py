@@ -124,19 +124,6 @@ def test_which_emotion_answers(engine):
     assert emotion_for(Manner(), felt, engine) == no_emotion(EKMAN)
 
 
-@pytest.mark.parametrize(
-    ("manner", "asks"),
-    [
-        (Manner(), False),
-        (Manner(policy="mirror"), True),
-        (Manner(emotion="joy"), True),
-        (Manner(emotion="none", policy="mirror"), False),
-    ],
-)
-def test_a_manner_asks_for_an_emotion_by_name_or_by_policy(manner, asks):
-    assert manner.asks_for_emotion is asks
-
-
 def test_seeds_of_turns_differ():
     seeds = {seed_of(session, turn, tries) for session in range(5) for turn in range(5) for tries in range(5)}
     assert len(seeds) == 125

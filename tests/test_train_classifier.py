@@ -272,7 +272,7 @@ def test_the_best_look_is_kept(two_moods):
 @pytest.mark.parametrize(("asked", "expected"), [("auto", True), ("yes", True), ("no", False)])
 def test_several_labels_a_row_are_noticed(elsewhere, asked, expected):
     rows = [
-        {"reply": f"So {n} it goes.", "emotion": "joy,fear" if n == 3 else "joy", "split": "valid" if n > 15 else "train"}
+        {"reply": f"So {n} it goes.", "emotion": "joy,fear" if n in (3, 4) else "joy", "split": "valid" if n > 15 else "train"}
         for n in range(20)
     ]
     settings = ClassifierSettings(**TINY, backbone="ngrams", steps=2, multi_label=asked, out="mine")
@@ -302,10 +302,25 @@ def test_a_classifier_begins_with_anothers_features(two_moods, elsewhere):
     (before, _), (after, labels) = load_classifier(base), load_classifier(folder)
     assert labels.names == ("bored", "calm", "proud")
     assert after.head.out_features == 3
+    assert (before.config.scripts, after.config.scripts) == (("LATIN",), ("LATIN",))
     for name, weights in before.features.state_dict().items():
         assert torch.equal(after.features.state_dict()[name], weights), name
     own = fingerprints(row["reply"] for row in rows if row["split"] == "train")
     assert read_fingerprints(folder).tolist() == sorted({*own.tolist(), *read_fingerprints(base).tolist()})
+
+
+def test_the_scripts_of_the_training_rows_are_kept(elsewhere):
+    """A letter in a hundred makes a script, and a held-out row none."""
+    texts = [("Так хорошо", "train"), ("so it goes on and on" * 9, "train"), ("ὦ so it goes on and on" * 9, "train")]
+    rows = [{"reply": text, "emotion": ("joy", "fear")[n % 2], "split": split} for n in range(4) for text, split in texts]
+    rows += [{"reply": "很好", "emotion": "joy", "split": "valid"}, {"reply": "ok", "emotion": "fear", "split": "valid"}]
+    settings = ClassifierSettings(**TINY, backbone="ngrams", steps=2, out="mine")
+    folder = fit_classifier([str(write(elsewhere / "rows.jsonl", rows))], Reading(), settings)
+    assert load_classifier(folder)[0].config.scripts == ("CYRILLIC", "GREEK", "LATIN")
+    with_init = ClassifierSettings(**TINY, steps=2, init=str(folder), out="next")
+    latin = [{**row, "reply": "plain"} for row in rows]
+    folder = fit_classifier([str(write(elsewhere / "latin.jsonl", latin))], Reading(), with_init)
+    assert load_classifier(folder)[0].config.scripts == ("CYRILLIC", "GREEK", "LATIN")
 
 
 def test_the_same_seed_gives_the_same_classifier(two_moods):

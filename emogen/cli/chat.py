@@ -61,9 +61,7 @@ _WITHOUT_A_VALUE = frozenset(name for name, value, _ in _COMMANDS if not value)
 @click.command("chat")
 @click.option(
     "--emotion",
-    default="auto",
-    show_default=True,
-    help="Of the replies: joy, a mixture joy=0.7,fear=0.3, none, or auto: what the policy answers, none without one.",
+    help="Of the replies: joy, a mixture joy=0.7,fear=0.3, none, or auto: what the policy answers.  [default: auto]",
 )
 @click.option(
     "--policy",
@@ -83,7 +81,7 @@ _WITHOUT_A_VALUE = frozenset(name for name, value, _ in _COMMANDS if not value)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a reply, once it is written.")
 def chat(
     decoding: Decoding,
-    emotion: str,
+    emotion: str | None,
     policy: str | None,
     decay: float,
     recognizer: Path | None,
@@ -100,7 +98,7 @@ def chat(
     from emogen.judges.recognizer import load_recognizer
 
     model = decoding.model()
-    manner = Manner(_wished(emotion), decoding.strength, _named(policy), decay, seed=decoding.seed)
+    manner = Manner(emotion, decoding.strength, _named(policy), decay, seed=decoding.seed)
     with ExitStack() as open_things:
         kept = open_things.enter_context(_appended(transcript)) if transcript else None
         engine = open_things.enter_context(Engine(model))
@@ -132,6 +130,7 @@ class _Talk:
         self._decoding = decoding
         self._session = Session(engine, recognizer, self._served(manner, decoding))
         self._kept, self._as_json = kept, as_json
+        self._told_unread = False
 
     def take(self, line: str) -> None:
         """Answers a line or does what it commands; what is wrong with it is said, and the conversation goes on."""
@@ -140,17 +139,24 @@ class _Talk:
                 name, _, value = line.strip().partition(" ")
                 self._do(name, value.strip())
             elif line.strip():
+                self._note_unread(line)
                 self._show(self._session.say(line))
         except EmogenError as error:
             _note(str(error))
         except KeyboardInterrupt:
             _note("cancelled")
 
+    def _note_unread(self, line: str) -> None:
+        """Says once that what the user feels is not found in what he writes."""
+        if not self._told_unread and not self._recognizer.reads(line):
+            self._told_unread = True
+            _note(self._recognizer.unread_note(line))
+
     def _do(self, name: str, value: str) -> None:
         _require_command(name, value)
         match name:
             case "/emotion":
-                self._adopt(replace(self._session.manner, emotion=_wished(value)))
+                self._adopt(replace(self._session.manner, emotion=value))
             case "/strength":
                 self._adopt(replace(self._session.manner, strength=_number(value)))
             case "/policy":
@@ -174,20 +180,24 @@ class _Talk:
                 _tell_commands()
 
     def _adopt(self, manner: Manner, decoding: Decoding | None = None) -> None:
+        from emogen.dialogue.session import leaves_to_policy
+
         self._session.manner = served = self._served(manner, decoding or self._decoding)
-        emotion = f"policy {served.policy or 'none'}" if served.emotion is None else f"emotion {served.emotion}"
+        is_left = leaves_to_policy(served.emotion, self._engine.model.labels)
+        emotion = f"policy {served.policy or 'none'}" if is_left else f"emotion {served.emotion}"
         _note(f"{emotion}, strength {served.strength:g}, control {served.sampling.control if served.sampling else 'none'}")
 
     def _served(self, manner: Manner, decoding: Decoding) -> Manner:
         """Add the options of decoding; raise SettingsError for what model or recogniser cannot serve, so that no turn fails."""
-        from emogen.dialogue.session import emotion_for
+        from emogen.dialogue.session import emotion_for, leaves_to_policy
         from emogen.dialogue.state import at_rest
 
-        sampling = decoding.sampling(self._engine.model, manner.asks_for_emotion, streamed=True)
-        served = replace(manner, sampling=sampling)
-        asked = emotion_for(served, at_rest(self._recognizer.names).after(None, served.decay), self._engine)
+        model = self._engine.model
+        asked = emotion_for(manner, at_rest(self._recognizer.names).after(None, manner.decay), self._engine)
+        has_policy = manner.policy is not None and leaves_to_policy(manner.emotion, model.labels)
+        sampling = decoding.sampling(model, asked.strength > 0 or has_policy, streamed=True)
         self._engine.prepare(emotion=asked, sampling=sampling)
-        return served
+        return replace(manner, sampling=sampling)
 
     def _show(self, writing: Writing) -> None:
         """Prints a reply while it is written; an interruption ends the reply alone."""
@@ -263,11 +273,6 @@ def _require_command(name: str, value: str) -> None:
     if not value and name in _TAKE_A_VALUE:
         (values,) = (values for known, values, _ in _COMMANDS if known == name)
         raise SettingsError(f"{name} takes a value: {values}")
-
-
-def _wished(emotion: str) -> str | None:
-    """As `Manner` takes it."""
-    return None if emotion == "auto" else emotion
 
 
 def _named(policy: str | None) -> str | None:

@@ -14,14 +14,18 @@ import click
 
 from emogen.cli.printing import print_text
 from emogen.cli.reading import reading_options
-from emogen.data.check import Counts, Finding, Lengths, Report, Stats, check_file, split_exchanges
+from emogen.data.check import Counts, Finding, KindCount, Lengths, Report, Stats, check_file, split_exchanges
 from emogen.data.check import stats as count_file
 from emogen.data.corpora import CORPORA, Corpus, Progress, Roles, corpus_named, locate, resolve
 from emogen.data.corpora import fetch as fetch_corpus
-from emogen.data.exchange import Exchange, Reading, as_json, write_exchanges
+from emogen.data.exchange import UNKNOWN_EMOTION, Exchange, Reading, as_json, write_exchanges
+from emogen.data.repair import FAULTS
 from emogen.errors import DataError
 
 _SHOWN = 10
+_SHOWN_FINDINGS = 8
+_SHOWN_OF_A_KIND = 3
+_SHOWN_LABELS = 20
 _STEP = 1 << 20
 _JSON = click.option("--json", "as_object", is_flag=True, help="One JSON object instead of text.")
 _SHARE = click.FloatRange(0, 1, max_open=True)
@@ -70,13 +74,16 @@ def stats(file: str, reading: Reading, as_object: bool) -> None:
 def split(file: str, out: str, valid: float, test: float, seed: int, reading: Reading) -> None:
     """Write FILE with every row in train, valid or test; the same reply never stands in two of them."""
     rows: Counter[str] = Counter()
+    notes: list[str] = []
     path, reading = resolve(file, reading)
-    exchanges = _counted(split_exchanges(path, reading, (1 - valid - test, valid, test), seed), rows)
+    exchanges = _counted(split_exchanges(path, reading, (1 - valid - test, valid, test), seed, notes), rows)
     if out == "-":
         for exchange in exchanges:
             _print(as_json(exchange))
     else:
         write_exchanges(Path(out), exchanges)
+    for note in notes:
+        click.echo(f"emogen: note: {note}", err=True)
     click.echo(f"{out}: {_listed(rows)}", err=True)
 
 
@@ -173,24 +180,59 @@ def _report_object(report: Report) -> str:
 
 
 def _report_text(report: Report) -> str:
-    rows = sum(finding.rows for finding in report.problems)
+    problems = [*_problem_lines(report), f"problems     {sum(kind.rows for kind in report.kinds):,}"]
+    layout = [f"layout       {sentence}" for sentence in report.layout]
+    if not report.counts.rows:
+        return "\n".join([*problems, "rows         0", *layout])
     return "\n".join(
         [
-            *(f"{report.path}:{text}" for text in _finding_lines(report.problems)),
-            f"problems     {rows:,}",
+            *problems,
             *_counts_lines(report.counts),
             f"duplicates   {report.duplicates.rows:,}{_places(report.duplicates.lines)}",
             f"overlap      {report.overlap.rows:,} of valid and test in train{_places(report.overlap.lines)}",
-            *(f"single row   {name!r}, line {line}" for name, line in report.single.items()),
+            *_single_lines(report.single),
+            *(f"note         {note}" for note in report.notes),
+            *layout,
+            *(_fault_line(fault) for fault in report.faults),
         ]
     )
 
 
-def _finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
-    for finding in findings:
-        place = str(finding.line) if finding.rows == 1 else f"{finding.line}-{finding.last_line}"
-        times = f" ({finding.rows:,} rows)" if finding.rows > 1 else ""
-        yield f"{place}: {finding.message}{times}"
+def _problem_lines(report: Report) -> Iterator[str]:
+    """Of each kind of problem the first ones, how many more there are, and a way out that they share once."""
+    most = min(_SHOWN_OF_A_KIND, max(_SHOWN_FINDINGS // max(len(report.kinds), 1), 1))
+    for kind in report.kinds:
+        first = [finding for finding in report.problems if finding.kind == kind.kind][:most]
+        ways_out = {finding.message.partition("; ")[2] for finding in first}
+        shared = ways_out.pop() if len(first) > 1 and len(ways_out) == 1 else ""
+        for finding in first:
+            yield f"{report.path}:{_place(finding)}: {finding.message.removesuffix('; ' + shared)}{_times(finding)}"
+        more = kind.rows - sum(finding.rows for finding in first)
+        if more:
+            yield f"{report.path}: and {more:,} more row{'s' * (more > 1)} like these, the last in line {kind.last_line:,}"
+        if shared:
+            yield f"{'':<12} {shared}"
+
+
+def _place(finding: Finding) -> str:
+    is_run = finding.rows > 1 and finding.kind != UNKNOWN_EMOTION
+    return f"{finding.line}-{finding.last_line}" if is_run else str(finding.line)
+
+
+def _times(finding: Finding) -> str:
+    return f" ({finding.rows:,} rows)" if finding.rows > 1 else ""
+
+
+def _single_lines(single: Mapping[str, int]) -> list[str]:
+    lines = [f"single row   {name!r}, line {line}" for name, line in list(single.items())[:_SHOWN]]
+    more = len(single) - len(lines)
+    return [*lines, f"single row   and {more:,} labels more"] if more else lines
+
+
+def _fault_line(fault: KindCount) -> str:
+    way_out = "get the text again" if fault.kind == "lost characters" else "pass --fix-text to mend them"
+    rows = "1 row holds" if fault.rows == 1 else f"{fault.rows:,} rows hold"
+    return f"texts        {rows} {FAULTS[fault.kind]}, the first in line {fault.line:,}; {way_out}"
 
 
 def _places(lines: tuple[tuple[int, int], ...]) -> str:
@@ -203,10 +245,15 @@ def _counts_lines(counts: Counts) -> list[str]:
     return [
         f"rows         {counts.rows:,}",
         f"splits       {_listed(counts.splits)}",
-        f"labels       {_listed(counts.labels)}",
+        f"labels       {_listed(dict(list(counts.labels.items())[:_SHOWN_LABELS]))}{_more_labels(counts.labels)}",
         f"reply        {_quantiles(counts.reply_words)}",
         f"context      {_quantiles(counts.context_words)}; {counts.rows_with_context:,} rows have one",
     ]
+
+
+def _more_labels(labels: Mapping[str, int]) -> str:
+    more = len(labels) - _SHOWN_LABELS
+    return f", and {more:,} labels more" if more > 0 else ""
 
 
 def _quantiles(lengths: Lengths) -> str:
@@ -225,5 +272,6 @@ def _stats_text(found: Stats) -> str:
             f"words        {found.words:,}, {found.distinct_words:,} distinct",
             f"words/label  {_listed(found.words_by_label)}",
             f"opening      {found.opening!r} begins {found.opening_rows:,} rows",
+            *(f"note         {note}" for note in found.notes),
         ]
     )

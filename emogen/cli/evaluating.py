@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from emogen.atomic import sha256
 from emogen.cli.printing import print_text
+from emogen.cli.reading import map_option, parse_renames
 from emogen.data.outputs import (
     EMOTION_COLUMN,
     FORMATS,
@@ -61,6 +62,7 @@ class Request:
     text_column: str
     emotion_column: str | None
     reference_column: str
+    map: tuple[str, ...]
     format: str | None
     language: Language
     lowercase: bool
@@ -93,7 +95,7 @@ class Request:
     def columns(self) -> OutputColumns:
         """The emotion is read where somebody asks for it."""
         wanted = EMOTION_COLUMN if self.judge or self.lexicon else ""
-        return OutputColumns(self.text_column, self.emotion_column or wanted, self.reference_column)
+        return OutputColumns(self.text_column, self.emotion_column or wanted, self.reference_column, parse_renames(self.map))
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class _Named:
 @click.option("--text-column", metavar="NAME", default=TEXT_COLUMN, show_default=True, help="a|b takes the first there is.")
 @click.option("--emotion-column", metavar="NAME", help=f"Emotion asked for.  [default, with --judge: {EMOTION_COLUMN}]")
 @click.option("--reference-column", metavar="NAME", default=REFERENCE_COLUMN, show_default=True, help="A text, or a list.")
+@map_option
 @click.option("--format", type=click.Choice(FORMATS), help="Where the name does not say.  [default for -: txt]")
 @click.option("--language", type=click.Choice(get_args(Language)), default="auto", show_default=True, help="auto: by script.")
 @click.option("--lowercase", is_flag=True, help="BLEU and chrF without regard to case.")

@@ -135,6 +135,8 @@ def _report(found: Preferred, reader: Recognizer | None, notes: list[str], texts
 def _counts(found: Preferred) -> list[str]:
     contexts = len({pair.context for pair in found.held_out})
     notes = [f"{len(found.held_out)} pairs of {contexts} contexts held out, {found.trained} trained on"]
+    if found.unusable:
+        notes.append(f"{found.unusable} pairs left out: they stand there twice, or their replies are equal or blank")
     if found.left_out:
         notes.append(f"{found.left_out} pairs left out: a reply too long for the model, or an emotion that it does not know")
     return notes

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from emogen.cli.printing import print_text
+from emogen.cli.printing import as_cells, print_text
 from emogen.cli.recognition import recognizer_option
 from emogen.data.outputs import FORMATS, TEXT_COLUMN, OutputColumns, open_source, read_outputs
 from emogen.errors import DataError, SettingsError
@@ -75,6 +75,8 @@ class _Asked:
 def match(**given: Any) -> None:
     """Print the replies in CANDIDATES that fit context and emotion best, best first, each behind its fit.
 
+    The other columns of its row follow; with --json they stand under row.
+
     CANDIDATES is a file of lines (.txt), JSON lines, CSV or TSV, each may be gzipped; "-" is standard input.
     """
     from emogen.dialogue.match import candidates, rank
@@ -84,14 +86,17 @@ def match(**given: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
         source = open_source(asked.source, asked.format or "", Path(folder))
         outputs = read_outputs(source, OutputColumns(asked.text_column))
-        rows = [(output.line, output.text) for output in outputs]
+        kept = {output.line: output for output in outputs}
     wanted, aim = _emotion_aim(asked)
     try:
-        found = rank(candidates(rows), aim, _context_aim(asked), asked.count)
+        rows = candidates((line, output.text) for line, output in kept.items())
+        found = rank(rows, aim, _context_aim(asked), asked.count)
     except DataError as error:
         raise DataError(f"{asked.source}: {error}") from None
     for each in found:
-        print_text(_as_json(each, wanted) if asked.as_json else f"{each.fit:.3f}\t{each.text}")
+        others = kept[each.line].others
+        line = "\t".join([f"{each.fit:.3f}", each.text, *as_cells(others)])
+        print_text(_as_json(each, wanted, others) if asked.as_json else line)
 
 
 def _require_sense(asked: _Asked) -> None:
@@ -151,6 +156,7 @@ def _context_aim(asked: _Asked) -> Aim | None:
     return Aim(mutual_information(load(asked.checkpoint, asked.device), asked.context), weight)
 
 
-def _as_json(found: Match, wanted: Emotion | None) -> str:
+def _as_json(found: Match, wanted: Emotion | None, others: Mapping[str, object]) -> str:
     asked = None if wanted is None else {"emotion": str(wanted), "strength": round(wanted.strength, 6)}
-    return json.dumps({**found.as_object(), "asked": asked}, ensure_ascii=False)
+    content = {**found.as_object(), "asked": asked}
+    return json.dumps({**content, "row": others} if others else content, ensure_ascii=False)

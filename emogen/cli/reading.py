@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import click
 
 from emogen.data.exchange import Columns, Reading
-from emogen.emotions import LABEL_SETS, named_label_set
-from emogen.errors import DataError
+from emogen.data.label_use import Renames
+from emogen.data.rows import FORMATS, QUOTINGS, known_encoding, parse_delimiter
+from emogen.emotions import LABEL_SETS, LabelSet, named_label_set
+from emogen.errors import DataError, SettingsError
+from emogen.label_names import is_name, normalize_name
 
 Command = Callable[..., Any]
 
-_FORMATS = ("jsonl", "csv", "tsv")
 _COLUMNS = ("reply", "emotion", "context", "split")
 _LABELS_HELP = f"{', '.join(LABEL_SETS)}, or names with commas between.  [default: the file's own; ekman for a pipe]"
 
@@ -27,8 +32,14 @@ def reading_options(command: Command) -> Command:
 
     @_column("reply", columns.reply, "Column of the text; a|b takes the first that is there.")
     @_column("emotion", columns.emotion, "Column of the emotion.")
-    @_column("context", columns.context, "Column of earlier utterances: a list, or text with || between; optional.")
-    @_column("split", columns.split, "Column of train, valid, test; optional.")
+    @click.option(
+        "--emotion-columns",
+        metavar="NAMES",
+        default="",
+        help="Columns with 0 or 1, one an emotion, with commas between, in place of --emotion-column.",
+    )
+    @_column("context", columns.context, "Column of earlier utterances: a list, or text with || between; '' reads none.")
+    @_column("split", columns.split, "Column of train, valid, test; '' reads none.")
     @click.option("--labels", metavar="NAMES", help=_LABELS_HELP)
     @click.option(
         "--max-words",
@@ -37,12 +48,101 @@ def reading_options(command: Command) -> Command:
         show_default=True,
         help="A longer reply is an error; each CJK character is a word.",
     )
-    @click.option("--format", type=click.Choice(_FORMATS), help="Where the name does not say.  [default for -: jsonl]")
+    @map_option
+    @click.option("--skip-blank", is_flag=True, help="Leave out rows without a text or a label, and say how many.")
+    @click.option("--format", type=click.Choice(FORMATS), help="Where the name does not say.  [default for -: jsonl]")
+    @click.option(
+        "--class-names",
+        metavar="NAMES",
+        default="",
+        help="Names of the classes 0, 1, 2, ... where the emotion column holds numbers; goemotions or a list as in --labels.",
+    )
+    @click.option(
+        "--delimiter",
+        default="",
+        help="Between the cells of a table: a character, or tab, comma, semicolon, pipe.  [default: detected]",
+    )
+    @click.option("--encoding", metavar="NAME", default="", help="Of the file, such as gb18030 or cp1252.  [default: utf-8]")
+    @click.option("--header", metavar="NAMES", default="", help="Names of the columns of a table without a header line.")
+    @click.option(
+        "--quoting",
+        type=click.Choice(QUOTINGS),
+        default=default.quoting,
+        show_default=True,
+        help="Whether cells of a table may be quoted, or quotes are plain characters.",
+    )
+    @click.option(
+        "--fix-text",
+        is_flag=True,
+        help="Decode &amp; and written-out \\n in texts, and UTF-8 that was read as Windows-1252.",
+    )
     @wraps(command)
     def with_reading(**options: Any) -> Any:
         return command(reading=_reading(options), **options)
 
     return with_reading
+
+
+def map_option(command: Command) -> Command:
+    """Adds the option that reads labels as others; it arrives as `map`, for `parse_renames`."""
+    return click.option(
+        "--map",
+        "map",
+        multiple=True,
+        metavar="NAME=LABEL",
+        help="Read the label NAME as LABEL; may be given several times. Also a TOML file with a table [map].",
+    )(command)
+
+
+def parse_renames(given: Sequence[str], labels: LabelSet | None = None) -> Renames:
+    """Read what `--map` was given: `NAME=LABEL`, or the path of a TOML file whose table `map` holds such pairs.
+
+    Args:
+        given: in the order of the command line.
+        labels: that are read in place of others; None lets any name be one.
+
+    Raises:
+        SettingsError: what is neither, a name twice with two labels, or a label that is none of `labels`.
+    """
+    return checked_renames(chain.from_iterable(map(_renames, given)), labels)
+
+
+def checked_renames(pairs: Iterable[tuple[str, str]], labels: LabelSet | None) -> Renames:
+    """Return pairs of `--map`, each once; labels and errors as for `parse_renames`."""
+    renames: dict[str, str] = {}
+    for name, label in pairs:
+        for text in (name, label):
+            if not is_name(text):
+                raise SettingsError(f"--map {name}={label}: {text!r} is no name of an emotion; write --map happy=joy")
+        if renames.setdefault(name, label) != label:
+            raise SettingsError(f"--map {name}={label}: {name!r} is read as {renames[name]!r} already; give one label for it")
+        if labels and labels.find(label) is None:
+            raise SettingsError(f"--map {name}={label}: {labels.unknown(label)}")
+    return tuple(renames.items())
+
+
+def _renames(given: str) -> Iterator[tuple[str, str]]:
+    if given.endswith(".toml"):
+        pairs = read_renames(Path(given))
+        if not pairs:
+            raise SettingsError(f'--map {given}: has no table [map]; write happy = "joy" under it')
+        yield from pairs
+        return
+    name, mark, label = map(normalize_name, given.partition("="))
+    if not mark:
+        raise SettingsError(f"--map {given}: write NAME=LABEL, or the path of a TOML file with a table [map]")
+    yield name, label
+
+
+def read_renames(path: Path) -> tuple[tuple[str, str], ...]:
+    """Read the table `map` of a TOML file; empty where it has none. Raises SettingsError where it cannot be read."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("map", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as TOML ({error})") from None
+    if not isinstance(table, dict) or not all(isinstance(label, str) for label in table.values()):
+        raise SettingsError(f'{path}: map is no table of names and labels; write happy = "joy" under [map]')
+    return tuple((normalize_name(name), normalize_name(label)) for name, label in table.items())
 
 
 def _column(name: str, default: str, text: str) -> Callable[[Command], Command]:
@@ -51,13 +151,25 @@ def _column(name: str, default: str, text: str) -> Callable[[Command], Command]:
 
 def _reading(options: dict[str, Any]) -> Reading:
     """Takes its own options out of `options`."""
-    columns = Columns(**{name: options.pop(f"{name}_column") for name in _COLUMNS})
-    labels = options.pop("labels")
+    columns = Columns(**{name: options.pop(f"{name}_column") for name in _COLUMNS}, emotions=options.pop("emotion_columns"))
+    class_names = options.pop("class_names")
+    if class_names:
+        named_label_set(class_names)
+    names = options.pop("labels")
+    labels = named_label_set(names) if names else None
     return Reading(
         columns=columns,
-        labels=named_label_set(labels) if labels else None,
+        labels=labels,
         max_words=options.pop("max_words"),
         format=options.pop("format") or "",
+        renames=parse_renames(options.pop("map"), labels),
+        skip_blank=options.pop("skip_blank"),
+        delimiter=parse_delimiter(options.pop("delimiter")),
+        encoding=known_encoding(options.pop("encoding")),
+        header=options.pop("header"),
+        quoting=options.pop("quoting"),
+        fix_text=options.pop("fix_text"),
+        class_names=class_names,
     )
 
 

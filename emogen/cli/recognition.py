@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
+from emogen.cli.printing import as_cells
 from emogen.cli.reading import piped_lines
-from emogen.data.outputs import Texts, open_source
+from emogen.data.outputs import open_source, text_rows
 from emogen.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,33 +50,40 @@ def recognize(
 ) -> None:
     """Say which emotion TEXT, each line of a FILE (JSONL, CSV and TSV by --text-column), or each line of a pipe expresses.
 
-    Prints label, strength (0 to 1) and text, with tabs between.
+    Prints label, strength (0 to 1), text and the other columns of its row, with tabs between; with --json these are under row.
     """
     from emogen.judges.recognizer import load_recognizer
 
     recognizer = load_recognizer(checkpoint, device)
-    texts = iter(tqdm(_texts(source, text_column), unit="text", delay=2, disable=None))
-    while batch := list(islice(texts, 1 if explain else _AT_ONCE)):
-        for text, found in zip(batch, recognizer.recognize(batch), strict=True):
-            words = _explained(recognizer, text, found, seed) if explain else None
-            line = _as_json(text, found, words) if as_json else _as_line(text, found, words)
+    rows = iter(tqdm(_rows(source, text_column), unit="text", delay=2, disable=None))
+    told = False
+    while batch := list(islice(rows, 1 if explain else _AT_ONCE)):
+        for (text, others), found in zip(batch, recognizer.recognize([text for text, _ in batch]), strict=True):
+            if not found.is_read and not told:
+                click.echo(f"emogen: note: {recognizer.unread_note(text)}", err=True)
+                told = True
+            words = _explained(recognizer, text, found, seed) if explain and found.is_read else None
+            line = _as_json(text, found, words, others) if as_json else _as_line(text, found, words, others)
             # Bytes, because texts are UTF-8 whatever the terminal's locale.
             click.echo(line.encode("utf-8"))
 
 
-def _texts(source: str, column: str) -> Iterator[str]:
-    """The text itself; or the lines of a file or of standard input, blank ones too, so that output lines stay beside them."""
+def _rows(source: str, column: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """The text itself; or the lines of a file or of standard input, blank ones too, so that output lines stay beside them.
+
+    The rows of a file come with their other columns.
+    """
     path = Path(source)
     if source == "-":
-        yield from piped_lines()
+        yield from ((line, {}) for line in piped_lines())
     elif _is_there(path):
         with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
-            yield from Texts((open_source(source, "txt", Path(folder)),), column)
+            yield from text_rows(open_source(source, "txt", Path(folder)), column)
     elif not source.strip().count(" ") and path.suffix in _FILE_ENDINGS:
         raise DataError(f"{source}: no such file; a text would have blanks in it")
     else:
         # Bytes of an argument that are not UTF-8 arrive as halves of surrogate pairs.
-        yield source.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        yield source.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), {}
 
 
 def _is_there(path: Path) -> bool:
@@ -95,20 +103,23 @@ def _explained(recognizer: Recognizer, text: str, found: Recognition, seed: int)
     return shapley_words(text, value, seed=seed) if text.strip() else None
 
 
-def _as_line(text: str, found: Recognition, words: Attribution | None) -> str:
+def _as_line(text: str, found: Recognition, words: Attribution | None, others: Mapping[str, object]) -> str:
     shown = ",".join(found.labels) or f"({found.label})"
     body = " ".join(f"{word.text}[{word.weight:+.2f}]" for word in words.words) if words else " ".join(text.split())
-    return f"{shown}\t{found.strength:.2f}\t{body}"
+    return "\t".join([shown, f"{found.strength:.2f}", body, *as_cells(others)])
 
 
-def _as_json(text: str, found: Recognition, words: Attribution | None) -> str:
+def _as_json(text: str, found: Recognition, words: Attribution | None, others: Mapping[str, object]) -> str:
     content: dict[str, object] = {
         "text": text,
         "label": found.label,
         "labels": list(found.labels),
+        "is_read": found.is_read,
         "strength": round(found.strength, 6),
         "probabilities": {name: round(value, 6) for name, value in found.probabilities.items()},
     }
     if words:
         content["words"] = [{"text": word.text, "start": word.start, "weight": round(word.weight, 6)} for word in words.words]
+    if others:
+        content["row"] = others
     return json.dumps(content, ensure_ascii=False)

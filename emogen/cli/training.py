@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import click
 
-from emogen.cli.reading import reading_options
+from emogen.cli.reading import checked_renames, read_renames, reading_options
 from emogen.data.exchange import Reading
 from emogen.errors import CheckpointError, SettingsError
 from emogen.options import as_toml, checked, options_of, read_settings, resolve
@@ -159,6 +159,10 @@ def _order(
     if show_config:
         click.echo(as_toml(settings), nl=False)
         return None
+    if config_file:
+        # What the command line says goes before the file.
+        pairs = dict(read_renames(config_file)) | dict(reading.renames)
+        reading = dataclasses.replace(reading, renames=checked_renames(pairs.items(), reading.labels))
     if resuming:
         from emogen.train.folder import saved_data
 

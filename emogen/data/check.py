@@ -14,12 +14,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.data.exchange import Exchange, Problem, Reading, Split, plain_words, read_exchanges, scan
+from emogen.data.exchange import (
+    UNKNOWN_EMOTION,
+    Exchange,
+    Reading,
+    Split,
+    good_rows,
+    infer_labels,
+    plain_words,
+    read_exchanges,
+    scan,
+)
+from emogen.data.label_use import LabelUse
+from emogen.data.repair import find_faults
+from emogen.data.rows import Problem
 from emogen.errors import DataError, SettingsError
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _SPLITS: tuple[Split, ...] = ("train", "valid", "test", "")
 _SHOWN = 10
+_MAX_KEPT = 1000
 _OPENING_WORDS = 3
 _MAX_OPENINGS = 100_000
 _SUM_TOLERANCE = 1e-6
@@ -34,6 +48,16 @@ class Finding:
     rows: int
     kind: str
     message: str
+
+
+@dataclass(frozen=True)
+class KindCount:
+    """How often problems of one kind, or one kind of fault in texts, occur: in `rows`, from `line` to `last_line`."""
+
+    kind: str
+    rows: int
+    line: int
+    last_line: int
 
 
 @dataclass(frozen=True)
@@ -89,20 +113,28 @@ class Report:
 
     Attributes:
         path: the file.
-        problems: every row that is no exchange, in the order of the file.
+        problems: rows that are no exchanges, in the order of the file; the first 1,000 findings of each kind.
+        kinds: how many such rows there are of each kind, in the order in which the kinds first come.
         counts: of the other rows.
         duplicates: rows whose context and reply stand in an earlier row, every one.
         overlap: rows of valid or test whose reply also stands in train (upper and lower case and blanks aside); the
             first 10 with the line of train.
         single: labels that a single row carries, with its line.
+        notes: how the labels were read, where that is not just as they stand there.
+        layout: what was detected of the file, see `FileLayout.notes`; nothing of standard input.
+        faults: rows whose texts have a fault, by its kind, see `emogen.data.repair`; they are exchanges all the same.
     """
 
     path: str
     problems: tuple[Finding, ...]
+    kinds: tuple[KindCount, ...]
     counts: Counts
     duplicates: Repeats
     overlap: Repeats
     single: Mapping[str, int]
+    notes: tuple[str, ...]
+    layout: tuple[str, ...]
+    faults: tuple[KindCount, ...]
 
 
 @dataclass(frozen=True)
@@ -117,6 +149,7 @@ class Stats:
         words_by_label: words of the rows that carry each label.
         opening: the commonest first three words of a reply.
         opening_rows: how many replies begin with them (at least; exact up to 100,000 different beginnings).
+        notes: how the labels were read, where that is not just as they stand there.
     """
 
     path: str
@@ -126,6 +159,7 @@ class Stats:
     words_by_label: Mapping[str, int]
     opening: str
     opening_rows: int
+    notes: tuple[str, ...] = ()
 
 
 def check_file(path: str | Path, reading: Reading | None = None) -> Report:
@@ -138,10 +172,12 @@ def check_file(path: str | Path, reading: Reading | None = None) -> Report:
     Raises:
         DataError: the file cannot be read at all, or holds no rows.
     """
+    reading, use = _with_labels(path, reading), LabelUse()
     problems = _Problems()
+    faults = _Kinds()
     tally = _Tally()
     prints = _Fingerprints()
-    for found in scan(path, reading):
+    for found in scan(path, reading, use):
         if isinstance(found, Problem):
             problems.add(found)
             continue
@@ -149,8 +185,21 @@ def check_file(path: str | Path, reading: Reading | None = None) -> Report:
         problems.last_was_good()
         tally.add(line, exchange, len(plain_words(exchange.reply)))
         prints.add(line, exchange)
-    single = {name: tally.first_line[name] for name, rows in tally.labels.items() if rows == 1}
-    return Report(str(path), tuple(problems.found), tally.counts(), prints.duplicates(), prints.overlap(), single)
+        for kind in {kind: None for text in (exchange.reply, *exchange.context) for kind in find_faults(text)}:
+            faults.add(kind, line)
+    layout = reading.layout(path)
+    return Report(
+        path=str(path),
+        problems=tuple(problems.found),
+        kinds=problems.kinds.counts(),
+        counts=tally.counts(),
+        duplicates=prints.duplicates(),
+        overlap=prints.overlap(),
+        single={name: tally.first_line[name] for name, rows in tally.labels.items() if rows == 1},
+        notes=_notes(use, reading),
+        layout=layout.notes() if layout else (),
+        faults=faults.counts(),
+    )
 
 
 def stats(path: str | Path, reading: Reading | None = None) -> Stats:
@@ -164,7 +213,8 @@ def stats(path: str | Path, reading: Reading | None = None) -> Stats:
     by_label: Counter[str] = Counter()
     openings = _Openings()
     total = 0
-    for exchange in read_exchanges(path, reading):
+    reading, use = _with_labels(path, reading), LabelUse()
+    for exchange in read_exchanges(path, reading, use):
         found = plain_words(exchange.reply)
         tally.add(0, exchange, len(found))
         total += len(found)
@@ -172,7 +222,17 @@ def stats(path: str | Path, reading: Reading | None = None) -> Stats:
         by_label.update(dict.fromkeys(_labels(exchange), len(found)))
         openings.add(" ".join(found[:_OPENING_WORDS]))
     opening, rows = openings.commonest()
-    return Stats(str(path), tally.counts(), total, len(distinct), _descending(by_label), opening, rows)
+    words = _descending(by_label)
+    return Stats(str(path), tally.counts(), total, len(distinct), words, opening, rows, _notes(use, reading))
+
+
+def _with_labels(path: str | Path, reading: Reading | None) -> Reading:
+    reading = reading or Reading()
+    return reading if reading.labels else replace(reading, labels=infer_labels(path, reading))
+
+
+def _notes(use: LabelUse, reading: Reading) -> tuple[str, ...]:
+    return tuple(use.notes(reading.labels, reading.renames)) if reading.labels else ()
 
 
 def split_exchanges(
@@ -180,6 +240,7 @@ def split_exchanges(
     reading: Reading | None = None,
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
     seed: int = 0,
+    notes: list[str] | None = None,
 ) -> Iterator[Exchange]:
     """The exchanges of a file, each with a new split that a hash of its reply decides.
 
@@ -191,6 +252,7 @@ def split_exchanges(
         reading: columns, labels, limits.
         shares: of train, valid and test; they sum to 1.
         seed: another seed, another split.
+        notes: gets how the labels were read, once all rows have been.
 
     Raises:
         SettingsError: shares that are no shares.
@@ -198,20 +260,21 @@ def split_exchanges(
     """
     if not (min(shares) >= 0 and abs(sum(shares) - 1) <= _SUM_TOLERANCE and shares[0] > 0):
         raise SettingsError(f"shares {shares} must not be negative, sum to 1 and leave rows to train on")
-    return _split(path, reading, shares, seed)
+    return _split(path, _with_labels(path, reading), shares, seed, [] if notes is None else notes)
 
 
-def _split(path: str | Path, reading: Reading | None, shares: tuple[float, float, float], seed: int) -> Iterator[Exchange]:
+def _split(
+    path: str | Path, reading: Reading, shares: tuple[float, float, float], seed: int, notes: list[str]
+) -> Iterator[Exchange]:
     rows: Counter[str] = Counter()
     first_line: dict[str, int] = {}
-    for found in scan(path, reading):
-        if isinstance(found, Problem):
-            raise DataError(f"{path}:{found.number}: {found.message}")
-        line, exchange = found
+    use = LabelUse()
+    for line, exchange in good_rows(path, reading, use):
         for name in _labels(exchange):
             rows[name] += 1
             first_line.setdefault(name, line)
         yield replace(exchange, split=split_of(exchange.reply, shares, seed))
+    notes.extend(_notes(use, reading))
     for name, count in rows.items():
         if count == 1:
             where = f"{path}:{first_line[name]}: emotion {name!r} has only this row, which cannot be split"
@@ -259,22 +322,49 @@ def _descending(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 @dataclass
+class _Kinds:
+    """Counts of what is told in kinds."""
+
+    found: dict[str, KindCount] = field(default_factory=dict)
+
+    def add(self, kind: str, line: int) -> None:
+        known = self.found.get(kind, KindCount(kind, 0, line, line))
+        self.found[kind] = replace(known, rows=known.rows + 1, last_line=line)
+
+    def counts(self) -> tuple[KindCount, ...]:
+        return tuple(self.found.values())
+
+
+@dataclass
 class _Problems:
-    """Problems as they come, the same one in rows that follow each other as one finding."""
+    """Problems as they come, the same one in rows that follow each other as one finding, and not too many of a kind.
+
+    Rows with the same unknown emotion are one finding wherever they stand: they are all put right in the same way.
+    """
 
     found: list[Finding] = field(default_factory=list)
-    _open: bool = False
+    kinds: _Kinds = field(default_factory=_Kinds)
+    _places: dict[tuple[str, str], int] = field(default_factory=dict)
+    _kept: Counter[str] = field(default_factory=Counter)
 
     def add(self, problem: Problem) -> None:
-        last = self.found[-1] if self.found and self._open else None
-        if last and (last.kind, last.message) == (problem.kind, problem.message):
-            self.found[-1] = replace(last, last_line=problem.number, rows=last.rows + 1)
-        else:
-            self.found.append(Finding(problem.number, problem.number, 1, problem.kind, problem.message))
-        self._open = True
+        self.kinds.add(problem.kind, problem.number)
+        key = (problem.kind, problem.message)
+        if key not in self._places:
+            self._forget_others()
+            if self._kept[problem.kind] == _MAX_KEPT:
+                return
+            self._kept[problem.kind] += 1
+            self._places[key] = len(self.found)
+            self.found.append(Finding(problem.number, problem.number, 0, *key))
+        last = self.found[self._places[key]]
+        self.found[self._places[key]] = replace(last, last_line=problem.number, rows=last.rows + 1)
 
     def last_was_good(self) -> None:
-        self._open = False
+        self._forget_others()
+
+    def _forget_others(self) -> None:
+        self._places = {key: place for key, place in self._places.items() if key[0] == UNKNOWN_EMOTION}
 
 
 @dataclass

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from emogen.atomic import sha256
-from emogen.data.exchange import Exchange, Problem, Reading, Row, exchanges_of, read_rows, write_exchanges
+from emogen.data.exchange import Exchange, Reading, exchanges_of, write_exchanges
 from emogen.data.formats import (
     Dialogue,
     Files,
@@ -35,6 +35,7 @@ from emogen.data.formats import (
     parse_xdailydialog,
     parse_zh_multi_emotion,
 )
+from emogen.data.rows import Problem, Row, read_rows
 from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, LabelSet, blend, named_label_set
 from emogen.errors import DataError, SettingsError
 

@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-import csv
+import difflib
 import gzip
 import io
 import json
-import sys
-import zlib
-from collections import Counter
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO
+from typing import Literal, TextIO
 
 from emogen.atomic import replacing
-from emogen.emotions import EKMAN, TO_EKMAN, Emotion, LabelSet, is_name, mixture, parse_shares
+from emogen.data.cells import is_missing, name_of_number, parse_flag, parse_number, parse_structure, split_names
+from emogen.data.label_use import LabelUse, Renames, describe_unknown, find_label, rename
+from emogen.data.repair import fix_text
+from emogen.data.rows import (
+    FileLayout,
+    Problem,
+    Row,
+    describe_joined_rows,
+    detect_layout,
+    find_column,
+    read_rows,
+    reads_once,
+    shown,
+)
+from emogen.emotions import EKMAN, TO_EKMAN, Emotion, LabelSet, mixture, named_label_set, parse_shares
 from emogen.errors import DataError, SettingsError
+from emogen.label_names import is_name, normalize_name
 from emogen.words import words
 
 Split = Literal["train", "valid", "test", ""]
 _SPLITS = ("train", "valid", "test", "")
-_SPLIT_NAMES = {"dev": "valid", "val": "valid", "validation": "valid"}
-_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_SPLIT_NAMES = {
+    **{"dev": "valid", "val": "valid", "validation": "valid", "valid": "valid"},
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+}
 _TURN_MARK = "||"
-_SHOWN = 60
 _MAX_LABELS = 1000
-
-csv.field_size_limit(1 << 24)
+UNKNOWN_EMOTION = "unknown emotion"
+_MAX_SHOWN_COLUMNS = 20
+# Of a header there are hardly columns with more words.
+_HEADER_WORDS = 4
+_ALIKE = 0.8
+_KNOWN_NAMES = frozenset((*EKMAN.names, *TO_EKMAN, "anticipation", "trust", "pessimism", "hate", "boredom"))
+_TEXT_NAMES = ("tweet", "sentence", "content", "utterance", "message", "comment", "post", "review", "response", "answer")
+_STRUCTURE = frozenset('[]{}"')
+_NUMBERS_REMEDY = (
+    "where numbers stand for classes, name them with --class-names or --map, or keep them as names, as in --labels 0,1,2; "
+    "a column of measurements holds no emotions"
+)
+_PAIR_COLUMNS = ({"chosen", "rejected"}, {"better", "worse"})
 
 
 @dataclass(frozen=True)
@@ -50,12 +76,28 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Columns:
-    """The names under which a file keeps its fields; `a|b` takes the first that is there."""
+    """The names under which a file keeps its fields; `a|b` takes the first that is there, "" none.
+
+    A name is found with other upper and lower case too, where it is not there as it is written.
+
+    Attributes:
+        reply: the text that carries the emotion.
+        emotion: its emotion.
+        context: earlier utterances; may be missing.
+        split: train, valid or test; may be missing.
+        emotions: in place of `emotion`, names of columns that hold 0 or 1 each, with commas between them.
+    """
 
     reply: str = "reply|text"
     emotion: str = "emotion|label"
     context: str = "context"
     split: str = "split"
+    emotions: str = ""
+
+    @property
+    def emotion_names(self) -> tuple[str, ...]:
+        """Return the columns of `emotions`, each the name of an emotion."""
+        return tuple(name.strip() for name in self.emotions.split(",") if name.strip())
 
 
 @dataclass(frozen=True)
@@ -67,29 +109,44 @@ class Reading:
         labels: what emotions are expressed in; None takes the file's own (Ekman-7 where that suffices).
         max_words: a longer reply is reported, not cut.
         format: jsonl, csv or tsv where the file name does not say.
+        renames: pairs of a label in the file and the one that is read in its place.
+        skip_blank: leave out rows without a text or a label, in place of reporting them.
+        delimiter: between the cells of a table; empty detects it where the header has none of the format's own.
+        encoding: of the text; empty takes UTF-8, and UTF-16 or UTF-32 after a byte order mark.
+        header: names of the columns of a table without a header line, with commas between them.
+        quoting: "csv" reads quoted cells of a table, "none" takes quotes for plain characters.
+        fix_text: undo what exports left in texts, see `emogen.data.repair`.
+        class_names: where the emotion column holds the numbers of classes: `goemotions` or another label set, or names
+            with commas between them, of the classes 0, 1, 2 and so on.
     """
 
     columns: Columns = field(default_factory=Columns)
     labels: LabelSet | None = None
     max_words: int = 1000
     format: str = ""
+    renames: Renames = ()
+    skip_blank: bool = False
+    delimiter: str = ""
+    encoding: str = ""
+    header: str = ""
+    quoting: str = "csv"
+    fix_text: bool = False
+    class_names: str = ""
 
+    def rows(self, path: str | Path) -> Iterator[Row | Problem]:
+        """Yield the records of a file, see `read_rows`."""
+        return read_rows(
+            path,
+            self.format,
+            delimiter=self.delimiter,
+            encoding=self.encoding,
+            header=self.header,
+            quoting=self.quoting,
+        )
 
-@dataclass(frozen=True)
-class Row:
-    """One record as it stands in the file; `number` is its last physical line, counted from 1."""
-
-    number: int
-    fields: Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why the record that ends in line `number` is no exchange; `kind` groups problems of one sort."""
-
-    number: int
-    kind: str
-    message: str
+    def layout(self, path: str | Path) -> FileLayout | None:
+        """Detect how the file is laid out; None where it can be read only once."""
+        return detect_layout(path, self.format, delimiter=self.delimiter, encoding=self.encoding)
 
 
 def plain_words(text: str) -> list[str]:
@@ -101,87 +158,98 @@ def plain_words(text: str) -> list[str]:
     return [word for word in words(text) if word[0].isalnum()]
 
 
-def read_exchanges(path: str | Path, reading: Reading | None = None) -> Iterator[Exchange]:
+def read_exchanges(path: str | Path, reading: Reading | None = None, use: LabelUse | None = None) -> Iterator[Exchange]:
     """Exchanges of a file, one at a time, in its order.
 
     Args:
         path: a file, or "-" for standard input.
         reading: columns, labels, limits.
+        use: counts how the rows name their emotions.
 
     Raises:
-        DataError: at the first thing that is wrong, with its line.
+        DataError: at the first thing that is wrong, with its line; of unknown emotions, all of the file.
     """
-    for found in scan(path, reading):
-        if isinstance(found, Problem):
+    for _, exchange in good_rows(path, reading or Reading(), use or LabelUse()):
+        yield exchange
+
+
+def good_rows(path: str | Path, reading: Reading, use: LabelUse) -> Iterator[tuple[int, Exchange]]:
+    """Exchanges with their lines; arguments and errors as for `read_exchanges`."""
+    labels = reading.labels or infer_labels(path, reading)
+    rows = scan(path, replace(reading, labels=labels), use)
+    for found in rows:
+        if not isinstance(found, Problem):
+            yield found
+        elif found.kind == UNKNOWN_EMOTION:
+            # The other names too, so that all can be put right at once.
+            deque(rows, maxlen=0)
+            raise DataError(use.refusal(path, labels, reading.renames))
+        else:
             raise DataError(f"{path}:{found.number}: {found.message}")
-        yield found[1]
 
 
-def scan(path: str | Path, reading: Reading | None = None) -> Iterator[tuple[int, Exchange] | Problem]:
+def scan(
+    path: str | Path, reading: Reading | None = None, use: LabelUse | None = None
+) -> Iterator[tuple[int, Exchange] | Problem]:
     """Every record of a file, good (with its line) or not; what cannot be read at all raises DataError."""
-    reading = reading or Reading()
+    reading, use = reading or Reading(), use or LabelUse()
     labels = reading.labels or infer_labels(path, reading)
     empty = True
-    for found in exchanges_of(read_rows(path, reading.format), reading, labels):
+    for found in exchanges_of(reading.rows(path), reading, labels, use):
         empty = False
         yield found
+    if empty and use.skipped:
+        raise DataError(f"{path}: none of its {use.skipped:,} rows has both a text and a label")
     if empty:
         raise DataError(f"{path}: holds no rows; one exchange a line is expected")
 
 
-def exchanges_of(rows: Iterable[Row | Problem], reading: Reading, labels: LabelSet) -> Iterator[tuple[int, Exchange] | Problem]:
+def exchanges_of(
+    rows: Iterable[Row | Problem], reading: Reading, labels: LabelSet, use: LabelUse | None = None
+) -> Iterator[tuple[int, Exchange] | Problem]:
     """Each row as an exchange with its line, or why it is none; problems pass through."""
+    use = use or LabelUse()
     for row in rows:
         if isinstance(row, Problem):
-            yield row
+            yield replace(row, message=f"{row.message}, or {row.option}", option="") if row.option else row
             continue
         try:
-            yield row.number, _exchange(row.fields, reading, labels)
+            if not reading.skip_blank or _has_parts(row, reading, use):
+                yield row.number, _exchange(row, reading, labels, use)
         except _UnfitError as unfit:
             yield Problem(row.number, unfit.kind, str(unfit))
+
+
+def survey_labels(path: str | Path, reading: Reading) -> LabelUse:
+    """Count the names of emotions in a file that can be read more than once; numbers are no names.
+
+    Raises:
+        DataError: so many names that the column cannot be one of emotions, or the file cannot be read.
+    """
+    use = LabelUse()
+    for row in reading.rows(path):
+        if isinstance(row, Problem):
+            continue
+        try:
+            if reading.skip_blank and not _has_parts(row, reading, use):
+                continue
+            roles = _roles(row, reading.columns)
+            shares = _shares(row, roles, reading)
+        except _UnfitError:
+            continue
+        use.add((name for name in shares if parse_number(rename(name, reading.renames)) is None), row.number)
+        if len(use.rows) > _MAX_LABELS and reading.labels is None:
+            found = f"column {roles.emotion!r} holds more than {_MAX_LABELS} emotions"
+            raise DataError(f"{path}:{row.number}: {found}; name another with --emotion-column, or pass --labels")
+    return use
 
 
 def infer_labels(path: str | Path, reading: Reading) -> LabelSet:
     """The label set that a file's own emotion column spans: Ekman-7 if that covers it, else its names in order.
 
-    What can be read only once (standard input, a pipe) is taken for Ekman-7.
-
-    Raises:
-        DataError: so many names that the column cannot be one of emotions, or the file cannot be read.
+    What can be read only once (standard input, a pipe) is taken for Ekman-7. Errors as for `survey_labels`.
     """
-    if _reads_once(path):
-        return EKMAN
-    names: set[str] = set()
-    for row in read_rows(path, reading.format):
-        if isinstance(row, Row):
-            try:
-                names.update(_shares(_pick(row.fields, reading.columns.emotion, "emotion")))
-            except _UnfitError:
-                continue
-            if len(names) > _MAX_LABELS:
-                column = _present(row.fields, reading.columns.emotion)
-                found = f"column {column!r} holds more than {_MAX_LABELS} emotions"
-                raise DataError(f"{path}:{row.number}: {found}; name another with --emotion-column, or pass --labels")
-    return LabelSet(tuple(sorted(names))) if names - set(EKMAN.names) else EKMAN
-
-
-def read_rows(path: str | Path, file_format: str = "") -> Iterator[Row | Problem]:
-    """Records of a file; a line that is not UTF-8 or not JSON becomes a Problem.
-
-    Raises:
-        DataError: the file is missing, a folder, not gzip, of an unknown format, or a table without a usable header.
-    """
-    chosen = file_format or _format_of(path)
-    if chosen not in _FORMATS.values():
-        raise DataError(f"{path}: format {chosen!r} is not one of jsonl, csv, tsv")
-    try:
-        with _open(path) as handle:
-            if chosen == "jsonl":
-                yield from _json_rows(handle)
-            else:
-                yield from _table_rows(path, handle, "\t" if chosen == "tsv" else ",")
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    return EKMAN if reads_once(path) else survey_labels(path, reading).label_set(reading.renames)
 
 
 def write_exchanges(path: Path, exchanges: Iterable[Exchange]) -> int:
@@ -235,180 +303,214 @@ class _UnfitError(Exception):
         self.kind = kind
 
 
-def _reads_once(path: str | Path) -> bool:
-    return str(path) == "-" or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir())
+@dataclass(frozen=True)
+class _Roles:
+    """The fields of a record by what they are read as; an optional one that is not there is empty."""
+
+    reply: str
+    emotion: str
+    context: str
+    split: str
+    emotions: tuple[str, ...]
 
 
-def _open(path: str | Path) -> AbstractContextManager[BinaryIO]:
-    if str(path) == "-":
-        if sys.stdin is None:
-            raise DataError("-: standard input is closed; name a file")
-        return nullcontext(sys.stdin.buffer)
-    return gzip.open(path, "rb") if str(path).endswith(".gz") else Path(path).open("rb")  # type: ignore[return-value]
+class _BlankError(_UnfitError):
+    """A record without a text or a label."""
 
 
-def _format_of(path: str | Path) -> str:
-    if str(path) == "-":
-        return "jsonl"
-    if Path(path).is_dir():
-        raise DataError(f"{path}: is a folder; give a file")
-    suffix = Path(str(path).removesuffix(".gz")).suffix.lower()
-    if suffix not in _FORMATS:
-        allowed = f"{', '.join(_FORMATS)} (each may be gzipped, .gz)"
-        raise DataError(f"{path}: ending {suffix!r} is not one of {allowed}; rename the file or pass --format")
-    return _FORMATS[suffix]
+def _has_parts(row: Row, reading: Reading, use: LabelUse) -> bool:
+    """Tell whether a row has a text and a label, and count it where it has not; a column that is missing is another matter."""
+    roles = _resolved(tuple(row.fields), reading.columns)
+    try:
+        if roles.reply:
+            _reply(row, roles, reading)
+        if roles.emotion or roles.emotions:
+            _shares(row, roles, reading)
+    except _BlankError:
+        use.skipped += 1
+        return False
+    except _UnfitError:
+        pass
+    return True
 
 
-def _json_rows(handle: BinaryIO) -> Iterator[Row | Problem]:
-    for number, raw in enumerate(handle, 1):
-        if not raw.strip():
-            continue
-        try:
-            fields = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            yield _not_utf8(number, error)
-        except json.JSONDecodeError as error:
-            yield _broken_json(number, f"{error.msg} at column {error.colno}")
-        except (ValueError, RecursionError) as error:
-            yield _broken_json(number, str(error))
-        else:
-            if isinstance(fields, dict):
-                yield Row(number, fields)
-            else:
-                yield Problem(number, "broken JSON", f"a JSON object is expected, found {_shown(fields)}")
-
-
-def _broken_json(number: int, reason: str) -> Problem:
-    return Problem(number, "broken JSON", f"broken JSON ({reason}); one object a line is expected")
-
-
-def _table_rows(path: str | Path, handle: BinaryIO, delimiter: str) -> Iterator[Row | Problem]:
-    bad: list[Problem] = []
-    header: list[str] = []
-    for begin, end, cells in _records(_decoded(handle, bad), delimiter):
-        if not header:
-            header = _header(f"{path}:{end}", cells, bad)
-            continue
-        yield from bad
-        bad.clear()
-        if isinstance(cells, csv.Error):
-            yield Problem(end, "broken table row", _broken(cells) + _since(begin, end))
-        elif len(cells) == len(header):
-            yield Row(end, dict(zip(header, cells, strict=True)))
-        elif cells:
-            message = f"{len(cells)} cells where the header has {len(header)}; quote cells that hold {delimiter!r}"
-            yield Problem(end, "wrong number of cells", message + _since(begin, end))
-
-
-def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, int, list[str] | csv.Error]]:
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
-        begin = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield begin, reader.line_num, error
-        else:
-            yield begin, reader.line_num, cells
-
-
-def _header(where: str, cells: list[str] | csv.Error, bad: list[Problem]) -> list[str]:
-    if bad:
-        raise DataError(f"{where}: {bad[0].message}")
-    if isinstance(cells, csv.Error):
-        raise DataError(f"{where}: {_broken(cells)}")
-    names = [cell.strip() for cell in cells]
-    twice = [name for name, count in Counter(names).items() if name and count > 1]
-    if twice:
-        raise DataError(f"{where}: the header names the column {twice[0]!r} twice; rename one of them")
-    return names
-
-
-def _broken(error: csv.Error) -> str:
-    if "new-line character" in str(error):
-        return "broken table row (a carriage return alone); end lines with a line feed, and quote cells that hold either"
-    return f"broken table row ({error}); write a quote inside a quoted cell twice"
-
-
-def _since(begin: int, number: int) -> str:
-    return f" (the row begins in line {begin}: a quote left open?)" if begin < number else ""
-
-
-def _decoded(handle: BinaryIO, bad: list[Problem]) -> Iterator[str]:
-    for number, raw in enumerate(handle, 1):
-        try:
-            yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            bad.append(_not_utf8(number, error))
-            yield "\n"
-
-
-def _not_utf8(number: int, error: UnicodeDecodeError) -> Problem:
-    byte = error.object[error.start]
-    found = f"byte {byte:#04x} at position {error.start} is not UTF-8"
-    return Problem(number, "not UTF-8", f"{found}; save the file as UTF-8")
-
-
-def _exchange(fields: Mapping[str, object], reading: Reading, labels: LabelSet) -> Exchange:
-    columns = reading.columns
-    reply = _text(_pick(fields, columns.reply, "reply"), "reply")
+def _exchange(row: Row, reading: Reading, labels: LabelSet, use: LabelUse) -> Exchange:
+    roles = _roles(row, reading.columns)
+    _refuse_joined_lines(row, roles, reading, labels)
+    reply = _reply(row, roles, reading)
     if len(reply) > reading.max_words and (length := len(plain_words(reply))) > reading.max_words:
         message = f"reply has {length} words, more than {reading.max_words}; split it or raise --max-words"
         raise _UnfitError("too long", message)
+    shares = _shares(row, roles, reading)
+    use.add(shares, row.number)
     return Exchange(
-        context=_context(_optional(fields, columns.context)),
+        context=_context(_optional(row, roles.context), reading.fix_text),
         reply=reply,
-        emotion=_emotion(_pick(fields, columns.emotion, "emotion"), labels),
-        split=_split(_optional(fields, columns.split)),
+        emotion=_emotion(shares, labels, reading.renames),
+        split=_split(_optional(row, roles.split)),
     )
 
 
-def _optional(fields: Mapping[str, object], column: str) -> object:
-    name = _present(fields, column)
-    value = None if name is None else fields[name]
-    return "" if value is None else value
+def _refuse_joined_lines(row: Row, roles: _Roles, reading: Reading, labels: LabelSet) -> None:
+    """Refuse a row of several lines each of which is a row of its own, down to its emotion."""
+    for alone in row.alone:
+        try:
+            _emotion(_shares(Row(row.number, alone, is_table=True), roles, reading), labels, reading.renames)
+        except _UnfitError:
+            return
+    if row.alone:
+        problem = describe_joined_rows(row.number - len(row.alone) + 1, row.number)
+        raise _UnfitError(problem.kind, f"{problem.message}, or {problem.option}")
 
 
-def _present(fields: Mapping[str, object], column: str) -> str | None:
-    return next((name for name in column.split("|") if name in fields), None)
+def _optional(row: Row, column: str) -> object:
+    value = row.fields[column] if column else None
+    return "" if value is None or (row.is_table and is_missing(value)) else value
 
 
-def _pick(fields: Mapping[str, object], column: str, what: str) -> object:
-    name = _present(fields, column)
-    if name is None:
-        wanted = " or ".join(repr(part) for part in column.split("|"))
-        found = ", ".join(map(str, fields)) or "none"
-        raise _UnfitError("no such column", f"no column {wanted}, found {found}; name it with --{what}-column")
-    return fields[name]
+# ---- columns
 
 
-def _text(value: object, what: str) -> str:
+def _roles(row: Row, columns: Columns) -> _Roles:
+    """Find which field is what; raises _UnfitError where the reply is missing, or one is two things at once."""
+    roles = _resolved(tuple(row.fields), columns)
+    if not roles.reply:
+        raise _UnfitError("no such column", _describe_columns(row, columns, roles))
+    read: dict[str, str] = {}
+    for role, name in (("reply", roles.reply), *_emotion_roles(roles), ("context", roles.context), ("split", roles.split)):
+        if name and name in read:
+            free = f", or none with --{role}-column ''" if role in ("context", "split") else ""
+            message = f"column {name!r} is read both as {read[name]} and as {role}; name another with --{role}-column{free}"
+            raise _UnfitError("one column read as two", message)
+        read[name] = role
+    return roles
+
+
+def _emotion_roles(roles: _Roles) -> list[tuple[str, str]]:
+    return [("emotion", name) for name in roles.emotions or (roles.emotion,)]
+
+
+@lru_cache(maxsize=256)
+def _resolved(names: tuple[str, ...], columns: Columns) -> _Roles:
+    several = tuple(find_column(names, name) or "" for name in columns.emotion_names)
+    return _Roles(
+        reply=find_column(names, columns.reply) or "",
+        emotion="" if several else find_column(names, columns.emotion) or "",
+        context=find_column(names, columns.context) or "",
+        split=find_column(names, columns.split) or "",
+        emotions=several,
+    )
+
+
+def _describe_columns(row: Row, columns: Columns, roles: _Roles) -> str:
+    """Say which columns are missing, which there are, and what the file may be instead."""
+    names = [str(name) for name in row.fields]
+    several = columns.emotion_names
+    lacking = [columns.reply] if not roles.reply else []
+    lacking += [name for name, found in zip(several, roles.emotions, strict=True) if not found]
+    lacking += [columns.emotion] if not several and not roles.emotion else []
+    wanted = ", nor ".join(" or ".join(repr(part) for part in column.split("|")) for column in lacking)
+    more = f", and {len(names) - _MAX_SHOWN_COLUMNS:,} more" if len(names) > _MAX_SHOWN_COLUMNS else ""
+    found = ", ".join(names[:_MAX_SHOWN_COLUMNS]) + more or "none"
+    return f"no column {wanted}, found {found}; {_column_remedy(row, columns, roles)}"
+
+
+def _column_remedy(row: Row, columns: Columns, roles: _Roles) -> str:
+    names = [str(name) for name in row.fields]
+    if any(pair <= {name.casefold() for name in names} for pair in _PAIR_COLUMNS):
+        return "pairs of a better and a worse reply are read by emogen train-feedback --feedback FILE"
+    flags = _flag_columns(row)
+    known = [name for name in names if name.strip().casefold() in _KNOWN_NAMES]
+    is_text = any(len(plain_words(name)) > _HEADER_WORDS or parse_number(name) is not None for name in names)
+    if row.is_table and not flags and (known or is_text):
+        return "if these are the cells of a row and the file has no header, name its columns, as in --header text,label"
+    options = [] if roles.reply else [f"--reply-column{_likely_name(columns.reply, names)}"]
+    if columns.emotions and "" in roles.emotions:
+        options.append("--emotion-columns")
+    elif flags and not roles.emotion:
+        options.append(f"--emotion-columns {','.join(flags)}")
+    elif not roles.emotion and not roles.emotions:
+        options.append(f"--emotion-column{_likely_name(columns.emotion, names)}")
+    return f"name {'them' if options[1:] else 'it'} with {' and '.join(options)}"
+
+
+def _flag_columns(row: Row) -> list[str]:
+    """Return columns with 0 or 1, from the first that is named as an emotion; empty unless two are so named."""
+    held = [str(name) for name, value in row.fields.items() if parse_flag(value) is not None]
+    known = [place for place, name in enumerate(held) if name.strip().casefold() in _KNOWN_NAMES]
+    return held[known[0] :] if len(known) > 1 else []
+
+
+def _likely_name(wanted: str, names: list[str]) -> str:
+    """Return the column that was probably meant, after a blank; empty if none is alike."""
+    candidates = [*wanted.split("|"), *(_TEXT_NAMES if "text" in wanted else ())]
+    same = [name for name in names if name.strip().casefold() in candidates]
+    alike = same or [name for name in names if difflib.get_close_matches(name.strip().casefold(), candidates, 1, _ALIKE)]
+    return f" {alike[0]}" if alike else ""
+
+
+# ---- cells
+
+
+def _reply(row: Row, roles: _Roles, reading: Reading) -> str:
+    value = row.fields[roles.reply]
+    if value is None or (row.is_table and value and is_missing(value)):
+        raise _BlankError("empty reply", f"the reply is missing{_written(value)}; fill it in, or pass --skip-blank")
+    if row.is_table and isinstance(value, str) and not isinstance(parse_structure(value), str | int | float):
+        raise _UnfitError("reply is no text", f"reply {shown(value)} is a list or table written out; give one text a row")
+    return _text(value, "reply", reading.fix_text)
+
+
+def _written(value: object) -> str:
+    return f", written {value!r}" if value and isinstance(value, str) else ""
+
+
+def _text(value: object, what: str, fix: bool = False) -> str:
     if not isinstance(value, str):
-        raise _UnfitError(f"{what} is no text", f"{what} {_shown(value)} is no text")
+        raise _UnfitError(f"{what} is no text", f"{what} {shown(value)} is no text")
     if not value.strip():
-        raise _UnfitError(f"empty {what}", f"the {what} is empty")
+        way_out = "; fill it in, or pass --skip-blank" if what == "reply" else ""
+        raise _BlankError(f"empty {what}", f"the {what} is empty{way_out}")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise _UnfitError("not UTF-8", f"the {what} holds half of a surrogate pair, which is no character")
-    return value.strip()
+    return (fix_text(value) if fix else value).strip()
 
 
-def _context(value: object) -> tuple[str, ...]:
+def _context(value: object, fix: bool) -> tuple[str, ...]:
     if isinstance(value, str):
-        value = [part for part in value.split(_TURN_MARK) if part.strip()]
+        listed = parse_structure(value)
+        value = listed if isinstance(listed, list) else [part for part in value.split(_TURN_MARK) if part.strip()]
     if not isinstance(value, list | tuple):
-        raise _UnfitError("context is no text", f"context {_shown(value)} is neither text nor a list of texts")
-    return tuple(_text(turn, "context") for turn in value)
+        raise _UnfitError("context is no text", f"context {shown(value)} is neither text nor a list of texts")
+    return tuple(_text(turn, "context", fix) for turn in value)
 
 
-def _emotion(value: object, labels: LabelSet) -> Emotion:
+def _emotion_value(row: Row, roles: _Roles) -> object:
+    """Return what the emotion column holds; of several columns with 0 or 1 the names of those with 1."""
+    if not roles.emotions:
+        return row.fields[roles.emotion]
+    held = []
+    for name in roles.emotions:
+        flag = parse_flag(row.fields[name])
+        if flag is None:
+            message = f"column {name!r} holds {shown(row.fields[name])}; 0 or 1 is expected in each of --emotion-columns"
+            raise _UnfitError("no emotion", message)
+        held += [name.strip()] if flag else []
+    if not held:
+        raise _BlankError(
+            "missing emotion", f"none of the columns {', '.join(roles.emotions)} is 1; give the row one, or pass --skip-blank"
+        )
+    return held
+
+
+def _emotion(given: Mapping[str, float], labels: LabelSet, renames: Renames) -> Emotion:
     shares: dict[str, float] = {}
-    for name, share in _shares(value).items():
-        known = name if name in labels else _ekman(name, labels)
+    for name, share in given.items():
+        known = find_label(name, labels, renames)
+        if known is None and parse_number(name) is not None:
+            raise _UnfitError("no emotion", f"emotion {name:.20} is a number, not a name; {_NUMBERS_REMEDY}")
         if known is None:
-            message = f"emotion {_shown(name)} is not one of {', '.join(labels.names)}; rename it or pass --labels"
-            raise _UnfitError("unknown emotion", message)
+            raise _UnfitError(UNKNOWN_EMOTION, describe_unknown(name, labels, renames))
         shares[known] = shares.get(known, 0.0) + share
     try:
         return mixture(shares, labels)
@@ -416,28 +518,58 @@ def _emotion(value: object, labels: LabelSet) -> Emotion:
         raise _UnfitError("no emotion", str(error)) from None
 
 
-def _ekman(name: str, labels: LabelSet) -> str | None:
-    return TO_EKMAN.get(name) if labels == EKMAN else None
+def _shares(row: Row, roles: _Roles, reading: Reading) -> dict[str, float]:
+    """Return names with their shares, the numbers of classes as the classes' names."""
+    if not (roles.emotion or roles.emotions) or "" in roles.emotions:
+        raise _UnfitError("no such column", _describe_columns(row, reading.columns, roles))
+    shares = _parse_shares(_emotion_value(row, roles))
+    if not reading.class_names:
+        return shares
+    classes = named_label_set(reading.class_names).names
+    named: dict[str, float] = {}
+    for name, share in shares.items():
+        if parse_number(name) is not None and not (name.isdecimal() and int(name) < len(classes)):
+            message = f"emotion {name} is not one of the numbers 0 to {len(classes) - 1} of --class-names"
+            raise _UnfitError("no emotion", message)
+        known = classes[int(name)] if parse_number(name) is not None else name
+        named[known] = named.get(known, 0.0) + share
+    return named
 
 
-def _shares(value: object) -> dict[str, float]:
-    """Names with their shares: as given by a table or `joy=0.7,fear=0.3`, even for a list, `joy,fear` or `joy|fear`."""
-    if isinstance(value, str) and "=" in value:
+def _parse_shares(value: object) -> dict[str, float]:
+    """Return names with their shares: as a table or `joy=0.7,fear=0.3` gives them, even for a list, `joy,fear` or `joy|fear`.
+
+    A list or table may be written out in a text. Numbers become names.
+    """
+    if is_missing(value):
+        raise _BlankError("missing emotion", f"the emotion is missing{_written(value)}; fill it in, or pass --skip-blank")
+    if value in ([], {}):
+        raise _BlankError("no emotion", "the emotion is empty; fill it in, or pass --skip-blank")
+    found = parse_structure(value) if isinstance(value, str) else value
+    if isinstance(found, str) and "=" in found:
         try:
-            shares = parse_shares(value)
+            shares = parse_shares(found)
         except SettingsError as error:
             raise _UnfitError("no emotion", str(error)) from None
-    elif isinstance(value, str):
-        shares = _even([part.strip() for part in value.replace("|", ",").split(",") if part.strip()])
-    elif isinstance(value, list) and all(isinstance(name, str) for name in value):
-        shares = _even(value)
-    elif isinstance(value, dict) and all(isinstance(share, int | float) for share in value.values()):
-        shares = {name: _number(share) for name, share in value.items()}
+    elif isinstance(found, str):
+        shares = _even(split_names(found))
+    elif isinstance(found, list):
+        shares = _even([_name(part) for part in found])
+    elif isinstance(found, dict) and all(isinstance(share, int | float) for share in found.values()):
+        shares = {str(name): _number(share) for name, share in found.items()}
     else:
-        shares = {}
-    if not shares or not all(is_name(name) for name in shares):
-        raise _UnfitError("no emotion", f"emotion {_shown(value)} is neither a name, a list of names nor a table of shares")
+        shares = _even([_name(found)])
+    shares = {normalize_name(name): share for name, share in shares.items()}
+    if not shares or not all(is_name(name) and not set(name) & _STRUCTURE for name in shares):
+        raise _UnfitError("no emotion", f"emotion {shown(value)} is neither a name, a list of names nor a table of shares")
     return shares
+
+
+def _name(value: object) -> str:
+    """Return a name as it is, a number as a name, anything else as none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return name_of_number(_number(value))
+    return value if isinstance(value, str) else ""
 
 
 def _even(names: list[str]) -> dict[str, float]:
@@ -453,12 +585,7 @@ def _number(share: float) -> float:
 
 
 def _split(value: object) -> Split:
-    name = _SPLIT_NAMES.get(str(value), value)
+    name = _SPLIT_NAMES.get(str(value).strip().casefold(), value)
     if name not in _SPLITS:
-        raise _UnfitError("unknown split", f"split {_shown(value)} is not one of train, valid, test")
+        raise _UnfitError("unknown split", f"split {shown(value)} is not one of train, valid, test")
     return name  # type: ignore[return-value]
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -1,4 +1,10 @@
-"""The formats in which the public corpora's owners publish them, each read into dialogues."""
+"""The formats in which the public corpora's owners publish them, each read into dialogues.
+
+Quotes mean what they mean to the owners. Tables that they write and read as CSV are unquoted: GoEmotions (TSV), MELD and
+Chinese Multi-Emotion. In all other files a quote is a plain character: EmpatheticDialogues has commas written out
+(`_comma_`) in place of quoting, and XDailyDialog, TweetEval, DailyDialog, dair-ai's `text;label`, sentence polarity and the
+captions have one text a line. An empty file is an error everywhere.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +47,8 @@ class Dialogue:
 def _content(files: Files, name: str) -> bytes:
     if name not in files:
         raise DataError(f"{name}: missing, found {', '.join(sorted(files)) or 'nothing'}")
+    if not files[name].strip():
+        raise DataError(f"{name}: is empty; get the file again")
     return files[name]
 
 
@@ -85,6 +93,15 @@ def _cells(line: str, count: int, where: str) -> list[str]:
     return cells
 
 
+def _quoted_cells(line: str, count: int, where: str) -> list[str]:
+    """The cells of a CSV-quoted line; where its quoting is broken, quotes are plain characters."""
+    try:
+        cells = next(csv.reader([line], delimiter="\t", strict=True))
+    except csv.Error:
+        return _cells(line, count, where)
+    return cells if len(cells) == count else _cells(line, count, where)
+
+
 def _coded(code: str, names: Sequence[str] | Mapping[str, str], where: str) -> str:
     by_code = names if isinstance(names, Mapping) else {str(number): name for number, name in enumerate(names)}
     if code.strip() not in by_code:
@@ -100,11 +117,11 @@ def _paired(files: Files, first: str, second: str) -> Iterator[tuple[int, str, s
 
 
 def parse_goemotions(files: Files) -> Iterator[Dialogue]:
-    """GoEmotions: `text TAB label numbers TAB id`, the numbers being lines of emotions.txt."""
+    """GoEmotions: `text TAB label numbers TAB id`, CSV-quoted as pandas writes it, the numbers being lines of emotions.txt."""
     names = [line.strip() for line in _lines(files, "emotions.txt")]
     for split, name in _splits("train.tsv", "dev.tsv", "test.tsv"):
         for where, line in _numbered(files, name):
-            text, codes, _ = _cells(line, 3, where)
+            text, codes, _ = _quoted_cells(line, 3, where)
             emotions = tuple(_coded(code, names, where) for code in codes.split(","))
             yield Dialogue(split, (Turn(text, emotions),))
 
@@ -135,11 +152,18 @@ def _csv_rows(files: Files, name: str, wanted: tuple[str, ...]) -> Iterator[tupl
     lacking = [column for column in wanted if column not in (reader.fieldnames or ())]
     if lacking:
         raise DataError(f"{name}:1: no column {lacking[0]!r}, found {', '.join(reader.fieldnames or ()) or 'none'}")
+    row = None
     try:
         for row in reader:
             yield tuple(row[column] or "" for column in wanted)
     except csv.Error as error:
         raise DataError(f"{name}:{reader.line_num}: {error}") from error
+    if row is None:
+        raise _without_rows(name)
+
+
+def _without_rows(name: str) -> DataError:
+    return DataError(f"{name}: has no row; get the file again")
 
 
 def _whole(text: str, name: str) -> int:
@@ -230,12 +254,15 @@ def _empathetic_rows(files: Files, name: str) -> Iterator[tuple[str, str, str, s
     lacking = [column for column in wanted if column not in places]
     if lacking:
         raise DataError(f"{name}:1: no column {lacking[0]!r}, found {header[:100]!r}")
+    where = ""
     for where, line in lines:
         cells = line.split(",")
         if len(cells) < len(places):
             raise DataError(f"{where}: {len(cells)} cells where the header has {len(places)}")
         conversation, feeling, speaker, text = (cells[places[column]] for column in wanted)
         yield conversation, feeling.strip(), speaker, text.replace("_comma_", ",").replace("_pipe_", "|")
+    if not where:
+        raise _without_rows(name)
 
 
 def parse_esconv(files: Files) -> Iterator[Dialogue]:
@@ -296,6 +323,8 @@ def _json_list(files: Files, name: str) -> list[object]:
     records = _json(_text(files, name), name)
     if not isinstance(records, list):
         raise DataError(f"{name}: a JSON list is expected, found {type(records).__name__}")
+    if not records:
+        raise _without_rows(name)
     return records
 
 

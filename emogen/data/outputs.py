@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import shutil
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,9 +13,12 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
-from emogen.data.exchange import Problem, Row, read_rows
+from emogen.data.cells import is_missing, parse_structure, split_names
+from emogen.data.label_use import Renames, rename
+from emogen.data.rows import Problem, Row, find_column, read_lines, read_rows
 from emogen.emotions import parse_shares
 from emogen.errors import DataError, SettingsError
+from emogen.label_names import normalize_name
 
 FORMATS = ("txt", "jsonl", "csv", "tsv")
 TEXT_COLUMN = "reply|text|output"
@@ -60,11 +61,13 @@ class OutputColumns:
         text: the text to score.
         emotion: what it was to express; empty if nobody asks.
         reference: one reference or a list of them, in the files of references.
+        renames: pairs of an emotion in the file and the one that is read in its place.
     """
 
     text: str = TEXT_COLUMN
     emotion: str = ""
     reference: str = REFERENCE_COLUMN
+    renames: Renames = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Output:
         text: may be empty.
         asked: the heaviest emotion asked for; empty if it was not read.
         references: of this text; none if there are no files of them.
+        others: the row's columns besides the text, as they stand in the file.
     """
 
     system: str
@@ -86,6 +90,7 @@ class Output:
     text: str
     asked: str
     references: tuple[str, ...]
+    others: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,19 @@ class Texts:
         for source in self.sources:
             for row in records(source):
                 yield _text(source, row, self.column, "text")
+
+
+def text_rows(source: Source, column: str = TEXT_COLUMN) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield each text of a file with the row's other columns; a line of text has none. Errors as for `Texts`."""
+    for row in records(source):
+        yield _text(source, row, column, "text"), _others(source, row, column)
+
+
+def _others(source: Source, row: Row, column: str) -> dict[str, object]:
+    if source.format == "txt":
+        return {}
+    own = next((name for name in column.split("|") if name in row.fields), None)
+    return {name: value for name, value in row.fields.items() if name != own}
 
 
 def open_source(name: str, chosen: str, folder: Path) -> Source:
@@ -281,37 +299,34 @@ def _copy(name: str, path: Path) -> None:
                 shutil.copyfileobj(pipe, copy)
 
 
-def _lines(source: Source) -> Iterator[Row]:
-    try:
-        with gzip.open(source.path, "rb") if source.path.suffix == ".gz" else source.path.open("rb") as handle:
-            for number, raw in enumerate(handle, 1):
-                yield Row(
-                    number, {_LINE: raw.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")}
-                )
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.object[error.start]:#04x} at position {error.start}"
-        raise DataError(f"{source.name}:{number}: {byte} is not UTF-8; save the file as UTF-8") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{source.name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+def _lines(source: Source) -> Iterator[Row | Problem]:
+    for number, line in enumerate(read_lines(source.path), 1):
+        yield line if isinstance(line, Problem) else Row(number, {_LINE: line})
 
 
 def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[str, ...]) -> Output:
     fields = row.fields if source.format != "txt" else {}
+    text = find_column(fields, columns.text)
+    if text and text == find_column(fields, columns.emotion):
+        what = f"column {text!r} is read both as text and as emotion"
+        raise DataError(f"{source.name}:{row.number}: {what}; name another with --text-column or --emotion-column")
     return Output(
         system=_system(f"{source.name}:{row.number}", fields.get("system")),
         temperature=_temperature(f"{source.name}:{row.number}", fields.get("temperature")),
         line=row.number,
         text=_text(source, row, columns.text, "text"),
-        asked=_asked(source, row, columns.emotion) if columns.emotion else "",
+        asked=rename(_asked(source, row, columns.emotion), columns.renames) if columns.emotion else "",
         references=references,
+        others=_others(source, row, columns.text),
     )
 
 
 def _references(source: Source, column: str) -> Iterator[list[str]]:
     for row in records(source):
         value = _picked(source, row, column, "reference")
-        listed = [value] if isinstance(value, str) else value
-        if not isinstance(listed, list) or not listed:
+        written = parse_structure(value) if isinstance(value, str) and source.format in ("csv", "tsv") else value
+        listed = written if isinstance(written, list) else [value]
+        if not listed or not isinstance(value, str | list):
             raise DataError(f"{source.name}:{row.number}: reference {value!r} is neither a text nor a list of texts")
         yield [_checked(source, row, text, "reference") for text in listed]
 
@@ -334,7 +349,7 @@ def _text(source: Source, row: Row, column: str, what: str) -> str:
 def _picked(source: Source, row: Row, column: str, what: str) -> object:
     if source.format == "txt":
         return row.fields[_LINE]
-    name = next((name for name in column.split("|") if name in row.fields), None)
+    name = find_column(row.fields, column)
     if name is None:
         wanted = " or ".join(repr(part) for part in column.split("|"))
         found = ", ".join(map(str, row.fields)) or "none"
@@ -356,7 +371,7 @@ def _asked(source: Source, row: Row, column: str) -> str:
         raise DataError(f"{source.name}: lines of text name no emotion; give JSON lines or a table with a column for it")
     value = _picked(source, row, column, "emotion")
     try:
-        shares = _shares(value)
+        shares = {normalize_name(name): share for name, share in _shares(value).items()}
     except SettingsError as error:
         raise DataError(f"{where}: {error}") from None
     if not shares or not all(map(_is_finite, shares.values())):
@@ -365,11 +380,13 @@ def _asked(source: Source, row: Row, column: str) -> str:
 
 
 def _shares(value: object) -> Mapping[str, float]:
-    """Names with their shares, even ones for a list; none if `value` is no emotion."""
+    """Names with their shares, even ones for a list, which may be written out; none if `value` is no emotion."""
+    if isinstance(value, str):
+        value = "" if is_missing(value) else parse_structure(value)
     if isinstance(value, str) and "=" in value:
         return parse_shares(value)
     if isinstance(value, str):
-        value = [part.strip() for part in value.replace("|", ",").split(",") if part.strip()]
+        value = split_names(value)
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return dict.fromkeys(value, 1.0)
     if isinstance(value, dict) and all(isinstance(share, int | float) for share in value.values()):

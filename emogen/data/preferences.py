@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emogen.atomic import write_text
-from emogen.data.exchange import Problem, Row, read_rows
+from emogen.data.rows import Problem, Row, read_rows
 from emogen.emotions import Emotion, LabelSet, mixture, no_emotion, parse_emotion
 from emogen.errors import DataError, SettingsError
 
@@ -44,6 +44,15 @@ class Preference:
 def shares_of(emotion: Emotion) -> dict[str, float]:
     """The weights that are not 0, by name."""
     return {name: weight for name, weight in zip(emotion.labels.names, emotion.weights, strict=True) if weight > 0}
+
+
+def usable_pairs(pairs: Iterable[Preference]) -> list[Preference]:
+    """Return the pairs from which a preference can be learnt, each once: two replies that differ, neither of them blank."""
+    return list(dict.fromkeys(pair for pair in pairs if "" != _plain(pair.better) != _plain(pair.worse) != ""))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
 
 
 def split_by_context(pairs: Sequence[Preference], share: float) -> tuple[list[Preference], list[Preference]]:
@@ -80,6 +89,9 @@ def write_preferences(path: Path, pairs: Iterable[Preference]) -> None:
 def read_preferences(path: str | Path, labels: LabelSet) -> Iterator[Preference]:
     """Pairs of a file of JSON lines: `context`, `better`, `worse`, and `emotion` with `strength` where one was asked for.
 
+    TRL's preference format is read too: `prompt`, `chosen` and `rejected`, each a text or a list of messages with `role` and
+    `content`; without `prompt` it is what both lists begin with.
+
     Args:
         path: `emotion` there is a name, `joy=0.7,fear=0.3`, an object of names and shares, or null for none.
         labels: what emotions are expressed in.
@@ -97,15 +109,46 @@ def read_preferences(path: str | Path, labels: LabelSet) -> Iterator[Preference]
 
 
 def _preference(row: Row, labels: LabelSet) -> Preference:
-    context = row.fields.get("context", [])
+    fields = _from_trl(row.fields) if {"chosen", "rejected"} <= row.fields.keys() else row.fields
+    context = fields.get("context", [])
     context = [context] if isinstance(context, str) else context
     if not isinstance(context, list) or not all(isinstance(turn, str) for turn in context):
         raise DataError(f"context is {context!r:.60}; a list of utterances is expected")
-    return Preference(tuple(context), _emotion(row.fields, labels), _text(row, "better"), _text(row, "worse"))
+    return Preference(tuple(context), _emotion(fields, labels), _text(fields, "better"), _text(fields, "worse"))
 
 
-def _text(row: Row, name: str) -> str:
-    text = row.fields.get(name)
+def _from_trl(fields: Mapping[str, object]) -> dict[str, object]:
+    """The fields of TRL's preference format under our names; others stay."""
+    chosen, rejected = (_turns(fields[name], name) for name in ("chosen", "rejected"))
+    prompt = fields.get("prompt")
+    if prompt is None:
+        context = chosen[:-1]
+        if rejected[:-1] != context:
+            raise DataError("chosen and rejected differ before their last message; a pair has one context and two replies")
+        chosen, rejected = chosen[-1:], rejected[-1:]
+    else:
+        context = _turns(prompt, "prompt")
+    if len(chosen) != 1 or len(rejected) != 1:
+        raise DataError("chosen and rejected are not one message each after the prompt; a pair has two replies, one each")
+    return {**fields, "context": context, "better": chosen[0], "worse": rejected[0]}
+
+
+def _turns(value: object, name: str) -> list[str]:
+    """A text, or the texts of messages; a system message is refused, since the models read none."""
+    if isinstance(value, str):
+        return [value]
+    turns = []
+    for message in value if isinstance(value, list) else [value]:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise DataError(f"{name} is {value!r:.60}; a text or a list of messages with role and content is expected")
+        if message.get("role") not in ("user", "assistant"):
+            raise DataError(f"{name} has a message of the role {message.get('role')!r:.20}; allowed are user and assistant")
+        turns.append(message["content"])
+    return turns
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    text = fields.get(name)
     if not isinstance(text, str):
         raise DataError(f"{name} is {text!r:.60}; a pair has the texts better and worse")
     return text

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TextIO, get_args
 
-from emogen.data.preferences import Preference
+from emogen.data.preferences import Preference, usable_pairs
 from emogen.emotions import Emotion, LabelSet
 from emogen.errors import DataError, EmogenError, SettingsError
 
@@ -135,7 +135,7 @@ class FeedbackStore:
         return [self._opinion_of(row) for row in rows]
 
     def pairs(self) -> list[Preference]:
-        """For each context and emotion every good reply against every bad one; equal texts are left out, equal pairs are one.
+        """For each context and emotion every good reply against every bad one, as far as they are `usable_pairs`.
 
         Raises:
             EmogenError: as `opinions`.
@@ -265,9 +265,8 @@ def preferences(opinions: Sequence[Opinion]) -> list[Preference]:
         for (context, emotion), texts in groups.items()
         for better in texts["good"]
         for worse in texts["bad"]
-        if better != worse
     )
-    return list(dict.fromkeys(pairs))
+    return usable_pairs(pairs)
 
 
 def as_record(opinion: Opinion) -> dict[str, object]:

@@ -332,9 +332,7 @@ def _rows(content: Mapping[str, Any], user: LabelSet, reply: LabelSet) -> Iterat
     rows = content.get("rows")
     if not isinstance(rows, dict):
         raise SettingsError("rows is no table; give each of the user's emotions a row")
-    unknown = [name for name in rows if name not in user]
-    if unknown:
-        raise SettingsError(f"row {unknown[0]!r} is not one of {', '.join(user.names)}")
+    rows = _by_label(rows, user)
     for name in user.names:
         if name not in rows:
             raise SettingsError(f"no row for {name}; give each of the user's emotions a row")
@@ -342,6 +340,19 @@ def _rows(content: Mapping[str, Any], user: LabelSet, reply: LabelSet) -> Iterat
             yield _row(rows[name], reply)
         except SettingsError as error:
             raise SettingsError(f"row {name}: {error}") from None
+
+
+def _by_label(rows: Mapping[str, Any], user: LabelSet) -> dict[str, Any]:
+    """The rows under the user's labels, which a file may name in other words."""
+    found: dict[str, Any] = {}
+    for name, row in rows.items():
+        label = user.find(name)
+        if label is None:
+            raise SettingsError(f"row {name!r} is not one of {', '.join(user.names)}{user.suggestion(name)}")
+        if label in found:
+            raise SettingsError(f"row {name!r} is a second one for {label}; leave one of them out")
+        found[label] = row
+    return found
 
 
 def _row(row: object, reply: LabelSet) -> Emotion:

@@ -14,9 +14,10 @@ from emogen.dialogue.policy import find_policy
 from emogen.dialogue.state import DECAY, EmotionState, felt
 from emogen.dialogue.writing import Writing
 from emogen.emotion_space import Trajectory, trajectory
-from emogen.emotions import Emotion
+from emogen.emotions import Emotion, LabelSet, is_word
 from emogen.errors import BusyError, SettingsError
 from emogen.judges.recognizer import Recognizer
+from emogen.label_names import AUTO
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Manner:
     """How a session answers; it may be another at every turn.
 
     Attributes:
-        emotion: of its replies, `joy` or `joy=0.7,surprise=0.3`; None leaves it to the policy, "none" asks for none.
+        emotion: of its replies, `joy` or `joy=0.7,surprise=0.3`; "none" asks for none; None or "auto" leaves it to the policy.
+            A label of the model that is called none or auto goes before the word.
         strength: of the emotion, 0 to 1; that of a policy is multiplied by it.
         policy: mirror, soothe, cheer, neutral, or a file: from what the user feels to the emotion of the reply; None asks for
             no emotion, which readers find the most empathetic.
@@ -43,11 +45,6 @@ class Manner:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise SettingsError(f"strength {self.strength:g} is not between 0 and 1")
-
-    @property
-    def asks_for_emotion(self) -> bool:
-        """Whether replies may be asked for with an emotion, by its name or by a policy."""
-        return self.policy is not None if self.emotion is None else self.emotion != "none"
 
 
 @dataclass(frozen=True)
@@ -173,12 +170,16 @@ def emotion_for(manner: Manner, state: EmotionState | None, engine: Engine) -> E
     Raises:
         SettingsError: one that the model does not know, or a policy that does not fit the labels of model and recogniser.
     """
-    if manner.emotion not in (None, "none"):
-        return engine.model.emotion(manner.emotion, manner.strength)
-    if manner.emotion == "none" or manner.policy is None or state is None:
-        return engine.model.emotion(None)
+    asked = None if leaves_to_policy(manner.emotion, engine.model.labels) else manner.emotion
+    if asked is not None or state is None or manner.policy is None:
+        return engine.model.emotion(asked, manner.strength)
     answer = find_policy(manner.policy, state.labels, engine.model.labels).answer(state.emotion)
     return replace(answer, strength=answer.strength * manner.strength)
+
+
+def leaves_to_policy(emotion: str | None, labels: LabelSet) -> bool:
+    """Return whether the emotion of a reply is what a policy answers: none was named, or the word auto."""
+    return emotion is None or is_word(emotion, AUTO, labels)
 
 
 def seed_of(session: int, turn: int, tries: int = 0) -> int:

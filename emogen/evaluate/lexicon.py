@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.emotions import TO_EKMAN
+from emogen.emotions import EKMAN
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.emotion import Judge, judged_labels
 from emogen.evaluate.resampling import Tally, mean_tally
@@ -63,7 +63,7 @@ def vader() -> Judge:
 
 
 def polarity(label: str) -> str | None:
-    """Polarity of an Ekman label, or of one that `TO_EKMAN` leads to one; None for surprise and its kin.
+    """Polarity of an Ekman label, or of a name that means one (`LabelSet.find`); None for surprise and its kin.
 
     >>> polarity("gratitude"), polarity("grief"), polarity("curiosity")
     ('positive', 'negative', None)
@@ -71,7 +71,7 @@ def polarity(label: str) -> str | None:
     Raises:
         DataError: any other label.
     """
-    family = label if label in EKMAN_POLARITY else TO_EKMAN.get(label)
+    family = EKMAN.find(label)
     if family is None:
         raise DataError(f"emotion {label!r} has no known polarity; map it to one of {', '.join(EKMAN_POLARITY)}")
     return EKMAN_POLARITY[family]

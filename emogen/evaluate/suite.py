@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from emogen.emotions import LabelSet
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate import diversity, fluency, overlap
 from emogen.evaluate.distribution import frechet, mauve
@@ -45,6 +46,7 @@ Item = TypeVar("Item")
 Vectors = NDArray[np.float64]
 
 _JUDGED_AT_ONCE = 512
+_SHOWN_LABELS = 9
 _SCORED_AT_ONCE = 256
 _CHUNK = 8192
 _DISTINCT_SAMPLE = 1000
@@ -630,14 +632,28 @@ def _require_known_labels(job: _Job) -> None:
     """Before anything is computed: a judge that cannot give a label that was asked for would only ever be wrong there."""
     if job.system.asked is None and (job.means.judges or job.options.lexicon):
         raise SettingsError(f"{job.system.name}: a judge or lexicon needs to know which emotion each text was to express")
-    known = [(judge, frozenset(judge.labels)) for judge in job.means.judges]
-    for number, label in enumerate(job.system.asked or ()):
-        for judge, labels in known:
-            if label not in labels:
-                raise DataError(
-                    f"{job.system.where(number)}: emotion {label!r} is no label of judge {judge.name}: "
-                    f"{', '.join(judge.labels)}; rename it or take another judge"
-                )
+    for judge in job.means.judges:
+        unknown: dict[str, list[int]] = {}
+        for number, label in enumerate(job.system.asked or ()):
+            if _label_of(judge, label) is None:
+                unknown.setdefault(label, []).append(number)
+        if unknown:
+            raise DataError(_unknown_to(judge, unknown, job.system.where))
+
+
+def _label_of(judge: Judging, asked: str) -> str | None:
+    """The judge's label that is meant by what was asked for; None where it has none."""
+    return asked if asked in judge.labels else LabelSet(judge.labels).find(asked)
+
+
+def _unknown_to(judge: Judging, unknown: Mapping[str, list[int]], where: Callable[[int], str]) -> str:
+    (label, numbers), *others = unknown.items()
+    texts = f" ({len(numbers):,} texts)" if len(numbers) > 1 else ""
+    more = "".join(f", nor is {name!r} ({len(places):,})" for name, places in others[:_SHOWN_LABELS])
+    return (
+        f"{where(numbers[0])}: emotion {label!r}{texts} is no label of judge {judge.name}: {', '.join(judge.labels)}"
+        f"{LabelSet(judge.labels).suggestion(label)}{more}; rename it (--map {label}=LABEL) or take another judge"
+    )
 
 
 def _judged(job: _Job) -> Iterator[_Measure]:
@@ -676,6 +692,12 @@ def _labels(job: _Job, judge: Judging, texts: Sequence[str], start: int) -> list
 
 def _of_judge(job: _Job, judge: Judging, asked: Sequence[str], judged: Sequence[str]) -> Iterator[_Measure]:
     suffix, mark = _suffix(judge, job.means.judges), f"|judge:{judge.identity}|leak:{judge.leak}"
+    # Known since `_require_known_labels`.
+    own = {name: _label_of(judge, name) or name for name in dict.fromkeys(asked)}
+    changed = ", ".join(f"{name!r} as {label!r}" for name, label in own.items() if name != label)
+    if changed:
+        job.notes.append(f"{job.system.name}: for judge {judge.name}, what was asked for is read {changed}")
+    asked = [own[name] for name in asked]
     job.confusions[judge.name] = confusion(asked, judged, judge.labels)
     yield job.measure(f"emotion_accuracy{suffix}", emotion_accuracy_tally(asked, judged), mark)
     chunks = (slice(start, start + _CHUNK) for start in range(0, len(asked), _CHUNK))

@@ -15,6 +15,7 @@ from emogen.checkpoint import load_classifier, shipped
 from emogen.emotions import LabelSet
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.classifier import Classifier, decided, emotion_probabilities
+from emogen.words import scripts_of
 
 _NEUTRAL = "neutral"
 
@@ -29,12 +30,15 @@ class Recognition:
         probabilities: of every label, calibrated on held-out rows.
         strength: 0 to 1: how sure it is that the text expresses anything, 1 - p(neutral); where no label is called neutral, the
             probability of the likeliest.
+        is_read: whether the classifier can read the text at all. Where it cannot, no label is given, the strength is 0, and
+            all probability is that of neutral, or there is none.
     """
 
     label: str
     labels: tuple[str, ...]
     probabilities: dict[str, float]
     strength: float
+    is_read: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,20 @@ class Recognizer:
         columns = [self.names.position(name) for name in labels.names]
         return lambda texts: np.asarray(self.probabilities(texts)[:, columns])
 
+    def reads(self, text: str) -> bool:
+        """Return whether the text is written in letters that the classifier has seen in training, or in none at all.
+
+        Most of its letters count. A classifier that does not say what it was trained on is taken to read everything.
+        """
+        known, letters = self.classifier.config.scripts, scripts_of([text])
+        return not known or 2 * sum(letters[script] for script in known) >= letters.total()
+
+    def unread_note(self, text: str) -> str:
+        """Return the line for a user whose text the classifier does not read."""
+        (script, _), *_ = scripts_of([text]).most_common(1)
+        known = " and ".join(name.title() for name in self.classifier.config.scripts)
+        return f"the recogniser has learnt from {known} letters alone: a text in {script.title()} letters is given no emotion"
+
     def recognize(self, texts: Sequence[str]) -> list[Recognition]:
         """What each text expresses.
 
@@ -82,7 +100,14 @@ class Recognizer:
         if not np.isfinite(probabilities).all():
             raise CheckpointError(f"{self.folder}: gives probabilities that are no numbers; train it again, or take another")
         given = decided(torch.from_numpy(probabilities).float(), self.classifier.config).tolist()
-        return [self._recognition(row, marks) for row, marks in zip(probabilities.tolist(), given, strict=True)]
+        found = zip(texts, probabilities.tolist(), given, strict=True)
+        return [self._recognition(row, marks) if self.reads(text) else self._unread() for text, row, marks in found]
+
+    def _unread(self) -> Recognition:
+        shares = dict.fromkeys(self.names.names, 0.0)
+        if _NEUTRAL in shares:
+            shares[_NEUTRAL] = 1.0
+        return Recognition(max(shares, key=shares.__getitem__), (), shares, 0.0, is_read=False)
 
     def _recognition(self, row: list[float], marks: list[bool]) -> Recognition:
         shares = dict(zip(self.names.names, row, strict=True))

@@ -45,6 +45,8 @@ class ClassifierConfig:
         multi_label: whether a text may have several labels, or none.
         temperature: the scores are divided by it, so that probabilities are what held-out rows show (Guo et al. 2017).
         thresholds: probability from which each label is given (multi_label); none takes a half.
+        scripts: in which its training rows were written, as `scripts_of` names them; none where that is not known, or where an
+            encoder was pretrained on others.
     """
 
     emotions: int
@@ -61,6 +63,7 @@ class ClassifierConfig:
     multi_label: bool = False
     temperature: float = 1.0
     thresholds: tuple[float, ...] = ()
+    scripts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         own = () if self.backbone == "pretrained" else ("buckets", "width", "order", "filters", "layers", "heads")

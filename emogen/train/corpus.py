@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,18 +15,21 @@ from emogen.atomic import sha256
 from emogen.data.batches import Batch, Limits, TokenArrays, token_arrays
 from emogen.data.check import split_of
 from emogen.data.corpora import data_folder, resolve
-from emogen.data.exchange import Exchange, Reading, infer_labels, read_exchanges
+from emogen.data.exchange import Exchange, Reading, read_exchanges, survey_labels
 from emogen.emotions import LabelSet
 from emogen.errors import DataError
+from emogen.label_names import fold_name
 from emogen.text import Tokenizer, train_tokenizer
 from emogen.train.config import GeneratorRun
-from emogen.train.processes import after_first, from_first
+from emogen.train.processes import after_first, from_first, is_first
 
 _SHARES = (0.9, 0.05, 0.05)
 _SPLIT_SEED = 0
 _TOKENIZER_LINES = 500_000
 _HELD_OUT_ROWS = 2_000
 _HELD_OUT_BATCH = 64
+_LEAST_ROWS = 2
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,13 @@ class Corpus:
         parts: each file and how it is read.
         labels: of all of them.
         sources: SHA-256 of each file.
+        rows: that carry each label, in all splits.
     """
 
     parts: tuple[tuple[str, Reading], ...]
     labels: LabelSet
     sources: dict[str, str]
+    rows: tuple[int, ...] = ()
 
     def exchanges(self) -> Iterator[Exchange]:
         """All rows in order; one that names no split gets one by a hash of its reply: 5% valid, 5% test."""
@@ -78,9 +84,16 @@ def open_corpus(files: Sequence[str], reading: Reading, labels: LabelSet | None 
     parts = [resolve(file, named) for file in files]
     for path, _ in parts:
         _refuse_pipe(path)
-    joint = labels or _joint_labels(parts)
+    uses = [survey_labels(path, own) for path, own in parts]
+    found = [own.labels or use.label_set(own.renames) for (_, own), use in zip(parts, uses, strict=True)]
+    joint, counts = labels or _joint_labels(found), Counter[str]()
+    for file, (path, own), use in zip(files, parts, uses, strict=True):
+        counts.update(use.rows_of_labels(joint, own.renames))
+        # How a public corpus is read is no news.
+        for note in use.notes(joint, own.renames) if file == path else ():
+            _LOG.warning("emogen: note: %s: %s", path, note)
     read = tuple((path, replace(own, labels=joint)) for path, own in parts)
-    return Corpus(read, joint, _hashes([path for path, _ in parts]))
+    return Corpus(read, joint, _hashes([path for path, _ in parts]), tuple(counts[name] for name in joint.names))
 
 
 def prepare(
@@ -112,7 +125,10 @@ def prepare(
     identity = hashlib.sha256(repr([*corpus.sources.items(), *(own for _, own in corpus.parts)]).encode()).hexdigest()
     cache = cache or data_folder() / "arrays"
     arrays = after_first(lambda: token_arrays(identity, corpus.exchanges, tokenizer, corpus.labels, limits, cache))
-    _refuse_lone_labels(arrays, corpus.labels)
+    uncounted = f"held-out rows and replies of more than --reply-tokens {limits.reply_tokens} do not count"
+    refuse_rare_labels(corpus, (arrays["train"].emotions[:, :-1] > 0).sum(0).tolist(), uncounted)
+    if is_first() and not len(arrays.get("valid", ())):
+        _LOG.warning("emogen: note: no valid row: figures called held-out are of training rows; check the splits, or add rows")
     return Prepared(tokenizer, corpus.labels, limits, arrays, corpus.sources)
 
 
@@ -125,11 +141,14 @@ def held_out_batches(arrays: dict[str, TokenArrays], split: str = "valid", rows:
         yield chosen.batch(places[at : at + _HELD_OUT_BATCH])
 
 
-def _joint_labels(parts: Sequence[tuple[str, Reading]]) -> LabelSet:
-    found = [reading.labels or infer_labels(path, reading) for path, reading in parts]
+def _joint_labels(found: Sequence[LabelSet]) -> LabelSet:
+    """The labels of several files together; one that two files spell differently stands once."""
     if len(set(found)) == 1:
         return found[0]
-    return LabelSet(tuple(sorted({name for labels in found for name in labels.names})))
+    joint: dict[str, str] = {}
+    for name in (name for labels in found for name in labels.names):
+        joint.setdefault(fold_name(name), name)
+    return LabelSet(tuple(sorted(joint.values())))
 
 
 def _training_texts(exchanges: Iterable[Exchange], seed: int) -> list[str]:
@@ -158,10 +177,20 @@ def _hashes(paths: Sequence[str]) -> dict[str, str]:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
-def _refuse_lone_labels(arrays: Mapping[str, TokenArrays], labels: LabelSet) -> None:
-    rows = {split: (part.emotions[:, :-1] > 0).sum(0) for split, part in arrays.items()}
-    for place, name in enumerate(labels.names):
-        if rows["train"][place] == 1 or sum(int(counts[place]) for counts in rows.values()) == 1:
+def refuse_rare_labels(corpus: Corpus, trained: Sequence[int], uncounted: str) -> None:
+    """Refuse labels that a model would not learn: those of the files of which one row or none is left to train on.
+
+    Args:
+        corpus: with the rows of each label in its files; a label that stands in none of them is left alone.
+        trained: of each label, the rows to train on.
+        uncounted: which rows are not among them.
+
+    Raises:
+        DataError: with the first such label.
+    """
+    for name, given, left in zip(corpus.labels.names, corpus.rows, trained, strict=True):
+        if given and left < _LEAST_ROWS:
+            count = "a single row" if 1 in (given, left) else f"none of its {given:,} rows"
             raise DataError(
-                f"emotion {name!r} has a single row to train on (held-out rows do not count); add rows, rename it, or drop it"
+                f"emotion {name!r} has {count} to train on ({uncounted}); add rows, read it as another with --map, or drop it"
             )

@@ -26,11 +26,15 @@ from emogen.train.classifier import (
     train_classifier,
 )
 from emogen.train.config import ClassifierSettings
-from emogen.train.corpus import Corpus, open_corpus
+from emogen.train.corpus import Corpus, open_corpus, refuse_rare_labels
 from emogen.train.folder import order_of
 from emogen.train.launch import begun, drive, random_stream, refuse_other_data
 from emogen.train.run import Watch
 from emogen.train.state import TrainState, adamw
+from emogen.words import scripts_of
+
+# Posts in English quote a word of another language now and then.
+_SCRIPT_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
         corpus = open_corpus(files, reading)
         refuse_other_data(corpus.sources, folder, resuming)
         rows = _by_split(corpus)
+        trained = (np.array([exchange.emotion.weights for exchange in rows["train"]]) > 0).sum(0)
+        refuse_rare_labels(corpus, trained.tolist(), "held-out rows do not count")
         classifier = _classifier(settings, corpus.labels, _is_multi_label(settings, rows["train"])).to(device)
+        classifier.config = replace(classifier.config, scripts=_scripts(rows["train"], classifier.config))
         order = order_of("train-classifier", files, reading, settings)
         settings = _completed(settings, classifier, len(rows["train"]))
         train, valid = (_labelled(rows[split], classifier) for split in ("train", "valid"))
@@ -144,6 +151,15 @@ def _classifier(settings: ClassifierSettings, labels: LabelSet, multi_label: boo
         multi_label=multi_label,
     )
     return Classifier(config, pretrained)
+
+
+def _scripts(rows: Sequence[Exchange], config: ClassifierConfig) -> tuple[str, ...]:
+    """Those of the rows, a stray letter aside, and those that the classifier which it began with had seen."""
+    if config.backbone == "pretrained":
+        return ()
+    counts = scripts_of(exchange.reply for exchange in rows)
+    seen = {script for script, count in counts.items() if count >= _SCRIPT_SHARE * counts.total()}
+    return tuple(sorted(seen | set(config.scripts)))
 
 
 def _begun_with(folder: Path, settings: ClassifierSettings, emotions: int, multi_label: bool) -> Classifier:

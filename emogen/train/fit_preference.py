@@ -17,7 +17,7 @@ from emogen.atomic import sha256
 from emogen.checkpoint import Checkpoint, describe, find_checkpoint, load, mark_latest, save_model
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import Fingerprints, fingerprints, read_fingerprints
-from emogen.data.preferences import Preference, as_json, split_by_context
+from emogen.data.preferences import Preference, as_json, split_by_context, usable_pairs
 from emogen.emotions import no_emotion
 from emogen.errors import CheckpointError, DataError
 from emogen.text import SentencePieceTokenizer
@@ -52,6 +52,7 @@ class Preferred:
         after: the same under the new model.
         trained: number of pairs that were trained on.
         left_out: pairs with a reply longer than the model's rows, or with an emotion that it does not know.
+        unusable: pairs that stand there twice, or whose replies are equal or blank.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Preferred:
     after: NDArray[np.float64]
     trained: int
     left_out: int
+    unusable: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class _Division:
     train: list[Preference]
     held_out: list[Preference]
     left_out: int
+    unusable: int
 
 
 def fit_preference(pairs: Sequence[Preference], source: str, settings: FeedbackSettings, resuming: bool = False) -> Preferred:
@@ -128,21 +131,25 @@ def fit_preference(pairs: Sequence[Preference], source: str, settings: FeedbackS
         after.double().numpy(),
         len(division.train),
         division.left_out,
+        division.unusable,
     )
 
 
 def divided(pairs: Sequence[Preference], start: Checkpoint, source: str, settings: FeedbackSettings) -> _Division:
     """The pairs that the model can read, divided by context; raises DataError where they are too few."""
-    known = [found for pair in pairs if (found := pair.over(start.labels))]
+    usable = usable_pairs(pairs)
+    known = [found for pair in usable if (found := pair.over(start.labels))]
     fit = fitting(known, start.tokenizer, start.description.limits)
+    left_out, unusable = len(usable) - len(fit), len(pairs) - len(usable)
     contexts = len({pair.context for pair in fit})
     if len(fit) < settings.least_pairs or contexts < _LEAST_CONTEXTS:
-        left_out = f" ({len(pairs) - len(fit)} more do not fit the model)" if len(pairs) > len(fit) else ""
+        reasons = ((left_out, "do not fit the model"), (unusable, "stand there twice, or have replies that are equal or blank"))
+        more = ", ".join(f"{count} more {reason}" for count, reason in reasons if count)
         raise DataError(
             f"{source}: {len(fit)} pairs of a good and a bad reply to the same context and emotion, of {contexts} contexts"
-            f"{left_out}; {settings.least_pairs} pairs of {_LEAST_CONTEXTS} contexts are needed (--least-pairs)"
+            f"{more and f' ({more})'}; {settings.least_pairs} pairs of {_LEAST_CONTEXTS} contexts are needed (--least-pairs)"
         )
-    return _Division(*split_by_context(fit, settings.held_out), len(pairs) - len(fit))
+    return _Division(*split_by_context(fit, settings.held_out), left_out, unusable)
 
 
 def _start_of(settings: FeedbackSettings, folder: Path, resuming: bool) -> Path:
@@ -177,7 +184,7 @@ def _digest(pairs: Sequence[Preference]) -> str:
 def _facts(division: _Division) -> dict[str, Any]:
     return {
         "rows": {"train": len(division.train), "valid": len(division.held_out)},
-        "left_out": {"train": division.left_out},
+        "left_out": {"train": division.left_out + division.unusable},
     }
 
 

@@ -73,7 +73,8 @@ def saved_data(folder: Path) -> tuple[tuple[str, ...], Reading]:
         fields = dict(content.get("reading", {}))
         columns = Columns(**fields.pop("columns", {}))
         labels = LabelSet(tuple(fields.pop("labels")["names"])) if fields.get("labels") else None
-        return tuple(content.get("files", ())), Reading(**{**fields, "columns": columns, "labels": labels})
+        renames = tuple((str(name), str(label)) for name, label in fields.pop("renames", ()))
+        return tuple(content.get("files", ())), Reading(**{**fields, "columns": columns, "labels": labels, "renames": renames})
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder / TRAIN_FILE}: no readable account of the data ({error!r})") from None
 

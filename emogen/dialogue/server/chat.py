@@ -24,7 +24,7 @@ from emogen.dialogue.server.opinions import Opinions, Reply
 from emogen.dialogue.server.record import Record
 from emogen.dialogue.server.settings import ServerSettings
 from emogen.dialogue.server.shapes import ChatRequest, Message
-from emogen.dialogue.session import seed_of
+from emogen.dialogue.session import leaves_to_policy, seed_of
 from emogen.dialogue.state import EmotionState
 from emogen.emotions import Emotion
 from emogen.errors import SettingsError
@@ -206,8 +206,10 @@ class Chat:
         return min(self._settings.most_tokens, max(1, room))
 
     async def _emotion(self, request: ChatRequest) -> tuple[Emotion, EmotionState | None]:
-        if request.emotion is not None:
-            return emotion_from(request.emotion, request.strength, self._engine.model.labels), None
+        labels = self._engine.model.labels
+        if isinstance(request.emotion, dict) or not leaves_to_policy(request.emotion, labels):
+            assert request.emotion is not None
+            return emotion_from(request.emotion, request.strength, labels), None
         said = [message.content for message in request.messages if message.role == "user" and message.content.strip()]
         state = await self._ears.state(said, request.decay)
         return self._ears.answer(state, request.policy, request.strength), state

@@ -13,8 +13,6 @@ from emogen.emotions import Emotion, LabelSet, mixture, no_emotion, parse_emotio
 from emogen.errors import SettingsError
 from emogen.judges.recognizer import Recognition, Recognizer
 
-NONE = "none"
-
 
 def emotion_from(given: str | Mapping[str, float], strength: float, labels: LabelSet) -> Emotion:
     """The emotion of a field `emotion`: `joy`, `joy=0.7,fear=0.3`, an object of names and shares, or `none`.
@@ -25,8 +23,6 @@ def emotion_from(given: str | Mapping[str, float], strength: float, labels: Labe
     with naming("emotion"):
         if isinstance(given, Mapping):
             return mixture(given, labels, strength)
-        if given.strip() == NONE and NONE not in labels:
-            return no_emotion(labels)
         return parse_emotion(given, labels, strength)
 
 
