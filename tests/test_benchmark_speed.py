@@ -126,7 +126,7 @@ def test_the_step_of_the_memory_case(speed):
 
 
 def test_end_to_end(speed, tmp_path):
-    """Every system in each precision that this processor has with its ratio, every axis of the cost with its power, the figure."""
+    """Every system in each precision of this processor with its ratio, every axis of the cost with its power, the figure."""
     out = tmp_path / "speed.json"
     speed.main([*TINY, "--peak", "0.1", "--out", str(out)], standalone_mode=False)
     result = json.loads(out.read_text())

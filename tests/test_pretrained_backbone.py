@@ -25,8 +25,8 @@ from emogen.decoding.texts import Prompt, Writer, sample
 from emogen.emotions import EKMAN, mixture, no_emotion
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.bases import Base, find_base
-from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.device import Bfloat16Support
+from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.pretrained_backbone import AdapterConfig, load_base, merge_lora
 from emogen.models.trained import trained_tensors
 from emogen.text import BOS, EOS, PAD, SPECIAL

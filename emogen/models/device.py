@@ -45,9 +45,9 @@ class Bfloat16Support:
 def probe_bfloat16(device: torch.device) -> Bfloat16Support:
     """Find out by trying whether a device computes in bfloat16, and whether that is faster; once a process and device.
 
-    The flags of a processor would not tell: PyTorch and oneDNN may be told to use fewer instructions than there are, an LSTM may
-    lack a kernel where a matrix product has one, and products in bfloat16 without instructions for them take 30 times as long as
-    in float32. Takes some tens of milliseconds and no random numbers.
+    The flags of a processor would not tell: PyTorch and oneDNN may be told to use fewer instructions than there are, an LSTM
+    may lack a kernel where a matrix product has one, and without instructions for them products in bfloat16 take 30 times as
+    long as in float32. Takes some tens of milliseconds and no random numbers.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
