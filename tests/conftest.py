@@ -34,7 +34,7 @@ def bfloat16():
     """A context for training in bfloat16, which works, or on a processor that does not compute so must be refused."""
     if probe_bfloat16(torch.device("cpu")).runs:
         return nullcontext()
-    return pytest.raises(SettingsError, match="^--precision bf16: this processor cannot train in")
+    return pytest.raises(SettingsError, match=r"^--precision bf16: this processor cannot train in")
 
 
 @pytest.fixture(scope="session")
