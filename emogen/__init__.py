@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from emogen.openmp import let_threads_sleep
 from emogen.registration import register_with_transformers
 from emogen.version import __version__
 
@@ -43,6 +44,7 @@ _HOMES = {
     "load_recognizer": "emogen.judges.recognizer",
 }
 
+let_threads_sleep()
 register_with_transformers()
 
 

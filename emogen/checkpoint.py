@@ -291,7 +291,7 @@ def load(
         device: where the weights go: cpu, cuda, auto, or a device of PyTorch.
         trainable: keeps the low-rank updates of a pretrained backbone apart from its base, to train them further; else they are
             merged and cost nothing.
-        full_precision: a pretrained backbone in float32, even where the device computes in bfloat16.
+        full_precision: a pretrained backbone in float32, even where the device is faster in bfloat16.
         whole: a VAE with its pretrained encoder too; else it is loaded as its decoder, which is all that text needs.
 
     Raises:

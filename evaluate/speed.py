@@ -31,6 +31,7 @@ from emogen.decoding.draws import Draws
 from emogen.decoding.rollout import Reward, rollout_returns
 from emogen.decoding.sampling import Generated, Plain, Prefixes, generate
 from emogen.evaluate.report import command_of, write_result
+from emogen.models.device import probe_bfloat16
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, score
 from emogen.models.generator import Generator, GeneratorConfig, reply_mask
 from emogen.text import BOS, EOS, PAD, SPECIAL
@@ -330,13 +331,18 @@ def own_row(case: Case, sizes: Sizes, precision: Precision, plan: Plan) -> dict[
 
 
 def against_reference(sizes: Sizes, plan: Plan) -> Iterator[Row]:
-    """Each case in both precisions against the reference in float32."""
+    """Each case against the reference in float32: in float32, and in bfloat16 where the device computes in it."""
+    precisions: list[Precision] = ["float32"]
+    if probe_bfloat16(plan.device).runs:
+        precisions.append("bf16")
+    else:
+        click.echo("no rows in bfloat16: this device cannot train in it", err=True)
     references: dict[Case, tuple[float, int]] = {}
     for case in ("step", "rollouts", "sampling"):
         references[case] = timed(reference_work(case, bench(sizes, plan.device)), plan, LONG)
     references["dense"] = references["step"]
     for case, (seconds, count) in references.items():
-        for precision in ("float32", "bf16"):
+        for precision in precisions:
             row = own_row(case, sizes, precision, plan)
             ratio = seconds / float(str(row["seconds"]))
             yield told({**row, "reference_seconds": seconds, "reference_repetitions": count, "ratio": ratio})

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from hypothesis import settings
 
 from emogen.cli import main
 from emogen.data.exchange import Reading
+from emogen.errors import SettingsError
+from emogen.models.device import probe_bfloat16
 from emogen.train.config import LmSettings
 from emogen.train.fit import fit_lm
 
@@ -24,6 +27,14 @@ TINY = {"steps": 5, "batch_size": 8, "width": 16, "layers": 1, "device": "cpu", 
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def bfloat16():
+    """A context for training in bfloat16, which works, or on a processor that does not compute so must be refused."""
+    if probe_bfloat16(torch.device("cpu")).runs:
+        return nullcontext()
+    return pytest.raises(SettingsError, match=r"^--precision bf16: this processor cannot train in")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import torch
 from emogen.decoding.draws import Draws
 from emogen.decoding.rollout import rollout_returns
 from emogen.decoding.sampling import Plain, generate
+from emogen.models.device import probe_bfloat16
 from emogen.text import BOS, EOS, PAD
 
 TOP = Path(__file__).parent.parent
@@ -125,14 +126,15 @@ def test_the_step_of_the_memory_case(speed):
 
 
 def test_end_to_end(speed, tmp_path):
-    """Every system in both precisions with its ratio, every axis of the cost with its power, and the figure."""
+    """Every system in each precision of this processor with its ratio, every axis of the cost with its power, the figure."""
     out = tmp_path / "speed.json"
     speed.main([*TINY, "--peak", "0.1", "--out", str(out)], standalone_mode=False)
     result = json.loads(out.read_text())
     rows = result["rows"]
     found = {(row["system"], row["precision"]): row for row in rows if "ratio" in row}
+    precisions = ("float32", "bf16") if probe_bfloat16(torch.device("cpu")).runs else ("float32",)
     assert set(found) == {
-        (system, precision) for system in ("step", "rollouts", "dense", "sampling") for precision in ("float32", "bf16")
+        (system, precision) for system in ("step", "rollouts", "dense", "sampling") for precision in precisions
     }
     for row in found.values():
         assert row["ratio"] == pytest.approx(row["reference_seconds"] / row["seconds"], rel=0.02)

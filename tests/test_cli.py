@@ -17,6 +17,7 @@ import torch
 from emogen import checkpoint
 from emogen.cli import _COMMANDS, decoding, main, sampling
 from emogen.emotions import EKMAN
+from emogen.models.device import Bfloat16Support
 from emogen.train import corpus, fit
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
@@ -193,6 +194,19 @@ def test_train_gan_with_a_guide_and_a_language_model_as_discriminator(emogen, re
         status, line = refusal("train-gan", rows_file, *GAN, "--init", "one", *options, "--out", "none")
         assert (status in (1, 2), line[: len(message)]) == (True, message)
         assert not (folder / "none").exists()
+
+
+@pytest.mark.parametrize("command", ["train-lm", "train-vae", "train-gan", "train-classifier", "train-head", "train-feedback"])
+def test_bf16_on_a_processor_that_has_none(command, refusal, rows_file, folder, monkeypatch):
+    """Refused at once, in one line and before anything is written, by whatever trains."""
+    monkeypatch.setattr("emogen.train.state.probe_bfloat16", lambda _: Bfloat16Support(runs=False, is_faster=False))
+    pairs = json.dumps({"context": ["Hi."], "better": "Hi!", "worse": "Go.", "emotion": "joy"}) + "\n"
+    (folder / "pairs.jsonl").write_text(pairs * 20)
+    files = ["--feedback", "pairs.jsonl"] if command == "train-feedback" else [rows_file]
+    status, line = refusal(command, *files, "--precision", "bf16", "--device", "cpu")
+    way_out = "pass --precision auto, or float32"
+    assert (status, line) == (2, f"--precision bf16: this processor cannot train in bfloat16; {way_out}")
+    assert not (folder / "checkpoints").exists()
 
 
 def test_the_latest_model_may_be_the_start_and_stays_it_when_resumed(emogen, rows_file, folder):

@@ -25,6 +25,7 @@ from emogen.decoding.texts import Prompt, Writer, sample
 from emogen.emotions import EKMAN, mixture, no_emotion
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.bases import Base, find_base
+from emogen.models.device import Bfloat16Support
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.pretrained_backbone import AdapterConfig, load_base, merge_lora
 from emogen.models.trained import trained_tensors
@@ -73,6 +74,16 @@ def cache(tmp_path, monkeypatch):
 
 def base_in(folder):
     return load_base(Base("tiny", folder, "one", "MIT"), CPU, full_precision=True)
+
+
+@pytest.mark.parametrize(
+    ("is_faster", "full_precision", "dtype"),
+    [(True, False, torch.bfloat16), (True, True, torch.float32), (False, False, torch.float32)],
+)
+def test_a_base_is_in_bfloat16_only_where_that_is_faster(tiny_base, monkeypatch, is_faster, full_precision, dtype):
+    found = Bfloat16Support(runs=True, is_faster=is_faster)
+    monkeypatch.setattr("emogen.models.pretrained_backbone.probe_bfloat16", lambda _: found)
+    assert load_base(Base("tiny", tiny_base, "one", "MIT"), CPU, full_precision).model.dtype is dtype
 
 
 def generator_on(base, prefix=3, rank=4, latent=0):

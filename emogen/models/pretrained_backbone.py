@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.bases import Base
-from emogen.models.device import has_bf16
+from emogen.models.device import probe_bfloat16
 from emogen.models.pretrained import load_causal_model
 from emogen.models.transformer import last_of, write_cache
 from emogen.text import SPECIAL
@@ -122,14 +122,15 @@ def load_base(base: Base, device: torch.device, full_precision: bool = False) ->
     Args:
         base: from `find_base`.
         device: where it is to compute.
-        full_precision: float32; else bfloat16 where the device computes in it.
+        full_precision: float32; else bfloat16 where the device is faster in it.
 
     Raises:
         CheckpointError: it cannot be read, is no causal language model, or has a tokenizer without end token.
     """
     from emogen.pretrained_text import PretrainedTokenizer
 
-    found = load_causal_model(str(base.folder), "bfloat16" if has_bf16(device) and not full_precision else "float32")
+    narrow = not full_precision and probe_bfloat16(device).is_faster
+    found = load_causal_model(str(base.folder), "bfloat16" if narrow else "float32")
     model = cast("PreTrainedModel", found.model)
     # For rows as short as replies, plain attention is the faster one on a CPU: twice forward and backward.
     model.set_attn_implementation("eager" if device.type == "cpu" else "sdpa")

@@ -34,7 +34,7 @@ class MleConfig:
     learning_rate: float = setting(2e-3, "Learning rate at its peak.")
     weight_decay: float = setting(0.01, "Of matrices (AdamW).")
     emotion_dropout: float = setting(0.1, "Share of rows that are told no emotion.")
-    precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
+    precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
 
     def __post_init__(self) -> None:
         require(0 < self.learning_rate < math.inf, "learning-rate", self.learning_rate, "above 0 and finite")
@@ -100,7 +100,7 @@ class GanConfig:
     posterior_share: float = setting(0.5, "Share of latents drawn from the posterior of the real reply (a VAE's decoder).")
     gumbel_temperature: float = setting(1.0, "Of the relaxation, at first (gumbel).")
     gumbel_final: float = setting(0.2, "Of the relaxation, at the end (gumbel).")
-    precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
+    precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
     chunk: int = setting(4096, "Rollouts, scores and places computed at once; lower it where memory is short.")
 
     def __post_init__(self) -> None:
@@ -134,6 +134,7 @@ class RunConfig:
     save_every: int = setting(500, "Updates between saved states.")
     seed: int = setting(0, "Of weights, order, dropout and draws.")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute.")
+    precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch.")
 
     def _check_run(self, least_steps: int = 1) -> None:
@@ -269,7 +270,7 @@ class HeadConfig:
     """Training of an emotion head."""
 
     learning_rate: float = setting(3e-3, "Learning rate at its peak.")
-    precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
+    precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
 
     def __post_init__(self) -> None:
         require(0 < self.learning_rate < math.inf, "learning-rate", self.learning_rate, "above 0 and finite")
@@ -322,7 +323,7 @@ class PreferenceConfig:
     beta: float = setting(0.1, "The smaller, the further the model may go from where it was.")
     likelihood_weight: float = setting(0.5, "Of the better reply's own negative log-likelihood, nats a token.")
     smoothing: float = setting(0.0, "Share of the pairs that are taken to be the wrong way round.")
-    precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
+    precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "beta"):
@@ -362,7 +363,7 @@ class ClassifierTraining:
     weight_decay: float = setting(0.01, "Of matrices (AdamW).")
     balance: float = setting(0.5, "Power of a label's inverse frequency that weighs it; 0 for none.")
     label_smoothing: float = setting(0.0, "Share of each target that is spread over all labels.")
-    precision: Precision = setting("auto", "bf16 where the processor has it (auto), always, or never.")
+    precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
 
     def __post_init__(self) -> None:
         require(0 <= self.learning_rate < math.inf, "learning-rate", self.learning_rate, "0 or more, and finite")

@@ -19,7 +19,7 @@ from emogen.train.corpus import held_out_batches
 from emogen.train.fit import prepared_for
 from emogen.train.head import held_out_head_nll, train_head
 from emogen.train.memory import keep_freed_memory
-from emogen.train.state import TrainState, adamw
+from emogen.train.state import TrainState, adamw, check_precision
 
 
 def fit_head(files: Sequence[str], reading: Reading, settings: HeadSettings) -> tuple[Path, dict[str, float]]:
@@ -39,9 +39,11 @@ def fit_head(files: Sequence[str], reading: Reading, settings: HeadSettings) -> 
         EmogenError: unreadable data, no checkpoint, a loss that is not finite.
     """
     keep_freed_memory()
+    device = choose_device(settings.device)
+    check_precision(settings.precision, device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    start = load(settings.checkpoint, choose_device(settings.device))
+    start = load(settings.checkpoint, device)
     seen = read_fingerprints(start.folder)
     data = prepared_for(start, files, reading, settings.seed)
     generator = start.generator.requires_grad_(False)

@@ -20,7 +20,7 @@ from emogen.train.folder import held, own_folder, read_train_file, remove_unused
 from emogen.train.memory import keep_freed_memory
 from emogen.train.processes import from_first, is_first, part, process_group, rank, world
 from emogen.train.run import Watch, explaining, resume, run
-from emogen.train.state import Step, TrainState
+from emogen.train.state import Step, TrainState, check_precision
 from emogen.version import __version__
 
 
@@ -32,6 +32,7 @@ def begun(command: str, settings: RunConfig, resuming: bool) -> Iterator[tuple[P
     """
     keep_freed_memory()
     device = choose_device(settings.device)
+    check_precision(settings.precision, device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     with process_group(device):

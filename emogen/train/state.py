@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from emogen.errors import CheckpointError, TrainingError
-from emogen.models.device import has_bf16
+from emogen.errors import CheckpointError, SettingsError, TrainingError
+from emogen.models.device import probe_bfloat16
 from emogen.models.trained import take_trained, trained_tensors
 from emogen.train.config import Precision
 from emogen.train.processes import sum_gradients, total
@@ -163,9 +163,25 @@ def scheduled(rate: float, state: TrainState) -> float:
     return rate * warm * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
 
 
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse bfloat16 where the device cannot compute in it.
+
+    Raises:
+        SettingsError: precision `bf16` where an LSTM or a matrix product fails under bfloat16 autocast.
+    """
+    if precision == "bf16" and not probe_bfloat16(device).runs:
+        place = "processor" if device.type == "cpu" else "device"
+        raise SettingsError(f"--precision bf16: this {place} cannot train in bfloat16; pass --precision auto, or float32")
+
+
 @contextmanager
 def mixed_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """bfloat16 matrix products where that is asked for, or where `auto` finds a processor with instructions for them."""
-    enabled = precision == "bf16" or (precision == "auto" and has_bf16(device))
+    """bfloat16 matrix products where that is asked for, or where `auto` finds a device on which they are faster.
+
+    Raises:
+        SettingsError: as `check_precision`.
+    """
+    check_precision(precision, device)
+    enabled = precision == "bf16" or (precision == "auto" and probe_bfloat16(device).is_faster)
     with torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False):
         yield
