@@ -94,7 +94,7 @@ def timed(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[float
         more = ("--out", str(out)) if arguments[0].startswith("train") else ()
         command = [sys.executable, "-m", "emogen", *arguments, *more]
         began = time.perf_counter()
-        done = subprocess.run(command, env=kept | variables, capture_output=True, text=True)
+        done = subprocess.run(command, env={**kept, **variables}, capture_output=True, text=True)
         seconds = time.perf_counter() - began
         if done.returncode:
             raise click.ClickException(f"emogen {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")

@@ -67,7 +67,7 @@ def _runs_bfloat16(device: torch.device) -> bool:
     try:
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             states = torch.lstm(rows, (state, state), weights, True, 1, 0.0, True, False, True)[0]
-            (states @ rows.mT).sum().backward()
+            (states @ rows.mT).sum().backward()  # type: ignore[no-untyped-call]
     except RuntimeError:
         return False
     return True
@@ -80,7 +80,7 @@ def _is_bfloat16_faster(device: torch.device) -> bool:
     narrow = wide.bfloat16()
     times = [(_time_product(wide), _time_product(narrow)) for _ in range(_PROBE_RUNS + 1)]
     float32, bfloat16 = (min(column) for column in zip(*times[1:], strict=True))
-    return bfloat16 < float32
+    return bool(bfloat16 < float32)
 
 
 def _time_product(square: Tensor) -> float:
