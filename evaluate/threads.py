@@ -2,7 +2,7 @@
 
 python evaluate/threads.py
 
-Whole processes: OpenMP's threads spin while they wait, as they do without emogen's setting (spinning), or sleep, as they do with
+Whole processes: OpenMP's threads spin while they wait, as without emogen's setting (spinning), or sleep, as with
 it (sleeping), or there is one thread. Then decoding alone, on one thread and on all of them, by the number of texts at once.
 Settings are run in turn, so that what else the machine does falls on all of them.
 """
