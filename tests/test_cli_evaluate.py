@@ -300,6 +300,13 @@ BAD = {
         ("ours.txt --reverse", 2, "--reverse needs"),
         ("ours.txt --json --markdown", 2, "take one of them"),
         ("- --references -", 2, "standard input"),
+        ("ours.txt --real latin.txt", 1, "latin.txt:2: byte 0xe9"),
+        ("ours.txt --real asked.jsonl --text-column answer", 1, "asked.jsonl:1: no column 'answer', found text, emotion"),
+        ("ours.txt --real number.jsonl", 1, "number.jsonl:2: text 3 is no text"),
+        ("ours.txt --real empty.txt", 1, "empty.txt: holds no texts"),
+        ("ours.txt --real cut.txt.gz", 1, "cut.txt.gz: cannot be read"),
+        ("ours.txt --references refs.txt --real what.doc", 1, "ending '.doc'"),
+        ("ours.txt --train hope.jsonl --text-column answer", 1, "hope.jsonl:1: no column 'answer'"),
         ("ours.txt --reference-column r", 2, "--reference-column needs --references"),
     ],
 )
@@ -329,6 +336,15 @@ def test_without_matplotlib_the_frontier_is_refused_before_anything_is_read(eval
     status, _, err = evaluate("nowhere.txt", "--frontier", "f")
     assert status == 2
     assert "needs matplotlib" in err
+
+
+@pytest.mark.parametrize(("option", "package"), [("--mauve", "mauve"), ("--lexicon", "vaderSentiment")])
+def test_a_missing_package_is_told_before_anything_is_read(evaluate, monkeypatch, option, package):
+    monkeypatch.setattr("emogen.cli.evaluating.find_spec", lambda name: None if name == package else object())
+    more = ["--encoder", "hf:x", "--real", "nowhere.txt"] if option == "--mauve" else []
+    status, out, err = evaluate("nowhere.txt", option, *more)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert package.lower() in err.lower()
 
 
 def test_a_language_model_of_our_own_gives_perplexity(scored, tiny_checkpoint):

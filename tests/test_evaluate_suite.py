@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -206,6 +207,49 @@ def test_what_cannot_be_computed_is_a_note_and_no_number():
     left_out = {note.partition(" left out")[0] for note in found.notes}
     assert left_out == {"distinct2_corrected", "self_bleu4", "frechet", "polarity_agreement"}
     assert all(np.isfinite([score.value, score.low, score.high]).all() for score in found.scores.values())
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["hi", "ok"], ["🙂", "😢"], ["ありがとう。", "うん"], ["ขอบคุณ", "ดี"], ["អរគុណ", "បាទ"], ["...", "!"], ["a b", "c d"]],
+)
+@pytest.mark.parametrize("language", ["auto", "en", "zh", "char"])
+def test_identical_texts_score_full_marks_or_a_note(texts, language):
+    """BLEU, chrF and ROUGE against themselves are never 0: a metric that finds no token to compare is left out."""
+    found = evaluate(System("s", texts, [[text] for text in texts]), options=Options(language=language))
+    full = {"bleu": 100, "chrf": 100, "ter": 0, "rouge1": 1, "rouge2": 1, "rougeL": 1}
+    for name, value in full.items():
+        if name in found.scores:
+            assert found.scores[name].value > 0 or name == "ter"
+            assert name == "rouge2" or found.scores[name].value == pytest.approx(value)
+        else:
+            assert any(note.startswith(f"{name} left out") for note in found.notes)
+    assert {"bleu", "chrf", "ter"} <= set(found.scores)
+    assert all(found.scores[name].value > 0 for name in ("distinct1", "distinct2") if name in found.scores)
+
+
+def test_how_a_script_without_blanks_is_parted_is_said():
+    texts = ["ฉันดีใจมากที่ได้พบคุณ"]
+    found = evaluate(System("s", texts, [texts]))
+    assert "bleu and ter compare characters, since Thai has no blanks between words" in found.notes
+    found = evaluate(System("s", texts, [texts]), options=Options(language="en"))
+    assert any("'en' does not part Thai" in note for note in found.notes)
+    assert any("eff:yes" in note for note in found.notes)
+    assert "|eff:yes|" in found.scores["bleu"].signature
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        (Means(encoder=replace(ENCODER, sentences=lambda texts: np.full((len(texts), 4), np.nan)), real=TEXTS), "not finite"),
+        (Means(real=[]), "no real texts"),
+        (Means(real=TEXTS, reverse=lambda _: Fluency("m", lambda texts: [np.nan] * len(texts))), "nan"),
+    ],
+)
+def test_mistakes_are_no_notes(means, said):
+    """A metric that the texts do not allow is left out; data or a model that is broken ends the evaluation."""
+    with pytest.raises(DataError, match=said):
+        evaluate(System("s", TEXTS), means)
 
 
 @pytest.mark.parametrize("texts", [[""], ["", ""], ["👍🏽"], ["", "a b c d e", "我 很好 a"]])

@@ -162,6 +162,8 @@ def _refuse_impossible(request: Request) -> None:
         "--quality needs --frontier": request.quality is None or bool(request.frontier),
         "--reference-column needs --references": request.reference_column == REFERENCE_COLUMN or bool(request.references),
         '--frontier needs matplotlib: pip install -e ".[plots]"': not request.frontier or bool(find_spec("matplotlib")),
+        '--mauve needs the package mauve-text: pip install -e ".[mauve]"': not request.mauve or bool(find_spec("mauve")),
+        '--lexicon needs vaderSentiment: pip install -e ".[lexicon]"': not request.lexicon or bool(find_spec("vaderSentiment")),
     }
     for need, met in needs.items():
         if not met:
@@ -238,9 +240,13 @@ def _system(name: str, group: Group, request: Request) -> System:
 
 
 def _texts(files: Sequence[str], request: Request, folder: Path) -> Texts | None:
+    """Texts of several files; a file without the column is refused at once, not after an hour of scoring."""
     if not files:
         return None
-    return Texts(tuple(open_source(file, request.format or "", folder) for file in files), request.text_column)
+    sources = tuple(open_source(file, request.format or "", folder) for file in files)
+    for source in sources:
+        next(iter(Texts((source,), request.text_column)))
+    return Texts(sources, request.text_column)
 
 
 def _judges(request: Request) -> tuple[Judging, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.errors import DataError
+from emogen.errors import DataError, UndefinedScoreError
 from emogen.evaluate.resampling import RESAMPLES, Tally, Values, added_up, mean_tally, percentile_interval
 from emogen.evaluate.score import Score, require_items, require_pairs, signature
 
@@ -439,7 +439,7 @@ def _resampled(found: NDArray[np.int64], judge: Confusion, seed: int) -> tuple[V
     """
     missing = [label for label, row in zip(judge.labels, judge.counts, strict=True) if not row.any()]
     if missing:
-        raise DataError(
+        raise UndefinedScoreError(
             f"the judge's confusion has no text of {', '.join(missing)}: add such texts, or leave out the label on all sides"
         )
     random = np.random.default_rng(seed)

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.errors import DataError, SettingsError
+from emogen.errors import DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate import diversity, fluency, overlap
 from emogen.evaluate.distribution import frechet, mauve
 from emogen.evaluate.emotion import (
@@ -156,7 +156,7 @@ class Options:
     """How scores are computed.
 
     Attributes:
-        language: en, zh, or auto, which goes by the script of the references.
+        language: en, zh, char, or auto, which goes by the script of the references.
         lowercase: BLEU and chrF without regard to case (TER and ROUGE always are).
         sample: most texts of a system, and of the real ones, that are held in memory.
         seed: of samples, intervals and tests.
@@ -294,7 +294,7 @@ def compare(
     for name in watch(shared, "comparing", len(shared)):
         try:
             found[name] = _compared(first.bases[name], second.bases[name], seed)
-        except DataError as refused:
+        except UndefinedScoreError as refused:
             notes.append(f"{name} is not compared: {refused}")
     return found, notes
 
@@ -326,12 +326,10 @@ class _Task:
     Attributes:
         names: of the scores.
         run: computes them.
-        optional: whether data that do not allow them are no error.
     """
 
     names: tuple[str, ...]
     run: Callable[[], Iterable[_Measure]]
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -421,12 +419,10 @@ def _tasks(job: _Job) -> list[_Task]:
 
 
 def _done(task: _Task, notes: list[str]) -> list[_Measure]:
-    """What a task finds; why not, if it may fail and does."""
+    """What a task finds; a note where these texts do not allow its metrics. Mistakes in the data remain errors."""
     try:
         return list(task.run())
-    except DataError as reason:
-        if not task.optional:
-            raise
+    except UndefinedScoreError as reason:
         notes.append(f"{', '.join(task.names)} left out: {reason}")
         return []
 
@@ -441,12 +437,24 @@ def _overlap_tasks(job: _Job) -> list[_Task]:
 
         return _Task((name,), run)
 
+    def bleu() -> Iterator[_Measure]:
+        job.notes.extend(filter(None, [overlap.tokenisation_note(references, language)]))
+        tally = overlap.bleu_tally(job.watched("bleu"), references, language, lowercase)
+        if not overlap.has_four_tokens(tally):
+            job.notes.append("bleu: no text has four tokens; it compares the shorter n-grams that there are (eff:yes)")
+            tally = overlap.bleu_tally(job.watched("bleu"), references, language, lowercase, effective_order=True)
+        yield job.measure("bleu", tally)
+
     def rouge() -> Iterator[_Measure]:
         for name, tally in overlap.rouge_tallies(job.watched("rouge"), references, language=language).items():
-            yield job.measure(name, tally)
+            tokens = 2 if name == "rouge2" else 1
+            if tally.value or overlap.has_ngrams(job.system.texts, references, tokens, language):
+                yield job.measure(name, tally)
+            else:
+                job.notes.append(f"{name} left out: no text and no reference has {'two tokens' if tokens == 2 else 'a token'}")
 
     return [
-        single("bleu", overlap.bleu_tally, lowercase),
+        _Task(("bleu",), bleu),
         single("chrf", overlap.chrf_tally, lowercase),
         single("ter", overlap.ter_tally),
         _Task(("rouge1", "rouge2", "rougeL"), rouge),
@@ -465,7 +473,13 @@ def _diversity_tasks(job: _Job) -> list[_Task]:
     }
 
     def single(name: str, basis: Callable[[Sequence[str]], Tally | Pool]) -> _Task:
-        return _Task((name,), lambda: [job.measure(name, basis(job.drawn.texts), job.drawn.mark)], optional=True)
+        def run() -> Iterator[_Measure]:
+            found = basis(job.drawn.texts)
+            if isinstance(found, Pool) and not len(found.kinds):
+                raise UndefinedScoreError("no text has enough words")
+            yield job.measure(name, found, job.drawn.mark)
+
+        return _Task((name,), run)
 
     def lengths() -> Iterator[_Measure]:
         chunks = in_batches(job.watched("lengths"), _CHUNK)
@@ -477,9 +491,9 @@ def _diversity_tasks(job: _Job) -> list[_Task]:
 def _distinct_corrected(texts: Sequence[str]) -> Pool:
     try:
         return diversity.distinct_corrected_pool(texts, 2, _DISTINCT_SAMPLE)
-    except DataError:
+    except UndefinedScoreError:
         found = f"{len(texts):,} texts have fewer than {_DISTINCT_SAMPLE:,} pairs of neighbouring words"
-        raise DataError(f"{found}; score more texts") from None
+        raise UndefinedScoreError(f"{found}; score more texts") from None
 
 
 def _training_tasks(job: _Job) -> list[_Task]:
@@ -499,7 +513,7 @@ def _training_tasks(job: _Job) -> list[_Task]:
 def _distribution_tasks(job: _Job) -> list[_Task]:
     tasks: list[_Task] = []
     if job.real is not None:
-        tasks.append(_Task(("backward_bleu4",), lambda: _backward_bleu(job), optional=True))
+        tasks.append(_Task(("backward_bleu4",), lambda: _backward_bleu(job)))
     encoder = job.means.encoder
     if encoder and job.real is not None:
         tasks.extend(_embedding_tasks(job, encoder))
@@ -530,10 +544,10 @@ def _embedding_tasks(job: _Job, encoder: Encoding) -> list[_Task]:
         return [_Measure(name, replace(score, signature=score.signature + mark))]
 
     tasks = [
-        _Task(("frechet",), lambda: marked("frechet", frechet(*both(), job.options.seed, encoder.name)), optional=True),
+        _Task(("frechet",), lambda: marked("frechet", frechet(*both(), job.options.seed, encoder.name))),
     ]
     if job.options.mauve:
-        tasks.append(_Task(("mauve",), lambda: marked("mauve", mauve(*both(), encoder=encoder.name)), optional=True))
+        tasks.append(_Task(("mauve",), lambda: marked("mauve", mauve(*both(), encoder=encoder.name))))
     return tasks
 
 
@@ -574,7 +588,7 @@ def _fluency_tasks(job: _Job) -> list[_Task]:
         names = ("perplexity", "nats_per_character", "nats_per_sentence")
         tasks.append(_Task(names, lambda: _perplexities(job, model)))
     if reverse and job.real is not None:
-        tasks.append(_Task(("reverse_perplexity",), lambda: _reversed(job, reverse), optional=True))
+        tasks.append(_Task(("reverse_perplexity",), lambda: _reversed(job, reverse)))
     return tasks
 
 
@@ -604,7 +618,7 @@ def _emotion_tasks(job: _Job) -> list[_Task]:
     if job.system.asked is not None and job.means.judges:
         tasks.append(_Task(tuple(_judged_names(job.means.judges)), lambda: _judged(job)))
     if job.system.asked is not None and job.options.lexicon:
-        tasks.append(_Task(("polarity_agreement",), lambda: _polarity(job), optional=True))
+        tasks.append(_Task(("polarity_agreement",), lambda: _polarity(job)))
     return tasks
 
 
@@ -690,7 +704,7 @@ def _corrected(
 ) -> Iterator[_Measure]:
     try:
         score = corrected_accuracy(asked, judged, own, job.options.seed)
-    except DataError as reason:
+    except UndefinedScoreError as reason:
         job.notes.append(f"{name} left out: {reason}")
     else:
         yield _Measure(name, replace(score, signature=score.signature + mark))
@@ -713,4 +727,4 @@ def _compared(first: Tally | Pool, second: Tally | Pool, seed: int) -> Compariso
         return approximate_randomisation(first, second, seed)
     if isinstance(first, Pool) and isinstance(second, Pool):
         return approximate_randomisation(first, second, seed)
-    raise DataError("one is made of sums and the other of counts")
+    raise UndefinedScoreError("one is made of sums and the other of counts")
