@@ -432,7 +432,7 @@ def test_package_needs_neither_torch_nor_transformers():
     subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[1], check=True)
 
 
-# The same greeting or remark in scripts without blanks between words; with the sentence's code points as sacrebleu's `char` has them.
+# Remarks about the weather and food in scripts without blanks between words.
 UNSPACED = {
     "Hiragana": ["きょうは とてもたのしかった。", "またあした会いましょう。"],
     "Katakana": ["コーヒーヲノミマス。", "アシタハハレデス。"],

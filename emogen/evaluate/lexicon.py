@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.emotions import TO_EKMAN
-from emogen.errors import DataError, SettingsError, UndefinedScoreError
+from emogen.errors import SettingsError, UndefinedScoreError
 from emogen.evaluate.emotion import Judge, judged_labels
 from emogen.evaluate.resampling import Tally, mean_tally
 from emogen.evaluate.score import Score, require_pairs, signature

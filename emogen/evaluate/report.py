@@ -85,8 +85,9 @@ def as_json(report: Report) -> str:
 def as_markdown(report: Report) -> str:
     """The report as a page in Markdown: scores, comparisons, notes, and how each score was computed.
 
-    Metrics are rows and systems columns. A cell is `value [low, high]` with the 95% interval, empty where a system lacks the
-    metric. Values have three significant digits, and more where the interval is narrow.
+    Systems are rows and metrics columns; a single system has a row for each metric instead. A cell is `value [low, high]` with
+    the 95% interval, empty where a system lacks the metric. Values have three significant digits, and more where the interval
+    is narrow.
     """
     parts = [_piped(_score_rows(report))]
     if report.comparisons:
@@ -97,12 +98,16 @@ def as_markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_table(report: Report) -> str:
+def as_table(report: Report, width: int = 120) -> str:
     """The report for a terminal: what `as_markdown` says, in aligned columns, without the signatures.
 
     Characters that a terminal shows two columns wide (Chinese, most emoji) are counted as two.
+
+    Args:
+        report: the scores.
+        width: of the terminal; a table of several systems that would be wider is continued below, with its systems named again.
     """
-    parts = [_aligned(_score_rows(report))]
+    parts = [_aligned(rows) for rows in _within(_score_rows(report), width)]
     if report.comparisons:
         parts.append(_aligned(_comparison_rows(report)))
     if report.notes:
@@ -196,10 +201,23 @@ def _metrics(report: Report) -> list[str]:
 
 
 def _score_rows(report: Report) -> _Rows:
-    rows = [["", *report.systems], ["texts", *(str(report.texts[system]) for system in report.systems)]]
-    for metric in _metrics(report):
-        rows.append([metric, *(_score_cell(scores.get(metric)) for scores in report.systems.values())])
-    return rows
+    """A row for each system, of its texts and metrics; of a single system the same table on its side."""
+    metrics = _metrics(report)
+    rows = [["", "texts", *metrics]]
+    for system, scores in report.systems.items():
+        rows.append([system, str(report.texts[system]), *(_score_cell(scores.get(metric)) for metric in metrics)])
+    return rows if len(report.systems) > 1 else list(map(list, zip(*rows, strict=True)))
+
+
+def _within(rows: _Rows, width: int) -> list[_Rows]:
+    """The table in as many parts of its columns as fit the width, each behind the first column and at least one column wide."""
+    widths = [max(_width(_one_line(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    parts: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        if parts[-1] and widths[0] + sum(2 + widths[own] for own in [*parts[-1], column]) > width:
+            parts.append([])
+        parts[-1].append(column)
+    return [[[row[0], *(row[column] for column in own)] for row in rows] for own in parts]
 
 
 def _score_cell(score: Score | None) -> str:

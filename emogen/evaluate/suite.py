@@ -9,6 +9,7 @@ texts; whatever must hold texts in memory takes an even sample of `Options.sampl
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from emogen.evaluate.lexicon import polarity_agreement_tally
 from emogen.evaluate.overlap import Language
 from emogen.evaluate.resampling import Pool, Tally, added_up, reservoir
 from emogen.evaluate.score import Score, aligned, in_batches, require_items
-from emogen.evaluate.significance import Comparison, approximate_randomisation
+from emogen.evaluate.significance import Comparison, approximate_randomisation, compare_seeds, over_seeds
 from emogen.evaluate.similarity import Encoder, bertscore_tally, sentence_similarity_tally
 
 Item = TypeVar("Item")
@@ -48,6 +49,8 @@ _JUDGED_AT_ONCE = 512
 _SCORED_AT_ONCE = 256
 _CHUNK = 8192
 _DISTINCT_SAMPLE = 1000
+# Above this a test cannot find any difference, and says so.
+_NOTED_P = 0.05
 
 
 class Watch(Protocol):
@@ -187,6 +190,7 @@ class Evaluation:
         lengths: of the texts, or of the sample of them.
         confusions: by judge, how often each label was judged where each was asked for.
         notes: one line for each metric that was left out, and for samples.
+        by_seed: where several training seeds were scored, the value of each metric for each seed; else empty.
     """
 
     texts: int
@@ -195,6 +199,7 @@ class Evaluation:
     lengths: diversity.Lengths
     confusions: Mapping[str, Confusion]
     notes: tuple[str, ...]
+    by_seed: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def evaluate_texts(
@@ -268,10 +273,58 @@ def planned(system: System, means: Means | None = None, options: Options | None 
     return [name for task in _tasks(job) for name in task.names]
 
 
+def over_training_seeds(runs: Sequence[Evaluation]) -> Evaluation:
+    """Join the evaluations of one system trained with several seeds: the mean of each score, with its interval over the seeds.
+
+    The texts of one training run share its accidents: taken together as if they were independent they give intervals and
+    p-values that are far too small. So each run counts as one value, and the interval is Student's for the mean of these
+    (`over_seeds`); it may reach beyond the metric's scale. Lengths are means over the runs, confusions sums.
+
+    Args:
+        runs: one for each seed, at least two.
+
+    Raises:
+        DataError: if there are fewer than two.
+    """
+    scored = {name for run in runs for name in run.scores}
+    shared = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    values = {name: tuple(run.scores[name].value for run in runs) for name in shared}
+    missing = [f"{name} left out: not every training seed has it" for name in sorted(scored - set(shared))]
+    quantiles = np.mean([run.lengths.quantiles for run in runs], axis=0).tolist()
+    means = (float(np.mean([getattr(run.lengths, name) for run in runs])) for name in ("mean", "deviation", "characters"))
+    mean, deviation, characters = means
+    return Evaluation(
+        texts=sum(run.texts for run in runs),
+        scores={name: _seed_score(found, [run.scores[name].signature for run in runs]) for name, found in values.items()},
+        bases={},
+        lengths=diversity.Lengths(mean, deviation, tuple(quantiles), characters),
+        confusions={
+            judge: Confusion(np.sum([run.confusions[judge].counts for run in runs], axis=0), matrix.labels)
+            for judge, matrix in runs[0].confusions.items()
+        },
+        notes=tuple(dict.fromkeys([*(note for run in runs for note in run.notes), *missing])),
+        by_seed=values,
+    )
+
+
+def _seed_score(values: Sequence[float], signatures: Sequence[str]) -> Score:
+    """The mean over seeds; numbers in which the runs' signatures differ are said to vary."""
+    spread = over_seeds(values)
+    signed = signatures[0] if len(set(signatures)) == 1 else re.sub(r"\b(\w+):\d+(?=\||$)", _varying(signatures), signatures[0])
+    return Score(spread.mean, spread.low, spread.high, f"{signed}|training_seeds:{spread.seeds}|interval:t")
+
+
+def _varying(signatures: Sequence[str]) -> Callable[[re.Match[str]], str]:
+    common = set.intersection(*(set(signature.split("|")) for signature in signatures))
+    return lambda field: field[0] if field[0] in common else f"{field[1]}:var"
+
+
 def compare(
     first: Evaluation, second: Evaluation, seed: int = 0, watch: Watch = unwatched
 ) -> tuple[dict[str, Comparison], list[str]]:
     """Tests every metric of two systems on the same items that is made of sums or of counts.
+
+    Where both were scored over training seeds (`over_training_seeds`), every metric is tested over these by `compare_seeds`.
 
     Args:
         first: of one system.
@@ -284,8 +337,10 @@ def compare(
         number; and one line for each metric that the two do not allow to compare.
 
     Raises:
-        DataError: if the systems have different numbers of texts.
+        DataError: if the systems have different numbers of texts, or only one of them several training seeds.
     """
+    if first.by_seed or second.by_seed:
+        return _compared_over_seeds(first, second, seed)
     if first.texts != second.texts:
         raise DataError(f"{first.texts:,} texts of the first but {second.texts:,} of the second: compare the same items")
     shared = [name for name in first.bases if name in second.bases]
@@ -297,6 +352,18 @@ def compare(
         except UndefinedScoreError as refused:
             notes.append(f"{name} is not compared: {refused}")
     return found, notes
+
+
+def _compared_over_seeds(first: Evaluation, second: Evaluation, seed: int) -> tuple[dict[str, Comparison], list[str]]:
+    if not (first.by_seed and second.by_seed):
+        which = "second" if first.by_seed else "first"
+        raise DataError(f"the {which} system has a single training seed: a test over seeds takes at least two of each")
+    shared = [name for name in first.by_seed if name in second.by_seed]
+    found = {name: compare_seeds(first.by_seed[name], second.by_seed[name], name, seed) for name in shared}
+    ours, theirs = (len(next(iter(run.by_seed.values()), ())) for run in (first, second))
+    least = (2 if ours == theirs else 1) / math.comb(ours + theirs, ours)
+    note = f"tested over {ours} and {theirs} training seeds: p cannot be below {least:.2g}"
+    return found, [note] if least > _NOTED_P else []
 
 
 @dataclass(frozen=True)
