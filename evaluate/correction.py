@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from emogen.data.corpora import locate, resolve
 from emogen.data.exchange import Reading, read_exchanges
+from emogen.errors import UndefinedScoreError
 from emogen.evaluate import confusion, corrected_accuracy, emotion_accuracy, judged_labels
 from emogen.evaluate.report import write_result
 from emogen.judges.recognizer import Recognizer, load_recognizer
@@ -48,10 +49,11 @@ def main(corpus: str, judge: Path, texts: int, concentration: float, seeds: int,
             gold, found = shifted(*test, recognizer.names.names, texts, concentration, random)
             asked = claimed(gold, recognizer.names.names, right, random)
             truth = float(np.mean([one == other for one, other in zip(asked, gold, strict=True)]))
-            scores = {
-                "plain": emotion_accuracy(asked, found, seed),
-                "corrected": corrected_accuracy(asked, found, matrix, seed),
-            }
+            scores = {"plain": emotion_accuracy(asked, found, seed)}
+            try:
+                scores["corrected"] = corrected_accuracy(asked, found, matrix, seed)
+            except UndefinedScoreError as reason:
+                click.echo(f"seed {seed} at {right}: not corrected: {reason}", err=True)
             for system, score in scores.items():
                 error = abs(score.value - truth)
                 rows.append(

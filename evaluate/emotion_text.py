@@ -27,7 +27,7 @@ from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.data.fingerprints import fingerprint
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EKMAN
-from emogen.errors import CheckpointError, DataError
+from emogen.errors import CheckpointError, DataError, UndefinedScoreError
 from emogen.evaluate.distribution import frechet
 from emogen.evaluate.diversity import (
     backward_bleu,
@@ -281,13 +281,22 @@ def sampled(model: Checkpoint, asked: Sequence[str], temperature: float, seed: i
     return [text.text or "." for text in found]
 
 
+def corrected(asked: Sequence[str], judged: Sequence[str], errors: Confusion) -> dict[str, object]:
+    """The corrected accuracy; nothing where the judge's errors do not explain what it found."""
+    try:
+        return {"emotion_accuracy_corrected": corrected_accuracy(asked, judged, errors)}
+    except UndefinedScoreError as reason:
+        click.echo(f"not corrected: {reason}", err=True)
+        return {}
+
+
 def scored(texts: Sequence[str], asked: Sequence[str], ready: Ready, judging: Judging) -> dict[str, object]:
     """Judged emotion and diversity; novelty is against the generator's half."""
     judged = judged_labels(judging.judge.probabilities(texts), ready.labels)
     return {
         "n": len(texts),
         "emotion_accuracy": emotion_accuracy(asked, judged),
-        "emotion_accuracy_corrected": corrected_accuracy(asked, judged, judging.errors),
+        **corrected(asked, judged, judging.errors),
         "emotion_f1": emotion_f1(asked, judged, ready.labels),
         **distinct_pairs(texts),
         "self_bleu4": self_bleu(texts),
