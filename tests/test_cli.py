@@ -819,3 +819,28 @@ def test_a_reader_that_has_seen_enough_ends_it_in_silence(tiny_checkpoint):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+# ---- names that are nearly right
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("smaple", "sample"),
+        ("train_gan", "train-gan"),
+        ("TRAIN-LM", "train-lm"),
+        ("evalaute", "evaluate"),
+        ("recognise", "recognize"),
+    ],
+)
+def test_a_wrong_command_is_told_the_right_one(emogen, typed, meant):
+    status, out, err = emogen(typed, "--json")
+    assert (status, out) == (2, "")
+    assert f"No such command '{typed}'. Did you mean '{meant}'" in err
+
+
+def test_a_command_like_no_other_gets_no_guess(emogen):
+    status, _, err = emogen("xyzzy")
+    assert status == 2
+    assert err.endswith("No such command 'xyzzy'.\n")

@@ -364,7 +364,7 @@ def _language_of(texts: Sequence[str]) -> _Settled:
 
 def _parted(pairs: Iterable[_Pair], language: _Settled) -> Iterator[_Pair]:
     """The pairs, with blanks between all characters where they count as words."""
-    split = TokenizerChar() if language == "char" else str
+    split: Callable[[str], str] = TokenizerChar() if language == "char" else str  # type: ignore[no-untyped-call]
     for hypothesis, listed in pairs:
         yield split(hypothesis), [split(text) for text in listed]
 

@@ -116,9 +116,9 @@ def as_table(report: Report, width: int = 120) -> str:
 
 
 def write_result(
-    path: Path,
+    path: str | Path,
     command: str,
-    data: Sequence[Path],
+    data: Sequence[str | Path],
     rows: Sequence[Mapping[str, object]],
     extra: Mapping[str, object] | None = None,
 ) -> None:
@@ -131,12 +131,16 @@ def write_result(
         rows: one for each system (and seed, temperature and so on). A Score becomes its value, with its interval beside it.
         extra: anything else, at the top level.
     """
+    path = Path(path)
     content = {
         "benchmark": path.stem,
         "command": command,
         "versions": _versions(),
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "data": {file.name if file.is_file() else f"{file.name}/model.safetensors": sha256(_weights(file)) for file in data},
+        "data": {
+            file.name if file.is_file() else f"{file.name}/model.safetensors": sha256(_weights(file))
+            for file in map(Path, data)
+        },
         **(extra or {}),
         "rows": [_flat(row) for row in rows],
     }
