@@ -61,6 +61,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import numpy as np
 import torch
+from one_line import read_json, run
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -333,7 +334,7 @@ def refuse_missing(plan: Plan) -> None:
 
 def write_part(out: Path, part: str, found: Found, plan: Plan, command: str) -> None:
     """Puts the rows of a part into the result file, in place of those that it had."""
-    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"rows": []}
+    before = read_json(out) if out.is_file() else {"rows": []}
     rows = {name: [row for row in before["rows"] if row["part"] == name] for name in PARTS}
     rows[part] = [{"part": part, **row} for row in found.rows]
     weights = {name: sha256(folder / "model.safetensors") for name, folder in plan.models.items()}
@@ -998,13 +999,5 @@ def base_speed(base: Pretrained, asked: Sequence[Ask], plan: Plan, fixed: int) -
     return timed
 
 
-def run() -> None:
-    """The benchmark; a user's mistake becomes one line."""
-    try:
-        main()
-    except EmogenError as error:
-        raise SystemExit(f"backbone.py: {error}") from None
-
-
 if __name__ == "__main__":
-    run()
+    run(main, "backbone.py")

@@ -19,6 +19,7 @@ import numpy as np
 from backbone import mean_recall
 from emotion_text import Ready
 from numpy.typing import NDArray
+from one_line import read_json
 
 import emogen
 import emogen.decoding
@@ -119,7 +120,7 @@ def kept(folder: Path, key: object, make: Callable[[], Any]) -> Any:
     path = folder / f"{name}.json"
     if not path.is_file():
         write_text(path, json.dumps(make(), ensure_ascii=False))
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def identity(folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 from numpy.typing import NDArray
+from one_line import run
 
 from emogen.data.corpora import locate, resolve
 from emogen.data.exchange import Reading, read_exchanges
@@ -33,9 +34,15 @@ RIGHT = (0.5, 0.7, 0.9)
 @click.option(
     "--judge", type=click.Path(exists=True, path_type=Path), required=True, help="Classifier with the corpus' labels."
 )
-@click.option("--texts", default=1500, show_default=True, help="Judged texts a trial.")
-@click.option("--concentration", default=2.0, show_default=True, help="Of the shifted shares; less shifts more.")
-@click.option("--seeds", default=5, show_default=True, help="Trials at each true accuracy.")
+@click.option("--texts", type=click.IntRange(min=1), default=1500, show_default=True, help="Judged texts a trial.")
+@click.option(
+    "--concentration",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="Of the shifted shares; less shifts more.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Trials at each true accuracy.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(corpus: str, judge: Path, texts: int, concentration: float, seeds: int, out: Path) -> None:
     """Shift, mislabel, judge and correct the test rows of CORPUS."""
@@ -99,4 +106,4 @@ def claimed(gold: Sequence[str], labels: Sequence[str], right: float, random: np
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "correction.py")

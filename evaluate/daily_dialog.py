@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from one_line import run
 
 import emogen
 from emogen.checkpoint import Checkpoint, shipped
@@ -223,4 +224,4 @@ def figures(found: TestSet, system: str, texts: Sequence[str], judging: Judging)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "daily_dialog.py")

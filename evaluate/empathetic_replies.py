@@ -33,6 +33,7 @@ import click
 import numpy as np
 from nltk.tokenize.treebank import TreebankWordTokenizer
 from numpy.typing import NDArray
+from one_line import run
 from reply_memory import Remembered, Turn, remember, remembered
 from reply_samples import drawn
 
@@ -554,4 +555,4 @@ def command(
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "empathetic_replies.py")

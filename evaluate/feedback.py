@@ -28,6 +28,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from one_line import run
 
 from emogen.checkpoint import Checkpoint, load, shipped
 from emogen.data.corpora import resolve
@@ -249,4 +250,4 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "feedback.py")

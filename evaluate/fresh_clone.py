@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import click
+from one_line import run
 
 from emogen.evaluate.report import write_result
 
@@ -36,4 +37,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "fresh_clone.py")

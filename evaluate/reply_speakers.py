@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 from empathetic_replies import said
+from one_line import run
 
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
@@ -37,4 +38,4 @@ def speakers(path: str, reading: Reading) -> Iterator[Exchange]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "reply_speakers.py")
