@@ -10,8 +10,10 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from emogen.errors import DataError, SettingsError
+from emogen.evaluate.distribution import frechet
 from emogen.evaluate.diversity import distinct, novelty
 from emogen.evaluate.emotion import Confusion, emotion_accuracy, emotion_f1
+from emogen.evaluate.similarity import bertscore
 from emogen.evaluate.suite import (
     Encoding,
     Fluency,
@@ -155,6 +157,46 @@ def test_the_nearest_reference_counts():
     assert scores["similarity"].value == pytest.approx(1)
     assert scores["bertscore"].value == pytest.approx(1)
     assert scores["frechet"].value > 0
+
+
+@pytest.mark.parametrize("real", [None, [f"real {n}" for n in range(9)]])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_encoder_reads_every_text_once(real, at_once):
+    """For Fréchet distance, similarity and BERTScore together: in one pass, or in one for each kind of vector."""
+    read = {"sentences": [], "tokens": [], "both": []}
+
+    def sentences(texts):
+        read["sentences"] += texts
+        return letters(texts)
+
+    def tokens(texts):
+        read["tokens"] += texts
+        return ENCODER.tokens(texts)
+
+    def both(texts):
+        read["both"] += texts
+        return letters(texts), ENCODER.tokens(texts)
+
+    texts = [f"{'ab' * n} text {n}" for n in range(70)]
+    references = [[f"reference {n}", f"another {n * n}"][: 1 + n % 2] for n in range(70)]
+    given = Means(encoder=Encoding("counted", sentences, tokens, both if at_once else None), real=real)
+    found = evaluate_texts(texts, references, means=given)
+    everything = sorted([*texts, *(text for listed in references for text in listed)])
+    assert sorted(read["both" if at_once else "tokens"]) == everything
+    assert sorted(read["sentences"]) == sorted([*([] if at_once else everything), *(real or [])])
+    plain = evaluate_texts(texts, references, means=Means(encoder=replace(ENCODER, name="counted"), real=real))
+    for name in ("frechet", "similarity", "bertscore"):
+        assert found[name] == plain[name]
+    own = np.array([letters([text])[0] for text in texts])
+    others = np.array([letters([text])[0] for text in (real or [text for listed in references for text in listed])])
+    assert found["frechet"].value == pytest.approx(frechet(own, others).value)
+    assert found["bertscore"].value == pytest.approx(bertscore(texts, references, ENCODER.tokens, "x").value)
+
+
+def test_an_encoder_that_forgets_a_text_is_told():
+    short = replace(ENCODER, tokens=lambda texts: ENCODER.tokens(texts)[1:])
+    with pytest.raises(DataError, match="encoder letters gave 2 sentence vectors and the tokens of 1 texts for 2 texts"):
+        evaluate_texts(["a"], [["b"]], means=Means(encoder=short))
 
 
 def test_real_texts_take_the_place_of_references():

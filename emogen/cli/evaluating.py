@@ -335,7 +335,7 @@ def _encoding(request: Request) -> Encoding | None:
     from emogen.judges.encoder import load_text_encoder
 
     encoder = load_text_encoder(request.encoder, request.device)
-    return Encoding(encoder.name, encoder.sentences, encoder.tokens)
+    return Encoding(encoder.name, encoder.sentences, encoder.tokens, encoder.both)
 
 
 def _fluency(request: Request) -> Fluency | None:

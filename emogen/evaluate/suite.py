@@ -40,7 +40,14 @@ from emogen.evaluate.overlap import Language
 from emogen.evaluate.resampling import Pool, Tally, added_up, reservoir
 from emogen.evaluate.score import Score, aligned, in_batches, require_items
 from emogen.evaluate.significance import Comparison, approximate_randomisation, compare_seeds, over_seeds
-from emogen.evaluate.similarity import Encoder, bertscore_tally, sentence_similarity_tally
+from emogen.evaluate.similarity import (
+    Encoder,
+    Match,
+    best_match,
+    checked_tokens,
+    mean_match_tally,
+    sentence_similarity_tally,
+)
 
 Item = TypeVar("Item")
 Vectors = NDArray[np.float64]
@@ -113,11 +120,20 @@ class Encoding:
         name: for signatures.
         sentences: texts to embeddings [texts, width].
         tokens: texts to the token vectors [tokens, width] of each.
+        both: texts to the two answers above, in one pass; None computes them one after the other.
     """
 
     name: str
     sentences: Callable[[Sequence[str]], NDArray[Any]]
     tokens: Encoder
+    both: Callable[[Sequence[str]], tuple[NDArray[Any], Sequence[NDArray[Any]]]] | None = None
+
+    def read(self, texts: Sequence[str]) -> tuple[Vectors, Sequence[NDArray[Any]]]:
+        """Sentence vectors [texts, width] and the token vectors of each text."""
+        if self.both is None:
+            return np.asarray(self.sentences(texts), dtype=np.float64), self.tokens(texts)
+        sentences, tokens = self.both(texts)
+        return np.asarray(sentences, dtype=np.float64), tokens
 
 
 @dataclass(frozen=True)
@@ -445,6 +461,13 @@ class _Job:
         """What was asked for in the sampled texts."""
         return self.sample(self.system.asked or (), "emotions")[0]
 
+    @cached_property
+    def paired(self) -> _Paired:
+        """What the encoder says of the sampled texts and their references."""
+        if self.means.encoder is None:
+            raise SettingsError("an encoder is needed to compare texts with references")
+        return _paired(self, self.means.encoder)
+
     def sample(self, texts: Iterable[str], what: str) -> tuple[list[str], int]:
         """As `reservoir`, watched."""
         return reservoir(self.watch(texts, what, None), self.options.sample, self.options.seed)
@@ -602,8 +625,14 @@ def _embedding_tasks(job: _Job, encoder: Encoding) -> list[_Task]:
 
     def both() -> tuple[Vectors, Vectors]:
         if not embedded:
-            embedded["ours"] = _embedded(job, job.drawn.texts, encoder)
-            embedded["real"] = _embedded(job, job.drawn_real.texts, encoder)
+            paired = job.paired if job.system.references is not None else None
+            embedded["ours"] = paired.own if paired else _embedded(job, job.drawn.texts, encoder)
+            known = paired.references if paired and job.means.real is None else {}
+            embedded["real"] = (
+                np.stack([known[text] for text in job.drawn_real.texts])
+                if known
+                else _embedded(job, job.drawn_real.texts, encoder)
+            )
         return embedded["ours"], embedded["real"]
 
     def marked(name: str, score: Score) -> list[_Measure]:
@@ -624,24 +653,55 @@ def _embedded(job: _Job, texts: Sequence[str], encoder: Encoding) -> Vectors:
 
 
 def _similarities(job: _Job, encoder: Encoding) -> Iterator[_Measure]:
-    texts, listed = job.drawn.texts, job.drawn_references
-    vectors = chain.from_iterable(_similar_pairs(batch, encoder) for batch in in_batches(aligned(texts, listed, _PAIR), 64))
-    own, nearest = (list(side) for side in zip(*vectors, strict=True))
-    similarity = sentence_similarity_tally(own, nearest, encoder.name)
+    similarity = sentence_similarity_tally(job.paired.own, job.paired.nearest, encoder.name)
     yield job.measure("similarity", similarity, f"|best:cosine{job.drawn.mark}")
-    watched = job.watch(texts, "bertscore", len(texts))
-    yield job.measure("bertscore", bertscore_tally(watched, listed, encoder.tokens, encoder.name), job.drawn.mark)
+    yield job.measure("bertscore", mean_match_tally(job.paired.matches, encoder.name), job.drawn.mark)
 
 
 _PAIR = ("texts", "lists of references")
 
 
-def _similar_pairs(pairs: Sequence[tuple[str, Sequence[str]]], encoder: Encoding) -> Iterator[tuple[Vectors, Vectors]]:
-    """The embedding of each text with that of its nearest reference."""
-    vectors = iter(np.asarray(encoder.sentences([text for own, listed in pairs for text in (own, *listed)])))
-    for _, listed in pairs:
-        own = next(vectors)
-        yield own, max((next(vectors) for _ in listed), key=lambda other: _cosine(own, other))
+@dataclass(frozen=True)
+class _Paired:
+    """What an encoder says of texts and their references.
+
+    Attributes:
+        own: [texts, width], sentence vectors of the texts.
+        nearest: [texts, width], those of the reference nearest to each.
+        matches: of each text's tokens with those of its best reference.
+        references: sentence vectors of the references that stand for real texts.
+    """
+
+    own: Vectors
+    nearest: Vectors
+    matches: list[Match]
+    references: Mapping[str, Vectors]
+
+
+def _paired(job: _Job, encoder: Encoding) -> _Paired:
+    """Read every text and every reference once."""
+    texts, listed = job.drawn.texts, job.drawn_references
+    wanted = frozenset(job.drawn_real.texts) if job.means.real is None else frozenset()
+    own, nearest = [], []
+    matches: list[Match] = []
+    kept: dict[str, Vectors] = {}
+    pairs = job.watch(list(aligned(texts, listed, _PAIR)), "embeddings", len(texts))
+    for batch in in_batches(pairs, 64):
+        named = [text for pair in batch for text in (pair[0], *pair[1])]
+        sentences, tokens = encoder.read(named)
+        if not len(sentences) == len(tokens) == len(named):
+            found = f"{len(sentences)} sentence vectors and the tokens of {len(tokens)} texts"
+            raise DataError(f"the encoder {encoder.name} gave {found} for {len(named)} texts; it must give one each")
+        kept.update((text, vector) for text, vector in zip(named, sentences, strict=True) if text in wanted)
+        read = zip(sentences, map(checked_tokens, tokens, map(repr, named)), strict=True)
+        for _, references in batch:
+            (vector, words), others = next(read), [next(read) for _ in references]
+            own.append(vector)
+            nearest.append(max((other for other, _ in others), key=partial(_cosine, vector)))
+            matches.append(best_match(words, (other for _, other in others)))
+    left = list(wanted - kept.keys())
+    kept.update(zip(left, _embedded(job, left, encoder), strict=True) if left else ())
+    return _Paired(np.array(own), np.array(nearest), matches, kept)
 
 
 def _cosine(one: Vectors, other: Vectors) -> float:
