@@ -31,7 +31,7 @@ from emogen.data.outputs import (
     read_outputs,
     store,
 )
-from emogen.errors import DataError, SettingsError
+from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate.emotion import Confusion
 from emogen.evaluate.frontier import Point, axis, draw
 from emogen.evaluate.overlap import Language
@@ -211,17 +211,21 @@ def _all_files(request: Request) -> list[str]:
 
 
 def _run(request: Request, folder: Path) -> None:
-    judges = _judges(request)
+    # What is wrong with files and folders is told before a model is loaded.
+    for judge in request.judge:
+        if not (Path(judge) / "config.json").is_file():
+            raise CheckpointError(f"{judge}: no classifier there (no config.json); train one, or name another folder")
     systems = _systems(request, folder)
+    training, real = _texts(request.train, request, folder), _texts(request.real, request, folder)
+    pairs = [_pair(first, second, systems) for first, second in request.compare]
     means = Means(
-        training=_texts(request.train, request, folder),
-        real=_texts(request.real, request, folder),
-        judges=judges,
+        training=training,
+        real=real,
+        judges=_judges(request),
         encoder=_encoding(request),
         language_model=_fluency(request),
         reverse=_train_reverse if request.reverse else None,
     )
-    pairs = [_pair(first, second, systems) for first, second in request.compare]
     axes = _axes(request, systems, means)
     found = {named.name: _evaluation(named, means, request) for named in systems}
     notes = _notes(systems, found)
