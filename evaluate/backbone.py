@@ -61,13 +61,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import numpy as np
 import torch
-from one_line import read_json, run
 from torch import Tensor, nn
 from torch.nn import functional
 
 import emogen
 from emogen.atomic import replacing, sha256
 from emogen.checkpoint import Checkpoint, find_checkpoint, shipped
+from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
@@ -75,7 +75,7 @@ from emogen.decoding.sampling import Choose, Prefixes, Sampling, chooser, genera
 from emogen.emotions import EKMAN, no_emotion
 from emogen.errors import EmogenError, SettingsError
 from emogen.evaluate import bleu, copied, distinct_corrected, judged_labels, mean_length, rouge, unique
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.resampling import Tally, Values
 from emogen.evaluate.score import Score, signature
 from emogen.judges.language_model import CausalModel

@@ -30,11 +30,11 @@ from typing import cast, get_args
 import click
 import numpy as np
 import torch
-from one_line import read_json, run
 
 import emogen
 from emogen.atomic import sha256, write_text
 from emogen.checkpoint import Checkpoint, save_model
+from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.decoding.sampling import Sampling
@@ -42,7 +42,7 @@ from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate.diversity import backward_bleu, commonest, copied, forward_bleu, mean_length, self_bleu, unique
 from emogen.evaluate.fluency import perplexity
 from emogen.evaluate.frontier import Point, axis, draw
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.score import Score
 from emogen.evaluate.significance import over_seeds
 from emogen.judges.language_model import own_model

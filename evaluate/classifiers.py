@@ -18,8 +18,8 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from one_line import run
 
+from emogen.cli import run
 from emogen.data.corpora import locate, resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.emotions import EKMAN, GOEMOTIONS, TO_EKMAN, LabelSet, map_names

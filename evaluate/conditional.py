@@ -42,10 +42,10 @@ import click
 import numpy as np
 import torch
 from emotion_text import Judging, Ready, balanced, compared, divided, judge_errors, scored, trained, without
-from one_line import read_json, run
 
 import emogen
 from emogen.atomic import sha256, write_text
+from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
@@ -54,7 +54,7 @@ from emogen.emotions import EKMAN, mixture
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate import bleu, perplexity, rouge
 from emogen.evaluate.frontier import Point, axis, draw
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.score import Score, signature
 from emogen.judges.language_model import LanguageModel, load_language_model
 from emogen.judges.leak import refuse_leaks

@@ -51,13 +51,13 @@ from control_choice import CONTROLS, Choice, chosen, systems
 from control_speed import Race, raced, rates
 from control_writing import Bench, Setting, head_code
 from emotion_text import OWN, or_own, trained
-from one_line import read_json, run
 
 from emogen.atomic import sha256
+from emogen.cli import run
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import LabelSet
 from emogen.errors import SettingsError
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.score import Score
 from emogen.judges.leak import refuse_leaks
 from emogen.judges.recognizer import Recognizer, load_recognizer

@@ -19,7 +19,6 @@ import numpy as np
 from backbone import mean_recall
 from emotion_text import Ready
 from numpy.typing import NDArray
-from one_line import read_json
 
 import emogen
 import emogen.decoding
@@ -33,6 +32,7 @@ from emogen.emotions import LabelSet
 from emogen.evaluate.diversity import distinct_corrected, mean_length, self_bleu
 from emogen.evaluate.emotion import checked_probabilities, judged_labels
 from emogen.evaluate.fluency import perplexity
+from emogen.evaluate.report import read_json
 from emogen.evaluate.resampling import Tally, Values
 from emogen.evaluate.score import Score, signature
 from emogen.judges.language_model import LanguageModel, load_language_model, own_model

@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 import numpy as np
 from numpy.typing import NDArray
-from one_line import run
 
+from emogen.cli import run
 from emogen.data.corpora import locate, resolve
 from emogen.data.exchange import Reading, read_exchanges
 from emogen.errors import UndefinedScoreError

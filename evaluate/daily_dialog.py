@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from one_line import run
 
 import emogen
 from emogen.checkpoint import Checkpoint, shipped
+from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.decoding.control import Control, parse_control

@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
-from one_line import run
 
 import emogen
 from emogen.atomic import sha256
 from emogen.checkpoint import Checkpoint
+from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.data.fingerprints import fingerprint

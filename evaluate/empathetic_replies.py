@@ -33,12 +33,12 @@ import click
 import numpy as np
 from nltk.tokenize.treebank import TreebankWordTokenizer
 from numpy.typing import NDArray
-from one_line import run
 from reply_memory import Remembered, Turn, remember, remembered
 from reply_samples import drawn
 
 import emogen
 from emogen.checkpoint import Checkpoint
+from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Problem, Reading, Row, read_exchanges, read_rows
 from emogen.decoding.minimum_risk import expected_utilities, least_risk

@@ -28,9 +28,9 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from one_line import run
 
 from emogen.checkpoint import Checkpoint, load, shipped
+from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
 from emogen.dialogue.feedback import FeedbackStore, Opinion, Verdict

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import click
-from one_line import run
 
+from emogen.cli import run
 from emogen.evaluate.report import write_result
 
 RESULT = Path("evaluate/results/fresh_clone.json")

@@ -42,11 +42,11 @@ import torch
 from conditional import CLASSIFIER, GAN, Classifiers, Plan, Task, about, option, prepared, refuse_other_run, several
 from emotion_text import OWN, balanced, or_own
 from numpy.typing import NDArray
-from one_line import read_json, run
 
 import emogen
 from emogen.atomic import write_text
 from emogen.checkpoint import Checkpoint
+from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.data.exchange import Exchange, Reading
 from emogen.decoding.latent import LatentSpace, interpolate, latent_space
@@ -55,7 +55,7 @@ from emogen.decoding.transfer_options import TransferOptions
 from emogen.emotions import mixture
 from emogen.evaluate.emotion import judged_labels
 from emogen.evaluate.overlap import sentence_chrf
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.resampling import mean_tally
 from emogen.evaluate.score import signature
 from emogen.judges.encoder import load_text_encoder

@@ -26,9 +26,9 @@ import click
 import numpy as np
 from load_client import CHAT, BrokenError, Heard, line, request
 from load_talks import Answered, Talk, Turn, alone, talks
-from one_line import run
 
 from emogen.checkpoint import load, shipped
+from emogen.cli import run
 from emogen.dialogue.feedback import FeedbackStore
 from emogen.errors import SettingsError
 from emogen.evaluate.report import command_of, write_result

@@ -22,8 +22,8 @@ from typing import Any
 import click
 from empathetic_replies import read_trials
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-from one_line import run
 
+from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Reading, read_exchanges
 from emogen.emotions import EKMAN

@@ -32,15 +32,15 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from one_line import read_json, run
 from torch import Tensor, nn
 
 from emogen.atomic import replacing, sha256, write_text
+from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.decoding.draws import Draws
 from emogen.decoding.sampling import Prefixes, generate, inverse_cdf
 from emogen.errors import DataError
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.losses import token_nll
 from emogen.models.discriminator import AnyDiscriminator, Discriminator, DiscriminatorConfig, adopt_embedding
 from emogen.models.generator import Generator, GeneratorConfig

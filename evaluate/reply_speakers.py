@@ -14,8 +14,8 @@ from pathlib import Path
 
 import click
 from empathetic_replies import said
-from one_line import run
 
+from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.emotions import EMPATHETIC

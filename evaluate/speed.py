@@ -23,10 +23,10 @@ from typing import Literal
 
 import click
 import torch
-from one_line import run
 from torch import Tensor
 
 from emogen.atomic import replacing
+from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.decoding.draws import Draws
 from emogen.decoding.rollout import Reward, rollout_returns

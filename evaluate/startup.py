@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import click
-from one_line import run
 
 from emogen.checkpoint import shipped
+from emogen.cli import run
 from emogen.evaluate.report import write_result
 
 RESULT = Path("evaluate/results/startup.json")

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from one_line import read_json, run
 
 from emogen.atomic import write_text
+from emogen.cli import run
+from emogen.evaluate.report import read_json
 
 RESULTS = Path("evaluate/results")
 PAGES = (Path("README.md"), Path("evaluate/README.md"))

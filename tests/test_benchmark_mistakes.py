@@ -132,12 +132,12 @@ def test_mistakes_of_single_scripts(ended, monkeypatch, name, arguments, status,
         (SettingsError("--x 1: allowed is 2"), 2, "--x 1: allowed is 2"),
         (DataError("a.jsonl:3: is no row"), 1, "a.jsonl:3: is no row"),
         (FileNotFoundError(2, "No such file or directory", "b"), 1, "b: No such file or directory"),
-        (EOFError("Compressed file ended"), 1, "Compressed file ended"),
+        (EOFError("Compressed file ended"), 1, "a compressed file ends early or is broken (Compressed file ended)"),
         (subprocess.CalledProcessError(3, ["git", "clone", "a b"]), 1, "git clone 'a b': ended with exit status 3"),
     ],
 )
 def test_each_kind_of_mistake_is_one_line(capsys, error, status, line):
-    from one_line import run
+    from emogen.cli import run
 
     def main():
         raise error
@@ -148,14 +148,14 @@ def test_each_kind_of_mistake_is_one_line(capsys, error, status, line):
 
 
 def test_a_fault_of_the_benchmark_stays_whole():
-    from one_line import run
+    from emogen.cli import run
 
     with pytest.raises(KeyError):
         run(lambda: {}["missing"], "s.py")
 
 
 def test_a_broken_result_file_is_named(empty):
-    from one_line import read_json
+    from emogen.evaluate.report import read_json
 
     (empty / "result.json").write_text("{")
     with pytest.raises(DataError, match=r"result\.json: is no JSON"):

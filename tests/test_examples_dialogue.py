@@ -48,7 +48,7 @@ def held(engine, monkeypatch):
 def test_own_data_is_trained_on_sampled_and_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EMOGEN_DATA", str(tmp_path / "data"))
-    example("own_data").main(str(EXAMPLES / "own_data.csv"), "2")
+    example("own_data").main([str(EXAMPLES / "own_data.csv"), "2"], standalone_mode=False)
     lines = capsys.readouterr().out.splitlines()
     model = load()
     assert model.folder.resolve().parent == (tmp_path / "checkpoints").resolve()

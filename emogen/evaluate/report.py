@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -145,6 +146,18 @@ def write_result(
         "rows": [_flat(row) for row in rows],
     }
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file that an earlier call of a benchmark wrote, such as its result.
+
+    Raises:
+        DataError: it is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: is no JSON ({error}); move it away, and it is made again") from None
 
 
 def command_of(script: str, context: click.Context) -> str:
