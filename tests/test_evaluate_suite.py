@@ -346,6 +346,16 @@ def test_comparison_finds_the_better_system_and_not_a_difference_to_itself():
     assert all(comparison.p == 1 and comparison.difference == 0 for comparison in same.values())
 
 
+def test_a_system_of_short_texts_is_compared_in_bleu():
+    """Its n-grams are the effective ones, which change nothing for the other system."""
+    short, long = evaluate(System("s", ["it was"] * 60, REFERENCES)), evaluate(System("l", TEXTS, REFERENCES))
+    assert "|eff:yes|" in short.scores["bleu"].signature
+    assert "|eff:no|" in long.scores["bleu"].signature
+    found, notes = compare(short, long)
+    assert notes == []
+    assert found["bleu"].difference == pytest.approx(long.scores["bleu"].value - short.scores["bleu"].value)
+
+
 def test_what_was_computed_in_another_way_is_not_compared():
     first = evaluate(System("a", TEXTS), Means(training=TEXTS[:5]))
     second = evaluate(System("b", TEXTS), Means(training=TEXTS[:6]))

@@ -88,6 +88,22 @@ def bleu_tally(
     return _tally("bleu", _bleu_metric(settled, lowercase, effective_order), pairs)
 
 
+def bleu_tallies(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
+    lowercase: bool = False,
+) -> tuple[Tally, Tally]:
+    """What `bleu` is computed from, without and with `effective_order`, in one reading of the texts; same errors.
+
+    Both have one value where any hypothesis has four tokens. The second one compares with every other system's.
+    """
+    settled, pairs = _settled(hypotheses, references, language, _language_of)
+    plain = _tally("bleu", _bleu_metric(settled, lowercase, effective_order=False), pairs)
+    values = _metric_of_sums(_bleu_metric(settled, lowercase, effective_order=True))
+    return plain, Tally(plain.sums, values, plain.signature.replace("|eff:no|", "|eff:yes|"))
+
+
 def has_four_tokens(tally: Tally) -> bool:
     """Tell whether any hypothesis behind a tally of BLEU has four tokens; without `effective_order` it is 0 where none has."""
     return bool(tally.sums[:, -1].any())

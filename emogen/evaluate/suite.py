@@ -529,11 +529,11 @@ def _overlap_tasks(job: _Job) -> list[_Task]:
 
     def bleu() -> Iterator[_Measure]:
         job.notes.extend(filter(None, [overlap.tokenisation_note(references, language)]))
-        tally = overlap.bleu_tally(job.watched("bleu"), references, language, lowercase)
-        if not overlap.has_four_tokens(tally):
+        shown, basis = overlap.bleu_tallies(job.watched("bleu"), references, language, lowercase)
+        if not overlap.has_four_tokens(shown):
             job.notes.append("bleu: no text has four tokens; it compares the shorter n-grams that there are (eff:yes)")
-            tally = overlap.bleu_tally(job.watched("bleu"), references, language, lowercase, effective_order=True)
-        yield job.measure("bleu", tally)
+            shown = basis
+        yield _Measure("bleu", shown.score(job.options.seed), basis)
 
     def rouge() -> Iterator[_Measure]:
         for name, tally in overlap.rouge_tallies(job.watched("rouge"), references, language=language).items():
