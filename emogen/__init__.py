@@ -1,7 +1,28 @@
-"""emogen: emotional text, generated, controlled and measured."""
+"""Emotional text, generated, controlled and measured.
+
+    import emogen
+
+    model = emogen.load()                                  # the model that ships; or emogen.load("checkpoints/my-model")
+    print(model.sample("joy", n=3)[0].text)
+    print(model.reply("I won!", "joy=0.7,surprise=0.3"))   # a mixture of emotions
+    print(emogen.load_recognizer().recognize(["I did it!"])[0])
+
+Start here:
+
+    load, load_recognizer    a model that writes, and a classifier that recognises emotion, from folders or as they ship
+    Checkpoint               a loaded model: sample, reply, replies, stream
+    Sample, Sampling         what was written; temperature, top_p and so on
+    Control                  guidance and the other ways to steer while decoding
+    Session, Manner          a conversation with an emotion state, and how it answers
+    Engine                   many conversations in one batch
+
+Scores of texts stand in `emogen.evaluate`, training in `emogen.train`, corpora in `emogen.data`; each page under docs/ has
+examples. Importing emogen loads no PyTorch: a public name is loaded when it is first used.
+"""
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,5 +72,11 @@ register_with_transformers()
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that `import emogen` loads no PyTorch."""
     if name not in _HOMES:
-        raise AttributeError(f"module 'emogen' has no attribute {name!r}")
+        raise AttributeError(f"module 'emogen' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List what is public and the modules that are loaded, for `help`, `dir` and completion."""
+    loaded = (name for name in globals() if f"{__name__}.{name}" in sys.modules)
+    return sorted({*__all__, *loaded, "__doc__", "__file__", "__name__", "__path__"})

@@ -43,14 +43,16 @@ def _flush(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     """Writes `text` as UTF-8 in one piece; raises EmogenError as `replacing` does."""
+    path = Path(path)
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")
 
 
-def sha256(path: Path) -> str:
+def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes, read in blocks."""
+    path = Path(path)
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while block := handle.read(_BLOCK):

@@ -353,8 +353,9 @@ def _reader_of(description: Description, folder: Path, tokenizer: Tokenizer) -> 
         return PretrainedReader(Pretrained(str(folder), build_encoder(encoder), read_by), tokenizer, len(description.labels))
 
 
-def load_classifier(folder: Path, device: str | torch.device = "cpu") -> tuple[Classifier, LabelSet]:
+def load_classifier(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Classifier, LabelSet]:
     """Loads a classifier and its labels; raises CheckpointError and SettingsError as `load` does."""
+    folder = Path(folder)
     description = read_description(folder)
     if description.kind != "classifier":
         raise CheckpointError(f"{folder}: is a {description.kind}, not a classifier")
@@ -374,8 +375,9 @@ def _pretrained(config: ClassifierConfig, folder: Path) -> Pretrained | None:
     return Pretrained(str(folder), build_encoder(config.encoder), load_tokenizer_of(folder / _TOKENIZER_FOLDER))
 
 
-def save_classifier(folder: Path, labels: LabelSet, classifier: Classifier, dtype: torch.dtype = torch.float32) -> None:
+def save_classifier(folder: str | Path, labels: LabelSet, classifier: Classifier, dtype: torch.dtype = torch.float32) -> None:
     """Writes a classifier, with the tokenizer of its encoder where it has one."""
+    folder = Path(folder)
     if classifier.tokenizer:
         _save_tokenizer(classifier.tokenizer, folder / _TOKENIZER_FOLDER)
     save_model(folder, describe(classifier, labels, Limits()), classifier, dtype)
@@ -457,8 +459,9 @@ def _has_base(folder: Path) -> bool:
         return False
 
 
-def mark_latest(folder: Path) -> None:
+def mark_latest(folder: str | Path) -> None:
     """Makes `folder` what checkpoints/latest points to, where it stands under checkpoints/."""
+    folder = Path(folder)
     if folder.resolve().parent == CHECKPOINTS.resolve():
         write_text(CHECKPOINTS / LATEST, folder.name + "\n")
 
@@ -506,11 +509,12 @@ def build_model(
         return Generator(config, base)
 
 
-def save_model(folder: Path, description: Description, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+def save_model(folder: str | Path, description: Description, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
     """Writes what was trained, safetensors in `dtype`, then config, each whole or not at all: beside a config are weights.
 
     Of a VAE with a pretrained encoder, that encoder's tokenizer too.
     """
+    folder = Path(folder)
     if isinstance(model, TextVAE) and isinstance(model.encoder, PretrainedReader):
         _save_tokenizer(model.encoder.texts.tokenizer, folder / _ENCODER_TOKENIZER_FOLDER)
     tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in trained_tensors(model).items()}
@@ -534,8 +538,9 @@ def is_for_transformers(description: Description) -> bool:
     return description.kind == "generator" and description.model["backbone"] != "pretrained" and not description.model["latent"]
 
 
-def read_description(folder: Path) -> Description:
+def read_description(folder: str | Path) -> Description:
     """Reads config.json; raises CheckpointError where it is missing, broken or of another format."""
+    folder = Path(folder)
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -552,8 +557,9 @@ def read_description(folder: Path) -> Description:
         raise CheckpointError(f"{path}: no readable model description ({error!r})") from None
 
 
-def read_weights(folder: Path, model: nn.Module) -> None:
+def read_weights(folder: str | Path, model: nn.Module) -> None:
     """Fills `model` from model.safetensors; raises CheckpointError where it is missing, cut short or of other shapes."""
+    folder = Path(folder)
     path = folder / "model.safetensors"
     try:
         tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(path.read_bytes()).items()}
@@ -565,19 +571,21 @@ def read_weights(folder: Path, model: nn.Module) -> None:
         raise CheckpointError(f"{path}: cannot be read ({reason}); the file is cut short or of another model") from None
 
 
-def save_head(folder: Path, head: EmotionHead) -> None:
+def save_head(folder: str | Path, head: EmotionHead) -> None:
     """Writes an emotion head into a checkpoint's folder, whole or not at all."""
+    folder = Path(folder)
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in head.state_dict().items()}
     with replacing(folder / HEAD_FILE) as beside:
         beside.write_bytes(safetensors.torch.save(tensors))
 
 
-def read_head(folder: Path, generator: Generator) -> EmotionHead | None:
+def read_head(folder: str | Path, generator: Generator) -> EmotionHead | None:
     """The emotion head of a checkpoint, in eval mode where its generator is; None where it has none.
 
     Raises:
         CheckpointError: cut short, or of another generator.
     """
+    folder = Path(folder)
     path = folder / HEAD_FILE
     if not path.is_file():
         return None
@@ -608,7 +616,7 @@ def merged(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     return {name: tensor for name, tensor in tensors.items() if name not in updates}
 
 
-def write_confusion(folder: Path, labels: LabelSet, counts: NDArray[np.int64]) -> None:
+def write_confusion(folder: str | Path, labels: LabelSet, counts: NDArray[np.int64]) -> None:
     """Writes into a checkpoint how its classifier judged its held-out test rows, whole or not at all.
 
     Args:
@@ -616,16 +624,18 @@ def write_confusion(folder: Path, labels: LabelSet, counts: NDArray[np.int64]) -
         labels: of the classifier.
         counts: [true, judged] rows.
     """
+    folder = Path(folder)
     content = {"labels": list(labels.names), "counts": np.asarray(counts).tolist()}
     write_text(folder / CONFUSION_FILE, json.dumps(content) + "\n")
 
 
-def read_confusion(folder: Path, labels: LabelSet) -> NDArray[np.int64] | None:
+def read_confusion(folder: str | Path, labels: LabelSet) -> NDArray[np.int64] | None:
     """How a classifier judged its own held-out test rows, [true, judged]; None if there is no such file.
 
     Raises:
         CheckpointError: the file is there but cut short, of other labels, or holds no counts.
     """
+    folder = Path(folder)
     path = folder / CONFUSION_FILE
     if not path.is_file():
         return None

@@ -9,6 +9,10 @@ class DataError(EmogenError):
     """A file, row, column or label that cannot be read as exchanges."""
 
 
+class UndefinedScoreError(DataError):
+    """A metric that has no value on these texts, such as self-BLEU of a single one; it is left out with a note."""
+
+
 class SettingsError(EmogenError):
     """A setting with an impossible value or an unknown name; the command line exits with 2."""
 

@@ -42,7 +42,7 @@ _PIPELINE = (
 )
 
 
-def complete_card(folder: Path, repo: str, given: Mapping[str, Any]) -> None:
+def complete_card(folder: str | Path, repo: str, given: Mapping[str, Any]) -> None:
     """Sees to it that a folder's README.md names licence, languages and datasets in its header; writes a missing one.
 
     Args:
@@ -53,6 +53,7 @@ def complete_card(folder: Path, repo: str, given: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: neither the card nor `given` names all three; nothing is written then.
     """
+    folder = Path(folder)
     path = folder / CARD_FILE
     there = (huggingface_hub.metadata_load(path) or {}) if path.exists() else {}
     header = there | {key: value for key, value in given.items() if value}
@@ -67,8 +68,9 @@ def complete_card(folder: Path, repo: str, given: Mapping[str, Any]) -> None:
         huggingface_hub.metadata_save(path, header)
 
 
-def filled_card(folder: Path, repo: str, header: Mapping[str, Any]) -> str:
+def filled_card(folder: str | Path, repo: str, header: Mapping[str, Any]) -> str:
     """The template with what config.json, train.json and log.jsonl say, and the header's license, language and datasets."""
+    folder = Path(folder)
     template = Template((resources.files("emogen") / "model_card.md").read_text(encoding="utf-8"))
     description, run = read_description(folder), _read_run(folder)
     names = ", ".join(description.labels.names)

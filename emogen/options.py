@@ -50,12 +50,13 @@ def resolve(settings: type[T], given: Mapping[str, object], *files: Mapping[str,
     return settings(**values)
 
 
-def read_settings(path: Path, settings: type, table: str) -> dict[str, object]:
+def read_settings(path: str | Path, settings: type, table: str) -> dict[str, object]:
     """The settings in a TOML file: its top level, or the table of that name where it has one; a table `map` is for `--map`.
 
     Raises:
         SettingsError: unreadable, a key that is no setting, or a value of another type.
     """
+    path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

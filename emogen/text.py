@@ -108,8 +108,9 @@ class SentencePieceTokenizer:
         ids = [token for turn in context for token in (*self.encode(turn), TURN)]
         return [*ids[max(0, len(ids) - most) :], BOS]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes the SentencePiece model file."""
+        path = Path(path)
         with replacing(path) as beside:
             beside.write_bytes(self._model)
 
@@ -122,12 +123,13 @@ def check_text(text: str) -> None:
         raise DataError(f"text holds half of a surrogate pair at position {error.start}, which is no character") from None
 
 
-def load_tokenizer(path: Path) -> SentencePieceTokenizer:
+def load_tokenizer(path: str | Path) -> SentencePieceTokenizer:
     """Reads what `SentencePieceTokenizer.save` wrote.
 
     Raises:
         CheckpointError: missing or no SentencePiece model.
     """
+    path = Path(path)
     try:
         model = path.read_bytes()
         if not model:

@@ -67,6 +67,7 @@ from torch.nn import functional
 import emogen
 from emogen.atomic import replacing, sha256
 from emogen.checkpoint import Checkpoint, find_checkpoint, shipped
+from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
@@ -74,7 +75,7 @@ from emogen.decoding.sampling import Choose, Prefixes, Sampling, chooser, genera
 from emogen.emotions import EKMAN, no_emotion
 from emogen.errors import EmogenError, SettingsError
 from emogen.evaluate import bleu, copied, distinct_corrected, judged_labels, mean_length, rouge, unique
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.resampling import Tally, Values
 from emogen.evaluate.score import Score, signature
 from emogen.judges.language_model import CausalModel
@@ -334,7 +335,7 @@ def refuse_missing(plan: Plan) -> None:
 
 def write_part(out: Path, part: str, found: Found, plan: Plan, command: str) -> None:
     """Puts the rows of a part into the result file, in place of those that it had."""
-    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"rows": []}
+    before = read_json(out) if out.is_file() else {"rows": []}
     rows = {name: [row for row in before["rows"] if row["part"] == name] for name in PARTS}
     rows[part] = [{"part": part, **row} for row in found.rows]
     weights = {name: sha256(folder / "model.safetensors") for name, folder in plan.models.items()}
@@ -1005,13 +1006,5 @@ def base_speed(base: Pretrained, asked: Sequence[Ask], plan: Plan, fixed: int) -
     return timed
 
 
-def run() -> None:
-    """The benchmark; a user's mistake becomes one line."""
-    try:
-        main()
-    except EmogenError as error:
-        raise SystemExit(f"backbone.py: {error}") from None
-
-
 if __name__ == "__main__":
-    run()
+    run(main, "backbone.py")

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
-from one_line import run
 
 from emogen.atomic import write_text
+from emogen.cli import run
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.resampling import mean_tally

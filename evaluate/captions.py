@@ -34,6 +34,7 @@ import torch
 import emogen
 from emogen.atomic import sha256, write_text
 from emogen.checkpoint import Checkpoint, save_model
+from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.decoding.sampling import Sampling
@@ -41,7 +42,7 @@ from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate.diversity import backward_bleu, commonest, copied, forward_bleu, mean_length, self_bleu, unique
 from emogen.evaluate.fluency import perplexity
 from emogen.evaluate.frontier import Point, axis, draw
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.score import Score
 from emogen.evaluate.significance import over_seeds
 from emogen.judges.language_model import own_model
@@ -115,13 +116,31 @@ class Captions:
 @click.command()
 @click.option("--corpus", default="image_coco", show_default=True, help="Name or file; its test rows are the references.")
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), required=True, help="What is made, and used again.")
-@click.option("--minutes", default=8.0, show_default=True, help="Training time of each language model; 0 for no limit.")
-@click.option("--steps", default=GENERATOR.steps, show_default=True, help="Updates of each language model at most.")
-@click.option("--width", default=GENERATOR.width, show_default=True, help="Of each model's states.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0),
+    default=8.0,
+    show_default=True,
+    help="Training time of each language model; 0 for no limit.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=GENERATOR.steps,
+    show_default=True,
+    help="Updates of each language model at most.",
+)
+@click.option("--width", type=click.IntRange(min=1), default=GENERATOR.width, show_default=True, help="Of each model's states.")
 @click.option(
     "--gan-minutes", default=0.0, show_default=True, help="Time of each model's adversarial training; 0 for no limit."
 )
-@click.option("--gan-steps", default=ADVERSARY.steps, show_default=True, help="Its updates at most; with 0 there is no GAN.")
+@click.option(
+    "--gan-steps",
+    type=click.IntRange(min=0),
+    default=ADVERSARY.steps,
+    show_default=True,
+    help="Its updates at most; with 0 there is no GAN.",
+)
 @click.option("--estimator", type=click.Choice(get_args(Estimator)), default=ADVERSARY.estimator, show_default=True)
 @click.option(
     "--discriminator",
@@ -130,9 +149,21 @@ class Captions:
     show_default=True,
     help="Readers: the language models of the other seeds, trained further; own: one from scratch.",
 )
-@click.option("--seeds", default=3, show_default=True, help="Models of each kind, each trained with a seed of its own.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Models of each kind, each trained with a seed of its own.",
+)
 @click.option("--only-train", is_flag=True, help="Train what is missing and stop; another call with the same values scores.")
-@click.option("--samples", default=10_000, show_default=True, help="Captions of each model at each temperature.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="Captions of each model at each temperature.",
+)
 @click.option("--temperature", "temperatures", multiple=True, type=float, default=TEMPERATURES, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(
@@ -303,7 +334,7 @@ def sampled(model: Checkpoint, samples: int, temperature: float, seed: int) -> l
         options = Sampling(temperature=temperature, max_tokens=model.description.limits.reply_tokens + 1)
         texts = [caption.text or "." for caption in model.sample(n=samples, sampling=options, seed=seed)]
         write_text(path, json.dumps(texts, ensure_ascii=False))
-    kept: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    kept: list[str] = read_json(path)
     return kept
 
 
@@ -400,4 +431,4 @@ def mean_score(rows: Sequence[Row], name: str) -> Score:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "captions.py")

@@ -19,6 +19,7 @@ import click
 import numpy as np
 import torch
 
+from emogen.cli import run
 from emogen.data.corpora import locate, resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.emotions import EKMAN, GOEMOTIONS, TO_EKMAN, LabelSet, map_names
@@ -71,8 +72,8 @@ EKMAN_OF = "goemotions-minilm"
     "--work", type=click.Path(path_type=Path), default=Path("runs/classifiers"), show_default=True, help="Checkpoints."
 )
 @click.option("--task", "tasks", multiple=True, type=click.Choice(list(TASKS)), help="Only these; all by default.")
-@click.option("--seeds", default=3, show_default=True, help="Training seeds.")
-@click.option("--threads", default=0, show_default=True, help="CPU threads.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Training seeds.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="CPU threads.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(work: Path, tasks: tuple[str, ...], seeds: int, threads: int, out: Path) -> None:
     """Train what is not there yet, score all on the test rows, and write the result."""
@@ -164,4 +165,4 @@ def shown(value: object) -> object:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "classifiers.py")

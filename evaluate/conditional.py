@@ -42,10 +42,10 @@ import click
 import numpy as np
 import torch
 from emotion_text import Judging, Ready, balanced, compared, divided, judge_errors, scored, trained, without
-from one_line import run
 
 import emogen
 from emogen.atomic import sha256, write_text
+from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
@@ -54,7 +54,7 @@ from emogen.emotions import EKMAN, mixture
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate import bleu, perplexity, rouge
 from emogen.evaluate.frontier import Point, axis, draw
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.score import Score, signature
 from emogen.judges.language_model import LanguageModel, load_language_model
 from emogen.judges.leak import refuse_leaks
@@ -202,7 +202,7 @@ def several(flag: str, values: Sequence[object], text: str, kind: Any) -> Callab
 @option("--each", 150, "Texts of each emotion (fewer where test rows are fewer).", type=click.IntRange(1))
 @several("--temperature", TEMPERATURES, "Of sampling.", float)
 @option("--language-model", "", "hf:NAME-OR-FOLDER or a checkpoint, for perplexity at temperature 1.")
-@option("--threads", 1, "CPU threads; 0 leaves the choice to PyTorch.")
+@option("--threads", 1, "CPU threads; 0 leaves the choice to PyTorch.", type=click.IntRange(min=0))
 @click.option("--only-train", is_flag=True, help="Train what is missing; no figures.")
 @click.option("--allow-leak", is_flag=True, help="Go on where the judge has seen rows of a model; the result says so.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
@@ -480,7 +480,7 @@ def written(model: Model, plan: Plan) -> list[list[str]]:
             texts.append([each.text.strip() or "." for each in drawn])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(texts, ensure_ascii=False))
-    stored: list[list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    stored: list[list[str]] = read_json(path)
     return stored
 
 

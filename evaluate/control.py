@@ -33,7 +33,6 @@ file. At the end stands a table of what must hold.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,13 +51,13 @@ from control_choice import CONTROLS, Choice, chosen, systems
 from control_speed import Race, raced, rates
 from control_writing import Bench, Setting, head_code
 from emotion_text import OWN, or_own, trained
-from one_line import run
 
 from emogen.atomic import sha256
+from emogen.cli import run
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import LabelSet
 from emogen.errors import SettingsError
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.score import Score
 from emogen.judges.leak import refuse_leaks
 from emogen.judges.recognizer import Recognizer, load_recognizer
@@ -175,7 +174,12 @@ COUNT = click.IntRange(1)
 @option("--race-rows", Race.rows, "Rows of a batch, where speed is measured.", type=COUNT)
 @option("--race-tokens", Race.tokens, "Tokens of each of them.", type=COUNT)
 @option("--race-runs", Race.runs, "Counted runs.", type=COUNT)
-@option("--threads", 1, "CPU threads, but for training, which takes one; 0 leaves the choice to PyTorch.")
+@option(
+    "--threads",
+    1,
+    "CPU threads, but for training, which takes one; 0 leaves the choice to PyTorch.",
+    type=click.IntRange(min=0),
+)
 @click.option("--allow-leak", is_flag=True, help="Go on where a judge has seen rows of a model; the result says so.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(
@@ -214,7 +218,7 @@ def main(
     parts = {"texts": texts_part, "strength": strength_part, "mixtures": mixtures_part, "speed": speed_part}
     for name in (name for name in PARTS if name in plan.part):
         write_part(out, name, parts[name](plan, bench, choice, out), plan, bench)
-    content = json.loads(out.read_text(encoding="utf-8"))
+    content = read_json(out)
     click.echo(control_checks.table([control_checks.Check(**line) for line in content["checks"]]))
 
 
@@ -349,7 +353,7 @@ def speed_part(plan: Plan, bench: Bench, choice: Choice, _out: Path) -> Found:
 
 def write_part(out: Path, part: str, found: Found, plan: Plan, bench: Bench) -> None:
     """Puts the rows of a part into the result file, in place of those that it had."""
-    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"rows": []}
+    before = read_json(out) if out.is_file() else {"rows": []}
     rows = {name: [row for row in before["rows"] if row["part"] == name] for name in PARTS}
     rows[part] = [{"part": part, **row} for row in found.rows]
     command = command_of(RESULT.stem, click.get_current_context())

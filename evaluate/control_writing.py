@@ -32,6 +32,7 @@ from emogen.emotions import LabelSet
 from emogen.evaluate.diversity import distinct_corrected, mean_length, self_bleu
 from emogen.evaluate.emotion import checked_probabilities, judged_labels
 from emogen.evaluate.fluency import perplexity
+from emogen.evaluate.report import read_json
 from emogen.evaluate.resampling import Tally, Values
 from emogen.evaluate.score import Score, signature
 from emogen.judges.language_model import LanguageModel, load_language_model, own_model
@@ -119,7 +120,7 @@ def kept(folder: Path, key: object, make: Callable[[], Any]) -> Any:
     path = folder / f"{name}.json"
     if not path.is_file():
         write_text(path, json.dumps(make(), ensure_ascii=False))
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def identity(folder: Path) -> list[str]:

@@ -17,8 +17,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from emogen.cli import run
 from emogen.data.corpora import locate, resolve
 from emogen.data.exchange import Reading, read_exchanges
+from emogen.errors import UndefinedScoreError
 from emogen.evaluate import confusion, corrected_accuracy, emotion_accuracy, judged_labels
 from emogen.evaluate.report import write_result
 from emogen.judges.recognizer import Recognizer, load_recognizer
@@ -32,9 +34,15 @@ RIGHT = (0.5, 0.7, 0.9)
 @click.option(
     "--judge", type=click.Path(exists=True, path_type=Path), required=True, help="Classifier with the corpus' labels."
 )
-@click.option("--texts", default=1500, show_default=True, help="Judged texts a trial.")
-@click.option("--concentration", default=2.0, show_default=True, help="Of the shifted shares; less shifts more.")
-@click.option("--seeds", default=5, show_default=True, help="Trials at each true accuracy.")
+@click.option("--texts", type=click.IntRange(min=1), default=1500, show_default=True, help="Judged texts a trial.")
+@click.option(
+    "--concentration",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="Of the shifted shares; less shifts more.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Trials at each true accuracy.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(corpus: str, judge: Path, texts: int, concentration: float, seeds: int, out: Path) -> None:
     """Shift, mislabel, judge and correct the test rows of CORPUS."""
@@ -48,10 +56,11 @@ def main(corpus: str, judge: Path, texts: int, concentration: float, seeds: int,
             gold, found = shifted(*test, recognizer.names.names, texts, concentration, random)
             asked = claimed(gold, recognizer.names.names, right, random)
             truth = float(np.mean([one == other for one, other in zip(asked, gold, strict=True)]))
-            scores = {
-                "plain": emotion_accuracy(asked, found, seed),
-                "corrected": corrected_accuracy(asked, found, matrix, seed),
-            }
+            scores = {"plain": emotion_accuracy(asked, found, seed)}
+            try:
+                scores["corrected"] = corrected_accuracy(asked, found, matrix, seed)
+            except UndefinedScoreError as reason:
+                click.echo(f"seed {seed} at {right}: not corrected: {reason}", err=True)
             for system, score in scores.items():
                 error = abs(score.value - truth)
                 rows.append(
@@ -97,4 +106,4 @@ def claimed(gold: Sequence[str], labels: Sequence[str], right: float, random: np
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "correction.py")

@@ -24,6 +24,7 @@ import click
 
 import emogen
 from emogen.checkpoint import Checkpoint, shipped
+from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.decoding.control import Control, parse_control
@@ -223,4 +224,4 @@ def figures(found: TestSet, system: str, texts: Sequence[str], judging: Judging)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "daily_dialog.py")

@@ -22,12 +22,13 @@ import click
 import emogen
 from emogen.atomic import sha256
 from emogen.checkpoint import Checkpoint
+from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.data.fingerprints import fingerprint
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EKMAN
-from emogen.errors import CheckpointError, DataError
+from emogen.errors import CheckpointError, DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate.distribution import frechet
 from emogen.evaluate.diversity import (
     backward_bleu,
@@ -111,12 +112,38 @@ class Judging:
 @click.argument("corpora", nargs=-1, required=True)
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), required=True, help="What is made, and used again.")
 @click.option("--checkpoint", "named", multiple=True, metavar="CORPUS=DIR", help="Measure this model; none is trained then.")
-@click.option("--minutes", default=8.0, show_default=True, help="Training time of a language model; 0 for no limit.")
-@click.option("--steps", default=GENERATOR.steps, show_default=True, help="Updates of a language model at most.")
-@click.option("--width", default=GENERATOR.width, show_default=True, help="Of a language model's states.")
-@click.option("--judge-epochs", default=0, help="Of the judge; 0 for the cnn's own number.")
-@click.option("--each", default=200, show_default=True, help="Texts of each emotion (fewer where test rows are fewer).")
-@click.option("--seeds", default=3, show_default=True, help="Sampling seeds at temperature 1; elsewhere it is one.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0),
+    default=8.0,
+    show_default=True,
+    help="Training time of a language model; 0 for no limit.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=GENERATOR.steps,
+    show_default=True,
+    help="Updates of a language model at most.",
+)
+@click.option(
+    "--width", type=click.IntRange(min=1), default=GENERATOR.width, show_default=True, help="Of a language model's states."
+)
+@click.option("--judge-epochs", type=click.IntRange(min=0), default=0, help="Of the judge; 0 for the cnn's own number.")
+@click.option(
+    "--each",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Texts of each emotion (fewer where test rows are fewer).",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Sampling seeds at temperature 1; elsewhere it is one.",
+)
 @click.option("--temperature", "temperatures", multiple=True, type=float, default=TEMPERATURES, show_default=True)
 @click.option("--encoder", help="hf:NAME-OR-FOLDER, for the Fréchet distance.")
 @click.option("--allow-leak", is_flag=True, help="Go on where the judge has seen rows of a model; the result says so.")
@@ -137,6 +164,10 @@ def main(
     out: Path,
 ) -> None:
     """Measure texts by emotion on CORPORA (names or files), training what is missing."""
+    stems = [Path(corpus).name.partition(".")[0] for corpus in corpora]
+    for name in named:
+        if name.partition("=")[0] not in stems or not name.partition("=")[2]:
+            raise SettingsError(f"--checkpoint {name}: allowed is CORPUS=DIR with one of {', '.join(stems)}")
     settings = replace(GENERATOR, minutes=minutes, steps=steps, width=width)
     vectors = load_text_encoder(encoder) if encoder else None
     draws = [(1.0, seed) for seed in range(seeds)] + [(temperature, 0) for temperature in temperatures if temperature != 1]
@@ -281,13 +312,22 @@ def sampled(model: Checkpoint, asked: Sequence[str], temperature: float, seed: i
     return [text.text or "." for text in found]
 
 
+def corrected(asked: Sequence[str], judged: Sequence[str], errors: Confusion) -> dict[str, object]:
+    """The corrected accuracy; nothing where the judge's errors do not explain what it found."""
+    try:
+        return {"emotion_accuracy_corrected": corrected_accuracy(asked, judged, errors)}
+    except UndefinedScoreError as reason:
+        click.echo(f"not corrected: {reason}", err=True)
+        return {}
+
+
 def scored(texts: Sequence[str], asked: Sequence[str], ready: Ready, judging: Judging) -> dict[str, object]:
     """Judged emotion and diversity; novelty is against the generator's half."""
     judged = judged_labels(judging.judge.probabilities(texts), ready.labels)
     return {
         "n": len(texts),
         "emotion_accuracy": emotion_accuracy(asked, judged),
-        "emotion_accuracy_corrected": corrected_accuracy(asked, judged, judging.errors),
+        **corrected(asked, judged, judging.errors),
         "emotion_f1": emotion_f1(asked, judged, ready.labels),
         **distinct_pairs(texts),
         "self_bleu4": self_bleu(texts),
@@ -314,4 +354,4 @@ def compared(texts: Sequence[str], real: Sequence[str], judging: Judging) -> dic
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "emotion_text.py")

@@ -38,6 +38,7 @@ from reply_samples import drawn
 
 import emogen
 from emogen.checkpoint import Checkpoint
+from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
 from emogen.data.rows import Problem, Row, read_rows
@@ -555,4 +556,4 @@ def command(
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "empathetic_replies.py")

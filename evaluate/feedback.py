@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from emogen.checkpoint import Checkpoint, load, shipped
+from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
 from emogen.dialogue.feedback import FeedbackStore, Opinion, Verdict
@@ -249,4 +250,4 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "feedback.py")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from emogen.cli import run
 from emogen.evaluate.report import write_result
 
 RESULT = Path("evaluate/results/fresh_clone.json")
@@ -36,4 +37,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "fresh_clone.py")

@@ -42,11 +42,11 @@ import torch
 from conditional import CLASSIFIER, GAN, Classifiers, Plan, Task, about, option, prepared, refuse_other_run, several
 from emotion_text import OWN, balanced, or_own
 from numpy.typing import NDArray
-from one_line import run
 
 import emogen
 from emogen.atomic import write_text
 from emogen.checkpoint import Checkpoint
+from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.data.exchange import Exchange, Reading
 from emogen.decoding.latent import LatentSpace, interpolate, latent_space
@@ -55,7 +55,7 @@ from emogen.decoding.transfer_options import TransferOptions
 from emogen.emotions import mixture
 from emogen.evaluate.emotion import judged_labels
 from emogen.evaluate.overlap import sentence_chrf
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.resampling import mean_tally
 from emogen.evaluate.score import signature
 from emogen.judges.encoder import load_text_encoder
@@ -165,7 +165,7 @@ class Trial:
 @option("--guide", "hf:all-MiniLM-L6-v2", "Backbone of the guide of transfer.")
 @option("--keep", TransferOptions.keep, "Of transfer, as in `emogen transfer`.")
 @option("--seed", 0, "Of training and of transfer.")
-@option("--threads", 1, "CPU threads; 0 leaves the choice to PyTorch.")
+@option("--threads", 1, "CPU threads; 0 leaves the choice to PyTorch.", type=click.IntRange(min=0))
 @click.option("--only-train", is_flag=True, help="Train what is missing; no figures.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(
@@ -229,7 +229,7 @@ def write_seed(
     out: Path, seed: int, made: Mapping[str, object], found: Sequence[Mapping[str, object]], files: Sequence[Path]
 ) -> None:
     """Puts the rows of a seed, and how they were made, into the result file, in place of those that it had."""
-    before = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"runs": {}, "rows": []}
+    before = read_json(out) if out.is_file() else {"runs": {}, "rows": []}
     runs = dict(sorted((before["runs"] | {str(seed): made}).items()))
     rows = [*(row for row in before["rows"] if row["seed"] != seed), *({**row, "seed": seed} for row in found)]
     command = " && ".join(str(each["command"]) for each in runs.values())

@@ -28,7 +28,9 @@ from load_client import CHAT, BrokenError, Heard, line, request
 from load_talks import Answered, Talk, Turn, alone, talks
 
 from emogen.checkpoint import load, shipped
+from emogen.cli import run
 from emogen.dialogue.feedback import FeedbackStore
+from emogen.errors import SettingsError
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.resampling import RESAMPLES, percentile_interval
 from emogen.evaluate.score import Score, signature
@@ -145,17 +147,23 @@ class Tally:
 @click.command()
 @click.option("--checkpoint", type=click.Path(path_type=Path), default=shipped("default"), show_default="the small model")
 @click.option("--loads", default=",".join(map(str, _LOADS)), show_default=True, help="How many sessions at once.")
-@click.option("--turns", default=4, show_default=True, help="Of each conversation.")
-@click.option("--rounds", default=15, show_default=True, help="Of each control, for the time to the first token.")
-@click.option("--kills", default=3, show_default=True, help="How often the server is killed.")
-@click.option("--seed", default=1, show_default=True)
+@click.option("--turns", type=click.IntRange(min=1), default=4, show_default=True, help="Of each conversation.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=15,
+    show_default=True,
+    help="Of each control, for the time to the first token.",
+)
+@click.option("--kills", type=click.IntRange(min=0), default=3, show_default=True, help="How often the server is killed.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 @click.pass_context
 def main(
     context: click.Context, checkpoint: Path, loads: str, turns: int, rounds: int, kills: int, seed: int, out: Path
 ) -> None:
     """Measure equality, first token, throughput, misbehaving clients, and killed servers."""
-    sessions = [int(number) for number in loads.split(",")]
+    sessions = _sessions(loads)
     model, recognizer = load(checkpoint), load_recognizer()
     planned = talks(model, max(sessions), turns, seed)
     expected = [alone(model, recognizer, talk) for talk in planned]
@@ -168,6 +176,14 @@ def main(
             server.kill()
     extra = {"load_average_before": round(os.getloadavg()[2], 2)}
     write_result(out, command_of("load", context), [checkpoint, shipped("recognizer")], rows, extra)
+
+
+def _sessions(loads: str) -> list[int]:
+    """The numbers of sessions in a list with commas."""
+    parts = [part.strip() for part in loads.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise SettingsError(f"--loads {loads}: allowed are whole numbers of at least 1 with commas between, such as 1,8,64")
+    return [int(part) for part in parts]
 
 
 async def _measured(
@@ -412,4 +428,4 @@ def _tell(row: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "load.py")

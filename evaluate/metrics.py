@@ -10,8 +10,6 @@ those of GoEmotions and DailyDialog (`emogen data fetch`).
 
 from __future__ import annotations
 
-import gzip
-import json
 import statistics
 import subprocess
 import sys
@@ -22,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from empathetic_replies import read_trials
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
+from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Reading, read_exchanges
 from emogen.emotions import EKMAN
+from emogen.errors import DataError
 from emogen.evaluate import distinct, distinct_corrected, self_bleu
 from emogen.evaluate.report import write_result
 from emogen.words import words
@@ -41,9 +42,10 @@ MANY = 100_000
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(outputs: Path, out: Path) -> None:
     """Measure, and write the result."""
-    with gzip.open(outputs, "rt", encoding="utf-8") as lines:
-        trials = [json.loads(line) for line in lines]
-    replies, people = [trial["outputs"][SYSTEM] for trial in trials], [trial["reference"] for trial in trials]
+    trials = read_trials(outputs)
+    if SYSTEM not in trials[0].published:
+        raise DataError(f"{outputs}: has no outputs of {SYSTEM}, but those of {', '.join(trials[0].published)}")
+    replies, people = [trial.published[SYSTEM] for trial in trials], [trial.reference for trial in trials]
     rows = [command_time(replies, people), *self_bleu_times(people), *distinct_by_size(people)]
     for row in rows:
         click.echo(row, err=True)
@@ -118,4 +120,4 @@ def seconds(job: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "metrics.py")

@@ -35,11 +35,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emogen.atomic import replacing, sha256, write_text
+from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.decoding.draws import Draws
 from emogen.decoding.sampling import Prefixes, generate, inverse_cdf
 from emogen.errors import DataError
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.losses import token_nll
 from emogen.models.discriminator import AnyDiscriminator, Discriminator, DiscriminatorConfig, adopt_embedding
 from emogen.models.generator import Generator, GeneratorConfig
@@ -410,7 +411,7 @@ def measured_once(study: Study, system: str, seed: int, config: GanConfig | None
     if not path.exists():
         generator = fitted(study, seed) if config is None else adversarial(study, system, config, seed)
         write_text(path, json.dumps(list(measured(study, system, seed, generator))))
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+    rows: list[Row] = read_json(path)
     for row in rows:
         click.echo(row, err=True)
     return rows
@@ -526,18 +527,24 @@ def _mark_published(axes: Axes) -> None:
 @click.command()
 @click.option("--oracle", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="SeqGAN's, as .npz.")
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), required=True, help="What is made, and used again.")
-@click.option("--seeds", default=3, show_default=True, help="Trainings of each system.")
-@click.option("--length", "lengths", multiple=True, type=int, default=(20,), show_default=True, help="Words a sequence.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Trainings of each system.")
+@click.option(
+    "--length", "lengths", multiple=True, type=click.IntRange(min=1), default=(20,), show_default=True, help="Words a sequence."
+)
 @click.option(
     "--system", "systems", multiple=True, type=click.Choice(list(SYSTEMS)), default=tuple(SYSTEMS), help="Beside mle."
 )
 @click.option("--ablation", "ablations", multiple=True, type=click.Choice(list(ABLATIONS)), default=tuple(ABLATIONS))
-@click.option("--ablation-seeds", default=1, show_default=True, help="Trainings of each ablation.")
-@click.option("--steps", default=STEPS, show_default=True, help="Adversarial updates.")
-@click.option("--rows", default=ROWS, show_default=True, help="Training sequences.")
-@click.option("--epochs", default=Fit().epochs, show_default=True, help="Of maximum likelihood at most.")
-@click.option("--sampled", default=SAMPLED, show_default=True, help="Sequences that a figure is measured on.")
-@click.option("--threads", default=0, help="CPU threads; 0 leaves the choice to PyTorch.")
+@click.option("--ablation-seeds", type=click.IntRange(min=0), default=1, show_default=True, help="Trainings of each ablation.")
+@click.option("--steps", type=click.IntRange(min=0), default=STEPS, show_default=True, help="Adversarial updates.")
+@click.option("--rows", type=click.IntRange(min=1), default=ROWS, show_default=True, help="Training sequences.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=Fit().epochs, show_default=True, help="Of maximum likelihood at most."
+)
+@click.option(
+    "--sampled", type=click.IntRange(min=1), default=SAMPLED, show_default=True, help="Sequences that a figure is measured on."
+)
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="CPU threads; 0 leaves the choice to PyTorch.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(
     file: Path | None,
@@ -598,4 +605,4 @@ def settings_of(steps: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "oracle.py")

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 from empathetic_replies import said
 
+from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.emotions import EMPATHETIC
@@ -37,4 +38,4 @@ def speakers(path: str, reading: Reading) -> Iterator[Exchange]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "reply_speakers.py")

@@ -26,12 +26,14 @@ import torch
 from torch import Tensor
 
 from emogen.atomic import replacing
+from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.decoding.draws import Draws
 from emogen.decoding.rollout import Reward, rollout_returns
 from emogen.decoding.sampling import Generated, Plain, Prefixes, generate
+from emogen.errors import require
 from emogen.evaluate.report import command_of, write_result
-from emogen.models.device import probe_bfloat16
+from emogen.models.device import choose_device, probe_bfloat16
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, score
 from emogen.models.generator import Generator, GeneratorConfig, reply_mask
 from emogen.text import BOS, EOS, PAD, SPECIAL
@@ -438,16 +440,24 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 @click.command()
-@click.option("--rollouts", default=16, show_default=True, help="R, completions of each prefix.")
-@click.option("--rows", default=64, show_default=True, help="B, replies of a step; an even number.")
-@click.option("--tokens", default=20, show_default=True, help="T, of each reply.")
-@click.option("--vocabulary", default=5_000, show_default=True, help="V.")
-@click.option("--threads", default=2, show_default=True, help="Processor cores.")
-@click.option("--repetitions", default=5, show_default=True, help="Counted runs; a reference of more than 20 s counts twice.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--rollouts", type=click.IntRange(min=1), default=16, show_default=True, help="R, completions of each prefix.")
+@click.option("--rows", type=click.IntRange(min=2), default=64, show_default=True, help="B, replies of a step; an even number.")
+@click.option("--tokens", type=click.IntRange(min=1), default=20, show_default=True, help="T, of each reply.")
+@click.option("--vocabulary", type=click.IntRange(min=SPECIAL + 1), default=5_000, show_default=True, help="V.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Processor cores.")
+@click.option(
+    "--repetitions",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Counted runs; a reference of more than 20 s counts twice.",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--peak", default=0.0, help="Of the device, 1e12 operations a second, for the share of it; 0 where unknown.")
 @click.option("--memory", is_flag=True, help="Also one step at R=16, B=256, T=64, V=32,000, which takes many minutes.")
-@click.option("--chunk", default=1024, show_default=True, help="Completions and places at once in that step.")
+@click.option(
+    "--chunk", type=click.IntRange(min=1), default=1024, show_default=True, help="Completions and places at once in that step."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 @click.pass_context
 def main(
@@ -465,9 +475,10 @@ def main(
     out: Path,
 ) -> None:
     """Time the step, the rollouts, the dense estimator and sampling, and see how their cost grows."""
+    require(rows % 2 == 0, "rows", rows, "an even number, two replies to a condition")
     torch.set_num_threads(threads)
     keep_freed_memory()
-    sizes, plan = Sizes(rollouts, rows, tokens, vocabulary), Plan(torch.device(device), repetitions, peak)
+    sizes, plan = Sizes(rollouts, rows, tokens, vocabulary), Plan(choose_device(device), repetitions, peak)
     found: list[Row] = []
     if memory:
         found.append(memory_row(Sizes(16, 256, 64, 32_000, chunk=chunk), threads))
@@ -482,4 +493,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "speed.py")

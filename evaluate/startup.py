@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from emogen.checkpoint import shipped
+from emogen.cli import run
 from emogen.evaluate.report import write_result
 
 RESULT = Path("evaluate/results/startup.json")
@@ -33,7 +34,9 @@ CASES = {
 
 
 @click.command()
-@click.option("--runs", default=5, show_default=True, help="Counted runs of each case, after one that is not.")
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Counted runs of each case, after one that is not."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(runs: int, out: Path) -> None:
     """Time each case from process start to its first line of output and to its end."""
@@ -60,4 +63,4 @@ def timed(arguments: tuple[str, ...]) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "startup.py")

@@ -5,13 +5,16 @@ python evaluate/tables.py
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
 from emogen.atomic import write_text
+from emogen.cli import run
+from emogen.evaluate.report import read_json
 
 RESULTS = Path("evaluate/results")
 PAGES = (Path("docs/benchmarks.md"), Path("evaluate/README.md"))
@@ -132,6 +135,7 @@ SHOWN = {
 }
 
 
+@click.command()
 def main() -> None:
     """Rewrite the tables in place; a result that is not there leaves its place empty."""
     for page in PAGES:
@@ -148,7 +152,7 @@ def table(name: str, columns: Sequence[str]) -> str:
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return ""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     systems: dict[str, list[dict[str, Any]]] = {}
     for row in content["rows"]:
         systems.setdefault(system_of(row), []).append(row)
@@ -184,4 +188,4 @@ def shown(value: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "tables.py")

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 import emogen
 from emogen.checkpoint import Checkpoint
+from emogen.cli import run
 from emogen.dialogue.context_fit import mutual_information
 from emogen.dialogue.match import Aim, candidates, emotion_fit, rank
 from emogen.dialogue.policy import find_policy, told
@@ -105,4 +106,4 @@ def draw(course: Trajectory, picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "customer_service.py")

@@ -43,6 +43,7 @@ import torch
 
 from emogen.atomic import sha256, write_text
 from emogen.checkpoint import CONFUSION_FILE, describe, load, load_classifier, save_classifier, save_model
+from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import ROWS_FILE, fingerprint
@@ -203,4 +204,4 @@ def shuffled(exchanges: list[Exchange]) -> list[Exchange]:
 
 
 if __name__ == "__main__":
-    recipe()
+    run(recipe, "default_model.py")

@@ -22,7 +22,7 @@ import click
 import emogen
 from emogen.atomic import write_text
 from emogen.checkpoint import Checkpoint, shipped
-from emogen.cli import cli
+from emogen.cli import cli, run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
 from emogen.decoding.control import Control
@@ -84,7 +84,7 @@ def main(out: Path, vae_steps: int, gan_steps: int, minutes: float, rows: int) -
     for title, name in (("Before, the default model:", START), ("After, the adversarially trained one:", GAN)):
         click.echo(f"\n{title}")
         click.echo("\n".join(f"{emotion:9} {text}" for emotion, text in lines[name]))
-    held_out = [row for row in corpus if row.split == "test"][:rows]
+    held_out = english_test_rows()[:rows]
     judge = load_recognizer(shipped("judge"))
     with timed("measuring"):
         replies = {name: write_replies(model, held_out, TABLE_TEMPERATURE) for name, model in systems.items()}
@@ -102,6 +102,11 @@ def main(out: Path, vae_steps: int, gan_steps: int, minutes: float, rows: int) -
 def english_rows() -> list[Exchange]:
     """Read the starter corpus without Chinese, which neither the default model nor the judge reads."""
     return [row for row in read_exchanges(locate("starter")) if language_of([*row.context, row.reply]) == "en"]
+
+
+def english_test_rows() -> list[Exchange]:
+    """Read those of them that no model is trained on."""
+    return [row for row in english_rows() if row.split == "test"]
 
 
 def train(out: Path, vae_steps: int, gan_steps: int, minutes: float) -> None:
@@ -236,7 +241,4 @@ def draw(out: Path, points: Sequence[Point]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(standalone_mode=False)
-    except (EmogenError, click.ClickException) as error:
-        raise SystemExit(f"demo: {getattr(error, 'message', error)}") from None
+    run(lambda: main(standalone_mode=False), "demo")

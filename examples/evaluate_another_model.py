@@ -18,6 +18,7 @@ from demo import english_test_rows
 
 import emogen
 from emogen.checkpoint import shipped
+from emogen.cli import run
 from emogen.data.exchange import Exchange
 from emogen.evaluate import Comparison, Report, Tally, as_table, paired_bootstrap
 from emogen.evaluate.suite import Evaluation, Judging, Means, System, evaluate
@@ -87,4 +88,4 @@ def report(found: dict[str, Evaluation]) -> Report:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "evaluate_another_model.py")

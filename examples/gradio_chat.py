@@ -15,10 +15,12 @@ from typing import Any
 # Before the import, at which Gradio reads it.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import click
 import gradio as gr
 
 import emogen
 from emogen import Engine, Manner
+from emogen.cli import run
 from emogen.dialogue.policy import BUILT_IN
 from emogen.dialogue.session import emotion_for
 from emogen.dialogue.state import felt
@@ -66,6 +68,14 @@ def interface(engine: Engine, recognizer: Recognizer) -> gr.ChatInterface:
     )
 
 
+@click.command()
+@click.option("--checkpoint", help="Folder of a model.  [default: as for emogen reply]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where to listen.  [default: the first free one from 7860 on]")
+def main(checkpoint: str | None, port: int | None) -> None:
+    """Open a chat in the browser, until Ctrl-C ends it."""
+    with Engine(emogen.load(checkpoint)) as engine:
+        interface(engine, emogen.load_recognizer()).launch(server_port=port)
+
+
 if __name__ == "__main__":
-    with Engine(emogen.load()) as writing_engine:
-        interface(writing_engine, emogen.load_recognizer()).launch()
+    run(main, "gradio_chat.py")

@@ -19,6 +19,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 
 import emogen
 from emogen import Engine
+from emogen.cli import run
 from emogen.dialogue.writing import Writing
 from emogen.errors import SettingsError
 
@@ -87,4 +88,4 @@ def main(text: str, emotion: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "langchain_model.py")

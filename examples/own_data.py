@@ -8,11 +8,13 @@ ships is trained on, which knows Ekman's emotions; without it a model of your ow
 some thousand rows. The judge knows Ekman's emotions in English; `emogen train-classifier` makes another.
 """
 
-import sys
 from pathlib import Path
+
+import click
 
 import emogen
 from emogen.checkpoint import shipped
+from emogen.cli import run
 from emogen.data.exchange import Columns, Reading
 from emogen.evaluate import distinct, emotion_accuracy, judged_labels
 from emogen.train.config import LmSettings
@@ -21,9 +23,12 @@ from emogen.train.fit import fit_lm
 READING = Reading(columns=Columns(context="question", reply="answer", emotion="mood"))
 
 
-def main(path: str = str(Path(__file__).with_suffix(".csv")), steps: str = "80") -> None:
-    """Trains on the file, writes and measures."""
-    settings = LmSettings(init=str(shipped("default")), steps=int(steps), batch_size=16, seed=1)
+@click.command()
+@click.argument("path", metavar="[FILE]", default=str(Path(__file__).with_suffix(".csv")))
+@click.argument("steps", metavar="[UPDATES]", type=click.IntRange(min=1), default=80)
+def main(path: str, steps: int) -> None:
+    """Train on FILE, write and measure."""
+    settings = LmSettings(init=str(shipped("default")), steps=steps, batch_size=16, seed=1)
     model = emogen.load(fit_lm([path], READING, settings))
     found = [reply for mood in model.labels.names for reply in model.sample(mood, n=20, context="How was the exam?")]
     for reply in found[::20]:
@@ -35,4 +40,4 @@ def main(path: str = str(Path(__file__).with_suffix(".csv")), steps: str = "80")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main, "own_data.py")

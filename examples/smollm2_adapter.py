@@ -32,6 +32,7 @@ from default_model import JUDGE_SHARE, NATIVE, cleaned, relabelled, share_of, sh
 from tqdm import tqdm
 
 from emogen.checkpoint import Checkpoint, load
+from emogen.cli import run
 from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
 from emogen.data.fingerprints import Fingerprints, fingerprint, read_fingerprints
 from emogen.decoding.sampling import Sampling
@@ -159,4 +160,4 @@ def balanced(exchanges: Iterable[Exchange]) -> Iterator[Exchange]:
 
 
 if __name__ == "__main__":
-    recipe()
+    run(recipe, "smollm2_adapter.py")

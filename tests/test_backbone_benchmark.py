@@ -343,14 +343,16 @@ def test_an_answer_is_a_line_without_its_quotation_marks(base_folder, corpora):
         (["--judge", "no/such/judge"], CheckpointError, "no classifier there"),
     ],
 )
-def test_what_is_missing_ends_in_one_line(options, corpora, given, error, message, monkeypatch):
+def test_what_is_missing_ends_in_one_line(options, corpora, given, error, message, monkeypatch, capsys):
     with pytest.raises(error, match=message):
         run(options, corpora / "backbone.json", *given)
     monkeypatch.setattr(sys, "argv", ["backbone.py", *map(str, (*options, *given))])
     with pytest.raises(SystemExit) as ended:
-        backbone.run()
-    assert str(ended.value).startswith("backbone.py: ")
-    assert "\n" not in str(ended.value)
+        backbone.run(backbone.main, "backbone.py")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert said.startswith("backbone.py: ")
+    assert said.count("\n") == 1
 
 
 def test_a_corpus_that_was_not_fetched_is_named(options, corpora):

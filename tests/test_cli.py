@@ -889,3 +889,28 @@ def test_the_latest_model_is_named_where_it_writes_in_place_of_one_that_ships(
     assert "writing with checkpoints/mine, which checkpoints/latest names, not with the model that ships" in line
     checkpoint.load()
     assert "checkpoints/latest names" in caplog.text
+
+
+# ---- names that are nearly right
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("smaple", "sample"),
+        ("train_gan", "train-gan"),
+        ("TRAIN-LM", "train-lm"),
+        ("evalaute", "evaluate"),
+        ("recognise", "recognize"),
+    ],
+)
+def test_a_wrong_command_is_told_the_right_one(emogen, typed, meant):
+    status, out, err = emogen(typed, "--json")
+    assert (status, out) == (2, "")
+    assert f"No such command '{typed}'. Did you mean '{meant}'" in err
+
+
+def test_a_command_like_no_other_gets_no_guess(emogen):
+    status, _, err = emogen("xyzzy")
+    assert status == 2
+    assert err.endswith("No such command 'xyzzy'.\n")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import sacrebleu
 import torch
+from scipy import stats
 
 from emogen.checkpoint import read_confusion, save_classifier, write_confusion
 from emogen.cli import main
@@ -93,9 +94,18 @@ def test_json_of_one_system(scored):
 def test_table_on_stdout_and_notes_on_stderr(evaluate):
     status, out, err = evaluate("ours.txt", "theirs.txt")
     assert status == 0
-    assert out.splitlines()[0].split() == ["ours", "theirs"]
-    assert "note: ours: distinct2_corrected left out" in err
+    assert [line.split(" ")[0] for line in out.splitlines()[:3]] == ["", "ours", "theirs"]
+    assert out.split()[:2] == ["texts", "distinct1"]
+    assert err.count("distinct2_corrected left out") == 1
+    assert "note: all systems: distinct2_corrected left out" in err
     assert "note" not in out
+
+
+def test_a_note_of_some_systems_names_them(evaluate):
+    lines("gaps.txt", [*TEXTS[:-1], ""])
+    lines("holes.txt", ["", *TEXTS[1:]])
+    _, _, err = evaluate("gaps.txt", "ours.txt", "holes.txt")
+    assert "note: gaps, holes: 1 of 12 texts are empty\n" in err
 
 
 def test_neither_torch_nor_transformers_without_a_model():
@@ -239,6 +249,71 @@ def test_systems_and_temperatures_are_columns_and_points(scored, evaluate, folde
     assert "no frontier is drawn" in err
 
 
+def seeded(name, seeds, column="seed", shift=0, **more):
+    """Twelve rows a seed; how many of the texts repeat depends on the seed."""
+    kept = [[TEXTS[n % (3 + seed + shift)] for n in range(12)] for seed in range(seeds)]
+    rows(name, [{"text": text, column: seed, **more} for seed, texts in enumerate(kept) for text in texts])
+    return [len(set(texts)) / 12 for texts in kept]
+
+
+def test_rows_of_several_training_seeds_are_not_pooled_silently(evaluate, scored):
+    seeded("gan.jsonl", 3)
+    status, out, err = evaluate("gan.jsonl")
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "gan.jsonl: system 'gan' has rows of 3 seeds (0, 1, 2)" in err
+    assert "--seed-column" in err
+    assert "--pool-seeds" in err
+    assert scored("gan.jsonl", "--pool-seeds")["texts"] == 36
+    seeded("named.jsonl", 2, "training_seed")
+    assert evaluate("named.jsonl")[0] == 1
+
+
+def test_a_score_over_training_seeds_is_their_mean_with_its_t_interval(scored):
+    """The interval by SciPy."""
+    values = seeded("gan.jsonl", 4)
+    found = scored("gan.jsonl", "--seed-column", "seed")
+    score = found["scores"]["unique"]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (score["value"], score["low"], score["high"]) == pytest.approx((np.mean(values), low, high), rel=1e-4)
+    assert "|training_seeds:4|interval:t" in score["signature"]
+    assert found["by_seed"]["unique"] == values
+    assert found["texts"] == 48
+
+
+def test_systems_are_compared_over_training_seeds(scored, evaluate):
+    """The p-value by SciPy's exact permutation test; rows of one seed count as one value, however many they are."""
+    first, second = seeded("gan.jsonl", 4, system="gan"), seeded("mle.jsonl", 4, shift=2, system="mle")
+    found = scored("--compare", "gan.jsonl", "mle.jsonl", "--seed-column", "seed")
+    (row,) = [row for row in found["comparisons"] if row["metric"] == "unique"]
+    expected = stats.permutation_test((first, second), lambda a, b: np.mean(b) - np.mean(a), n_resamples=np.inf)
+    assert row["difference"] == pytest.approx(np.mean(second) - np.mean(first))
+    assert row["p"] == pytest.approx(expected.pvalue)
+    assert row["test"] == "exact_permutation"
+    seeded("two.jsonl", 2)
+    seeded("one.jsonl", 1)
+    _, _, err = evaluate("--compare", "two.jsonl", "gan.jsonl", "--seed-column", "seed")
+    assert "2 and 4 training seeds: p cannot be below 0.067" in err
+    status, out, err = evaluate("--compare", "two.jsonl", "one.jsonl", "--seed-column", "seed")
+    assert (status, out) == (1, "")
+    assert "each needs at least two" in err
+    assert "a single training seed (0)" in evaluate("one.jsonl", "--seed-column", "seed")[2]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        # What `emogen sample --json` prints with several seeds of decoding, a seed for each row, and no seed at all.
+        [{"text": t, "log_probability": -1.0, "tokens": 3, "finished": True, "seed": n % 2} for n, t in enumerate(TEXTS)],
+        [{"text": t, "seed": n} for n, t in enumerate(TEXTS)],
+        [{"text": t, "seed": None} for t in TEXTS],
+        [{"text": t, "seed": 7} for t in TEXTS],
+    ],
+)
+def test_seeds_of_decoding_are_no_training_seeds(scored, records):
+    rows("decoded.jsonl", records)
+    assert scored("decoded.jsonl")["scores"]["unique"] == scored("ours.txt")["scores"]["unique"]
+
+
 def test_empty_texts_count_and_are_told(evaluate):
     lines("gaps.txt", ["a b", "", " ", "c"])
     status, out, err = evaluate("gaps.txt")
@@ -300,6 +375,16 @@ BAD = {
         ("ours.txt --reverse", 2, "--reverse needs"),
         ("ours.txt --json --markdown", 2, "take one of them"),
         ("- --references -", 2, "standard input"),
+        ("ours.txt --seed-column seed", 1, "lines of text name no seed"),
+        ("number.jsonl --seed-column run", 1, "number.jsonl:1: no column 'run', found text; name it with --seed-column"),
+        ("number.jsonl --seed-column s --pool-seeds", 2, "take one of them"),
+        ("ours.txt --real latin.txt", 1, "latin.txt:2: byte 0xe9"),
+        ("ours.txt --real asked.jsonl --text-column answer", 1, "asked.jsonl:1: no column 'answer', found text, emotion"),
+        ("ours.txt --real number.jsonl", 1, "number.jsonl:2: text 3 is no text"),
+        ("ours.txt --real empty.txt", 1, "empty.txt: holds no texts"),
+        ("ours.txt --real cut.txt.gz", 1, "cut.txt.gz: cannot be read"),
+        ("ours.txt --references refs.txt --real what.doc", 1, "ending '.doc'"),
+        ("ours.txt --train hope.jsonl --text-column answer", 1, "hope.jsonl:1: no column 'answer'"),
         ("ours.txt --reference-column r", 2, "--reference-column needs --references"),
     ],
 )
@@ -329,6 +414,15 @@ def test_without_matplotlib_the_frontier_is_refused_before_anything_is_read(eval
     status, _, err = evaluate("nowhere.txt", "--frontier", "f")
     assert status == 2
     assert "needs matplotlib" in err
+
+
+@pytest.mark.parametrize(("option", "package"), [("--mauve", "mauve"), ("--lexicon", "vaderSentiment")])
+def test_a_missing_package_is_told_before_anything_is_read(evaluate, monkeypatch, option, package):
+    monkeypatch.setattr("emogen.cli.evaluating.find_spec", lambda name: None if name == package else object())
+    more = ["--encoder", "hf:x", "--real", "nowhere.txt"] if option == "--mauve" else []
+    status, out, err = evaluate("nowhere.txt", option, *more)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert package.lower() in err.lower()
 
 
 def test_a_language_model_of_our_own_gives_perplexity(scored, tiny_checkpoint):

@@ -2,6 +2,10 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -100,6 +104,43 @@ def test_what_transfer_refuses(refusal, vae, piped, text, options, status, said)
     found, line = refusal("transfer", "--emotion", "joy", "--checkpoint", vae, *QUICK, *options)
     assert found == status
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("transfer --emotion joy", 1, "no VAE is named, and the models that ship are language models"),
+        ("interpolate a b", 1, "no VAE is named"),
+        ("transfer --emotion joy --checkpoint {lm}", 1, "{lm}: is a language model"),
+        ("interpolate a b --checkpoint {lm}", 1, "{lm}: is a language model"),
+        ("transfer --emotion joy --checkpoint nowhere", 1, "nowhere: no checkpoint there"),
+        ("transfer --emotion hunger --checkpoint {vae}", 2, "emotion 'hunger' is not one of joy, sadness"),
+        ("interpolate a b --emotion joy=0.5 --checkpoint {vae}", 2, "sum to 0.5"),
+        ("transfer --emotion joy --checkpoint {vae} nothing.txt", 1, "nothing.txt: no such file"),
+        ("transfer --emotion joy --checkpoint {vae} --guide nowhere", 1, "nowhere: no classifier there"),
+    ],
+)
+def test_what_needs_no_weights_is_refused_without_pytorch(vae, tiny_checkpoint, tmp_path, arguments, status, said):
+    """In a process of its own, in a folder without checkpoints."""
+    places = {"lm": str(tiny_checkpoint), "vae": str(vae)}
+    code = (
+        "import sys; from emogen.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as ended: print(ended.code, 'torch' in sys.modules)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "EMOGEN_CHECKPOINT"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *(part.format(**places) for part in arguments.split())],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stdout == f"{status} False\n", ended.stderr
+    assert said.format(**places) in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_file_that_is_not_there(refusal, vae):

@@ -424,19 +424,19 @@ def test_signatures_say_how(monkeypatch):
 
     monkeypatch.setattr(score, "version", missing)
     texts = ["a b", "c"]
-    options = "order:3|smooth:method1|words:v1|texts:2"
+    options = "order:3|smooth:method1|words:v2|texts:2"
     expected = {
-        "distinct|n:2|words:v1|texts:2|version:dev|seed:0": distinct(texts, 2),
-        "distinct_corrected|n:1|sample:2|words:v1|texts:2|version:dev|seed:0": distinct_corrected(texts, 1, 2),
-        "ngram_entropy|n:2|words:v1|texts:2|version:dev|seed:0": ngram_entropy(texts, 2),
+        "distinct|n:2|words:v2|texts:2|version:dev|seed:0": distinct(texts, 2),
+        "distinct_corrected|n:1|sample:2|words:v2|texts:2|version:dev|seed:0": distinct_corrected(texts, 1, 2),
+        "ngram_entropy|n:2|words:v2|texts:2|version:dev|seed:0": ngram_entropy(texts, 2),
         "unique|texts:2|version:dev|seed:1": unique(texts, seed=1),
         "commonest|texts:2|version:dev|seed:0": commonest(texts),
         f"self_bleu|{options}|version:dev|bs:1000|seed:0": self_bleu(texts, order=3),
         f"forward_bleu|{options}|references:1|version:dev|bs:1000|seed:0": forward_bleu(texts, ["a"], order=3),
         f"backward_bleu|{options}|references:1|version:dev|bs:1000|seed:0": backward_bleu(texts, ["a"], order=3),
-        "novelty|n:4|words:v1|texts:2|training:1|version:dev|bs:1000|seed:0": novelty(texts, ["a"]),
-        "copied|words:v1|texts:2|training:1|version:dev|bs:1000|seed:0": copied(texts, ["a"]),
-        "mean_length|words:v1|texts:2|version:dev|bs:1000|seed:0": mean_length(texts),
+        "novelty|n:4|words:v2|texts:2|training:1|version:dev|bs:1000|seed:0": novelty(texts, ["a"]),
+        "copied|words:v2|texts:2|training:1|version:dev|bs:1000|seed:0": copied(texts, ["a"]),
+        "mean_length|words:v2|texts:2|version:dev|bs:1000|seed:0": mean_length(texts),
     }
     assert list(expected) == [found.signature for found in expected.values()]
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.metrics import ConfusionMatrix
 from nltk.metrics.agreement import AnnotationTask
+from scipy import stats
 
-from emogen.errors import DataError
+from emogen.errors import DataError, UndefinedScoreError
 from emogen.evaluate import bootstrap_interval
 from emogen.evaluate.emotion import (
     Confusion,
@@ -29,6 +30,7 @@ from emogen.evaluate.emotion import (
     multilabel_f1,
     multilabel_f1_tally,
 )
+from emogen.evaluate.resampling import wilson_interval
 
 LABELS = ["anger", "joy", "sadness", "喜悦"]
 EKMAN = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
@@ -334,10 +336,47 @@ def test_interval_of_corrected_accuracy_holds_the_truth():
     assert held >= 10
 
 
+@pytest.mark.parametrize("right", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize("found", ["surer", "elsewhere"])
+def test_labels_that_the_judge_cannot_give_are_not_corrected(right, found):
+    """It finds what was asked for more often than it finds it in texts that truly have it, or gives a label it hardly knows."""
+    spread = (1 - right) / 6
+    tried = Confusion(np.round(400 * (np.full((7, 7), spread) + np.eye(7) * (right - spread))).astype(np.int64), EKMAN)
+    asked = [label for label in EKMAN for _ in range(100)]
+    better = int(100 * (right + 0.2))
+    judged = [label if n < better else EKMAN[n % 7] for label in EKMAN for n in range(100)]
+    if found == "elsewhere":
+        judged = ["neutral" if n < 90 else label for label in EKMAN for n in range(100)]
+    with pytest.raises(UndefinedScoreError, match="no shares of true emotions explain"):
+        corrected_accuracy(asked, judged, tried)
+    if found == "elsewhere":
+        with pytest.raises(UndefinedScoreError, match="no shares of true emotions explain"):
+            corrected_shares(judged, tried)
+
+
+def test_texts_that_the_judge_errs_on_as_it_should_are_hardly_ever_refused():
+    """At p below .01 one trial in a hundred."""
+    for seed in range(15):
+        asked, _, judged, tried = simulated(seed, held_out=100, texts=500)
+        corrected_accuracy(asked, judged, tried, seed)
+
+
+@pytest.mark.parametrize("texts", [7, 70, 700])
+def test_no_interval_is_narrower_than_that_of_counting(texts):
+    """All right by a faultless judge: the lower end is Wilson's by SciPy, not the 1 of a bootstrap."""
+    tried = Confusion(np.eye(7, dtype=np.int64) * 10_000, EKMAN)
+    labels = [EKMAN[n % 7] for n in range(texts)]
+    found = corrected_accuracy(labels, labels, tried)
+    expected = stats.binomtest(texts, texts).proportion_ci(method="wilson")
+    assert (found.value, found.high) == (1, 1)
+    assert found.low <= expected.low + 1e-9
+    assert wilson_interval(0.3, 50) == pytest.approx(tuple(stats.binomtest(15, 50).proportion_ci(method="wilson")))
+
+
 def test_interval_shows_how_well_the_judge_is_known():
-    """The same shares seen on a hundred times as many held-out texts make it narrower."""
+    """The same judge seen on a hundred times as many held-out texts makes it narrower."""
     asked, _, judged, tried = simulated(0, held_out=60, texts=2000)
-    known = Confusion(tried.counts * 100, tried.labels)
+    known = simulated(0, held_out=6000, texts=2000)[3]
     loose, tight = corrected_accuracy(asked, judged, tried), corrected_accuracy(asked, judged, known)
     assert tight.high - tight.low < 0.8 * (loose.high - loose.low)
     assert loose.signature.startswith(
@@ -389,7 +428,7 @@ def test_a_label_that_the_judge_never_gives_is_no_obstacle():
 def test_correction_refuses_what_it_cannot_know():
     """A label without held-out texts, and one that the judge does not have."""
     tried = Confusion(np.array([[9, 1, 0], [1, 9, 0], [0, 0, 0]]), ("joy", "anger", "grief"))
-    with pytest.raises(DataError, match="confusion has no text of grief: add such texts"):
+    with pytest.raises(UndefinedScoreError, match="confusion has no text of grief: add such texts"):
         corrected_accuracy(["joy"], ["joy"], tried)
     with pytest.raises(DataError, match="confusion has no text of grief"):
         corrected_shares(["joy"], tried)

@@ -99,8 +99,8 @@ def test_interval_is_that_of_the_tally_and_its_seed():
 def test_signatures_name_model_and_unit():
     signed = [metric(["a b", "c"], [1.0, 2.0], "gpt2@main").signature for metric in ALL]
     starts = [
-        "perplexity|model:gpt2@main|unit:word+end|words:v1|texts:2|version:",
-        "reverse_perplexity|model:gpt2@main|unit:word+end|words:v1|texts:2|version:",
+        "perplexity|model:gpt2@main|unit:word+end|words:v2|texts:2|version:",
+        "reverse_perplexity|model:gpt2@main|unit:word+end|words:v2|texts:2|version:",
         "nats_per_character|model:gpt2@main|unit:character+end|texts:2|version:",
         "nats_per_sentence|model:gpt2@main|unit:text|texts:2|version:",
     ]

@@ -211,9 +211,9 @@ def test_identical_texts_without_latin_letters_get_full_marks(text):
         ("...", "default"),
         ("", "default"),
         ("🙂 ok", "default"),
-        ("🙂🙂 ok", "words-v1"),
-        ("我爱 Python 编程", "words-v1"),
-        ("Привет", "words-v1"),
+        ("🙂🙂 ok", "words-v2"),
+        ("我爱 Python 编程", "words-v2"),
+        ("Привет", "words-v2"),
     ],
 )
 def test_rouge_keeps_its_own_tokenizer_while_it_keeps_most(reference, tokenizer):
@@ -333,7 +333,7 @@ def test_signature_of_rouge():
     end = f"rouge_score:{version('rouge-score')}|version:"
     assert rouge(*ENGLISH, "rouge1").signature.startswith(f"rouge1|nrefs:var|best:fmeasure|tok:default|stem:no|{end}")
     signature = rouge(["a"], [["我们", "b"]], "rougeLsum", seed=2).signature
-    assert signature.startswith(f"rougeLsum|nrefs:2|best:fmeasure|tok:words-v1|stem:no|sentences:lines|{end}")
+    assert signature.startswith(f"rougeLsum|nrefs:2|best:fmeasure|tok:words-v2|stem:no|sentences:lines|{end}")
     assert signature.endswith("|bs:1000|seed:2")
 
 
@@ -406,7 +406,7 @@ def test_every_form_refuses_what_is_no_pair(name):
     for form in ("{}", "{}_tally", "sentence_{}"):
         with pytest.raises(DataError, match="no hypotheses"):
             ours(form, name)([], [])
-        with pytest.raises(SettingsError, match="'fr' is not one of auto, en, zh"):
+        with pytest.raises(SettingsError, match="'fr' is not one of auto, char, en, zh"):
             ours(form, name)(["a"], [["a"]], language="fr")
         with pytest.raises(DataError, match="no hypotheses"):
             ours(form, "rouge")([], [], "rouge1")
@@ -430,3 +430,50 @@ def test_package_needs_neither_torch_nor_transformers():
     """In an interpreter of its own, since other tests import them here."""
     check = "import emogen.evaluate, sys; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], cwd=Path(__file__).parents[1], check=True)
+
+
+# Remarks about the weather and food in scripts without blanks between words.
+UNSPACED = {
+    "Hiragana": ["きょうは とてもたのしかった。", "またあした会いましょう。"],
+    "Katakana": ["コーヒーヲノミマス。", "アシタハハレデス。"],
+    "Thai": ["เมื่อวานฝนตกหนักมาก", "ฉันชอบกินข้าวผัด"],
+    "Lao": ["ມື້ນີ້ອາກາດດີຫຼາຍ", "ຂ້ອຍມັກກິນເຂົ້າໜຽວ"],
+    "Khmer": ["ថ្ងៃនេះមេឃស្រឡះណាស់", "ខ្ញុំចូលចិត្តញ៉ាំបាយ"],
+    "Myanmar": ["ဒီနေ့ရာသီဥတုကောင်းတယ်", "ကျွန်တော်ထမင်းစားတယ်"],
+}
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+def test_scripts_without_blanks_are_compared_by_characters(script):
+    """Identical texts score full marks, and BLEU is sacrebleu's with its tokenizer `char`."""
+    texts = UNSPACED[script]
+    same = [[text] for text in texts]
+    assert bleu(texts, same).value == pytest.approx(100)
+    assert rouge(texts, same, "rouge2").value == 1
+    assert ter(texts, same).value == 0
+    other = [[text[: len(text) // 2] + texts[0][-3:]] for text in texts]
+    expected = BLEU(tokenize="char").corpus_score(texts, [[listed[0] for listed in other]]).score
+    found = bleu(texts, other)
+    assert found.value == pytest.approx(expected)
+    assert "|tok:char|" in found.signature
+    assert "|tok:char" in ter(texts, other).signature
+    spaced = TER().corpus_score([" ".join(text) for text in texts], [[" ".join(listed[0]) for listed in other]]).score
+    assert ter(texts, other).value == pytest.approx(spaced)
+    assert script in overlap.tokenisation_note(other)
+    assert "--language char" in overlap.tokenisation_note(other, "en")
+
+
+@pytest.mark.parametrize(
+    "text", ["我很开心。", "我爱这家の店，东西很好吃", "so happy", "Привет мир", "한국어 문장입니다", "", "🙂"]
+)
+def test_scripts_with_words_are_not(text):
+    assert overlap.tokenisation_note([[text]]) == ""
+    assert "|tok:char|" not in bleu(["x"], [[text]]).signature
+
+
+def test_whether_texts_have_ngrams():
+    """Rouge-score's own tokens are runs of a-z and 0-9; ours keep every sign."""
+    assert overlap.has_ngrams(["hi"], [["oh no"]], 2)
+    assert not overlap.has_ngrams(["hi !"], [["oh"]], 2, "en")
+    assert overlap.has_ngrams(["hi !"], [["oh"]], 2, "zh")
+    assert not overlap.has_ngrams(["🙂"], [["🙂"]], 1, "en")

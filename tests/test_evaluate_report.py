@@ -85,13 +85,11 @@ def test_a_report_of_nothing_is_refused():
 
 
 def test_table_by_hand():
-    """Metrics in the order in which they first come, an empty cell for what is missing, a note on one line."""
+    """Systems as rows, metrics in the order in which they first come, an empty cell for what is missing, a note on one line."""
     assert as_table(two()) == (
-        "           ours                     theirs\n"
-        "texts      5255                     12\n"
-        "bleu       3.05 [2.91, 3.19]\n"
-        "distinct2  0.0168 [0.0161, 0.0176]  0.0168 [0.0161, 0.0176]\n"
-        "novelty                             0.0168 [0.0161, 0.0176]\n"
+        "        texts  bleu               distinct2                novelty\n"
+        "ours    5255   3.05 [2.91, 3.19]  0.0168 [0.0161, 0.0176]\n"
+        "theirs  12                        0.0168 [0.0161, 0.0176]  0.0168 [0.0161, 0.0176]\n"
         "\n"
         "metric     first  second  second - first        p      p (Holm)  test\n"
         "bleu       ours   theirs  +0.11 [-0.08, +0.31]  0.043  0.086     paired bootstrap\n"
@@ -104,12 +102,10 @@ def test_table_by_hand():
 def test_markdown_by_hand():
     """Signatures once each, as code; signs that Markdown would read are marked."""
     assert as_markdown(two("a|b", "*c*")) == (
-        "|  | a\\|b | \\*c\\* |\n"
-        "|---|---|---|\n"
-        "| texts | 5255 | 12 |\n"
-        "| bleu | 3.05 [2.91, 3.19] |  |\n"
-        "| distinct2 | 0.0168 [0.0161, 0.0176] | 0.0168 [0.0161, 0.0176] |\n"
-        "| novelty |  | 0.0168 [0.0161, 0.0176] |\n"
+        "|  | texts | bleu | distinct2 | novelty |\n"
+        "|---|---|---|---|---|\n"
+        "| a\\|b | 5255 | 3.05 [2.91, 3.19] | 0.0168 [0.0161, 0.0176] |  |\n"
+        "| \\*c\\* | 12 |  | 0.0168 [0.0161, 0.0176] | 0.0168 [0.0161, 0.0176] |\n"
         "\n"
         "| metric | first | second | second - first | p | p (Holm) | test |\n"
         "|---|---|---|---|---|---|---|\n"
@@ -163,19 +159,31 @@ def columns(text):
 def test_wide_names_align(names):
     """The last column begins at the same terminal column in each line."""
     systems = {name: {"bleu": BLEU} for name in names}
-    head, texts, cells = as_table(Report(systems, dict.fromkeys(names, 7))).splitlines()
-    last = " ".join(names[-1].split())
-    starts = {columns(head) - columns(last), columns(texts) - 1, columns(cells) - columns("3.05 [2.91, 3.19]")}
+    head, *rows = as_table(Report(systems, dict.fromkeys(names, 7))).splitlines()
+    starts = {columns(head) - columns("bleu"), *(columns(row) - columns("3.05 [2.91, 3.19]") for row in rows)}
     assert len(starts) == 1
+
+
+@pytest.mark.parametrize("width", [1, 40, 52, 60, 500])
+def test_a_table_too_wide_is_continued_below(width):
+    """No line is wider than the terminal, except where a single column is; every metric comes once, behind the systems."""
+    systems = {name: {f"metric{n}": DISTINCT for n in range(7)} for name in ("ours", "theirs")}
+    blocks = as_table(Report(systems, {"ours": 3, "theirs": 4}), width).rstrip("\n").split("\n\n")
+    heads = [name for block in blocks for name in block.splitlines()[0].split()]
+    assert heads == ["texts", *(f"metric{n}" for n in range(7))]
+    for block in blocks:
+        assert [line.split()[0] for line in block.splitlines()[1:]] == ["ours", "theirs"]
+        assert max(map(len, block.splitlines())) <= width or len(block.splitlines()[0].split()) == 1
+    assert len(blocks) == {1: 8, 40: 7, 52: 7, 60: 4, 500: 1}[width]
 
 
 def test_marks_and_joiners_take_no_column():
     """An accent on its own and the parts that join an emoji; control characters do not reach the terminal."""
-    head, texts, _ = as_table(
+    head, first, second = as_table(
         Report({"e\u0301\u200d": {"bleu": BLEU}, "b\x1b[1m\n": {}}, {"e\u0301\u200d": 1, "b\x1b[1m\n": 2})
     ).splitlines()
-    assert head.index("b") - 2 == texts.index("2")
-    assert head.endswith("b [1m")
+    assert head.index("texts") == first.index("1") - 2 == second.index("2")
+    assert second.startswith("b [1m")
 
 
 def test_a_command_reads_back_as_it_was_given():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from emogen.errors import DataError, SettingsError
+from emogen.evaluate.distribution import frechet
 from emogen.evaluate.diversity import distinct, novelty
 from emogen.evaluate.emotion import Confusion, emotion_accuracy, emotion_f1
+from emogen.evaluate.similarity import bertscore
 from emogen.evaluate.suite import (
     Encoding,
     Fluency,
@@ -156,6 +159,46 @@ def test_the_nearest_reference_counts():
     assert scores["frechet"].value > 0
 
 
+@pytest.mark.parametrize("real", [None, [f"real {n}" for n in range(9)]])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_encoder_reads_every_text_once(real, at_once):
+    """For Fréchet distance, similarity and BERTScore together: in one pass, or in one for each kind of vector."""
+    read = {"sentences": [], "tokens": [], "both": []}
+
+    def sentences(texts):
+        read["sentences"] += texts
+        return letters(texts)
+
+    def tokens(texts):
+        read["tokens"] += texts
+        return ENCODER.tokens(texts)
+
+    def both(texts):
+        read["both"] += texts
+        return letters(texts), ENCODER.tokens(texts)
+
+    texts = [f"{'ab' * n} text {n}" for n in range(70)]
+    references = [[f"reference {n}", f"another {n * n}"][: 1 + n % 2] for n in range(70)]
+    given = Means(encoder=Encoding("counted", sentences, tokens, both if at_once else None), real=real)
+    found = evaluate_texts(texts, references, means=given)
+    everything = sorted([*texts, *(text for listed in references for text in listed)])
+    assert sorted(read["both" if at_once else "tokens"]) == everything
+    assert sorted(read["sentences"]) == sorted([*([] if at_once else everything), *(real or [])])
+    plain = evaluate_texts(texts, references, means=Means(encoder=replace(ENCODER, name="counted"), real=real))
+    for name in ("frechet", "similarity", "bertscore"):
+        assert found[name] == plain[name]
+    own = np.array([letters([text])[0] for text in texts])
+    others = np.array([letters([text])[0] for text in (real or [text for listed in references for text in listed])])
+    assert found["frechet"].value == pytest.approx(frechet(own, others).value)
+    assert found["bertscore"].value == pytest.approx(bertscore(texts, references, ENCODER.tokens, "x").value)
+
+
+def test_an_encoder_that_forgets_a_text_is_told():
+    short = replace(ENCODER, tokens=lambda texts: ENCODER.tokens(texts)[1:])
+    with pytest.raises(DataError, match="encoder letters gave 2 sentence vectors and the tokens of 1 texts for 2 texts"):
+        evaluate_texts(["a"], [["b"]], means=Means(encoder=short))
+
+
 def test_real_texts_take_the_place_of_references():
     given = evaluate_texts(TEXTS, REFERENCES, means=Means(real=TEXTS))
     assert given["backward_bleu4"].value > evaluate_texts(TEXTS, REFERENCES)["backward_bleu4"].value
@@ -208,6 +251,49 @@ def test_what_cannot_be_computed_is_a_note_and_no_number():
     assert all(np.isfinite([score.value, score.low, score.high]).all() for score in found.scores.values())
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [["hi", "ok"], ["🙂", "😢"], ["ありがとう。", "うん"], ["ขอบคุณ", "ดี"], ["អរគុណ", "បាទ"], ["...", "!"], ["a b", "c d"]],
+)
+@pytest.mark.parametrize("language", ["auto", "en", "zh", "char"])
+def test_identical_texts_score_full_marks_or_a_note(texts, language):
+    """BLEU, chrF and ROUGE against themselves are never 0: a metric that finds no token to compare is left out."""
+    found = evaluate(System("s", texts, [[text] for text in texts]), options=Options(language=language))
+    full = {"bleu": 100, "chrf": 100, "ter": 0, "rouge1": 1, "rouge2": 1, "rougeL": 1}
+    for name, value in full.items():
+        if name in found.scores:
+            assert found.scores[name].value > 0 or name == "ter"
+            assert name == "rouge2" or found.scores[name].value == pytest.approx(value)
+        else:
+            assert any(note.startswith(f"{name} left out") for note in found.notes)
+    assert {"bleu", "chrf", "ter"} <= set(found.scores)
+    assert all(found.scores[name].value > 0 for name in ("distinct1", "distinct2") if name in found.scores)
+
+
+def test_how_a_script_without_blanks_is_parted_is_said():
+    texts = ["ฉันดีใจมากที่ได้พบคุณ"]
+    found = evaluate(System("s", texts, [texts]))
+    assert "bleu and ter compare characters, since Thai has no blanks between words" in found.notes
+    found = evaluate(System("s", texts, [texts]), options=Options(language="en"))
+    assert any("'en' does not part Thai" in note for note in found.notes)
+    assert any("eff:yes" in note for note in found.notes)
+    assert "|eff:yes|" in found.scores["bleu"].signature
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        (Means(encoder=replace(ENCODER, sentences=lambda texts: np.full((len(texts), 4), np.nan)), real=TEXTS), "not finite"),
+        (Means(real=[]), "no real texts"),
+        (Means(real=TEXTS, reverse=lambda _: Fluency("m", lambda texts: [np.nan] * len(texts))), "nan"),
+    ],
+)
+def test_mistakes_are_no_notes(means, said):
+    """A metric that the texts do not allow is left out; data or a model that is broken ends the evaluation."""
+    with pytest.raises(DataError, match=said):
+        evaluate(System("s", TEXTS), means)
+
+
 @pytest.mark.parametrize("texts", [[""], ["", ""], ["👍🏽"], ["", "a b c d e", "我 很好 a"]])
 def test_odd_texts_score_finitely(texts):
     scores = evaluate_texts(texts, [["a b c"]] * len(texts))
@@ -258,6 +344,16 @@ def test_comparison_finds_the_better_system_and_not_a_difference_to_itself():
     assert found["bleu"].p < 0.01
     same, _ = compare(worse, worse)
     assert all(comparison.p == 1 and comparison.difference == 0 for comparison in same.values())
+
+
+def test_a_system_of_short_texts_is_compared_in_bleu():
+    """Its n-grams are the effective ones, which change nothing for the other system."""
+    short, long = evaluate(System("s", ["it was"] * 60, REFERENCES)), evaluate(System("l", TEXTS, REFERENCES))
+    assert "|eff:yes|" in short.scores["bleu"].signature
+    assert "|eff:no|" in long.scores["bleu"].signature
+    found, notes = compare(short, long)
+    assert notes == []
+    assert found["bleu"].difference == pytest.approx(long.scores["bleu"].value - short.scores["bleu"].value)
 
 
 def test_what_was_computed_in_another_way_is_not_compared():

@@ -130,3 +130,38 @@ def test_the_recipe_prepares_disjoint_corpora(workplace):
     assert refuse_leaks(workplace / "shipped", [workplace / "guide"]) == "none"
     kept, whole = ((workplace / name / "model.safetensors").stat().st_size for name in ("shipped", "judge"))
     assert kept < 0.6 * whole
+
+
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_starts_nothing(name, monkeypatch):
+    """No server, no training, no download: the usage and nothing else."""
+    pytest.importorskip("gradio" if name == "gradio_chat" else "langchain_core" if name == "langchain_model" else "click")
+    module = example(name)
+    command = getattr(module, "recipe", None) or module.main
+    monkeypatch.setattr("emogen.load", lambda *_, **__: pytest.fail("a model is loaded"))
+    shown = CliRunner().invoke(command, ["--help"])
+    assert shown.exit_code == 0
+    assert shown.output.startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("customer_service", ["--checkpoint", "nowhere"]),
+        ("evaluate_another_model", ["--model", "nowhere"]),
+        ("gradio_chat", ["--checkpoint", "nowhere"]),
+        ("own_data", ["nowhere.csv"]),
+    ],
+)
+def test_a_mistake_in_an_example_is_one_line(name, arguments, workplace, monkeypatch, capsys):
+    if name == "gradio_chat":
+        pytest.importorskip("gradio")
+    module = example(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        module.run(module.main, f"{name}.py")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{name}.py: nowhere")

@@ -163,3 +163,12 @@ def test_a_judge_on_the_rows_of_a_trained_guide_is_refused(corpus, tmp_path):
     other, _ = corpus("night")
     clean = fit_classifier([other], Reading(), ClassifierSettings(**TINY, **sizes, backbone="cnn", out=str(tmp_path / "clean")))
     assert refuse_leaks(clean, [guide]) == "none"
+
+
+def test_folders_may_be_strings(seen):
+    """One guide or several; a string is one folder, not its letters."""
+    judge, guide = seen("judge", "cnn", ["a", "b"]), seen("guide", "lstm", ["c"])
+    assert find_leak(str(judge), str(guide)) == find_leak(judge, guide)
+    assert refuse_leaks(str(judge), [str(guide)]) == refuse_leaks(judge, str(guide)) == refuse_leaks(judge, guide) == "none"
+    with pytest.raises(CheckpointError, match="nowhere: no such folder"):
+        refuse_leaks(str(judge), "nowhere")

@@ -204,6 +204,104 @@ def test_personal(text, expected):
     assert personal(text) == expected
 
 
+# Examples that the IBAN registry and banks publish, from 15 to 33 signs; ISO 13616's check digits are tried below.
+IBANS = [
+    "NO9386011117947",
+    "BE68539007547034",
+    "DK5000400440116243",
+    "NL91ABNA0417164300",
+    "FI2112345600000785",
+    "AT611904300234573201",
+    "LT121000011101001000",
+    "CH9300762011623852957",
+    "HR1210010051863000160",
+    "LV80BANK0000435195001",
+    "GB82WEST12345698765432",
+    "DE89370400440532013000",
+    "IE29AIBK93115212345678",
+    "AE070331234567890123456",
+    "ES9121000418450200051332",
+    "SE4550000000058398257466",
+    "PT50000201231234567890154",
+    "TR330006100519786457841326",
+    "GR1601101250000000012300695",
+    "FR1420041010050500013M02606",
+    "IT60X0542811101000000123456",
+    "PL61109010140000071219812874",
+    "MU17BOMM0101101030300200000MUR",
+    "BR1800360305000010009795493C1",
+    "MT84MALT011000012345MTLCAST001S",
+    "SC18SSCB11010000000000001497USD",
+    "RU0304452522540817810538091310419",
+]
+
+
+def grouped(number, gap, size=4):
+    return gap.join(number[at : at + size] for at in range(0, len(number), size))
+
+
+@pytest.mark.parametrize("iban", IBANS)
+def test_an_iban_is_hidden_whole(iban):
+    """As it is printed, without gaps, with other gaps, in small letters, and with words around it."""
+    assert int("".join(str(int(sign, 36)) for sign in iban[4:] + iban[:4])) % 97 == 1
+    for written in (iban, iban.lower(), *(grouped(iban, gap) for gap in (" ", "-", "\u00a0", ".")), grouped(iban, " ").lower()):
+        assert personal(f"Pay to {written}, please.") == "Pay to [number], please."
+        assert personal(f"My IBAN is {written} and I wait. Thanks") == "My IBAN is [number] and I wait. Thanks"
+        assert personal(f"账号：{written}谢谢") == "账号：[number]谢谢"
+    assert personal(f"{grouped(iban, ' ')} {iban}") == "[number] [number]"
+    assert personal(f"AB12 codes. {iban}") == "AB12 codes. [number]"
+    # A typing error makes it no less of a number of somebody's account.
+    mistyped = iban[:2] + f"{(int(iban[2:4]) + 7) % 100:02}" + iban[4:]
+    if sum(map(str.isdigit, iban)) >= 10:
+        assert personal(f"It is {grouped(mistyped, ' ')}.") == "It is [number]."
+
+
+# Published test numbers of card schemes, from 13 to 19 digits, as they are printed.
+CARDS = """4222222222222|3056 930902 5904|3782 822463 10005|5555 5555 5555 4444|6011 1111 1111 1117|3530 1113 3330 0000
+6304 0000 0000 0000|6759 6498 2643 8453|4000 0000 0000 0000 006""".replace("\n", "|").split("|")
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("gap", ["", " ", "-", ".", "\u00a0"])
+def test_a_card_is_hidden_whole(card, gap):
+    assert personal(f"Card {card.replace(' ', gap)}, thanks.") == "Card [number], thanks."
+
+
+@pytest.mark.parametrize(
+    "number",
+    """(020) 7946 0958|01632 960 001|030/12345678|0151 23456789|01.23.45.67.89|06 1234 5678|03-1234-5678|02-123-4567|98765 43210
+    098765-43210|(02) 9876 5432|0412 345 678|1300 123 456|(11) 91234-5678|8 (495) 123-45-67|8 912 345-67-89|400-810-1234
+    08-123 456 78|070-123 45 67|044 123 45 67|0912-345-678|1-800-555-0199|+49/30/123456|+1 (212) 555-0187|(212) 555-0187
+    """.replace("\n", "|").split("|")[:-1],
+)
+def test_national_forms_of_telephone_numbers_are_hidden_whole(number):
+    assert personal(f"It is {number.strip()}, ok?") == "It is [phone], ok?"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Call me at 612 34 56 78 today.", "Call me at [phone] today."),
+        ("Tel: 2345 6789. Phone number is 22 123 45 67!", "Tel: [phone]. Phone number is [phone]!"),
+        ("手机号：6123 4567。", "手机号：[phone]。"),
+    ],
+)
+def test_a_number_behind_a_word_for_telephones_is_one(text, expected):
+    assert personal(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Call 911 or 112, text 10 people, dial 0 now.",
+        "In (2019) 123-145 pages, 01.02.2003, 01/02/2003 and 05-06-2020, 03-04 or 02/2021.",
+        "About 912 345 678 people, 12 34 56, room 0815, 1300 euros, AB12 CDEF and ISO 13616.",
+    ],
+)
+def test_personal_leaves_what_only_looks_alike(text):
+    assert personal(text) == text
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -187,6 +187,10 @@ def test_tokens_have_a_vector_each_but_marks_have_none(encoder):
     assert [len(vectors) for vectors in found] == [5, 1, 0, 9, 4, 62]
     assert all(vectors.shape[1] == 32 for vectors in found)
     assert encoder.tokens([]) == []
+    sentences, tokens = encoder.both(TEXTS)
+    np.testing.assert_array_equal(sentences, encoder.sentences(TEXTS))
+    for one, other in zip(tokens, found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_text_alone_has_the_vectors_that_it_has_in_a_batch(encoder):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
-from typing import Any
+import zlib
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
+from subprocess import CalledProcessError
+from typing import NoReturn
 
 import click
 
@@ -52,6 +58,14 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            close = get_close_matches(name.lower().replace("_", "-"), _COMMANDS)
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            ctx.fail(f"No such command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
@@ -67,30 +81,45 @@ def cli() -> None:
     """
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Runs the command line; a user's mistake becomes one line on standard error."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; a user's mistake becomes one line on standard error."""
+    run(partial(cli.main, args=arguments, prog_name="emogen", standalone_mode=False), "emogen")
+
+
+def run(call: Callable[[], object], name: str) -> NoReturn:
+    """Run a program to its end; what a user can get wrong becomes one line on standard error, behind the program's name.
+
+    The exit status is that of the command line: 0 done, 1 failed, 2 wrong usage, 130 interrupted. An exception that no user can
+    cause is a fault of the program and stays whole.
+    """
     try:
-        code = cli.main(args=arguments, prog_name="emogen", standalone_mode=False) or 0
+        found = call()
+        code = found if isinstance(found, int) else 0
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        code = _say("interrupted", 130)
+        code = _say(name, "interrupted", 130)
     except Interrupted as stopped:
-        code = _say(str(stopped), 128 + stopped.signal)
+        code = _say(name, str(stopped), 128 + stopped.signal)
     except ElsewhereError:
         code = 1
     except EmogenError as error:
-        code = _say(str(error), 2 if isinstance(error, SettingsError) else 1)
+        code = _say(name, str(error), 2 if isinstance(error, SettingsError) else 1)
+    except CalledProcessError as error:
+        command = error.cmd if isinstance(error.cmd, str) else shlex.join(map(str, error.cmd))
+        code = _say(name, f"{command}: ended with exit status {error.returncode}", 1)
     except OSError as error:
-        code = _say(f"{error.filename or 'file'}: {error.strerror or error}", 1)
+        code = _say(name, f"{error.filename or 'file'}: {error.strerror or error}", 1)
+    except (EOFError, zlib.error) as error:
+        code = _say(name, f"a compressed file ends early or is broken ({error})", 1)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error) and "out of memory" not in str(error):
             raise
-        code = _say("out of memory; close other programs, or take a smaller model", 1)
+        code = _say(name, "out of memory; close other programs, or take a smaller model", 1)
     sys.exit(code)
 
 
-def _say(message: str, code: int) -> int:
-    click.echo(f"emogen: {' '.join(message.split())}", err=True)
+def _say(name: str, message: str, code: int) -> int:
+    click.echo(f"{name}: {' '.join(message.split())}", err=True)
     return code

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,13 +32,25 @@ from emogen.data.outputs import (
     read_outputs,
     store,
 )
-from emogen.errors import DataError, SettingsError
+from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate.emotion import Confusion
 from emogen.evaluate.frontier import Point, axis, draw
 from emogen.evaluate.overlap import Language
 from emogen.evaluate.report import Report, as_json, as_markdown, as_table
 from emogen.evaluate.significance import Comparison
-from emogen.evaluate.suite import Encoding, Evaluation, Fluency, Judging, Means, Options, System, compare, evaluate, planned
+from emogen.evaluate.suite import (
+    Encoding,
+    Evaluation,
+    Fluency,
+    Judging,
+    Means,
+    Options,
+    System,
+    compare,
+    evaluate,
+    over_training_seeds,
+    planned,
+)
 
 if TYPE_CHECKING:
     from emogen.judges.recognizer import Recognizer
@@ -71,6 +84,8 @@ class Request:
     language_model: str | None
     reverse: bool
     lexicon: bool
+    seed_column: str | None
+    pool_seeds: bool
     compare: tuple[tuple[str, str], ...]
     frontier: str | None
     quality: str | None
@@ -95,16 +110,22 @@ class Request:
     def columns(self) -> OutputColumns:
         """The emotion is read where somebody asks for it."""
         wanted = EMOTION_COLUMN if self.judge or self.lexicon else ""
-        return OutputColumns(self.text_column, self.emotion_column or wanted, self.reference_column, parse_renames(self.map))
+        emotion, renames = self.emotion_column or wanted, parse_renames(self.map)
+        return OutputColumns(self.text_column, emotion, self.reference_column, renames, self.seed_column or "", self.pool_seeds)
 
 
 @dataclass(frozen=True)
 class _Named:
-    """A group with the name of its column in the report."""
+    """A system as it is shown, with its texts: one group, or one for each training seed."""
 
     name: str
-    group: Group
-    system: System
+    groups: tuple[Group, ...]
+    runs: tuple[System, ...]
+
+    @property
+    def texts(self) -> int:
+        """How many texts it has."""
+        return sum(group.count for group in self.groups)
 
 
 @click.command("evaluate")
@@ -119,6 +140,8 @@ class _Named:
 @click.option("--emotion-column", metavar="NAME", help=f"Emotion asked for.  [default, with --judge: {EMOTION_COLUMN}]")
 @click.option("--reference-column", metavar="NAME", default=REFERENCE_COLUMN, show_default=True, help="A text, or a list.")
 @map_option
+@click.option("--seed-column", metavar="NAME", help="Training seed: intervals and tests then go over seeds.")
+@click.option("--pool-seeds", is_flag=True, help="Rows of several seeds are independent: the seeds are those of decoding.")
 @click.option("--format", type=click.Choice(FORMATS), help="Where the name does not say.  [default for -: txt]")
 @click.option("--language", type=click.Choice(get_args(Language)), default="auto", show_default=True, help="auto: by script.")
 @click.option("--lowercase", is_flag=True, help="BLEU and chrF without regard to case.")
@@ -163,8 +186,12 @@ def _refuse_impossible(request: Request) -> None:
         "--reverse needs --references or --real": not request.reverse or real,
         "--guide needs a --judge to check": not request.guide or bool(request.judge),
         "--quality needs --frontier": request.quality is None or bool(request.frontier),
+        "--seed-column is empty; name the column of the training seed": request.seed_column != "",
+        "--seed-column and --pool-seeds: take one of them": not (request.seed_column and request.pool_seeds),
         "--reference-column needs --references": request.reference_column == REFERENCE_COLUMN or bool(request.references),
         '--frontier needs matplotlib: pip install -e ".[plots]"': not request.frontier or bool(find_spec("matplotlib")),
+        '--mauve needs the package mauve-text: pip install -e ".[mauve]"': not request.mauve or bool(find_spec("mauve")),
+        '--lexicon needs vaderSentiment: pip install -e ".[lexicon]"': not request.lexicon or bool(find_spec("vaderSentiment")),
     }
     for need, met in needs.items():
         if not met:
@@ -187,20 +214,24 @@ def _all_files(request: Request) -> list[str]:
 
 
 def _run(request: Request, folder: Path) -> None:
-    judges = _judges(request)
+    # What is wrong with files and folders is told before a model is loaded.
+    for judge in request.judge:
+        if not (Path(judge) / "config.json").is_file():
+            raise CheckpointError(f"{judge}: no classifier there (no config.json); train one, or name another folder")
     systems = _systems(request, folder)
+    training, real = _texts(request.train, request, folder), _texts(request.real, request, folder)
+    pairs = [_pair(first, second, systems) for first, second in request.compare]
     means = Means(
-        training=_texts(request.train, request, folder),
-        real=_texts(request.real, request, folder),
-        judges=judges,
+        training=training,
+        real=real,
+        judges=_judges(request),
         encoder=_encoding(request),
         language_model=_fluency(request),
         reverse=_train_reverse if request.reverse else None,
     )
-    pairs = [_pair(first, second, systems) for first, second in request.compare]
     axes = _axes(request, systems, means)
-    found = {named.name: evaluate(named.system, means, request.options, _watch) for named in systems}
-    notes = [note for named in systems for note in _notes(named, found[named.name], len(systems))]
+    found = {named.name: _evaluation(named, means, request) for named in systems}
+    notes = _notes(systems, found)
     comparisons = list(_comparisons(pairs, request.seed, found, notes))
     points = _points(systems, found, axes, notes) if axes else []
     _show(request, found, comparisons, list(dict.fromkeys(notes)))
@@ -215,14 +246,29 @@ def _systems(request: Request, folder: Path) -> list[_Named]:
     for file in request.files:
         source = open_source(file, request.format or "", folder)
         outputs = _watch(read_outputs(source, request.columns, references), f"reading {file}", None)
-        groups = store(outputs, source, folder)
+        groups = store(outputs, source, folder, bool(request.seed_column))
+        runs: dict[tuple[str, float | None], list[Group]] = {}
         for group in groups:
-            name = _column_name(group, groups, named)
-            named[name] = _Named(name, group, _system(name, group, request))
+            runs.setdefault((group.system, group.temperature), []).append(group)
+        firsts = [own[0] for own in runs.values()]
+        for own in runs.values():
+            name = _shown_name(own[0], firsts, named)
+            named[name] = _Named(name, tuple(own), tuple(_system(name, group, request) for group in own))
     return list(named.values())
 
 
-def _column_name(group: Group, groups: Sequence[Group], taken: Mapping[str, _Named]) -> str:
+def _evaluation(named: _Named, means: Means, request: Request) -> Evaluation:
+    """The system's scores, over its training seeds where there are several."""
+    runs = [evaluate(run, means, request.options, _watch) for run in named.runs]
+    if len(runs) > 1:
+        return over_training_seeds(runs)
+    if not request.seed_column:
+        return runs[0]
+    note = f"a single training seed ({named.groups[0].seed}): intervals are over its texts alone"
+    return replace(runs[0], notes=(*runs[0].notes, note))
+
+
+def _shown_name(group: Group, groups: Sequence[Group], taken: Mapping[str, _Named]) -> str:
     """The system's name, with the temperature where there are several, and with the file where another has the name."""
     several = sum(other.system == group.system for other in groups) > 1
     temperature = "?" if group.temperature is None else f"{group.temperature:g}"
@@ -232,7 +278,7 @@ def _column_name(group: Group, groups: Sequence[Group], taken: Mapping[str, _Nam
 
 def _system(name: str, group: Group, request: Request) -> System:
     return System(
-        name=name,
+        name=f"{name} seed {group.seed}" if group.seed else name,
         texts=group.texts,
         references=group.references if request.references else None,
         asked=group.asked if request.judge or request.lexicon else None,
@@ -241,9 +287,13 @@ def _system(name: str, group: Group, request: Request) -> System:
 
 
 def _texts(files: Sequence[str], request: Request, folder: Path) -> Texts | None:
+    """Texts of several files; a file without the column is refused at once, not after an hour of scoring."""
     if not files:
         return None
-    return Texts(tuple(open_source(file, request.format or "", folder) for file in files), request.text_column)
+    sources = tuple(open_source(file, request.format or "", folder) for file in files)
+    for source in sources:
+        next(iter(Texts((source,), request.text_column)))
+    return Texts(sources, request.text_column)
 
 
 def _judges(request: Request) -> tuple[Judging, ...]:
@@ -292,7 +342,7 @@ def _encoding(request: Request) -> Encoding | None:
     from emogen.judges.encoder import load_text_encoder
 
     encoder = load_text_encoder(request.encoder, request.device)
-    return Encoding(encoder.name, encoder.sentences, encoder.tokens)
+    return Encoding(encoder.name, encoder.sentences, encoder.tokens, encoder.both)
 
 
 def _fluency(request: Request) -> Fluency | None:
@@ -311,19 +361,31 @@ def _train_reverse(texts: Sequence[str]) -> Fluency:
     return Fluency(model.name, model.nll)
 
 
-def _notes(named: _Named, found: Evaluation, systems: int) -> Iterator[str]:
-    """What is to be said of one system; its name is told where there are several."""
-    empty = named.group.empty
-    notes = [*([f"{empty:,} of {found.texts:,} texts are empty"] if empty else []), *found.notes]
-    yield from (f"{named.name}: {note}" if systems > 1 else note for note in notes)
+def _notes(systems: Sequence[_Named], found: Mapping[str, Evaluation]) -> list[str]:
+    """What is to be said of the systems, each note once, behind the names of those that it is of where there are several."""
+    concerned: dict[str, list[str]] = {}
+    for named in systems:
+        empty = sum(group.empty for group in named.groups)
+        own = [f"{empty:,} of {named.texts:,} texts are empty"] if empty else []
+        for note in (*own, *found[named.name].notes):
+            concerned.setdefault(note, []).append(named.name)
+    if len(systems) == 1:
+        return list(concerned)
+    return [f"{'all systems' if len(names) == len(systems) else ', '.join(names)}: {note}" for note, names in concerned.items()]
 
 
 def _pair(first: str, second: str, systems: Sequence[_Named]) -> tuple[str, str]:
     """The names of two files' systems, once it is known that they can be compared; before anything is scored."""
     one, other = _only(first, systems), _only(second, systems)
-    if one.group.count != other.group.count:
+    runs = (len(one.runs), len(other.runs))
+    if max(runs) > 1:
+        if min(runs) == 1:
+            raise DataError(
+                f"--compare: {first} has {runs[0]} training seeds and {second} has {runs[1]}; each needs at least two"
+            )
+    elif one.texts != other.texts:
         raise DataError(
-            f"--compare: {first} has {one.group.count:,} texts but {second} has {other.group.count:,}; "
+            f"--compare: {first} has {one.texts:,} texts but {second} has {other.texts:,}; "
             "line i of both must belong to the same item"
         )
     return one.name, other.name
@@ -331,7 +393,7 @@ def _pair(first: str, second: str, systems: Sequence[_Named]) -> tuple[str, str]
 
 def _only(file: str, systems: Sequence[_Named]) -> _Named:
     """The one system of a file."""
-    found = [named for named in systems if named.group.source == file]
+    found = [named for named in systems if named.groups[0].source == file]
     if len(found) > 1:
         raise DataError(f"--compare: {file} holds {len(found)} systems and temperatures; give each a file of its own")
     return found[0]
@@ -356,7 +418,7 @@ def _axes(request: Request, systems: Sequence[_Named], means: Means) -> _Axes | 
     """The metrics of the frontier, once it is known that it can be drawn; before anything is scored."""
     if not request.frontier:
         return None
-    known = planned(systems[0].system, means, request.options)
+    known = planned(systems[0].runs[0], means, request.options)
     judged = next((name for name in known if name.partition(":")[0] == "emotion_accuracy"), "bleu")
     if not request.quality and judged not in known:
         raise SettingsError("--frontier needs a quality: pass --judge, --references or --quality")
@@ -364,7 +426,7 @@ def _axes(request: Request, systems: Sequence[_Named], means: Means) -> _Axes | 
     for option, name in (("--quality", axes.quality), ("--diversity", axes.diversity)):
         if name not in known:
             raise SettingsError(f"{option} {name!r} is not one of the metrics computed here: {', '.join(known)}")
-    if all(named.group.temperature is None for named in systems):
+    if all(named.groups[0].temperature is None for named in systems):
         raise DataError(f"--frontier: no row of {', '.join(request.files)} has a column 'temperature'")
     return axes
 
@@ -373,11 +435,11 @@ def _points(systems: Sequence[_Named], found: Mapping[str, Evaluation], axes: _A
     """One for each system that has a temperature and both metrics."""
     points: list[Point] = []
     for named in systems:
-        scores, temperature = found[named.name].scores, named.group.temperature
+        scores, temperature = found[named.name].scores, named.groups[0].temperature
         if temperature is None or axes.quality not in scores or axes.diversity not in scores:
             notes.append(f"{named.name}: is not in the frontier, for want of a temperature or of one of its metrics")
         else:
-            points.append(Point(named.group.system, temperature, scores[axes.quality], scores[axes.diversity]))
+            points.append(Point(named.groups[0].system, temperature, scores[axes.quality], scores[axes.diversity]))
     return points
 
 
@@ -404,7 +466,7 @@ def _show(
     elif request.as_page:
         _print(as_markdown(report) + "".join(_confusion_pages(found)))
     else:
-        _print(as_table(report))
+        _print(as_table(report, shutil.get_terminal_size((120, 24)).columns))
         for note in notes:
             click.echo(f"note: {note}", err=True)
 
@@ -415,6 +477,8 @@ def _with_details(content: str, found: Mapping[str, Evaluation]) -> str:
     for name, evaluation in found.items():
         place = report["systems"][name] if "systems" in report else report
         place["lengths"] = vars(evaluation.lengths)
+        if evaluation.by_seed:
+            place["by_seed"] = evaluation.by_seed
         place["confusion"] = {
             judge: {"labels": matrix.labels, "counts": matrix.counts.tolist()}
             for judge, matrix in evaluation.confusions.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ import click
 from emogen.cli.printing import print_text
 from emogen.cli.reading import piped_lines
 from emogen.decoding.transfer_options import TransferOptions
-from emogen.errors import DataError
+from emogen.emotions import LabelSet, parse_emotion
+from emogen.errors import CheckpointError, DataError, SettingsError
 
 if TYPE_CHECKING:
     from emogen.checkpoint import Checkpoint
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from emogen.decoding.texts import Guide
 
 _OWN = "own"
+_LATEST = Path("checkpoints/latest")
+_WAY_OUT = "make a VAE with emogen train-vae FILES, then pass --checkpoint FOLDER"
 _SEEDS = click.IntRange(0, (1 << 32) - 1)
 _OPTIONS = (
     click.option("--checkpoint", default=None, help="Folder of a VAE  [default: $EMOGEN_CHECKPOINT, checkpoints/latest]"),
@@ -75,9 +79,14 @@ def transfer(
     as_json: bool,
 ) -> None:
     """Give each line of FILE, or of a pipe, another emotion, and keep what it says; one line for each line, in order."""
+    options = TransferOptions(samples=samples, sentences=sentences, rounds=rounds, keep=keep, seed=seed)
+    _refuse_at_once(checkpoint, emotion, strength)
+    if source != "-" and not Path(source).is_file():
+        raise DataError(f"{source}: no such file; name a file with a text a line, or pass lines through a pipe")
+    if guide not in (None, _OWN) and not (Path(guide or "") / "config.json").is_file():
+        raise CheckpointError(f"{guide}: no classifier there (no config.json); train one, or name another folder")
     from emogen.decoding.transfer import transfer as transferred
 
-    options = TransferOptions(samples=samples, sentences=sentences, rounds=rounds, keep=keep, seed=seed)
     model = _loaded(checkpoint, device)
     asked = model.checkpoint.emotion(emotion, strength)
     chooses = _guide(model, guide, device)
@@ -105,6 +114,7 @@ def interpolate(
     as_json: bool,
 ) -> None:
     """Write the texts on the way from the text FIRST to the text SECOND; the ends as the model gives them back."""
+    _refuse_at_once(checkpoint, emotion, strength)
     from emogen.decoding.latent import interpolate as between
     from emogen.decoding.sampling import Sampling
 
@@ -114,6 +124,35 @@ def interpolate(
     for number, found in enumerate(between(model.space, first, second, steps, asked, options)):
         content = {"share": number / (steps - 1), **dataclasses.asdict(found), "seed": seed}
         _print(found.text, content if as_json else None)
+
+
+def _refuse_at_once(checkpoint: str | None, emotion: str | None, strength: float) -> None:
+    """Refuse what config.json alone shows, before PyTorch and the weights are loaded: no VAE, or an emotion it does not know.
+
+    A folder that cannot be told from here, for example one without a readable config.json, is left to the loader.
+
+    Raises:
+        CheckpointError: the model is no VAE.
+        SettingsError: the emotion or its strength is impossible.
+    """
+    named = checkpoint or os.environ.get("EMOGEN_CHECKPOINT") or str(_LATEST)
+    folder = Path(named)
+    try:
+        if folder.name == _LATEST.name and folder.is_file():
+            folder = folder.parent / folder.read_text(encoding="utf-8").strip()
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, labels = content["kind"], LabelSet(tuple(content["labels"]))
+    except (OSError, ValueError, KeyError, TypeError, SettingsError):
+        if checkpoint is None and named == str(_LATEST) and not _LATEST.exists():
+            raise CheckpointError(f"no VAE is named, and the models that ship are language models; {_WAY_OUT}") from None
+        if checkpoint and not (folder / "config.json").is_file():
+            raise CheckpointError(f"{folder}: no checkpoint there (no config.json); {_WAY_OUT}") from None
+        return
+    if kind != "vae":
+        what = "a classifier" if kind == "classifier" else "a language model"
+        raise CheckpointError(f"{folder}: is {what}, which finds no latent of a text; {_WAY_OUT}")
+    if emotion is not None:
+        parse_emotion(emotion, labels, strength)
 
 
 def _loaded(checkpoint: str | None, device: str) -> _Model:
@@ -146,8 +185,6 @@ def _lines(source: str) -> Iterator[str]:
         return
     from emogen.data.outputs import Texts, open_source
 
-    if not Path(source).is_file():
-        raise DataError(f"{source}: no such file; name a file with a text a line, or pass lines through a pipe")
     with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
         yield from Texts((open_source(source, "txt", Path(folder)),), "text|reply")
 

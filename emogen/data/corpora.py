@@ -134,14 +134,14 @@ def data_folder() -> Path:
     return Path.home() / ".cache" / "emogen"
 
 
-def locate(name: str, folder: Path | None = None) -> Path:
+def locate(name: str, folder: str | Path | None = None) -> Path:
     """The file of a corpus: the bundled one, or the one that `fetch` wrote to `folder` (default: `data_folder()`).
 
     Raises:
         DataError: an unknown name, or a corpus that is not there yet, with the command that fetches it.
     """
     corpus = corpus_named(name)
-    path = (folder or data_folder()) / f"{name}.jsonl.gz" if corpus.sources else _STARTER
+    path = (Path(folder) if folder else data_folder()) / f"{name}.jsonl.gz" if corpus.sources else _STARTER
     if path.is_file():
         return path
     if not corpus.sources:
@@ -169,8 +169,8 @@ def resolve(file: str, reading: Reading) -> tuple[str, Reading]:
 
 def fetch(
     corpus: Corpus,
-    target_folder: Path | None = None,
-    from_folder: Path | None = None,
+    target_folder: str | Path | None = None,
+    from_folder: str | Path | None = None,
     roles: Roles = "replies",
     progress: Progress | None = None,
 ) -> Path:
@@ -190,9 +190,9 @@ def fetch(
     """
     if not corpus.sources:
         return locate(corpus.name)
-    target = (target_folder or data_folder()) / f"{corpus.name}.jsonl.gz"
+    target = (Path(target_folder) if target_folder else data_folder()) / f"{corpus.name}.jsonl.gz"
     if from_folder:
-        write_exchanges(target, _some(corpus, _from_folder(corpus, from_folder, roles)))
+        write_exchanges(target, _some(corpus, _from_folder(corpus, Path(from_folder), roles)))
         return target
     if any(source.is_by_hand for source in corpus.sources):
         raise DataError(f"{corpus.name}: no address to download from; get the files from {corpus.home}, {_way_out(corpus)}")

@@ -252,7 +252,7 @@ def infer_labels(path: str | Path, reading: Reading) -> LabelSet:
     return EKMAN if reads_once(path) else survey_labels(path, reading).label_set(reading.renames)
 
 
-def write_exchanges(path: Path, exchanges: Iterable[Exchange]) -> int:
+def write_exchanges(path: str | Path, exchanges: Iterable[Exchange]) -> int:
     """Writes JSON lines (gzipped where the name ends in .gz), whole or not at all; returns the number of rows.
 
     The same exchanges give the same bytes.
@@ -261,6 +261,7 @@ def write_exchanges(path: Path, exchanges: Iterable[Exchange]) -> int:
         DataError: a text with half of a surrogate pair, which no file can hold.
         EmogenError: the disk is full or the folder cannot be written.
     """
+    path = Path(path)
     if path.name.removesuffix(".gz").endswith((".csv", ".tsv")):
         raise DataError(f"{path}: JSON lines are written; name the file .jsonl or .jsonl.gz")
     count = 0

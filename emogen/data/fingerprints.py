@@ -33,18 +33,20 @@ def fingerprints(texts: Iterable[str]) -> Fingerprints:
     return np.unique(np.fromiter(map(fingerprint, texts), dtype=np.uint64))
 
 
-def write_fingerprints(folder: Path, rows: Fingerprints) -> None:
+def write_fingerprints(folder: str | Path, rows: Fingerprints) -> None:
     """Writes the training rows' fingerprints into a checkpoint, whole or not at all."""
+    folder = Path(folder)
     with replacing(folder / ROWS_FILE) as beside, beside.open("wb") as handle:
         np.save(handle, np.unique(rows), allow_pickle=False)
 
 
-def read_fingerprints(folder: Path) -> Fingerprints:
+def read_fingerprints(folder: str | Path) -> Fingerprints:
     """The training rows' fingerprints of a checkpoint, sorted.
 
     Raises:
         CheckpointError: it holds none that can be read.
     """
+    folder = Path(folder)
     path = folder / ROWS_FILE
     try:
         rows = np.load(path, allow_pickle=False)

@@ -24,10 +24,14 @@ FORMATS = ("txt", "jsonl", "csv", "tsv")
 TEXT_COLUMN = "reply|text|output"
 EMOTION_COLUMN = "emotion|label"
 REFERENCE_COLUMN = "reference|references|reply"
+SEED_COLUMN = "training_seed|train_seed|run_seed|seed"
 
 _ENDINGS = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 _LINE = "text"
 _MOST_SYSTEMS = 200
+_MOST_SEEDS = 200
+# Of the rows of `emogen sample --json`, whose seed is that of decoding.
+_DECODED = frozenset({"log_probability", "finished"})
 _LINE_AT, _TEXT_AT, _ASKED_AT, _REFERENCES_AT = range(4)
 
 
@@ -62,12 +66,17 @@ class OutputColumns:
         emotion: what it was to express; empty if nobody asks.
         reference: one reference or a list of them, in the files of references.
         renames: pairs of an emotion in the file and the one that is read in its place.
+        seed: of the training run that wrote the text. Where nobody names it, a file in which a system has rows of several seeds
+            is refused, since such rows are no independent items.
+        pool_seeds: take rows of several seeds for independent items, as those of several seeds of decoding are.
     """
 
     text: str = TEXT_COLUMN
     emotion: str = ""
     reference: str = REFERENCE_COLUMN
     renames: Renames = ()
+    seed: str = ""
+    pool_seeds: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,7 @@ class Output:
         asked: the heaviest emotion asked for; empty if it was not read.
         references: of this text; none if there are no files of them.
         others: the row's columns besides the text, as they stand in the file.
+        seed: of the training run, as far as the columns tell; empty where none is named or all are pooled.
     """
 
     system: str
@@ -91,6 +101,7 @@ class Output:
     asked: str
     references: tuple[str, ...]
     others: Mapping[str, object] = field(default_factory=dict)
+    seed: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Group:
-    """The texts of one system at one temperature, on disk.
+    """The texts of one system at one temperature, and of one training seed where these are told apart, on disk.
 
     Attributes:
         source: the file that they come from, as the user named it.
@@ -117,6 +128,7 @@ class Group:
         path: where they are kept.
         count: how many there are.
         empty: how many of them are blank.
+        seed: of training; empty where seeds are not told apart.
     """
 
     source: str
@@ -125,6 +137,7 @@ class Group:
     path: Path
     count: int
     empty: int
+    seed: str = ""
 
     @property
     def texts(self) -> Stored:
@@ -234,23 +247,43 @@ def read_outputs(source: Source, columns: OutputColumns, references: Sequence[So
         yield _output(source, row, columns, tuple(chain.from_iterable(others)))
 
 
-def store(outputs: Iterable[Output], source: Source, folder: Path) -> list[Group]:
+def store(outputs: Iterable[Output], source: Source, folder: Path, by_seed: bool = False) -> list[Group]:
     """Writes the texts of each system at each temperature to a file of its own, in the order in which they first come.
 
+    Args:
+        outputs: the texts.
+        source: the file that they come from.
+        folder: where the files go.
+        by_seed: whether each training seed gets a file of its own, too.
+
     Raises:
-        DataError: more than 200 systems and temperatures.
+        DataError: more than 200 systems, temperatures and seeds; or, not `by_seed`, a system with rows of several seeds.
     """
     with ExitStack() as files:
-        begun: dict[tuple[str, float | None], _Begun] = {}
+        begun: dict[tuple[str, float | None, str], _Begun] = {}
         for output in outputs:
-            key = (output.system or source.stem, output.temperature)
+            key = (output.system or source.stem, output.temperature, output.seed if by_seed else "")
             if key not in begun:
                 begun[key] = _begin(source, output, folder, files, len(begun))
             begun[key].add(output)
+    if not by_seed:
+        for (system, _, _), kept in begun.items():
+            _refuse_several_seeds(source, system, kept)
     return [
-        Group(source.name, system, temperature, kept.path, kept.count, kept.empty)
-        for (system, temperature), kept in begun.items()
+        Group(source.name, system, temperature, kept.path, kept.count, kept.empty, seed)
+        for (system, temperature, seed), kept in begun.items()
     ]
+
+
+def _refuse_several_seeds(source: Source, system: str, kept: _Begun) -> None:
+    """A seed for each row, or very many, are seeds of decoding."""
+    seeds = sorted(kept.seeds, key=lambda seed: (len(seed), seed))
+    if 1 < len(seeds) < min(kept.count, _MOST_SEEDS + 1):
+        named = ", ".join([*seeds[:3], *(["..."] if len(seeds) > 3 else [])])
+        raise DataError(
+            f"{source.name}: system {system!r} has rows of {len(seeds)} seeds ({named}); if these are training seeds, pass "
+            "--seed-column NAME, and intervals and tests go over seeds; if they are seeds of decoding, pass --pool-seeds"
+        )
 
 
 @dataclass
@@ -261,16 +294,19 @@ class _Begun:
     handle: TextIO
     count: int = field(default=0)
     empty: int = field(default=0)
+    seeds: set[str] = field(default_factory=set)
 
     def add(self, output: Output) -> None:
         self.count += 1
+        if output.seed and len(self.seeds) <= _MOST_SEEDS:
+            self.seeds.add(output.seed)
         self.empty += not output.text.strip()
         self.handle.write(json.dumps([output.line, output.text, output.asked, output.references]) + "\n")
 
 
 def _begin(source: Source, output: Output, folder: Path, files: ExitStack, begun: int) -> _Begun:
     if begun == _MOST_SYSTEMS:
-        found = f"more than {_MOST_SYSTEMS} systems and temperatures"
+        found = f"more than {_MOST_SYSTEMS} systems, temperatures and seeds"
         raise DataError(f"{source.name}:{output.line}: {found}; are the columns system and temperature what they seem?")
     path = folder / f"rows{len(list(folder.iterdir()))}"
     return _Begun(path, files.enter_context(path.open("w", encoding="utf-8")))
@@ -318,6 +354,7 @@ def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[
         asked=rename(_asked(source, row, columns.emotion), columns.renames) if columns.emotion else "",
         references=references,
         others=_others(source, row, columns.text),
+        seed=_seed(source, row, columns),
     )
 
 
@@ -405,6 +442,24 @@ def _system(where: str, value: object) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(f"{where}: system {value!r} is neither a name nor a number")
+    return str(value)
+
+
+def _seed(source: Source, row: Row, columns: OutputColumns) -> str:
+    """The training seed of a row: required where its column is named, else what may be one."""
+    if columns.seed:
+        if source.format == "txt":
+            raise DataError(f"{source.name}: lines of text name no seed; give JSON lines or a table with a column for it")
+        return _seed_name(source, row, _picked(source, row, columns.seed, "seed"))
+    if columns.pool_seeds or source.format == "txt" or row.fields.keys() >= _DECODED:
+        return ""
+    value = next((row.fields[name] for name in SEED_COLUMN.split("|") if row.fields.get(name) not in (None, "")), None)
+    return "" if value is None else str(value)
+
+
+def _seed_name(source: Source, row: Row, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+        raise DataError(f"{source.name}:{row.number}: seed {value!r} is neither a name nor a number")
     return str(value)
 
 

@@ -81,8 +81,9 @@ def as_json(pair: Preference) -> str:
     return json.dumps({**record, "better": pair.better, "worse": pair.worse}, ensure_ascii=False)
 
 
-def write_preferences(path: Path, pairs: Iterable[Preference]) -> None:
+def write_preferences(path: str | Path, pairs: Iterable[Preference]) -> None:
     """Writes JSON lines, whole or not at all; raises EmogenError where the file cannot be written."""
+    path = Path(path)
     write_text(path, "".join(f"{as_json(pair)}\n" for pair in pairs))
 
 

@@ -72,18 +72,20 @@ def told_shares(shares: Sequence[float], sharpness: float, preference: Sequence[
     return tuple(part / total for part in raised)
 
 
-def write_calibration(folder: Path, calibration: Calibration) -> None:
+def write_calibration(folder: str | Path, calibration: Calibration) -> None:
     """Writes it into a checkpoint's folder, whole or not at all."""
+    folder = Path(folder)
     content = asdict(calibration) | {"labels": list(calibration.labels.names), "control": str(calibration.control)}
     write_text(folder / CALIBRATION_FILE, json.dumps(content) + "\n")
 
 
-def read_calibration(folder: Path, labels: LabelSet) -> Calibration | None:
+def read_calibration(folder: str | Path, labels: LabelSet) -> Calibration | None:
     """The calibration of a checkpoint; None where it has none.
 
     Raises:
         CheckpointError: the file is there but broken, or of other labels.
     """
+    folder = Path(folder)
     path = folder / CALIBRATION_FILE
     if not path.is_file():
         return None

@@ -410,18 +410,89 @@ _SURNAME = (
     "(?:欧阳|诸葛|司马|上官|[王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖田董袁潘于蒋蔡余杜叶程苏魏吕丁任沈"
     "姚卢姜崔钟谭陆汪范金石廖贾夏韦傅方白邹孟熊秦邱江尹薛闫段雷侯龙史陶黎贺顾毛郝龚邵万钱严覃武戴莫孔向汤小阿])"
 )
-_HIDDEN = tuple(
+_ADDRESSES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (rf"(?<!{_SIGN})(?<![.%+-])(?:{_SIGN}|[.%+-])++@(?=(?:{_SIGN}|[.-])*\.{_SIGN})(?:{_SIGN}|[.-])*{_SIGN}", "[mail]"),
         (rf"(?<!{_SIGN})@(?![我你他她它咱]|大家|所有人)\w++(?:[.@-]++\w++)*", "[user]"),
         (rf"(?<!{_SIGN})(?<!\.)(?:{_BYTE}\.){{3}}{_BYTE}(?!{_SIGN}|\.\d)", "[address]"),
-        (rf"(?:\+|{_LEFT}00)\d(?:[ ().-]{{0,2}}\d){{6,14}}{_END}", "[phone]"),
+    )
+)
+_GAP = r"[ \u00a0\u202f.-]"
+_IBAN = re.compile(rf"(?<!{_SIGN})[A-Za-z]{{2}}\d\d(?:{_GAP}?[A-Za-z0-9]){{11,30}}")
+# As it is printed: groups of four, of which the last may be shorter; or without any gap.
+_IBAN_FORM = re.compile(
+    rf"[A-Z]{{2}}\d\d(?:(?:{_GAP}[A-Z0-9]{{4}}){{2,7}}(?:{_GAP}[A-Z0-9]{{1,4}})?|[A-Z0-9]{{11,30}})(?!{_SIGN})"
+)
+_CARD = re.compile(rf"{_LEFT}\d{{3,}}(?:{_GAP}\d{{3,}})*(?:{_GAP}\d{{1,2}})?{_RIGHT}")
+_YEARS = re.compile(rf"(?:(?:19|20)\d\d{_GAP}){{2}}")
+_AREA_CODE = re.compile(rf"(?<!{_SIGN})(?:\d[ -]?)?\((?!(?:19|20)\d\d\))\d{{2,5}}\)[ -]?\d{{2,5}}(?:[ -]\d{{2,5}})*{_END}")
+_TRUNK = re.compile(rf"{_LEFT}0\d{{1,5}}(?:[ ./-]\d{{2,}})+{_RIGHT}")
+_DATE = re.compile(r"\d\d?([./-])\d\d?\1(?:19|20)?\d\d(?!\d)|0\d(?:[./-]\d\d?)?(?:[./-]| - )(?:19|20)\d\d")
+_LED = re.compile(
+    rf"((?:\b(?i:tel|telephone|phone|mobile|cell|fax|call|dial|ring|text|whatsapp)\b|电话|手机|座机|拨打|传真)"
+    rf"(?:{_BLANK}+(?i:me|us|him|her|them|number|no|is|at|on))*+[.:：是号]*+{_BLANK}*+)"
+    rf"(\(?\d(?:[ ()./-]{{0,2}}\d){{6,14}})(?!\d|{_GAP}\d)"
+)
+
+
+def _hide_accounts(text: str) -> str:
+    """Hide numbers of bank accounts (IBAN), whole, before a rule for telephones finds one inside of them."""
+    pieces, done, start = [], 0, 0
+    while found := _IBAN.search(text, start):
+        end = _iban_end(text, found)
+        if end:
+            pieces += [text[done : found.start()], "[number]"]
+            done = end
+        start = end or found.start() + 1
+    return "".join([*pieces, text[done:]])
+
+
+def _iban_end(text: str, found: re.Match[str]) -> int:
+    """Where the IBAN ends: at the last word border up to which its check digits hold, else behind what is printed like one.
+
+    Source: ISO 13616, with the check digits of ISO 7064, modulus 97.
+    """
+    for end in range(found.end(), found.start() + 14, -1):
+        if not (text[end : end + 1].isascii() and text[end : end + 1].isalnum()) and text[end - 1].isalnum():
+            signs = re.sub(_GAP, "", text[found.start() : end])
+            if len(signs) >= 15 and int("".join(str(int(sign, 36)) for sign in signs[4:] + signs[:4])) % 97 == 1:
+                return end
+    form = _IBAN_FORM.match(text, found.start())
+    return form.end() if form and sum(map(str.isdigit, form[0])) >= 10 else 0
+
+
+def _hide_card(found: re.Match[str]) -> str:
+    """A card has 13 to 19 digits, of which the last is Luhn's check digit (ISO/IEC 7812)."""
+    digits = [int(sign) for sign in found[0] if sign.isdigit()]
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
+    is_card = 13 <= len(digits) <= 19 and (sum(doubled) + sum(digits[-1::-2])) % 10 == 0
+    return "[number]" if is_card and not _YEARS.match(found[0]) else found[0]
+
+
+def _hide_phone(found: re.Match[str]) -> str:
+    """What has the form of a telephone number and as many digits; a date has fewer, or begins like one."""
+    return "[phone]" if 8 <= sum(map(str.isdigit, found[0])) <= 15 and not _DATE.match(found[0]) else found[0]
+
+
+# In this order: a rule must not find its number inside of a longer one.
+_NUMBERS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (_CARD, _hide_card),
+    (re.compile(rf"(?:\+|{_LEFT}00)\d(?:[ ()./-]{{0,2}}\d){{6,14}}{_END}"), "[phone]"),
+    (_AREA_CODE, _hide_phone),
+    (_TRUNK, _hide_phone),
+    (_LED, r"\1[phone]"),
+)
+_HIDDEN = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
         (rf"{_LEFT}(?:86[ -]?)?1[3-9]\d(?:[ -]?\d{{4}}){{2}}{_END}", "[phone]"),
         (rf"{_LEFT}(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])\d{{3}}[ .-]\d{{4}}{_END}", "[phone]"),
         (rf"{_LEFT}[2-9]\d\d[2-9]\d{{6}}{_END}", "[phone]"),
         (rf"{_LEFT}\(?0\d{{1,4}}\)?[ -]?\d{{3,4}}[ -]?\d{{3,4}}{_END}", "[phone]"),
         (rf"{_LEFT}0\d(?:[ .-]\d\d){{4}}{_END}", "[phone]"),
+        (rf"{_LEFT}(?:8[ -]?)?\d{{3}}[ -]\d{{3}}[ -]\d\d[ -]\d\d{_END}", "[phone]"),
+        (rf"{_LEFT}1[38]00[ -]\d{{3}}[ -]\d{{3}}{_END}|{_LEFT}[6-9]\d{{4}}[ -]\d{{5}}{_END}", "[phone]"),
         # Ranges such as 500-1000 have this form as well; few telephone numbers end in 00.
         (rf"{_LEFT}[2-9]\d\d-(?!\d\d00)\d{{4}}{_RIGHT}", "[phone]"),
         (rf"{_LEFT}\d{{12,}}+[xX]?{_RIGHT}|{_LEFT}\d{{3}}-\d\d-\d{{4}}{_RIGHT}", "[number]"),
@@ -446,8 +517,11 @@ _NO_NAME = re.compile("mrs?|ms|mx|dr|prof|not|what|i", re.IGNORECASE)
 
 
 def _hide(text: str) -> str:
-    for pattern, replacement in _HIDDEN:
+    for pattern, replacement in _ADDRESSES:
         text = pattern.sub(replacement, text)
+    text = _hide_accounts(text)
+    for number, hidden in (*_NUMBERS, *_HIDDEN):
+        text = number.sub(hidden, text)
     for lead in _CAPITALISED:
         text = lead.sub(_hide_capitalised, text)
     return _SMALL.sub(r"\1[name]", text)

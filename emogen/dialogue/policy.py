@@ -184,7 +184,7 @@ def find_policy(name: str, user: LabelSet, reply: LabelSet) -> Policy:
     return built_in(name, user, reply)
 
 
-def read_policy(path: Path) -> Policy:
+def read_policy(path: str | Path) -> Policy:
     """A policy from a JSON or TOML file.
 
     It holds `user` and `reply`, lists of labels; `rows`, which gives each user's label a table with `emotion` (shares by
@@ -194,6 +194,7 @@ def read_policy(path: Path) -> Policy:
     Raises:
         DataError: what cannot be read, or is no policy, with the row.
     """
+    path = Path(path)
     content = _content(path)
     try:
         unknown = [key for key in content if key not in _KEYS]
@@ -206,13 +207,14 @@ def read_policy(path: Path) -> Policy:
         raise DataError(f"{path}: {error}") from None
 
 
-def write_policy(path: Path, policy: Policy) -> None:
+def write_policy(path: str | Path, policy: Policy) -> None:
     """Writes a policy as JSON, or as TOML where the name ends so; whole or not at all.
 
     Raises:
         SettingsError: another ending.
         EmogenError: the file cannot be written.
     """
+    path = Path(path)
     _require_ending(path)
     as_text = _toml if path.suffix.lower() == ".toml" else _json
     write_text(path, as_text(policy))

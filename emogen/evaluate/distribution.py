@@ -11,7 +11,7 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.errors import DataError, SettingsError
+from emogen.errors import DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate.resampling import half_sample_interval
 from emogen.evaluate.score import Score, signature
 from emogen.evaluate.significance import over_seeds
@@ -108,7 +108,7 @@ def _embeddings(given: NDArray[Any], name: str) -> Embeddings:
     if found.ndim != 2 or not found.shape[1]:
         raise DataError(f"{name} embeddings have the shape {list(found.shape)}: pass an array [texts, width]")
     if len(found) < 2:
-        raise DataError(f"{len(found)} {name} embeddings: pass those of at least two texts")
+        raise UndefinedScoreError(f"{len(found)} {name} embeddings: pass those of at least two texts")
     broken = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(broken):
         raise DataError(f"{name}[{broken[0]}]: the embedding has a value that is not finite (nan or infinite)")
@@ -148,7 +148,9 @@ def _check_directions(ours: Embeddings, theirs: Embeddings) -> None:
     lengths = np.linalg.norm(both, axis=1, keepdims=True)
     unit = both / np.where(lengths > 0, lengths, 1)
     if np.allclose(unit, unit[0], atol=1e-9):
-        raise DataError("all embeddings have one direction, generated and real alike: there is nothing for mauve to compare")
+        raise UndefinedScoreError(
+            "all embeddings have one direction, generated and real alike: there is nothing for mauve to compare"
+        )
 
 
 def _mauve_values(generated: Embeddings, real: Embeddings, seeds: Sequence[int]) -> tuple[list[float], str]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.errors import DataError, SettingsError
+from emogen.errors import DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate.resampling import Counts, Pool, Tally, Values, added_up, mean_tally, pool
 from emogen.evaluate.score import Score, require_items, signature
 from emogen.words import WORDS_VERSION, words
@@ -70,7 +70,8 @@ def distinct_corrected(texts: Sequence[str], n: int, sample: int = 1000, seed: i
         From 1 / sample to 1.
 
     Raises:
-        DataError: if there is no text, or the texts have fewer than `sample` n-grams.
+        DataError: if there is no text.
+        UndefinedScoreError: if the texts have fewer than `sample` n-grams.
         SettingsError: if `n` or `sample` is below 1.
 
     Source: rarefaction, Hurlbert 1971, The nonconcept of species diversity; on words HD-D, McCarthy & Jarvis 2007, vocd: a
@@ -86,7 +87,7 @@ def distinct_corrected_pool(texts: Sequence[str], n: int, sample: int = 1000) ->
     fields = {"n": n, "sample": sample, "words": WORDS_VERSION, "texts": len(texts)}
     pooled = _ngram_pool(texts, n, lambda counts: _rarefied(counts, sample), signature("distinct_corrected", fields))
     if len(pooled.kinds) < sample:
-        raise DataError(
+        raise UndefinedScoreError(
             f"sample is {sample} but the texts have only {len(pooled.kinds)} {n}-grams: pass a smaller sample= or more texts"
         )
     return pooled
@@ -181,7 +182,7 @@ def self_bleu(texts: Sequence[str], order: int = 4, seed: int = 0) -> Score:
         From 0 to 1.
 
     Raises:
-        DataError: if there are fewer than two texts.
+        UndefinedScoreError: if there are fewer than two texts.
         SettingsError: if `order` is below 1.
 
     Source: Zhu et al. 2018, Texygen; Chen & Cherry 2014 for the smoothing.
@@ -193,7 +194,7 @@ def self_bleu_tally(texts: Sequence[str], order: int = 4) -> Tally:
     """The tally behind `self_bleu`; arguments and errors as there."""
     _check_order("order", order)
     if len(texts) < 2:
-        raise DataError(f"self-BLEU compares texts with each other and got {len(texts)}: pass at least two")
+        raise UndefinedScoreError(f"self-BLEU compares texts with each other and got {len(texts)}: pass at least two")
     numbered = _numbered(texts)
     matches = _matches(numbered, order, _largest_elsewhere)
     values = _smoothed_bleu(numbered.lengths, matches, _closest_other_lengths(numbered.lengths))

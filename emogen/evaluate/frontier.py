@@ -198,7 +198,7 @@ def _sliced(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -
     )
 
 
-def draw(points: Sequence[Point], path: Path, quality: Axis, diversity: Axis) -> tuple[Path, Path]:
+def draw(points: Sequence[Point], path: str | Path, quality: Axis, diversity: Axis) -> tuple[Path, Path]:
     """Draws one curve a system through its temperatures, with 95% intervals, as PNG and SVG.
 
     The upper right is always the better corner: an axis whose metric is better low runs backwards and says so. Each point bears
@@ -220,6 +220,7 @@ def draw(points: Sequence[Point], path: Path, quality: Axis, diversity: Axis) ->
         SettingsError: if matplotlib is not installed.
         EmogenError: if a file cannot be written.
     """
+    path = Path(path)
     _check(points)
     curves = _curves(points)
     try:

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.emotions import EKMAN
-from emogen.errors import DataError, SettingsError
+from emogen.errors import SettingsError, UndefinedScoreError
 from emogen.evaluate.emotion import Judge, judged_labels
 from emogen.evaluate.resampling import Tally, mean_tally
 from emogen.evaluate.score import Score, require_pairs, signature
-from emogen.words import language_of
+from emogen.words import language_of, unspaced_script
 
 POLARITIES = ("negative", "neutral", "positive")
 
@@ -69,11 +69,11 @@ def polarity(label: str) -> str | None:
     ('positive', 'negative', None)
 
     Raises:
-        DataError: any other label.
+        UndefinedScoreError: any other label.
     """
     family = EKMAN.find(label)
     if family is None:
-        raise DataError(f"emotion {label!r} has no known polarity; map it to one of {', '.join(EKMAN_POLARITY)}")
+        raise UndefinedScoreError(f"emotion {label!r} has no known polarity; map it to one of {', '.join(EKMAN_POLARITY)}")
     return EKMAN_POLARITY[family]
 
 
@@ -93,7 +93,8 @@ def polarity_agreement(labels: Sequence[str], texts: Sequence[str], seed: int = 
         From 0 to 1; the signature says how many texts had a polarity and how many not.
 
     Raises:
-        DataError: if the lists differ in length, a label has no known polarity, none is left, or the texts are Chinese.
+        DataError: if the lists differ in length.
+        UndefinedScoreError: if a label has no known polarity, none is left, or the texts are Chinese.
         SettingsError: if the package is not installed.
     """
     return polarity_agreement_tally(labels, texts).score(seed)
@@ -103,11 +104,13 @@ def polarity_agreement_tally(labels: Sequence[str], texts: Sequence[str]) -> Tal
     """`polarity_agreement` before its interval; a block of sums is hits and texts."""
     require_pairs(labels, texts, ("labels", "texts"))
     if language_of(texts) == "zh":
-        raise DataError("the texts are Chinese and the lexicon is English: it would find every text neutral")
+        raise UndefinedScoreError("the texts are Chinese and the lexicon is English: it would find every text neutral")
+    if script := unspaced_script(texts):
+        raise UndefinedScoreError(f"the texts are in {script} and the lexicon is English: it would find every text neutral")
     wanted = [polarity(label) for label in labels]
     kept = [place for place, found in enumerate(wanted) if found is not None]
     if not kept:
-        raise DataError(f"no label has a polarity, all are {', '.join(sorted(set(labels)))}: pass others too")
+        raise UndefinedScoreError(f"no label has a polarity, all are {', '.join(sorted(set(labels)))}: pass others too")
     judged = judged_labels(vader()([texts[place] for place in kept]), POLARITIES)
     hits = (float(wanted[place] == found) for place, found in zip(kept, judged, strict=True))
     fields = {"lexicon": "vader", "threshold": _THRESHOLD, "texts": len(kept), "left_out": len(texts) - len(kept)}

@@ -4,13 +4,16 @@ Each metric has three forms. `bleu` gives the corpus `Score`; `bleu_tally` the s
 read lists or streams once, in memory that does not grow with their length. `sentence_bleu` gives one value a pair.
 
 In all of them the references are one list for each hypothesis, and the lists may differ in length. Texts may be empty.
-The language `auto` is decided by the first 1000 lists of references, so that streams need no second reading.
+The language `auto` is decided by the first 1000 lists of references, so that streams need no second reading. It takes `char`
+where the references are mostly in a script without blanks between words (Japanese, Thai, Lao, Burmese, Khmer): words of such
+texts would be whole sentences, and BLEU 0 even for a text that equals its reference.
 
 METEOR is not here, since NLTK's needs a download of WordNet.
 """
 
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain, islice, zip_longest
 from typing import Literal, get_args
@@ -22,20 +25,21 @@ from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
+from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
 
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.resampling import Tally, Values, added_up
 from emogen.evaluate.score import Score, require_items, require_pairs, signature
-from emogen.words import WORDS_VERSION, language_of, words
+from emogen.words import WORDS_VERSION, language_of, unspaced_script, words
 
-Language = Literal["en", "zh", "auto"]
+Language = Literal["en", "zh", "char", "auto"]
 RougeKind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
 
-_Settled = Literal["en", "zh"]
+_Settled = Literal["en", "zh", "char"]
 _Pair = tuple[str, list[str]]
 
 _LISTS_THAT_DECIDE = 1000
-_BLEU_TOKENIZERS = {"en": "13a", "zh": "zh"}
+_BLEU_TOKENIZERS = {"en": "13a", "zh": "zh", "char": "char"}
 
 
 def bleu(
@@ -54,7 +58,8 @@ def bleu(
     Args:
         hypotheses: the texts to score.
         references: one list of references for each hypothesis.
-        language: `en` tokenises with sacrebleu's `13a`, `zh` with its `zh` (by characters); `auto` goes by the script.
+        language: `en` tokenises with sacrebleu's `13a`, `zh` with its `zh` (Chinese by characters), `char` with its `char`
+            (everything by characters); `auto` goes by the script.
         lowercase: compare without regard to case.
         effective_order: leave out the n-gram orders for which all hypotheses are too short.
         seed: of the 1000 resamples.
@@ -79,8 +84,29 @@ def bleu_tally(
     effective_order: bool = False,
 ) -> Tally:
     """What `bleu` is computed from; same arguments and errors."""
-    settled, pairs = _settled(hypotheses, references, language, language_of)
+    settled, pairs = _settled(hypotheses, references, language, _language_of)
     return _tally("bleu", _bleu_metric(settled, lowercase, effective_order), pairs)
+
+
+def bleu_tallies(
+    hypotheses: Iterable[str],
+    references: Iterable[Sequence[str]],
+    language: Language = "auto",
+    lowercase: bool = False,
+) -> tuple[Tally, Tally]:
+    """What `bleu` is computed from, without and with `effective_order`, in one reading of the texts; same errors.
+
+    Both have one value where any hypothesis has four tokens. The second one compares with every other system's.
+    """
+    settled, pairs = _settled(hypotheses, references, language, _language_of)
+    plain = _tally("bleu", _bleu_metric(settled, lowercase, effective_order=False), pairs)
+    values = _metric_of_sums(_bleu_metric(settled, lowercase, effective_order=True))
+    return plain, Tally(plain.sums, values, plain.signature.replace("|eff:no|", "|eff:yes|"))
+
+
+def has_four_tokens(tally: Tally) -> bool:
+    """Tell whether any hypothesis behind a tally of BLEU has four tokens; without `effective_order` it is 0 where none has."""
+    return bool(tally.sums[:, -1].any())
 
 
 def sentence_bleu(
@@ -93,7 +119,7 @@ def sentence_bleu(
 
     Arguments and errors are those of `bleu`.
     """
-    settled, pairs = _settled(hypotheses, references, language, language_of)
+    settled, pairs = _settled(hypotheses, references, language, _language_of)
     return _sentence_values(_bleu_metric(settled, lowercase, effective_order=True), pairs)
 
 
@@ -166,13 +192,13 @@ def ter(
         references: one list of references for each hypothesis.
         language: `en` takes words as spaces part them, sacrebleu's default; `zh` sets sacrebleu's `normalized` and
             `asian_support`, which part Han characters and punctuation (the second has no effect without the first);
-            `auto` goes by the script.
+            `char` takes every character for a word, as sacrebleu's tokenizer `char` does for BLEU; `auto` goes by the script.
         lowercase: compare without regard to case, sacrebleu's default for TER.
         seed: of the 1000 resamples.
 
     Returns:
         Edits per 100 words of reference, from 0 to above 100, equal to `sacrebleu.corpus_ter`; the signature is
-        sacrebleu's. 100 if all references are empty and a hypothesis is not.
+        sacrebleu's, with `tok:char` behind it for characters. 100 if all references are empty and a hypothesis is not.
 
     Raises:
         DataError: as `bleu`.
@@ -190,8 +216,9 @@ def ter_tally(
     lowercase: bool = True,
 ) -> Tally:
     """What `ter` is computed from; same arguments and errors."""
-    settled, pairs = _settled(hypotheses, references, language, language_of)
-    return _tally("ter", _ter_metric(settled, lowercase), pairs)
+    settled, pairs = _settled(hypotheses, references, language, _language_of)
+    tally = _tally("ter", _ter_metric(settled, lowercase), _parted(pairs, settled))
+    return replace(tally, signature=f"{tally.signature}|tok:char") if settled == "char" else tally
 
 
 def sentence_ter(
@@ -201,8 +228,8 @@ def sentence_ter(
     lowercase: bool = True,
 ) -> NDArray[np.float64]:
     """TER of each pair, [pairs], 0 or more: equal to `sacrebleu.sentence_ter`; arguments and errors of `ter`."""
-    settled, pairs = _settled(hypotheses, references, language, language_of)
-    return _sentence_values(_ter_metric(settled, lowercase), pairs)
+    settled, pairs = _settled(hypotheses, references, language, _language_of)
+    return _sentence_values(_ter_metric(settled, lowercase), _parted(pairs, settled))
 
 
 def rouge(
@@ -222,7 +249,7 @@ def rouge(
         hypotheses: the texts to score.
         references: one list of references for each hypothesis.
         kind: `rouge1` and `rouge2` (n-grams), `rougeL` (longest common subsequence), `rougeLsum` (the same by lines).
-        language: `en` takes rouge-score's own tokens, which are runs of a-z and 0-9 and nothing else; `zh` those of
+        language: `en` takes rouge-score's own tokens, which are runs of a-z and 0-9 and nothing else; `zh` and `char` those of
             `emogen.words`, which suit every script and keep emoji and punctuation; `auto` takes rouge-score's, unless
             they would lose most words and symbols of the references (Han characters, Cyrillic words, emoji).
         seed: of the 1000 resamples.
@@ -278,6 +305,31 @@ def sentence_rouge(
     return np.array([value for (value,) in _rouge_values(pairs, [kind], settled)])
 
 
+def has_ngrams(hypotheses: Iterable[str], references: Iterable[Sequence[str]], n: int, language: Language = "auto") -> bool:
+    """Tell whether any of the texts or references has `n` tokens of `rouge`: without, n-grams say nothing.
+
+    Arguments and errors are those of `rouge`.
+    """
+    settled, pairs = _settled(hypotheses, references, language, _rouge_language_of)
+    texts = (text for hypothesis, listed in pairs for text in (hypothesis, *listed))
+    return any(len(tokenize(text, None) if settled == "en" else words(text)) >= n for text in texts)
+
+
+def tokenisation_note(references: Iterable[Sequence[str]], language: Language = "auto") -> str:
+    """Say in one line how BLEU and TER part references without blanks between words; empty for all others.
+
+    Args:
+        references: as for `bleu`; the first 1000 lists decide.
+        language: as for `bleu`.
+    """
+    script = unspaced_script(text for listed in islice(references, _LISTS_THAT_DECIDE) for text in listed)
+    if not script:
+        return ""
+    if language in ("auto", "char"):
+        return f"bleu and ter compare characters, since {script} has no blanks between words"
+    return f"bleu and ter: {language!r} does not part {script} into words; --language char compares characters"
+
+
 def _pairs(hypotheses: Iterable[str], references: Iterable[Sequence[str]]) -> Iterator[_Pair]:
     """Each hypothesis with its references, checked on the way."""
     if isinstance(hypotheses, Sized) and isinstance(references, Sized):
@@ -311,7 +363,7 @@ def _settled(
     hypotheses: Iterable[str],
     references: Iterable[Sequence[str]],
     language: Language,
-    decide: Callable[[Iterable[str]], _Settled],
+    decide: Callable[[Sequence[str]], _Settled],
 ) -> tuple[_Settled, Iterator[_Pair]]:
     """The pairs with their language, which `decide` gives for the first of them if it is `auto`."""
     _check_language(language)
@@ -319,12 +371,23 @@ def _settled(
     if language != "auto":
         return language, pairs
     first = list(islice(pairs, _LISTS_THAT_DECIDE))
-    return decide(text for _, listed in first for text in listed), chain(first, pairs)
+    return decide([text for _, listed in first for text in listed]), chain(first, pairs)
+
+
+def _language_of(texts: Sequence[str]) -> _Settled:
+    return "char" if unspaced_script(texts) else language_of(texts)
+
+
+def _parted(pairs: Iterable[_Pair], language: _Settled) -> Iterator[_Pair]:
+    """The pairs, with blanks between all characters where they count as words."""
+    split: Callable[[str], str] = TokenizerChar() if language == "char" else str  # type: ignore[no-untyped-call]
+    for hypothesis, listed in pairs:
+        yield split(hypothesis), [split(text) for text in listed]
 
 
 def _check_language(language: str) -> None:
     if language not in get_args(Language):
-        raise SettingsError(f"language {language!r} is not one of auto, en, zh")
+        raise SettingsError(f"language {language!r} is not one of auto, char, en, zh")
 
 
 def _check_kinds(kinds: Sequence[str]) -> None:
@@ -387,13 +450,13 @@ def _rouge_values(pairs: Iterable[_Pair], kinds: Sequence[RougeKind], language: 
     # Here, since it loads the whole of NLTK, which takes longer than everything else that this package imports.
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(kinds, tokenizer=_Words() if language == "zh" else None)
+    scorer = RougeScorer(kinds, tokenizer=None if language == "en" else _Words())
     for hypothesis, listed in pairs:
         best = scorer.score_multi(listed, hypothesis)
         yield [best[kind].fmeasure for kind in kinds]
 
 
-def _rouge_language_of(texts: Iterable[str]) -> _Settled:
+def _rouge_language_of(texts: Sequence[str]) -> _Settled:
     """`zh` if rouge-score's tokenizer would lose more words and symbols of these texts than it keeps, else `en`."""
     tokens = [token for text in texts for token in words(text)]
     kept = sum(bool(tokenize(token, None)) for token in tokens)
@@ -414,7 +477,7 @@ def _rouge_signature(kind: RougeKind, language: _Settled, numbers: set[int]) -> 
     fields = {
         "nrefs": next(iter(numbers)) if len(numbers) == 1 else "var",
         "best": "fmeasure",
-        "tok": f"words-{WORDS_VERSION}" if language == "zh" else "default",
+        "tok": "default" if language == "en" else f"words-{WORDS_VERSION}",
         "stem": "no",
     }
     sentences = {"sentences": "lines"} if kind == "rougeLsum" else {}

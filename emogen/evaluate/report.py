@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -85,8 +86,9 @@ def as_json(report: Report) -> str:
 def as_markdown(report: Report) -> str:
     """The report as a page in Markdown: scores, comparisons, notes, and how each score was computed.
 
-    Metrics are rows and systems columns. A cell is `value [low, high]` with the 95% interval, empty where a system lacks the
-    metric. Values have three significant digits, and more where the interval is narrow.
+    Systems are rows and metrics columns; a single system has a row for each metric instead. A cell is `value [low, high]` with
+    the 95% interval, empty where a system lacks the metric. Values have three significant digits, and more where the interval
+    is narrow.
     """
     parts = [_piped(_score_rows(report))]
     if report.comparisons:
@@ -97,12 +99,16 @@ def as_markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_table(report: Report) -> str:
+def as_table(report: Report, width: int = 120) -> str:
     """The report for a terminal: what `as_markdown` says, in aligned columns, without the signatures.
 
     Characters that a terminal shows two columns wide (Chinese, most emoji) are counted as two.
+
+    Args:
+        report: the scores.
+        width: of the terminal; a table of several systems that would be wider is continued below, with its systems named again.
     """
-    parts = [_aligned(_score_rows(report))]
+    parts = [_aligned(rows) for rows in _within(_score_rows(report), width)]
     if report.comparisons:
         parts.append(_aligned(_comparison_rows(report)))
     if report.notes:
@@ -111,9 +117,9 @@ def as_table(report: Report) -> str:
 
 
 def write_result(
-    path: Path,
+    path: str | Path,
     command: str,
-    data: Sequence[Path],
+    data: Sequence[str | Path],
     rows: Sequence[Mapping[str, object]],
     extra: Mapping[str, object] | None = None,
 ) -> None:
@@ -126,16 +132,32 @@ def write_result(
         rows: one for each system (and seed, temperature and so on). A Score becomes its value, with its interval beside it.
         extra: anything else, at the top level.
     """
+    path = Path(path)
     content = {
         "benchmark": path.stem,
         "command": command,
         "versions": _versions(),
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "data": {file.name if file.is_file() else f"{file.name}/model.safetensors": sha256(_weights(file)) for file in data},
+        "data": {
+            file.name if file.is_file() else f"{file.name}/model.safetensors": sha256(_weights(file))
+            for file in map(Path, data)
+        },
         **(extra or {}),
         "rows": [_flat(row) for row in rows],
     }
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file that an earlier call of a benchmark wrote, such as its result.
+
+    Raises:
+        DataError: it is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: is no JSON ({error}); move it away, and it is made again") from None
 
 
 def command_of(script: str, context: click.Context) -> str:
@@ -196,10 +218,23 @@ def _metrics(report: Report) -> list[str]:
 
 
 def _score_rows(report: Report) -> _Rows:
-    rows = [["", *report.systems], ["texts", *(str(report.texts[system]) for system in report.systems)]]
-    for metric in _metrics(report):
-        rows.append([metric, *(_score_cell(scores.get(metric)) for scores in report.systems.values())])
-    return rows
+    """A row for each system, of its texts and metrics; of a single system the same table on its side."""
+    metrics = _metrics(report)
+    rows = [["", "texts", *metrics]]
+    for system, scores in report.systems.items():
+        rows.append([system, str(report.texts[system]), *(_score_cell(scores.get(metric)) for metric in metrics)])
+    return rows if len(report.systems) > 1 else list(map(list, zip(*rows, strict=True)))
+
+
+def _within(rows: _Rows, width: int) -> list[_Rows]:
+    """The table in as many parts of its columns as fit the width, each behind the first column and at least one column wide."""
+    widths = [max(_width(_one_line(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    parts: list[list[int]] = [[]]
+    for column in range(1, len(widths)):
+        if parts[-1] and widths[0] + sum(2 + widths[own] for own in [*parts[-1], column]) > width:
+            parts.append([])
+        parts[-1].append(column)
+    return [[[row[0], *(row[column] for column in own)] for row in rows] for own in parts]
 
 
 def _score_cell(score: Score | None) -> str:

@@ -20,6 +20,8 @@ from emogen.evaluate.score import Score, require_items
 RESAMPLES = 1000
 MOST_BLOCKS = 20_000
 
+_NORMAL_975 = 1.959963984540054
+
 Counts = NDArray[np.int64]
 Values = NDArray[np.float64]
 
@@ -149,6 +151,20 @@ def percentile_interval(draws: NDArray[np.float64], level: float = 0.95) -> tupl
     """Central interval that holds the share `level` of the draws."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def wilson_interval(share: float, items: int) -> tuple[float, float]:
+    """95% interval of a share of independent items; it has a width at 0 and 1 as well, where a bootstrap has none.
+
+    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+
+    >>> tuple(round(end, 4) for end in wilson_interval(1.0, 10))
+    (0.7225, 1.0)
+    """
+    spread = _NORMAL_975**2 / items
+    centre = (share + spread / 2) / (1 + spread)
+    margin = (share * (1 - share) * spread + spread**2 / 4) ** 0.5 / (1 + spread)
+    return max(0.0, min(share, centre - margin)), min(1.0, max(share, centre + margin))
 
 
 def bootstrap_sums(statistics: NDArray[Any], seed: int, resamples: int = RESAMPLES) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.errors import DataError, SettingsError
+from emogen.errors import DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate.resampling import RESAMPLES, Pool, Tally, Values, bootstrap_sums, half_sample_interval, percentile_interval
 from emogen.evaluate.score import signature
 
@@ -225,7 +225,7 @@ def _require_draws(name: str, number: int) -> None:
 
 def _require_alike(first: Tally | Pool, second: Tally | Pool) -> None:
     if first.signature != second.signature:
-        raise DataError(
+        raise UndefinedScoreError(
             f"the first system is scored by {first.signature} and the second by {second.signature}: "
             "score both in the same way to compare them"
         )
@@ -249,7 +249,9 @@ def _difference(first: Tally | Pool, second: Tally | Pool) -> float:
     values = {"first": first.value, "second": second.value}
     for which, value in values.items():
         if not math.isfinite(value):
-            raise DataError(f"{first.signature}: the {which} system's value is {value}: there is no difference to test")
+            raise UndefinedScoreError(
+                f"{first.signature}: the {which} system's value is {value}: there is no difference to test"
+            )
     return values["second"] - values["first"]
 
 
@@ -261,7 +263,7 @@ def _rounding(first: Tally | Pool, second: Tally | Pool) -> float:
 def _share_as_far(differences: Values, found: float, rounding: float) -> float:
     """Share of differences as far from 0 as the one found, itself counted in."""
     if not np.isfinite(differences).all():
-        raise DataError("the metric is not finite for some draws of the items: compare over more items")
+        raise UndefinedScoreError("the metric is not finite for some draws of the items: compare over more items")
     hits = np.count_nonzero(np.abs(differences) >= abs(found) - rounding)
     return (int(hits) + 1) / (len(differences) + 1)
 

@@ -68,7 +68,12 @@ def bertscore_tally(
     hypotheses: Iterable[str], references: Iterable[Sequence[str]], encode: Encoder, encoder: str, batch_size: int = 64
 ) -> Tally:
     """The tally behind `bertscore`; arguments and errors as there."""
-    values = (match.f1 for match in token_matches(hypotheses, references, encode, batch_size))
+    return mean_match_tally(token_matches(hypotheses, references, encode, batch_size), encoder)
+
+
+def mean_match_tally(matches: Iterable[Match], encoder: str) -> Tally:
+    """The tally behind `bertscore`, from matches that are there already, one a pair."""
+    values = (match.f1 for match in matches)
     return _mean("bertscore", values, {"encoder": encoder, "idf": "no", "rescale": "no"})
 
 
@@ -82,7 +87,12 @@ def token_matches(
     Args, errors and source: as for `bertscore`.
     """
     for own, others in _encoded_pairs(hypotheses, references, encode, batch_size):
-        yield max((greedy_match(own, other) for other in others), key=lambda match: match.f1)
+        yield best_match(own, others)
+
+
+def best_match(own: NDArray[Any], others: Iterable[NDArray[Any]]) -> Match:
+    """The match with that of several texts which gives the highest F1; arguments and errors as `greedy_match`."""
+    return max((greedy_match(own, other) for other in others), key=lambda match: match.f1)
 
 
 def greedy_match(hypothesis: NDArray[Any], reference: NDArray[Any]) -> Match:
@@ -173,11 +183,15 @@ def _encoded(named: Sequence[tuple[str, str]], encode: Encoder, size: int) -> It
         answer = encode(texts)
         if len(answer) != len(texts):
             raise DataError(f"{names[0]}: the encoder gave {len(answer)} answers for {len(texts)} texts; it must give one each")
-        yield from map(_tokens, answer, names)
+        yield from map(checked_tokens, answer, names)
 
 
-def _tokens(vectors: NDArray[Any], name: str) -> Vectors:
-    """Checked token vectors of one text."""
+def checked_tokens(vectors: NDArray[Any], name: str) -> Vectors:
+    """The token vectors of one text, [tokens, width], or [0, 0] where it has none.
+
+    Raises:
+        DataError: they have another shape, or a value that is not finite; the line begins with `name`.
+    """
     found = np.asarray(vectors, dtype=np.float64)
     if found.size and found.ndim != 2:
         raise DataError(f"{name}: the encoder gave an array of shape {list(found.shape)}; it must be [tokens, width]")

@@ -9,6 +9,7 @@ texts; whatever must hold texts in memory takes an even sample of `Options.sampl
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.emotions import LabelSet
-from emogen.errors import DataError, SettingsError
+from emogen.errors import DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate import diversity, fluency, overlap
 from emogen.evaluate.distribution import frechet, mauve
 from emogen.evaluate.emotion import (
@@ -39,8 +40,15 @@ from emogen.evaluate.lexicon import polarity_agreement_tally
 from emogen.evaluate.overlap import Language
 from emogen.evaluate.resampling import Pool, Tally, added_up, reservoir
 from emogen.evaluate.score import Score, aligned, in_batches, require_items
-from emogen.evaluate.significance import Comparison, approximate_randomisation
-from emogen.evaluate.similarity import Encoder, bertscore_tally, sentence_similarity_tally
+from emogen.evaluate.significance import Comparison, approximate_randomisation, compare_seeds, over_seeds
+from emogen.evaluate.similarity import (
+    Encoder,
+    Match,
+    best_match,
+    checked_tokens,
+    mean_match_tally,
+    sentence_similarity_tally,
+)
 
 Item = TypeVar("Item")
 Vectors = NDArray[np.float64]
@@ -50,6 +58,8 @@ _SHOWN_LABELS = 9
 _SCORED_AT_ONCE = 256
 _CHUNK = 8192
 _DISTINCT_SAMPLE = 1000
+# Above this a test cannot find any difference, and says so.
+_NOTED_P = 0.05
 
 
 class Watch(Protocol):
@@ -112,11 +122,20 @@ class Encoding:
         name: for signatures.
         sentences: texts to embeddings [texts, width].
         tokens: texts to the token vectors [tokens, width] of each.
+        both: texts to the two answers above, in one pass; None computes them one after the other.
     """
 
     name: str
     sentences: Callable[[Sequence[str]], NDArray[Any]]
     tokens: Encoder
+    both: Callable[[Sequence[str]], tuple[NDArray[Any], Sequence[NDArray[Any]]]] | None = None
+
+    def read(self, texts: Sequence[str]) -> tuple[Vectors, Sequence[NDArray[Any]]]:
+        """Sentence vectors [texts, width] and the token vectors of each text."""
+        if self.both is None:
+            return np.asarray(self.sentences(texts), dtype=np.float64), self.tokens(texts)
+        sentences, tokens = self.both(texts)
+        return np.asarray(sentences, dtype=np.float64), tokens
 
 
 @dataclass(frozen=True)
@@ -158,7 +177,7 @@ class Options:
     """How scores are computed.
 
     Attributes:
-        language: en, zh, or auto, which goes by the script of the references.
+        language: en, zh, char, or auto, which goes by the script of the references.
         lowercase: BLEU and chrF without regard to case (TER and ROUGE always are).
         sample: most texts of a system, and of the real ones, that are held in memory.
         seed: of samples, intervals and tests.
@@ -189,6 +208,7 @@ class Evaluation:
         lengths: of the texts, or of the sample of them.
         confusions: by judge, how often each label was judged where each was asked for.
         notes: one line for each metric that was left out, and for samples.
+        by_seed: where several training seeds were scored, the value of each metric for each seed; else empty.
     """
 
     texts: int
@@ -197,6 +217,7 @@ class Evaluation:
     lengths: diversity.Lengths
     confusions: Mapping[str, Confusion]
     notes: tuple[str, ...]
+    by_seed: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def evaluate_texts(
@@ -270,10 +291,58 @@ def planned(system: System, means: Means | None = None, options: Options | None 
     return [name for task in _tasks(job) for name in task.names]
 
 
+def over_training_seeds(runs: Sequence[Evaluation]) -> Evaluation:
+    """Join the evaluations of one system trained with several seeds: the mean of each score, with its interval over the seeds.
+
+    The texts of one training run share its accidents: taken together as if they were independent they give intervals and
+    p-values that are far too small. So each run counts as one value, and the interval is Student's for the mean of these
+    (`over_seeds`); it may reach beyond the metric's scale. Lengths are means over the runs, confusions sums.
+
+    Args:
+        runs: one for each seed, at least two.
+
+    Raises:
+        DataError: if there are fewer than two.
+    """
+    scored = {name for run in runs for name in run.scores}
+    shared = [name for name in runs[0].scores if all(name in run.scores for run in runs)]
+    values = {name: tuple(run.scores[name].value for run in runs) for name in shared}
+    missing = [f"{name} left out: not every training seed has it" for name in sorted(scored - set(shared))]
+    quantiles = np.mean([run.lengths.quantiles for run in runs], axis=0).tolist()
+    means = (float(np.mean([getattr(run.lengths, name) for run in runs])) for name in ("mean", "deviation", "characters"))
+    mean, deviation, characters = means
+    return Evaluation(
+        texts=sum(run.texts for run in runs),
+        scores={name: _seed_score(found, [run.scores[name].signature for run in runs]) for name, found in values.items()},
+        bases={},
+        lengths=diversity.Lengths(mean, deviation, tuple(quantiles), characters),
+        confusions={
+            judge: Confusion(np.sum([run.confusions[judge].counts for run in runs], axis=0), matrix.labels)
+            for judge, matrix in runs[0].confusions.items()
+        },
+        notes=tuple(dict.fromkeys([*(note for run in runs for note in run.notes), *missing])),
+        by_seed=values,
+    )
+
+
+def _seed_score(values: Sequence[float], signatures: Sequence[str]) -> Score:
+    """The mean over seeds; numbers in which the runs' signatures differ are said to vary."""
+    spread = over_seeds(values)
+    signed = signatures[0] if len(set(signatures)) == 1 else re.sub(r"\b(\w+):\d+(?=\||$)", _varying(signatures), signatures[0])
+    return Score(spread.mean, spread.low, spread.high, f"{signed}|training_seeds:{spread.seeds}|interval:t")
+
+
+def _varying(signatures: Sequence[str]) -> Callable[[re.Match[str]], str]:
+    common = set.intersection(*(set(signature.split("|")) for signature in signatures))
+    return lambda field: field[0] if field[0] in common else f"{field[1]}:var"
+
+
 def compare(
     first: Evaluation, second: Evaluation, seed: int = 0, watch: Watch = unwatched
 ) -> tuple[dict[str, Comparison], list[str]]:
     """Tests every metric of two systems on the same items that is made of sums or of counts.
+
+    Where both were scored over training seeds (`over_training_seeds`), every metric is tested over these by `compare_seeds`.
 
     Args:
         first: of one system.
@@ -286,8 +355,10 @@ def compare(
         number; and one line for each metric that the two do not allow to compare.
 
     Raises:
-        DataError: if the systems have different numbers of texts.
+        DataError: if the systems have different numbers of texts, or only one of them several training seeds.
     """
+    if first.by_seed or second.by_seed:
+        return _compared_over_seeds(first, second, seed)
     if first.texts != second.texts:
         raise DataError(f"{first.texts:,} texts of the first but {second.texts:,} of the second: compare the same items")
     shared = [name for name in first.bases if name in second.bases]
@@ -296,9 +367,21 @@ def compare(
     for name in watch(shared, "comparing", len(shared)):
         try:
             found[name] = _compared(first.bases[name], second.bases[name], seed)
-        except DataError as refused:
+        except UndefinedScoreError as refused:
             notes.append(f"{name} is not compared: {refused}")
     return found, notes
+
+
+def _compared_over_seeds(first: Evaluation, second: Evaluation, seed: int) -> tuple[dict[str, Comparison], list[str]]:
+    if not (first.by_seed and second.by_seed):
+        which = "second" if first.by_seed else "first"
+        raise DataError(f"the {which} system has a single training seed: a test over seeds takes at least two of each")
+    shared = [name for name in first.by_seed if name in second.by_seed]
+    found = {name: compare_seeds(first.by_seed[name], second.by_seed[name], name, seed) for name in shared}
+    ours, theirs = (len(next(iter(run.by_seed.values()), ())) for run in (first, second))
+    least = (2 if ours == theirs else 1) / math.comb(ours + theirs, ours)
+    note = f"tested over {ours} and {theirs} training seeds: p cannot be below {least:.2g}"
+    return found, [note] if least > _NOTED_P else []
 
 
 @dataclass(frozen=True)
@@ -328,12 +411,10 @@ class _Task:
     Attributes:
         names: of the scores.
         run: computes them.
-        optional: whether data that do not allow them are no error.
     """
 
     names: tuple[str, ...]
     run: Callable[[], Iterable[_Measure]]
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -382,6 +463,13 @@ class _Job:
         """What was asked for in the sampled texts."""
         return self.sample(self.system.asked or (), "emotions")[0]
 
+    @cached_property
+    def paired(self) -> _Paired:
+        """What the encoder says of the sampled texts and their references."""
+        if self.means.encoder is None:
+            raise SettingsError("an encoder is needed to compare texts with references")
+        return _paired(self, self.means.encoder)
+
     def sample(self, texts: Iterable[str], what: str) -> tuple[list[str], int]:
         """As `reservoir`, watched."""
         return reservoir(self.watch(texts, what, None), self.options.sample, self.options.seed)
@@ -423,12 +511,10 @@ def _tasks(job: _Job) -> list[_Task]:
 
 
 def _done(task: _Task, notes: list[str]) -> list[_Measure]:
-    """What a task finds; why not, if it may fail and does."""
+    """What a task finds; a note where these texts do not allow its metrics. Mistakes in the data remain errors."""
     try:
         return list(task.run())
-    except DataError as reason:
-        if not task.optional:
-            raise
+    except UndefinedScoreError as reason:
         notes.append(f"{', '.join(task.names)} left out: {reason}")
         return []
 
@@ -443,12 +529,24 @@ def _overlap_tasks(job: _Job) -> list[_Task]:
 
         return _Task((name,), run)
 
+    def bleu() -> Iterator[_Measure]:
+        job.notes.extend(filter(None, [overlap.tokenisation_note(references, language)]))
+        shown, basis = overlap.bleu_tallies(job.watched("bleu"), references, language, lowercase)
+        if not overlap.has_four_tokens(shown):
+            job.notes.append("bleu: no text has four tokens; it compares the shorter n-grams that there are (eff:yes)")
+            shown = basis
+        yield _Measure("bleu", shown.score(job.options.seed), basis)
+
     def rouge() -> Iterator[_Measure]:
         for name, tally in overlap.rouge_tallies(job.watched("rouge"), references, language=language).items():
-            yield job.measure(name, tally)
+            tokens = 2 if name == "rouge2" else 1
+            if tally.value or overlap.has_ngrams(job.system.texts, references, tokens, language):
+                yield job.measure(name, tally)
+            else:
+                job.notes.append(f"{name} left out: no text and no reference has {'two tokens' if tokens == 2 else 'a token'}")
 
     return [
-        single("bleu", overlap.bleu_tally, lowercase),
+        _Task(("bleu",), bleu),
         single("chrf", overlap.chrf_tally, lowercase),
         single("ter", overlap.ter_tally),
         _Task(("rouge1", "rouge2", "rougeL"), rouge),
@@ -467,7 +565,13 @@ def _diversity_tasks(job: _Job) -> list[_Task]:
     }
 
     def single(name: str, basis: Callable[[Sequence[str]], Tally | Pool]) -> _Task:
-        return _Task((name,), lambda: [job.measure(name, basis(job.drawn.texts), job.drawn.mark)], optional=True)
+        def run() -> Iterator[_Measure]:
+            found = basis(job.drawn.texts)
+            if isinstance(found, Pool) and not len(found.kinds):
+                raise UndefinedScoreError("no text has enough words")
+            yield job.measure(name, found, job.drawn.mark)
+
+        return _Task((name,), run)
 
     def lengths() -> Iterator[_Measure]:
         chunks = in_batches(job.watched("lengths"), _CHUNK)
@@ -479,9 +583,9 @@ def _diversity_tasks(job: _Job) -> list[_Task]:
 def _distinct_corrected(texts: Sequence[str]) -> Pool:
     try:
         return diversity.distinct_corrected_pool(texts, 2, _DISTINCT_SAMPLE)
-    except DataError:
+    except UndefinedScoreError:
         found = f"{len(texts):,} texts have fewer than {_DISTINCT_SAMPLE:,} pairs of neighbouring words"
-        raise DataError(f"{found}; score more texts") from None
+        raise UndefinedScoreError(f"{found}; score more texts") from None
 
 
 def _training_tasks(job: _Job) -> list[_Task]:
@@ -501,7 +605,7 @@ def _training_tasks(job: _Job) -> list[_Task]:
 def _distribution_tasks(job: _Job) -> list[_Task]:
     tasks: list[_Task] = []
     if job.real is not None:
-        tasks.append(_Task(("backward_bleu4",), lambda: _backward_bleu(job), optional=True))
+        tasks.append(_Task(("backward_bleu4",), lambda: _backward_bleu(job)))
     encoder = job.means.encoder
     if encoder and job.real is not None:
         tasks.extend(_embedding_tasks(job, encoder))
@@ -523,8 +627,14 @@ def _embedding_tasks(job: _Job, encoder: Encoding) -> list[_Task]:
 
     def both() -> tuple[Vectors, Vectors]:
         if not embedded:
-            embedded["ours"] = _embedded(job, job.drawn.texts, encoder)
-            embedded["real"] = _embedded(job, job.drawn_real.texts, encoder)
+            paired = job.paired if job.system.references is not None else None
+            embedded["ours"] = paired.own if paired else _embedded(job, job.drawn.texts, encoder)
+            known = paired.references if paired and job.means.real is None else {}
+            embedded["real"] = (
+                np.stack([known[text] for text in job.drawn_real.texts])
+                if known
+                else _embedded(job, job.drawn_real.texts, encoder)
+            )
         return embedded["ours"], embedded["real"]
 
     def marked(name: str, score: Score) -> list[_Measure]:
@@ -532,10 +642,10 @@ def _embedding_tasks(job: _Job, encoder: Encoding) -> list[_Task]:
         return [_Measure(name, replace(score, signature=score.signature + mark))]
 
     tasks = [
-        _Task(("frechet",), lambda: marked("frechet", frechet(*both(), job.options.seed, encoder.name)), optional=True),
+        _Task(("frechet",), lambda: marked("frechet", frechet(*both(), job.options.seed, encoder.name))),
     ]
     if job.options.mauve:
-        tasks.append(_Task(("mauve",), lambda: marked("mauve", mauve(*both(), encoder=encoder.name)), optional=True))
+        tasks.append(_Task(("mauve",), lambda: marked("mauve", mauve(*both(), encoder=encoder.name))))
     return tasks
 
 
@@ -545,24 +655,55 @@ def _embedded(job: _Job, texts: Sequence[str], encoder: Encoding) -> Vectors:
 
 
 def _similarities(job: _Job, encoder: Encoding) -> Iterator[_Measure]:
-    texts, listed = job.drawn.texts, job.drawn_references
-    vectors = chain.from_iterable(_similar_pairs(batch, encoder) for batch in in_batches(aligned(texts, listed, _PAIR), 64))
-    own, nearest = (list(side) for side in zip(*vectors, strict=True))
-    similarity = sentence_similarity_tally(own, nearest, encoder.name)
+    similarity = sentence_similarity_tally(job.paired.own, job.paired.nearest, encoder.name)
     yield job.measure("similarity", similarity, f"|best:cosine{job.drawn.mark}")
-    watched = job.watch(texts, "bertscore", len(texts))
-    yield job.measure("bertscore", bertscore_tally(watched, listed, encoder.tokens, encoder.name), job.drawn.mark)
+    yield job.measure("bertscore", mean_match_tally(job.paired.matches, encoder.name), job.drawn.mark)
 
 
 _PAIR = ("texts", "lists of references")
 
 
-def _similar_pairs(pairs: Sequence[tuple[str, Sequence[str]]], encoder: Encoding) -> Iterator[tuple[Vectors, Vectors]]:
-    """The embedding of each text with that of its nearest reference."""
-    vectors = iter(np.asarray(encoder.sentences([text for own, listed in pairs for text in (own, *listed)])))
-    for _, listed in pairs:
-        own = next(vectors)
-        yield own, max((next(vectors) for _ in listed), key=lambda other: _cosine(own, other))
+@dataclass(frozen=True)
+class _Paired:
+    """What an encoder says of texts and their references.
+
+    Attributes:
+        own: [texts, width], sentence vectors of the texts.
+        nearest: [texts, width], those of the reference nearest to each.
+        matches: of each text's tokens with those of its best reference.
+        references: sentence vectors of the references that stand for real texts.
+    """
+
+    own: Vectors
+    nearest: Vectors
+    matches: list[Match]
+    references: Mapping[str, Vectors]
+
+
+def _paired(job: _Job, encoder: Encoding) -> _Paired:
+    """Read every text and every reference once."""
+    texts, listed = job.drawn.texts, job.drawn_references
+    wanted = frozenset(job.drawn_real.texts) if job.means.real is None else frozenset()
+    own, nearest = [], []
+    matches: list[Match] = []
+    kept: dict[str, Vectors] = {}
+    pairs = job.watch(list(aligned(texts, listed, _PAIR)), "embeddings", len(texts))
+    for batch in in_batches(pairs, 64):
+        named = [text for pair in batch for text in (pair[0], *pair[1])]
+        sentences, tokens = encoder.read(named)
+        if not len(sentences) == len(tokens) == len(named):
+            found = f"{len(sentences)} sentence vectors and the tokens of {len(tokens)} texts"
+            raise DataError(f"the encoder {encoder.name} gave {found} for {len(named)} texts; it must give one each")
+        kept.update((text, vector) for text, vector in zip(named, sentences, strict=True) if text in wanted)
+        read = zip(sentences, map(checked_tokens, tokens, map(repr, named)), strict=True)
+        for _, references in batch:
+            (vector, words), others = next(read), [next(read) for _ in references]
+            own.append(vector)
+            nearest.append(max((other for other, _ in others), key=partial(_cosine, vector)))
+            matches.append(best_match(words, (other for _, other in others)))
+    left = list(wanted - kept.keys())
+    kept.update(zip(left, _embedded(job, left, encoder), strict=True) if left else ())
+    return _Paired(np.array(own), np.array(nearest), matches, kept)
 
 
 def _cosine(one: Vectors, other: Vectors) -> float:
@@ -576,7 +717,7 @@ def _fluency_tasks(job: _Job) -> list[_Task]:
         names = ("perplexity", "nats_per_character", "nats_per_sentence")
         tasks.append(_Task(names, lambda: _perplexities(job, model)))
     if reverse and job.real is not None:
-        tasks.append(_Task(("reverse_perplexity",), lambda: _reversed(job, reverse), optional=True))
+        tasks.append(_Task(("reverse_perplexity",), lambda: _reversed(job, reverse)))
     return tasks
 
 
@@ -606,7 +747,7 @@ def _emotion_tasks(job: _Job) -> list[_Task]:
     if job.system.asked is not None and job.means.judges:
         tasks.append(_Task(tuple(_judged_names(job.means.judges)), lambda: _judged(job)))
     if job.system.asked is not None and job.options.lexicon:
-        tasks.append(_Task(("polarity_agreement",), lambda: _polarity(job), optional=True))
+        tasks.append(_Task(("polarity_agreement",), lambda: _polarity(job)))
     return tasks
 
 
@@ -712,7 +853,7 @@ def _corrected(
 ) -> Iterator[_Measure]:
     try:
         score = corrected_accuracy(asked, judged, own, job.options.seed)
-    except DataError as reason:
+    except UndefinedScoreError as reason:
         job.notes.append(f"{name} left out: {reason}")
     else:
         yield _Measure(name, replace(score, signature=score.signature + mark))
@@ -735,4 +876,4 @@ def _compared(first: Tally | Pool, second: Tally | Pool, seed: int) -> Compariso
         return approximate_randomisation(first, second, seed)
     if isinstance(first, Pool) and isinstance(second, Pool):
         return approximate_randomisation(first, second, seed)
-    raise DataError("one is made of sums and the other of counts")
+    raise UndefinedScoreError("one is made of sums and the other of counts")

@@ -19,7 +19,7 @@ from emogen.checkpoint import Checkpoint, load
 from emogen.data.batches import Limits, TokenArrays, batches, token_arrays
 from emogen.data.exchange import Exchange
 from emogen.emotions import LabelSet, no_emotion
-from emogen.errors import DataError
+from emogen.errors import DataError, UndefinedScoreError
 from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.likelihood import reply_nll
@@ -153,12 +153,12 @@ def train_reverse(texts: Sequence[str], training: ReverseTraining | None = None)
     Source: Zhao et al. 2018, Adversarially regularized autoencoders.
 
     Raises:
-        DataError: no text, or nothing in them.
+        UndefinedScoreError: no text, or nothing in them.
     """
     training = training or ReverseTraining()
     kept = [text for text in texts if text.strip()]
     if not kept:
-        raise DataError("no text to train the model of reverse perplexity on")
+        raise UndefinedScoreError("no text to train the model of reverse perplexity on")
     torch.manual_seed(training.seed)
     # No size of its own: a size that is asked for is exact, and more than few or repetitive texts can give.
     tokenizer = train_tokenizer(kept, seed=training.seed)

@@ -42,31 +42,39 @@ class Leak:
         return " and ".join([rows] * bool(self.shared) + [alike] * bool(self.architecture))
 
 
-def find_leak(judge: Path, guide: Path) -> Leak:
+def find_leak(judge: str | Path, guide: str | Path) -> Leak:
     """Compares the fingerprints of the training rows and the architectures of two checkpoints.
 
     Raises:
         CheckpointError: one of them has no readable description or fingerprints.
     """
+    judge, guide = Path(judge), Path(guide)
     theirs, ours = read_fingerprints(judge), read_fingerprints(guide)
     one, other = (architecture_of(read_description(folder), folder) for folder in (judge, guide))
     shared = len(np.intersect1d(theirs, ours))
     return Leak(judge, guide, shared, len(theirs), len(ours), one if one == other else "")
 
 
-def refuse_leaks(judge: Path, guides: Sequence[Path], allowed: bool = False) -> str:
+def refuse_leaks(judge: str | Path, guides: str | Path | Sequence[str | Path], allowed: bool = False) -> str:
     """What the signature of a judged score says about leaks: `none`, `unchecked` (no guide is named), or which are allowed.
+
+    Args:
+        judge: the judge's checkpoint.
+        guides: the checkpoints that wrote or steered the texts; one, or a list.
+        allowed: whether a leak is only noted.
 
     Raises:
         CheckpointError: the judge shares rows or architecture with a guide, or nobody can know, unless that is `allowed`; or a
             guide is no folder.
     """
-    if not guides:
+    judge = Path(judge)
+    folders = [Path(guide) for guide in ([guides] if isinstance(guides, str | Path) else guides)]
+    if not folders:
         return "unchecked"
-    for guide in guides:
+    for guide in folders:
         if not guide.is_dir():
             raise CheckpointError(f"{guide}: no such folder; --guide names the checkpoint that wrote or steered the texts")
-    notes = [note for guide in guides if (note := _note(judge, guide, allowed))]
+    notes = [note for guide in folders if (note := _note(judge, guide, allowed))]
     return f"allowed({','.join(notes)})" if notes else "none"
 
 

@@ -67,7 +67,7 @@ class _Meanwhile:
         return means
 
 
-def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path, watch: Watch) -> None:
+def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: str | Path, watch: Watch) -> None:
     """Drives `loop` until its steps, its minutes or its patience are used up; state and model are saved at the end.
 
     Of several processes the first looks, logs and saves, and all leave the loop after the same step.
@@ -76,6 +76,7 @@ def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path
         Interrupted: by SIGINT or SIGTERM, after saving.
         TrainingError: the loss is not finite or memory is short; what was saved before stays.
     """
+    folder = Path(folder)
     state.progress = _share_done(state, config)
     with explaining(config, folder, state):
         from_first(lambda: None if (folder / STATE_FILE).exists() else _save(state, folder))
@@ -84,12 +85,13 @@ def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path
         from_first(lambda: _save(state, folder))
 
 
-def resume(state: TrainState, folder: Path) -> None:
+def resume(state: TrainState, folder: str | Path) -> None:
     """Takes over the state saved in `folder`, if there is one, cuts the log back to it, and clears half-written files away.
 
     Raises:
         CheckpointError: the state is cut short or of another model.
     """
+    folder = Path(folder)
     path = folder / STATE_FILE
     if path.exists():
         state.restore(_content(path), str(path))
