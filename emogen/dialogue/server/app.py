@@ -128,7 +128,9 @@ def _add_watching(app: FastAPI, engine: Engine, settings: ServerSettings, metric
         unfinished = engine.unfinished
         is_busy = unfinished >= settings.most_rows + settings.most_waiting
         running = min(unfinished, settings.most_rows)
-        return JSONResponse({"status": "busy" if is_busy else "ready", "running": running, "waiting": unfinished - running})
+        status = "failed" if not engine.is_open else "busy" if is_busy else "ready"
+        figures = {"status": status, "running": running, "waiting": unfinished - running}
+        return JSONResponse(figures, 200 if engine.is_open else 503)
 
     @app.get("/metrics", response_model=None)
     async def figures() -> Response:
