@@ -124,7 +124,7 @@ def test_a_step_that_fails_fails_its_replies_and_the_engine_goes_on(model, engin
     with monkeypatch.context() as patch:
         patch.setattr(engine._batch, "step", fail)
         writing = engine.write([], "joy")
-        with pytest.raises(EmogenError, match="^the reply could not be written, since the model failed; ask again$") as raised:
+        with pytest.raises(EmogenError, match=r"^the reply could not be written, since the model failed; ask again$") as raised:
             writing.wait()
     assert raised.value.__cause__ is error
     assert type(error).__name__ in caplog.text

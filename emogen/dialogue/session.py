@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
 from emogen.decoding.sampling import Sampling
 from emogen.dialogue.engine import Engine
-from emogen.dialogue.policy import find_policy
+from emogen.dialogue.policy import Policy, find_policy
 from emogen.dialogue.state import DECAY, EmotionState, felt
 from emogen.dialogue.writing import Writing
 from emogen.emotion_space import Trajectory, trajectory
-from emogen.emotions import Emotion
+from emogen.emotions import Emotion, LabelSet
 from emogen.errors import BusyError, SettingsError
 from emogen.judges.recognizer import Recognizer
 
@@ -95,6 +96,16 @@ class Session:
         self._tries = 0
 
     @property
+    def manner(self) -> Manner:
+        """How it answers. The file of its policy is read once, and again when the manner is set anew."""
+        return self._manner
+
+    @manner.setter
+    def manner(self, manner: Manner) -> None:
+        self._manner = manner
+        self._find_policy = cache(find_policy)
+
+    @property
     def turns(self) -> tuple[Turn, ...]:
         """All that was said, oldest first."""
         return self._turns
@@ -153,7 +164,7 @@ class Session:
 
     def _answer(self, earlier: tuple[Turn, ...], text: str, tries: int) -> Writing:
         state = self._felt(earlier, [text])
-        asked = emotion_for(self.manner, state, self._engine)
+        asked = emotion_for(self.manner, state, self._engine, self._find_policy)
         context = earlier[-1].utterances if earlier else ()
         seed = seed_of(self.manner.seed, len(earlier), tries)
         writing = self._engine.write((*context, text), asked, self.manner.sampling, seed)
@@ -161,8 +172,13 @@ class Session:
         return writing
 
 
-def emotion_for(manner: Manner, state: EmotionState | None, engine: Engine) -> Emotion:
-    """The emotion to answer with, over the labels of the engine's model.
+def emotion_for(
+    manner: Manner,
+    state: EmotionState | None,
+    engine: Engine,
+    find: Callable[[str, LabelSet, LabelSet], Policy] = find_policy,
+) -> Emotion:
+    """The emotion to answer with, over the labels of the engine's model; `find` gives the policy of a name.
 
     Raises:
         SettingsError: one that the model does not know, or a policy that does not fit the labels of model and recogniser.
@@ -172,7 +188,7 @@ def emotion_for(manner: Manner, state: EmotionState | None, engine: Engine) -> E
     if manner.emotion is not None:
         return engine.model.emotion(manner.emotion, manner.strength)
     assert state is not None
-    answer = find_policy(manner.policy, state.labels, engine.model.labels).answer(state.emotion)
+    answer = find(manner.policy, state.labels, engine.model.labels).answer(state.emotion)
     return replace(answer, strength=answer.strength * manner.strength)
 
 

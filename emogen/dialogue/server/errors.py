@@ -27,11 +27,19 @@ class ApiError(EmogenError):
     """
 
     def __init__(
-        self, status: int, message: str, code: str | None = None, param: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.param = status, code, param
-        self.headers: Mapping[str, str] = {} if retry_after is None else {"retry-after": str(retry_after)}
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(retry_after)
 
     def as_object(self) -> dict[str, object]:
         """The body of the answer, and the data of an event in a stream that began well."""
