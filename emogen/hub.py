@@ -182,7 +182,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=after)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         inputs: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
@@ -534,11 +534,13 @@ class EmogenTokenizer(PreTrainedTokenizer):
         return 3 if pair else 2
 
     def truncate_sequences(
-        self, ids: list[int], pair_ids: list[int] | None = None, num_tokens_to_remove: int = 0, **options: Any
+        self, ids: list[int], pair_ids: list[int] | None = None, num_tokens_to_remove: int = 0, *arguments: Any, **options: Any
     ) -> tuple[list[int], list[int], list[int]]:
         """As in Transformers; behind an empty context stands no TURN, so one token more has room."""
         surplus = num_tokens_to_remove if ids else num_tokens_to_remove - 1
-        shortened: tuple[list[int], list[int], list[int]] = super().truncate_sequences(ids, pair_ids, surplus, **options)
+        shortened: tuple[list[int], list[int], list[int]] = super().truncate_sequences(
+            ids, pair_ids, surplus, *arguments, **options
+        )
         return shortened
 
     def build_inputs_with_special_tokens(self, token_ids_0: list[int], token_ids_1: list[int] | None = None) -> list[int]:

@@ -292,10 +292,10 @@ ARGUMENTS = [
     {"truncation": True, "max_length": 500},
     {"truncation": "only_first", "max_length": 14},
     {"max_length": 60, "padding": "max_length"},
-    {"truncation": True, "max_length": 8, "padding": "max_length"},
+    {"truncation": True, "max_length": 9, "padding": "max_length"},
     {"padding": True, "padding_side": "right"},
     {"padding": True, "pad_to_multiple_of": 8},
-    {"truncation": True, "max_length": 12, "padding": "max_length", "padding_side": "right"},
+    {"truncation": True, "max_length": 13, "padding": "max_length", "padding_side": "right"},
     {"padding": True, "return_special_tokens_mask": True},
     {"padding": True, "return_attention_mask": False, "return_tensors": "np"},
 ]
