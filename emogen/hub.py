@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -514,6 +515,15 @@ class EmogenTokenizer(PreTrainedTokenizer):
             options["split_special_tokens"] = True
         return super()._encode_plus(text, *arguments, **options)
 
+    def tokenize(self, text: str, **options: Any) -> list[str]:  # type: ignore[override]
+        """As in Transformers; tokens that were added are found also where special ones are text."""
+        added = [re.escape(token.content) for token in self._added_tokens_decoder.values() if not token.special]
+        parts = re.split(f"({'|'.join(sorted(added, key=len, reverse=True))})", text) if added else [text]
+        pieces: list[str] = []
+        for at, part in enumerate(parts):
+            pieces += [part] if at % 2 else super().tokenize(part, **options)
+        return pieces
+
     def _tokenize(self, text: str, **_: Any) -> list[str]:
         return [self._pieces[number] for number in self._text.encode(text)]
 
@@ -524,9 +534,9 @@ class EmogenTokenizer(PreTrainedTokenizer):
         return self._pieces[index]
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """The text of pieces; special tokens stand for themselves."""
-        special = set(self.all_special_tokens)
-        runs = groupby(tokens, special.__contains__)
+        """The text of pieces; special tokens and added ones stand for themselves."""
+        whole = self._added_tokens_encoder.keys() | set(self.all_special_tokens)
+        runs = groupby(tokens, whole.__contains__)
         return "".join("".join(run) if apart else self._text.decode(map(self._convert_token_to_id, run)) for apart, run in runs)
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:

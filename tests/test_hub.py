@@ -331,6 +331,17 @@ def test_lengths_of_a_stock_tokenizer(tokenizer, stock):
     assert tokenizer("", truncation=True, max_length=4)["input_ids"] == [BOS]
 
 
+def test_tokens_that_are_added_are_those_of_a_stock_tokenizer(tokenizer, stock):
+    both = copy.deepcopy(tokenizer), copy.deepcopy(stock)
+    for each in both:
+        each.add_tokens(["NAME", "NAME2", "(x)"])
+    for text in ("My day with NAME and NAME2 was good(x)NAME", "NAME", "no name"):
+        for options in ({}, {"add_special_tokens": False}):
+            ours, theirs = (each(text, **options)["input_ids"] for each in both)
+            assert ours == theirs
+            assert both[0].decode(ours, skip_special_tokens=True) == both[1].decode(theirs, skip_special_tokens=True) == text
+
+
 SPOKEN = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": SHORT}]
 PARTS = [
     {"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i."}]},

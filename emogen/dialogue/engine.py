@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,7 @@ from emogen.decoding.sampling import Sampling
 from emogen.decoding.texts import Prompt
 from emogen.dialogue.writing import Ended, Writing
 from emogen.emotions import Emotion
-from emogen.errors import BusyError, EmogenError, SettingsError
+from emogen.errors import BusyError, EmogenError, SettingsError, places_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -224,8 +223,7 @@ class Engine:
 
 def _failed(error: BaseException, what: str) -> EmogenError:
     """Log what failed, and where; give the error for readers. Neither has the error's own words, which may be a user's."""
-    places = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-    _LOG.error("%s (%s)\n%s", what, type(error).__name__, places)
+    _LOG.error("%s (%s)\n%s", what, type(error).__name__, places_of(error))
     failure = EmogenError("the reply could not be written, since the model failed; ask again")
     failure.__cause__ = error
     return failure
