@@ -166,7 +166,8 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             condition = self.condition(emotion, strength, len(input_ids))
             condition = plan.told(condition) if plan else condition
             present = input_ids != PAD if attention_mask is None else attention_mask.bool()
-            _refuse_malformed(input_ids.masked_fill(~present, PAD), must_begin=not use_cache)
+            if not torch.compiler.is_compiling():
+                _refuse_malformed(input_ids.masked_fill(~present, PAD), must_begin=not use_cache)
             mask = present.repeat_interleave(each, 0)
             # A reply that has begun is looked at as a whole: under control its likelihood may count.
             alone = logits_to_keep == 1 and not (plan and bool((input_ids[:, -1] != BOS).any()))

@@ -627,6 +627,15 @@ def test_options_that_cannot_be_served_are_told(model, tokenizer, name):
             model.generate(**batch(tokenizer, [LONG]), tokenizer=tokenizer, **options)
 
 
+def test_checks_of_rows_do_not_break_a_compiled_graph(model, tokenizer):
+    if model.config.model["backbone"] == "lstm":
+        pytest.skip("PyTorch compiles no LSTM into one graph")
+    rows = batch(tokenizer)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)(**rows).logits
+        torch.testing.assert_close(compiled, model(**rows).logits)
+
+
 # ---- log-likelihoods of continuations, as evaluation harnesses compute them
 
 
