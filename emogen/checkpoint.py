@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from emogen.atomic import replacing, write_text
@@ -558,17 +559,77 @@ def read_description(folder: str | Path) -> Description:
 
 
 def read_weights(folder: str | Path, model: nn.Module) -> None:
-    """Fills `model` from model.safetensors; raises CheckpointError where it is missing, cut short or of other shapes."""
-    folder = Path(folder)
-    path = folder / "model.safetensors"
-    try:
+    """Fill `model` from model.safetensors.
+
+    Raises:
+        CheckpointError: missing, not readable, cut short, of other names or shapes than the model's, or larger than the memory.
+    """
+    path = Path(folder) / "model.safetensors"
+    with _reading(path, "copy the whole folder again, or name another checkpoint"):
         tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(path.read_bytes()).items()}
         if isinstance(model, Generator):
             tensors = _of_decoder(tensors)
-        take_trained(model, merged(generator_of(model), tensors) if isinstance(model, (Generator, TextVAE)) else tensors)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read ({reason}); the file is cut short or of another model") from None
+        if isinstance(model, (Generator, TextVAE)):
+            tensors = _merged_or_refused(generator_of(model), tensors)
+        _refuse_other_tensors(trained_tensors(model), model.state_dict(), tensors)
+        take_trained(model, tensors)
+
+
+class _OtherTensorsError(Exception):
+    """A file's tensors are not those of the model that is to take them; the words are the reason."""
+
+
+@contextmanager
+def _reading(path: Path, way_out: str) -> Iterator[None]:
+    """Tell apart what can go wrong with a file of tensors; raises CheckpointError, and lets our own mistakes through."""
+    try:
+        yield
+    except FileNotFoundError:
+        reason = "it is not there"
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be opened ({error.strerror or error}); allow it to be read, or mend it"
+        ) from None
+    except SafetensorError as error:
+        reason = f"it is cut short, or no file of safetensors: {error}"
+    except _OtherTensorsError as error:
+        reason = f"it is of another model: {error}"
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        size = f"{path.stat().st_size / 1e6:.0f} MB"
+        raise CheckpointError(f"{path}: there is not enough memory to read its {size}; close other programs") from None
+    else:
+        return
+    raise CheckpointError(f"{path}: cannot be read ({' '.join(reason.split())}); {way_out}")
+
+
+def _refuse_other_tensors(needed: Mapping[str, Tensor], known: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise for the first tensor that is needed and not found, found and not known, or found in another shape."""
+    for name in needed:
+        if name not in found:
+            raise _OtherTensorsError(f"{name} is not in it, of shape {list(needed[name].shape)}")
+    for name, tensor in found.items():
+        if name not in known:
+            raise _OtherTensorsError(f"{name} is in it, of shape {list(tensor.shape)}, and not in the model")
+        if tensor.shape != known[name].shape:
+            raise _OtherTensorsError(f"{name} has shape {list(tensor.shape)}, the model needs {list(known[name].shape)}")
+
+
+def _merged_or_refused(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        return merged(generator, tensors)
+    except KeyError as error:
+        raise _OtherTensorsError(f"the base has no matrix for the update {error}, or half of it is not there") from None
+    except RuntimeError as error:
+        if _is_of_memory(error):
+            raise
+        raise _OtherTensorsError(f"its updates do not fit the base ({str(error).splitlines()[0]})") from None
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """PyTorch has a class of its own for a GPU's memory alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in str(error)
 
 
 def save_head(folder: str | Path, head: EmotionHead) -> None:
@@ -583,19 +644,19 @@ def read_head(folder: str | Path, generator: Generator) -> EmotionHead | None:
     """The emotion head of a checkpoint, in eval mode where its generator is; None where it has none.
 
     Raises:
-        CheckpointError: cut short, or of another generator.
+        CheckpointError: not readable, cut short, of another generator, or larger than the memory.
     """
     folder = Path(folder)
     path = folder / HEAD_FILE
-    if not path.is_file():
+    if not path.exists():
         return None
-    try:
+    with _reading(path, "remove it or run `emogen train-head` again"):
         tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(path.read_bytes()).items()}
+        if tensors.get("down.weight", torch.zeros(())).dim() != 2:
+            raise _OtherTensorsError("it holds no matrix down.weight, which every head has")
         head = head_of(generator, len(tensors["down.weight"]))
+        _refuse_other_tensors(head.state_dict(), head.state_dict(), tensors)
         head.load_state_dict(tensors)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read ({reason}); remove it or run `emogen train-head` again") from None
     return head.to(generator.bias.device).eval().requires_grad_(False)
 
 

@@ -1,5 +1,9 @@
 """The errors that a user can cause. Each message is one line and says the way out."""
 
+from __future__ import annotations
+
+import traceback
+
 
 class EmogenError(Exception):
     """A user's mistake or a condition outside the program; the command line prints it and exits with 1."""
@@ -39,6 +43,12 @@ class Interrupted(EmogenError):
 
 class ElsewhereError(EmogenError):
     """Another process of the same run failed and says why; the command line exits with 1 and says nothing."""
+
+
+def places_of(error: BaseException) -> str:
+    """List where an error came from, a line a call: for logs that must not hold its own words, which may be a user's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
 
 
 def require(holds: bool, name: str, value: object, allowed: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -41,14 +43,28 @@ _IGNORED = -100
 _ROOM = 64
 _KEPT_HOME = ("train_state.pt", "log.jsonl", ".*", "*/.*", "warm-start/*", "*.part")
 
+# Content is a text or a list of parts; a message that has none, as one of a refusal or of a call, is left out.
 _CHAT_TEMPLATE = (
-    "{% for message in messages %}"
+    "{% macro said(message) %}"
+    "{% set content = message['content'] if message['content'] is defined else message['refusal'] %}"
+    "{% if content is string %}{{ content }}{% else %}{% for part in content %}"
+    "{% if part['type'] in ('text', 'refusal') %}{{ part[part['type']] }}"
+    "{% else %}{{ raise_exception('this model reads parts of type text alone, not ' ~ part['type']) }}{% endif %}"
+    "{% endfor %}{% endif %}{% endmacro %}"
+    "{% for message in messages if message['content'] is defined or message['refusal'] is defined %}"
     "{% if loop.last and message['role'] == 'assistant' and not add_generation_prompt %}"
-    "{{ bos_token + message['content'] + eos_token }}"
-    "{% else %}{{ message['content'] + '<turn>' }}{% endif %}"
+    "{{ bos_token + said(message) + eos_token }}"
+    "{% else %}{{ said(message) + '<turn>' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ bos_token }}{% endif %}"
 )
+# Of `generate` of Transformers, which hands them on to every model; what becomes of positions is said by the mask.
+_NOT_FOR_FORWARD = ("tokenizer", "assistant_tokenizer", "position_ids")
+_WAY_OUT = (
+    "encode context and reply as a pair, or render the context with the chat template and encode it, with what follows, with "
+    "add_special_tokens=False (lm-eval: add_bos_token=False and apply_chat_template=True)"
+)
+_NOT_SERVED = ("output_attentions", "output_hidden_states", "token_healing")
 
 
 @dataclass(frozen=True)
@@ -137,7 +153,8 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             `logits` [rows, time, vocabulary] and, with labels, `loss`: the mean of -log p(token), in nats.
 
         Raises:
-            SettingsError: an emotion that the model does not know, or emotions that do not fit the rows.
+            SettingsError: an emotion that the model does not know, emotions that do not fit the rows, TURN or BOS behind BOS,
+                or a row without BOS that nothing can follow, since `use_cache` is off.
         """
         memory = past_key_values if isinstance(past_key_values, Memory) else None
         plan = None if steering is None else unpacked(steering, self.config.label_set)
@@ -148,7 +165,10 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         else:
             condition = self.condition(emotion, strength, len(input_ids))
             condition = plan.told(condition) if plan else condition
-            mask = (input_ids != PAD if attention_mask is None else attention_mask.bool()).repeat_interleave(each, 0)
+            present = input_ids != PAD if attention_mask is None else attention_mask.bool()
+            if not torch.compiler.is_compiling():
+                _refuse_malformed(input_ids.masked_fill(~present, PAD), must_begin=not use_cache)
+            mask = present.repeat_interleave(each, 0)
             # A reply that has begun is looked at as a whole: under control its likelihood may count.
             alone = logits_to_keep == 1 and not (plan and bool((input_ids[:, -1] != BOS).any()))
             states, after = self._begin(tokens, mask, condition, use_cache, alone)
@@ -164,11 +184,11 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=after)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         inputs: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
-        *,
+        *arguments: Any,
         emotion: Asked | Sequence[Asked] | Tensor = None,
         strength: float = 1.0,
         control: str | Control = "none",
@@ -179,6 +199,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         Args:
             inputs: [rows, time] from the tokenizer, padded in front; `input_ids` is the same. None: no context.
             generation_config: as in Transformers; else the single options.
+            arguments: those that come next in Transformers, in its order.
             emotion: one for all rows, one for each, or conditions [rows, emotions + 1].
             strength: of emotions that are named, 0 to 1.
             control: what steers further towards the emotion, such as `guidance:2,head:1`; `head` where head.safetensors stands
@@ -189,9 +210,10 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             What Transformers returns: token ids [rows * num_return_sequences, time], prompts in front.
 
         Raises:
-            SettingsError: an emotion that the model does not know, emotions that do not fit the rows, a row without BOS, or a
-                control that is unknown or cannot be served.
+            SettingsError: an emotion that the model does not know, emotions that do not fit the rows, a row without BOS, a
+                control that is unknown or cannot be served, or an option that asks for what this model does not have.
         """
+        _refuse_unserved_options(generation_config, options)
         tokens = options.pop("input_ids", None) if inputs is None else inputs
         wanted = control_of(control)
         told = emotion if isinstance(emotion, Tensor) else self._told(emotion, strength, wanted)
@@ -201,9 +223,18 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         if tokens is None:
             tokens = torch.full((len(condition), 1), BOS, device=self.device)
         options["attention_mask"] = self._newest(tokens, options.get("attention_mask"))
+        given = generation_config
+        if given is not None and given.max_length is not None and given.max_new_tokens is None:
+            # The model's own longest reply is a default, which a length that is asked for replaces.
+            options.setdefault("max_length", given.max_length)
         if options.get("max_length") is not None:
             options.setdefault("max_new_tokens", None)
-        return super().generate(tokens, generation_config, emotion=condition, **options)  # type: ignore[misc]
+        return super().generate(tokens, given, *arguments, emotion=condition, **options)  # type: ignore[misc]
+
+    def prepare_inputs_for_generation(self, *arguments: Any, **kwargs: Any) -> dict[str, Any]:
+        """As in Transformers, without what is for its loops alone. It looks for the name `kwargs` here."""
+        inputs = super().prepare_inputs_for_generation(*arguments, **kwargs)  # type: ignore[misc]
+        return {name: value for name, value in inputs.items() if name not in _NOT_FOR_FORWARD}
 
     def condition(self, emotion: Asked | Sequence[Asked] | Tensor, strength: float = 1.0, rows: int | None = None) -> Tensor:
         """What the generator is given for emotions.
@@ -422,6 +453,30 @@ def _of_replies(tokens: Tensor, labels: Tensor) -> Tensor:
     return labels.masked_fill(~begun | (tokens == BOS) | (tokens == PAD), _IGNORED)
 
 
+def _refuse_malformed(tokens: Tensor, must_begin: bool) -> None:
+    """Raise SettingsError for rows [rows, time] that are no context, BOS and reply: their scores would mean nothing, silently.
+
+    Marks stand in a reply where a text is encoded with special tokens that has them, or that goes on behind them. A row has no
+    BOS where it is encoded without special tokens.
+    """
+    is_start = tokens == BOS
+    begun = is_start.cumsum(1) - is_start.long() > 0
+    wrong = (begun & (is_start | (tokens == TURN))).nonzero()
+    if len(wrong):
+        row, place = wrong[0].tolist()
+        mark = "<s>" if is_start[row, place] else "<turn>"
+        raise SettingsError(f"row {row} of input_ids holds {mark} at place {place}, in its reply behind <s>; {_WAY_OUT}")
+    if must_begin and not bool(is_start.any(1).all()):
+        row = int((~is_start.any(1)).nonzero()[0])
+        raise SettingsError(f"row {row} of input_ids holds no <s>, behind which a reply stands; {_WAY_OUT}")
+
+
+def _refuse_unserved_options(config: GenerationConfig | None, options: dict[str, Any]) -> None:
+    for name in _NOT_SERVED:
+        if options.get(name) or getattr(config, name, None):
+            raise SettingsError(f"{name}: EmogenForCausalLM does not have that; leave it out")
+
+
 class EmogenTokenizer(PreTrainedTokenizer):
     """The SentencePiece tokenizer of a checkpoint as a tokenizer of Transformers, with the same ids.
 
@@ -461,6 +516,15 @@ class EmogenTokenizer(PreTrainedTokenizer):
             options["split_special_tokens"] = True
         return super()._encode_plus(text, *arguments, **options)
 
+    def tokenize(self, text: str, **options: Any) -> list[str]:  # type: ignore[override]
+        """As in Transformers; tokens that were added are found also where special ones are text."""
+        added = [re.escape(token.content) for token in self._added_tokens_decoder.values() if not token.special]
+        parts = re.split(f"({'|'.join(sorted(added, key=len, reverse=True))})", text) if added else [text]
+        pieces: list[str] = []
+        for at, part in enumerate(parts):
+            pieces += [part] if at % 2 else super().tokenize(part, **options)
+        return pieces
+
     def _tokenize(self, text: str, **_: Any) -> list[str]:
         return [self._pieces[number] for number in self._text.encode(text)]
 
@@ -471,10 +535,24 @@ class EmogenTokenizer(PreTrainedTokenizer):
         return self._pieces[index]
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """The text of pieces; special tokens stand for themselves."""
-        special = set(self.all_special_tokens)
-        runs = groupby(tokens, special.__contains__)
+        """The text of pieces; special tokens and added ones stand for themselves."""
+        whole = self._added_tokens_encoder.keys() | set(self.all_special_tokens)
+        runs = groupby(tokens, whole.__contains__)
         return "".join("".join(run) if apart else self._text.decode(map(self._convert_token_to_id, run)) for apart, run in runs)
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """Tokens beside a text, TURN and BOS, or beside a pair, with EOS."""
+        return 3 if pair else 2
+
+    def truncate_sequences(
+        self, ids: list[int], pair_ids: list[int] | None = None, num_tokens_to_remove: int = 0, *arguments: Any, **options: Any
+    ) -> tuple[list[int], list[int], list[int]]:
+        """As in Transformers; behind an empty context stands no TURN, so one token more has room."""
+        surplus = num_tokens_to_remove if ids else num_tokens_to_remove - 1
+        shortened: tuple[list[int], list[int], list[int]] = super().truncate_sequences(
+            ids, pair_ids, surplus, *arguments, **options
+        )
+        return shortened
 
     def build_inputs_with_special_tokens(self, token_ids_0: list[int], token_ids_1: list[int] | None = None) -> list[int]:
         """A context with what stands behind it, and its reply where there is one."""
@@ -489,8 +567,17 @@ class EmogenTokenizer(PreTrainedTokenizer):
         return [int(number in self.all_special_ids) for number in row]
 
     def apply_chat_template(self, conversation: Any, *arguments: Any, **options: Any) -> Any:
-        """As in Transformers: every message is an utterance, whatever its role; special tokens in messages are text."""
-        options.setdefault("sanitize_control_tokens", True)
+        """As in Transformers: every message is an utterance, whatever its role; special tokens in messages are text.
+
+        A text, which `tokenize=False` gives, cannot tell them apart.
+        """
+        given = inspect.signature(super().apply_chat_template).bind(conversation, *arguments, **options).arguments
+        if (
+            given.get("tokenize", True)
+            and not given.get("return_assistant_tokens_mask")
+            and "sanitize_control_tokens" not in given
+        ):
+            options["sanitize_control_tokens"] = True
         return super().apply_chat_template(conversation, *arguments, **options)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:

@@ -67,7 +67,7 @@ class Line:
         async for number, event in _numbered(self._events()):
             name = event.get("id", name)
             error = event.get("error", {}).get("message", error)
-            tokens = event.get("usage", {}).get("completion_tokens", tokens)
+            tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
             piece = "".join(choice["delta"].get("content", "") for choice in event.get("choices", ()))
             first = first or (time.perf_counter() - began if piece else 0.0)
             text += piece

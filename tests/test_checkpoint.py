@@ -1,11 +1,13 @@
 """Checkpoints: what is saved comes back, what is broken says so in one line, and what is there survives a failed save."""
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import emogen
@@ -18,6 +20,7 @@ from emogen.checkpoint import (
     mark_latest,
     read_description,
     read_weights,
+    save_head,
     save_model,
     shipped,
 )
@@ -27,6 +30,7 @@ from emogen.emotions import EKMAN, GOEMOTIONS, LabelSet, parse_emotion
 from emogen.errors import CheckpointError, EmogenError, SettingsError
 from emogen.models.classifier import Classifier, ClassifierConfig, emotion_probabilities
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.head import head_of
 from emogen.models.vae import TextVAE, TextVaeConfig
 
 LABELS = LabelSet(("calm", "wild"))
@@ -231,8 +235,83 @@ def test_nothing_there_says_what_names_it(elsewhere, monkeypatch):
 def test_weights_that_are_cut_short(copied, share):
     path = copied / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert refusal(copied).startswith(f"{path}: cannot be read (")
-    assert refusal(copied).endswith("the file is cut short or of another model")
+    assert refusal(copied).startswith(f"{path}: cannot be read (it is cut short, or no file of safetensors: ")
+    assert refusal(copied).endswith("); copy the whole folder again, or name another checkpoint")
+
+
+def allocation_that_fails():
+    """What PyTorch itself raises on a CPU."""
+    try:
+        torch.empty(2**58)
+    except RuntimeError as error:
+        return error
+    raise AssertionError("this machine has more memory than there is")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "head.safetensors"])
+@pytest.mark.parametrize(
+    ("spoilt", "error", "words"),
+    [
+        ((Path, "read_bytes"), PermissionError(errno.EACCES, "Permission denied"), "cannot be opened (Permission denied); "),
+        ((Path, "read_bytes"), OSError(errno.EIO, "Input/output error"), "cannot be opened (Input/output error); "),
+        ((safetensors.torch, "load"), MemoryError(), "there is not enough memory to read its 0 MB"),
+        ((safetensors.torch, "load"), torch.OutOfMemoryError("CUDA out of memory"), "there is not enough memory"),
+        ((safetensors.torch, "load"), allocation_that_fails(), "there is not enough memory"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_files_of_tensors_that_cannot_be_had(copied, monkeypatch, name, spoilt, error, words):
+    """Neither is called cut short."""
+    save_head(copied, head_of(load(copied).generator, rank=2))
+    place, method = spoilt
+    working = getattr(place, method)
+    size = (copied / name).stat().st_size
+
+    def fail(given):
+        if (given.name == name) if isinstance(given, Path) else (len(given) == size):
+            raise error
+        return working(given)
+
+    monkeypatch.setattr(place, method, fail)
+    assert refusal(copied).startswith(f"{copied / name}: {words}")
+    assert "cut short" not in refusal(copied)
+
+
+def test_a_folder_where_a_file_should_be(copied):
+    for name in ("head.safetensors", "model.safetensors"):
+        (copied / name).unlink(missing_ok=True)
+        (copied / name).mkdir()
+        assert refusal(copied).startswith(f"{copied / name}: cannot be opened (Is a directory)")
+        (copied / name).rmdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: {**tensors, "bias": tensors["bias"][:-3]}, "bias has shape [{fewer}], the model needs [{all}]"),
+        (lambda tensors: {**tensors, "beside": torch.zeros(2, 3)}, "beside is in it, of shape [2, 3], and not in the model"),
+        (
+            lambda tensors: {name: tensor for name, tensor in tensors.items() if name != "bias"},
+            "bias is not in it, of shape [{all}]",
+        ),
+    ],
+)
+def test_weights_of_another_model_name_the_tensor(copied, change, words):
+    path = copied / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    count = len(tensors["bias"])
+    safetensors.torch.save_file(change(tensors), path)
+    words = words.format(all=count, fewer=count - 3)
+    assert f"{path}: cannot be read (it is of another model: {words}); copy the whole folder" in refusal(copied)
+
+
+def test_our_own_mistakes_are_no_fault_of_the_file(copied, monkeypatch):
+    def fail(_):
+        raise RuntimeError("size of nothing")
+
+    monkeypatch.setattr(safetensors.torch, "load", fail)
+    with pytest.raises(RuntimeError, match="size of nothing"):
+        load(copied)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
@@ -246,6 +325,7 @@ def test_a_tokenizer_that_is_cut_short(copied, share):
 def test_a_file_that_is_missing(copied, name):
     (copied / name).unlink()
     assert refusal(copied).startswith(f"{copied / name}: ")
+    assert ("it is not there" if name.endswith("tensors") else "No such file") in refusal(copied)
 
 
 def test_a_format_of_another_version_names_that_version(copied):

@@ -109,16 +109,105 @@ def test_a_closed_engine_fails_what_is_left_and_takes_no_more(model):
     engine.close()
 
 
-def test_a_step_that_fails_fails_its_replies_and_the_engine_goes_on(model, engine, monkeypatch):
+SECRET = "the user said Rumpelstilzchen"
+
+
+def raising(*_):
+    raise RuntimeError(SECRET)
+
+
+@pytest.mark.parametrize("error", [RuntimeError(SECRET), MemoryError(), ZeroDivisionError(SECRET)])
+def test_a_step_that_fails_fails_its_replies_and_the_engine_goes_on(model, engine, monkeypatch, error, caplog):
     def fail():
-        raise RuntimeError("no memory")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(engine._batch, "step", fail)
         writing = engine.write([], "joy")
-        with pytest.raises(EmogenError, match=r"could not be written \(RuntimeError: no memory\)"):
+        with pytest.raises(EmogenError, match=r"^the reply could not be written, since the model failed; ask again$") as raised:
             writing.wait()
+    assert raised.value.__cause__ is error
+    assert type(error).__name__ in caplog.text
+    assert SECRET not in caplog.text
     assert engine.write(*asked(2), seed=2).wait() == alone(model, 2)
+
+
+def test_an_order_that_fails_ends_nothing_else(model, engine, caplog):
+    running = engine.write([], "joy", LONG, seed=1)
+    next(iter(running))
+    engine._orders.put(raising)
+    assert running.wait() == model.reply([], "joy", LONG, seed=1).text
+    assert engine.write(*asked(2), seed=2).wait() == alone(model, 2)
+    assert engine.is_open
+    assert "RuntimeError" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_reply_that_cannot_enter_fails_alone(model, engine, monkeypatch):
+    enter, go_on = engine._batch.enter, threading.Event()
+
+    def enter_but_one(one):
+        return raising() if len(one.uniforms) == 5 + 2 else enter(one)
+
+    monkeypatch.setattr(engine._batch, "enter", enter_but_one)
+    engine._orders.put(go_on.wait)
+    writings = [engine.write(*asked(number), seed=number) for number in range(5)]
+    go_on.set()
+    with pytest.raises(EmogenError, match="could not be written"):
+        writings.pop(2).wait()
+    assert [writing.wait() for writing in writings] == [alone(model, number) for number in (0, 1, 3, 4)]
+    assert engine.unfinished == 0
+
+
+@pytest.mark.parametrize("half_done", [True, False])
+def test_a_reply_that_cannot_leave_disturbs_no_other(model, engine, monkeypatch, half_done):
+    """Pieces that were read before come no second time, and those that wait come, too."""
+    cancel, told = engine._batch.cancel, threading.Event()
+
+    def fail(number):
+        monkeypatch.setattr(engine._batch, "cancel", cancel)
+        if half_done:
+            engine._batch._running = engine._batch._running[1:]
+        told.set()
+        raising()
+
+    monkeypatch.setattr(engine._batch, "cancel", fail)
+    left = engine.write([], "sadness", LONG, seed=3)
+    kept = [engine.write([], "joy", LONG, seed=seed) for seed in range(4)]
+    read = iter(kept[0])
+    first = next(read)
+    left.cancel()
+    assert told.wait(60)
+    expected = [model.reply([], "joy", LONG, seed=seed).text for seed in range(4)]
+    assert (first + "".join(read)).strip() == expected[0]
+    assert [writing.wait() for writing in kept] == expected
+    assert left.ended == "cancelled"
+    assert engine.unfinished == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError(SECRET), SystemExit(1)])
+def test_a_thread_that_ends_all_the_same_leaves_nobody_waiting(model, monkeypatch, error, caplog):
+    """Whoever is written, waits for room, or has not even entered."""
+
+    def fail():
+        raise error
+
+    engine, go_on = Engine(model, most_rows=1), threading.Event()
+    monkeypatch.setattr(engine._batch, "step", fail)
+    monkeypatch.setattr(engine._batch, "clear", fail)
+    engine._orders.put(go_on.wait)
+    writings = [engine.write([], "joy", LONG, seed=seed) for seed in range(3)]
+    go_on.set()
+    for writing in writings:
+        with pytest.raises(EmogenError, match="could not be written"):
+            writing.wait()
+    engine._thread.join()
+    assert (engine.is_open, engine.unfinished) == (False, 0)
+    assert "the engine failed" in caplog.text
+    assert SECRET not in caplog.text
+    with pytest.raises(BusyError, match="has failed"):
+        engine.write([], "joy")
+    engine.close()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -25,6 +26,7 @@ from emogen.emotions import LabelSet, parse_emotion
 from emogen.errors import CheckpointError, DataError, EmogenError, SettingsError
 from emogen.models.classifier import Classifier, ClassifierConfig
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.likelihood import reply_nll
 from emogen.models.vae import TextVAE, TextVaeConfig
 from emogen.text import BOS, EOS, PAD, TURN, SentencePieceTokenizer, train_tokenizer
 
@@ -240,6 +242,152 @@ def test_a_chat_is_a_context_of_several_utterances(tokenizer):
     assert whole == tokenizer("Hi.", "Yes?")["input_ids"]
 
 
+@pytest.fixture(scope="module")
+def stock(tokenizer, tmp_path_factory):
+    """A tokenizer of the library tokenizers with the same pieces, and with our rows as its template, but for empty texts."""
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    file = tmp_path_factory.mktemp("stock") / "tokenizer.model"
+    TOKENIZER.save(file)
+    pieces = SentencePieceProcessor(model_file=str(file))
+    words = [(pieces.id_to_piece(number), pieces.get_score(number)) for number in range(pieces.get_piece_size())]
+    fast = Tokenizer(models.Unigram(words, unk_id=1, byte_fallback=True))
+    fast.normalizer = normalizers.Replace(" ", "\u2581")
+    fast.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Replace("\u2581", " "), decoders.Fuse()])
+    special = [("<turn>", TURN), ("<s>", BOS), ("</s>", EOS)]
+    row = processors.TemplateProcessing(
+        single="$A:0 <turn>:0 <s>:0", pair="$A:0 <turn>:0 <s>:0 $B:0 </s>:0", special_tokens=special
+    )
+    fast.post_processor = row
+    marks = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    names = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        **marks,
+        extra_special_tokens=["<turn>"],
+        padding_side="left",
+        model_input_names=names,
+        chat_template=tokenizer.chat_template,
+    )
+
+
+LONG, SHORT = "How was your day? I lost my job.", "We won!"
+ENCODED = {
+    "text": (LONG,),
+    "texts": ([LONG, SHORT],),
+    "pair": (LONG, SHORT),
+    "reply longer": (SHORT, LONG),
+    "pairs": ([LONG, SHORT], [SHORT, LONG]),
+    "pairs in tuples": ([(LONG, SHORT), (SHORT, LONG)],),
+}
+ARGUMENTS = [
+    {},
+    {"add_special_tokens": False},
+    # Of an odd room for a pair, the backends of Transformers give one token to different sides.
+    {"truncation": True, "max_length": 5},
+    {"truncation": True, "max_length": 9},
+    {"truncation": True, "max_length": 10, "add_special_tokens": False},
+    {"truncation": True, "max_length": 500},
+    {"truncation": "only_first", "max_length": 14},
+    {"max_length": 60, "padding": "max_length"},
+    {"truncation": True, "max_length": 9, "padding": "max_length"},
+    {"padding": True, "padding_side": "right"},
+    {"padding": True, "pad_to_multiple_of": 8},
+    {"truncation": True, "max_length": 13, "padding": "max_length", "padding_side": "right"},
+    {"padding": True, "return_special_tokens_mask": True},
+    {"padding": True, "return_attention_mask": False, "return_tensors": "np"},
+]
+
+
+def plain(encoded):
+    """Names and rows, of whatever kind of sequence; a text or a list of ids as it is."""
+    if isinstance(encoded, str | list):
+        return encoded
+    return {name: np.asarray(rows, dtype=object).tolist() for name, rows in encoded.items()}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("texts", ENCODED)
+def test_arguments_do_what_they_do_in_a_stock_tokenizer(tokenizer, stock, texts, side, monkeypatch):
+    for each in (tokenizer, stock):
+        monkeypatch.setattr(each, "truncation_side", side)
+    for arguments in ARGUMENTS:
+        if arguments.get("truncation") == "only_first" and texts != "pair":
+            # The context alone is too short to be cut so far.
+            continue
+        ours, theirs = (plain(each(*ENCODED[texts], **arguments)) for each in (tokenizer, stock))
+        assert ours == theirs, arguments
+
+
+def test_lengths_of_a_stock_tokenizer(tokenizer, stock):
+    for pair in (False, True):
+        assert tokenizer.num_special_tokens_to_add(pair) == stock.num_special_tokens_to_add(pair)
+    assert tokenizer.max_len_single_sentence == stock.max_len_single_sentence
+    assert tokenizer.max_len_sentences_pair == stock.max_len_sentences_pair
+    # Behind an empty context stands no mark, which leaves room for one token more.
+    assert len(tokenizer("", LONG, truncation=True, max_length=7)["input_ids"]) == 7
+    assert tokenizer("", truncation=True, max_length=4)["input_ids"] == [BOS]
+
+
+def test_tokens_that_are_added_are_those_of_a_stock_tokenizer(tokenizer, stock):
+    both = copy.deepcopy(tokenizer), copy.deepcopy(stock)
+    for each in both:
+        each.add_tokens(["NAME", "NAME2", "(x)"])
+    for text in ("My day with NAME and NAME2 was good(x)NAME", "NAME", "no name"):
+        for options in ({}, {"add_special_tokens": False}):
+            ours, theirs = (each(text, **options)["input_ids"] for each in both)
+            assert ours == theirs
+            assert both[0].decode(ours, skip_special_tokens=True) == both[1].decode(theirs, skip_special_tokens=True) == text
+
+
+SPOKEN = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": SHORT}]
+PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i."}]},
+    {"role": "assistant", "content": "Yes?", "refusal": None, "tool_calls": None},
+    {"role": "assistant", "content": None},
+    {"role": "user", "content": [{"type": "text", "text": SHORT}]},
+]
+
+
+@pytest.mark.parametrize("said", [SPOKEN, PARTS], ids=["texts", "parts"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"add_generation_prompt": True},
+        {"return_dict": False},
+        {"add_generation_prompt": True, "truncation": True, "max_length": 7},
+        {"padding": "max_length", "max_length": 70, "return_tensors": "np"},
+        {"tokenizer_kwargs": {"return_special_tokens_mask": True}},
+        {"tokenize": False, "add_generation_prompt": True},
+        {"tokenize": False, "continue_final_message": True},
+        {"chat_template": "{{ messages[0]['role'] }}", "tokenize": False},
+        {"sanitize_control_tokens": False},
+    ],
+    ids=str,
+)
+def test_a_chat_is_rendered_as_by_a_stock_tokenizer(tokenizer, stock, said, arguments):
+    ours, theirs = (each.apply_chat_template(said, **arguments) for each in (tokenizer, stock))
+    assert (ours if isinstance(ours, str | list) else plain(ours)) == (
+        theirs if isinstance(theirs, str | list) else plain(theirs)
+    )
+
+
+def test_a_chat_as_a_text(tokenizer):
+    """What it holds, and that it is read as the ids are; whichever way the argument is passed."""
+    text = tokenizer.apply_chat_template(SPOKEN, tokenize=False, add_generation_prompt=True)
+    assert text == f"Hi.<turn>Yes?<turn>{SHORT}<turn><s>"
+    assert text == tokenizer.apply_chat_template(SPOKEN, None, None, None, True, False, False)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids == tokenizer.apply_chat_template(SPOKEN, add_generation_prompt=True)["input_ids"]
+    assert tokenizer.apply_chat_template([SPOKEN, PARTS], tokenize=False) == [f"Hi.<turn>Yes?<turn>{SHORT}<turn>"] * 2
+    refused = [SPOKEN[0], {"role": "assistant", "content": None, "refusal": "No."}]
+    assert tokenizer.apply_chat_template(refused, tokenize=False) == "Hi.<turn><s>No.</s>"
+    with pytest.raises(Exception, match="reads parts of type text alone, not image"):
+        tokenizer.apply_chat_template([{"role": "user", "content": [{"type": "image", "url": "a.png"}]}])
+
+
 def test_padding_stands_in_front(tokenizer):
     rows = batch(tokenizer)
     assert rows["input_ids"][:, -1].tolist() == [BOS] * len(TEXTS)
@@ -418,6 +566,134 @@ def test_emotions_that_cannot_be(model, tokenizer, options, message):
 def test_a_row_without_beginning_is_refused(model, tokenizer):
     with pytest.raises(SettingsError, match=r"^row 0 of input_ids holds no <s>; "):
         model.generate(**tokenizer("We won!", add_special_tokens=False, return_tensors="pt"))
+
+
+def greedy(model, words, **options):
+    """The reply to `LONG`, whole, as text."""
+    rows = batch(words, [LONG])
+    found = model.generate(**rows, emotion="joy", do_sample=False, **options)
+    return words.decode(found[0, rows["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_a_stop_string_ends_a_reply(model, tokenizer):
+    """Right behind the first token that makes it whole; from options and from a config."""
+    from transformers import GenerationConfig
+
+    whole = greedy(model, tokenizer)
+    for stop in (whole[4:7], whole[2]):
+        for asked in ({"stop_strings": [stop]}, {"generation_config": GenerationConfig(stop_strings=stop, max_new_tokens=16)}):
+            cut = greedy(model, tokenizer, tokenizer=tokenizer, **asked)
+            assert whole.startswith(cut)
+            assert stop in cut
+            assert stop not in tokenizer.decode(tokenizer(cut, add_special_tokens=False)["input_ids"][:-1])
+    assert greedy(model, tokenizer, tokenizer=tokenizer, stop_strings=["no such words"]) == whole
+    with pytest.raises(ValueError, match="must pass the model's tokenizer"):
+        greedy(model, tokenizer, stop_strings=["x"])
+
+
+def test_lengths_that_are_asked_for_replace_the_models_own(model, tokenizer):
+    from transformers import GenerationConfig
+
+    rows = batch(tokenizer, [LONG])
+    start = rows["input_ids"].shape[1]
+    for length in ({"max_length": start + 3}, {"max_new_tokens": 3}):
+        for options in (length, {"generation_config": GenerationConfig(**length)}):
+            assert model.generate(**rows, eos_token_id=[], **options).shape == (1, start + 3)
+    assert model.generate(**rows, eos_token_id=[]).shape == (1, start + LIMITS.reply_tokens + 1)
+
+
+def test_arguments_by_place_and_what_is_for_the_loops_alone(model, tokenizer):
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+    rows, config = batch(tokenizer, [LONG, SHORT]), GenerationConfig(max_new_tokens=3, do_sample=False)
+    ids = rows["input_ids"]
+    expected = model.generate(**rows, max_new_tokens=3, emotion="joy")
+    by_place = model.generate(ids, config, LogitsProcessorList(), StoppingCriteriaList(), None, False, emotion="joy")
+    assert by_place.equal(expected)
+    places = (rows["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    assert model.generate(**rows, generation_config=config, emotion="joy", tokenizer=tokenizer, position_ids=places).equal(
+        expected
+    )
+    with pytest.raises(ValueError, match="max_new_token"):
+        model.generate(**rows, max_new_token=3)
+
+
+@pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states", "token_healing"])
+def test_options_that_cannot_be_served_are_told(model, tokenizer, name):
+    from transformers import GenerationConfig
+
+    for options in ({name: True}, {"generation_config": GenerationConfig(**{name: True})}):
+        with pytest.raises(SettingsError, match=rf"^{name}: EmogenForCausalLM does not have that; leave it out$"):
+            model.generate(**batch(tokenizer, [LONG]), tokenizer=tokenizer, **options)
+
+
+def test_checks_of_rows_do_not_break_a_compiled_graph(model, tokenizer):
+    if model.config.model["backbone"] == "lstm":
+        pytest.skip("PyTorch compiles no LSTM into one graph")
+    rows = batch(tokenizer)
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)(**rows).logits
+        torch.testing.assert_close(compiled, model(**rows).logits)
+
+
+# ---- log-likelihoods of continuations, as evaluation harnesses compute them
+
+
+def harness(model, tokenizer, context, continuation, special=None):
+    """Encode context and continuation as one text, cut the ids where the context's end, and add up what follows.
+
+    As in the harnesses that know a model by its tokenizer alone: blanks at the end of a context belong to the continuation, a
+    context that is empty is BOS, and the last token is not read.
+    """
+    options = {} if special is None else {"add_special_tokens": special}
+    blanks = len(context) - len(context.rstrip())
+    context, continuation = context[: len(context) - blanks], context[len(context) - blanks :] + continuation
+    if context:
+        before = tokenizer.encode(context, **options)
+        after = tokenizer.encode(context + continuation, **options)[len(before) :]
+    else:
+        before, after = [tokenizer.bos_token_id], tokenizer.encode(continuation, add_special_tokens=False)
+    row = torch.tensor([[*before, *after]])
+    with torch.no_grad():
+        scores = model(row[:, :-1]).logits.log_softmax(-1)[0, -len(after) :]
+    return float(scores.gather(1, torch.tensor(after)[:, None]).sum())
+
+
+@pytest.mark.parametrize("continuation", ["Good!", " We lost.", "🙂 我"])
+@pytest.mark.parametrize("talk", [[LONG], [LONG, "Yes?", SHORT], []], ids=["one", "three", "none"])
+def test_log_likelihoods_of_continuations_are_the_generators_own(folder, model, tokenizer, talk, continuation):
+    messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(talk)]
+    context = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) if talk else ""
+    ids, prefix = TOKENIZER.encode(continuation), TOKENIZER.prefix(talk, 10_000)
+    tokens, none = torch.tensor([[*prefix, *ids]]), torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    nats, mask = reply_nll(load(folder).generator, tokens, torch.tensor([len(prefix)]), none)
+    assert int(mask.sum()) == len(ids)
+    assert harness(model, tokenizer, context, continuation, special=False) == pytest.approx(-nats.sum().item(), abs=1e-3)
+    whole = tokenizer.encode(context + continuation, add_special_tokens=False)
+    assert whole[: len(whole) - len(ids)] == (prefix if talk else [])
+
+
+@pytest.mark.parametrize(
+    ("context", "special", "message"),
+    [
+        (LONG, None, r"row 0 of input_ids holds <turn> at place \d+, in its reply behind <s>; .*add_special_tokens=False"),
+        (f"{LONG}<turn><s>", None, "row 0 of input_ids holds <turn> at place"),
+        (LONG, False, "row 0 of input_ids holds no <s>, behind which a reply stands; .*chat template"),
+        (f"{LONG}<turn><s>Good!<turn><s>", False, "row 0 of input_ids holds <turn>"),
+    ],
+)
+def test_rows_whose_likelihood_would_mean_nothing_are_refused(model, tokenizer, context, special, message):
+    with pytest.raises(SettingsError, match=message):
+        harness(model, tokenizer, context, " We won the match.", special)
+
+
+def test_marks_where_nothing_stands_are_no_mistake(model, tokenizer):
+    rows = batch(tokenizer, [LONG])
+    tokens = torch.cat([rows["input_ids"], torch.tensor([[TURN, BOS]])], 1)
+    mask = torch.cat([rows["attention_mask"], torch.zeros(1, 2).long()], 1)
+    with torch.no_grad():
+        found = model(tokens, attention_mask=mask).logits[:, :-2]
+        torch.testing.assert_close(found, model(**rows).logits, atol=1e-4, rtol=1e-5)
 
 
 # ---- pipeline

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import save_small_tokenizer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     CohereConfig,
@@ -265,6 +265,21 @@ def test_loaded_for_use_and_for_training_it_writes_the_same(adapter):
     assert merged.sample("joy", 3, "Day 3 was awful.", seed=1) == apart.sample("joy", 3, "Day 3 was awful.", seed=1)
     assert not any(p.requires_grad for n, p in merged.model.named_parameters() if n != "inject.weight")
     assert {n for n, p in apart.model.named_parameters() if p.requires_grad} == set(load_file(adapter / "model.safetensors"))
+
+
+def test_updates_of_another_base_are_told(adapter):
+    path = adapter / "model.safetensors"
+    tensors = load_file(path)
+    one = next(name for name in tensors if "lora_B" in name)
+    changes = {
+        "it is of another model: its updates do not fit the base": {one: torch.zeros(3, tensors[one].shape[1])},
+        "it is of another model: the base has no matrix for the update": {one.replace(".layers.0", ".layers.99"): tensors[one]},
+    }
+    for words, change in changes.items():
+        kept = {name: tensor for name, tensor in tensors.items() if name != one}
+        save_file({**kept, **change}, path)
+        with pytest.raises(CheckpointError, match=words):
+            load(adapter)
 
 
 @pytest.mark.parametrize(("rank", "share"), [(8, 0.999), (0, 0.8)])

@@ -3,20 +3,24 @@
 import asyncio
 import json
 import logging
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from starlette.testclient import TestClient
 
 from emogen.checkpoint import load
 from emogen.decoding.control import Control
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.feedback import FeedbackStore
+from emogen.dialogue.language import WrittenScripts
 from emogen.dialogue.policy import find_policy
 from emogen.dialogue.server.app import build_app
 from emogen.dialogue.server.settings import ServerSettings
-from emogen.dialogue.server.shapes import ChatRequest, FeedbackRequest
+from emogen.dialogue.server.shapes import ChatRequest, FeedbackRequest, RecognizeRequest
 from emogen.dialogue.session import seed_of
 from emogen.dialogue.state import felt
 from emogen.dialogue.writing import Writing
@@ -46,6 +50,7 @@ class Scripted:
 
     def __init__(self, model):
         self.model, self.unfinished, self.writings, self.left = model, 0, [], []
+        self.is_open = True
 
     def write(self, context, emotion=None, sampling=None, seed=0):
         writing = Writing(lambda: self.left.append(writing))
@@ -130,8 +135,6 @@ def test_a_reply_is_that_of_the_model(serve, model):
 
 
 def _sampling(model, control, **options):
-    from dataclasses import replace
-
     from emogen.decoding.control import parse_control
 
     return replace(model.default_sampling, control=parse_control(control), **options)
@@ -244,18 +247,26 @@ def test_a_system_message_is_not_read_and_text_parts_are_one_text(serve, model):
         ({"temperature": "hot"}, "temperature", "number"),
         ({"temperature": 9}, "temperature", "2"),
         ({"temperature": True}, "temperature", "number"),
-        ({"top_p": 0}, "top_p", "greater than 0"),
+        ({"top_p": -0.1}, "top_p", "greater than or equal to 0"),
         ({"n": 0}, "n", "1"),
         ({"n": 100}, "n", "1 to 8"),
         ({"max_tokens": 0}, "max_tokens", "1"),
-        ({"seed": -1}, "seed", "0"),
+        ({"seed": 2**63}, "seed", "less than"),
+        ({"seed": -(2**63) - 1}, "seed", "greater than"),
         ({"stop": ["a"] * 5}, "stop", "4"),
         ({"stop": ""}, "stop", "1"),
         ({"messages": []}, "messages", "1"),
         ({"messages": "hello"}, "messages", "list"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages", "user"),
         ({"messages": [{"role": "user", "content": None}]}, "messages", "text"),
+        ({"messages": [{"role": "user"}]}, "messages", "text"),
+        ({"messages": [{"role": "system"}, {"role": "user", "content": "x"}]}, "messages", "text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "text"),
+        ({"messages": [{"role": "user", "content": [{"type": "refusal", "refusal": "No."}]}]}, "messages", "text"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "text", "refusal": "No."}]}]}, "messages", "refusal"),
+        ({"messages": [{"role": "assistant", "content": [["text"]]}]}, "messages", "refusal"),
+        ({"messages": [{"role": "assistant", "refusal": 3}]}, "messages", "refusal"),
+        ({"messages": None}, "messages", "list"),
         ({"messages": [{"role": "user", "content": " \n"}]}, "messages", "blank"),
         ({"messages": [{"role": "assistant", "content": "hello"}]}, "messages", "last message"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages", "surrogate"),
@@ -264,6 +275,7 @@ def test_a_system_message_is_not_read_and_text_parts_are_one_text(serve, model):
         ({"logprobs": True}, "logprobs", "cannot"),
         ({"response_format": {"type": "json_object"}}, "response_format", "cannot"),
         ({"presence_penalty": 0.5}, "presence_penalty", "cannot"),
+        ({"moderation": {"model": "m"}}, "moderation", "cannot"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence(serve, change, param, words):
@@ -281,13 +293,152 @@ def test_what_changes_nothing_is_let_be(serve):
 
 
 class Quick(Scripted):
-    """An engine whose replies are there at once."""
+    """An engine whose replies are there at once, whatever they are asked for with."""
 
     def write(self, context, emotion=None, sampling=None, seed=0):
         writing = super().write(context, emotion, sampling, seed)
+        self.context, self.sampling = context, sampling
         writing.add("Well.", 1)
         writing.end("end")
         return writing
+
+
+def optional_fields(body):
+    """Paths of all fields of a request, and of the shapes in it, that need not be there."""
+    for name, field in body.model_fields.items():
+        inner = [each for each in (*get_args(field.annotation), field.annotation) if hasattr(each, "model_fields")]
+        yield from ((name, *path) for shape in inner for path in optional_fields(shape))
+        if not field.is_required():
+            yield (name,)
+
+
+@pytest.mark.parametrize(
+    ("route", "path"),
+    [
+        *((CHAT, path) for path in optional_fields(ChatRequest)),
+        *((CHAT, (name,)) for name in CompletionCreateParamsBase.__annotations__ if name not in ("messages", "stream")),
+        *(("/v1/feedback", path) for path in optional_fields(FeedbackRequest) if path != ("id",) and path != ("verdict",)),
+        *(("/v1/recognize", path) for path in optional_fields(RecognizeRequest)),
+    ],
+    ids=str,
+)
+def test_null_is_as_good_as_nothing(model, store, route, path):
+    brought = {"id": "a", "verdict": "good", "context": ["Hello."], "reply": "Well.", "emotion": "joy"}
+    plain = {CHAT: {**said("hello"), "stream": True}, "/v1/feedback": brought, "/v1/recognize": {"texts": ["a"]}}[route]
+    null = None
+    for name in reversed(path):
+        null = {name: null}
+    client = TestClient(build_app(ServerSettings(), Quick(model), Sad(), store), "http://127.0.0.1")
+    client.post(CHAT, json=said("hello"))
+    if route == "/v1/feedback" and path[0] in brought:
+        # The reply is known then, and need not be brought.
+        brought["id"] = client.post(CHAT, json=said("hello")).json()["id"]
+    assert client.post(route, json={**plain, **null}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("answered", "read"),
+    [
+        ({"content": "Fine."}, ("Fine.",)),
+        ({"content": None}, ()),
+        ({}, ()),
+        ({"content": ""}, ()),
+        ({"content": []}, ()),
+        ({"content": None, "refusal": "I had rather not."}, ("I had rather not.",)),
+        ({"refusal": "I had rather not."}, ("I had rather not.",)),
+        ({"content": "", "refusal": "I had rather not."}, ("I had rather not.",)),
+        ({"content": "Fine.", "refusal": None, "audio": None, "tool_calls": None}, ("Fine.",)),
+        (
+            {"content": [{"type": "refusal", "refusal": "I had "}, {"type": "text", "text": "rather not."}]},
+            ("I had rather not.",),
+        ),
+    ],
+)
+def test_whatever_an_assistant_may_have_said(serve, model, answered, read):
+    """Messages as the API gives them, sent back as they are; silence is left out."""
+    engine = Quick(model)
+    messages = [*said("How was day 3?")["messages"], {"role": "assistant", **answered}, *said("And day 4?")["messages"]]
+    assert serve(engine=engine).post(CHAT, json={"messages": messages, "emotion": "joy"}).status_code == 200
+    assert engine.context == ("How was day 3?", *read, "And day 4?")
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63), 2**63 - 1])
+def test_seeds_are_those_of_the_api(serve, model, seed):
+    asked = {**said("How was day 3?"), "emotion": "joy", "seed": seed, "n": 2}
+    client = serve()
+    first, second = client.post(CHAT, json=asked).json(), client.post(CHAT, json=asked).json()
+    assert first["choices"] == second["choices"]
+    assert first["emogen"]["seed"] == seed
+    assert content(client.post(CHAT, json=asked)) == model.reply("How was day 3?", "joy", seed=seed % 2**63).text
+
+
+def test_no_probability_mass_is_the_likeliest_token(serve, model):
+    asked = {**said("How was day 3?"), "emotion": "joy", "seed": 5}
+    greedy = model.reply("How was day 3?", "joy", replace(model.default_sampling, temperature=0.0)).text
+    assert content(serve().post(CHAT, json={**asked, "top_p": 0})) == greedy
+    assert content(serve().post(CHAT, json={**asked, "top_p": 0.0, "temperature": 2})) == greedy
+
+
+def test_usage_is_null_until_it_is_known(serve):
+    asked = {**said("hello"), "emotion": "joy", "stream": True, "max_tokens": 3}
+    *before, last = events(serve().post(CHAT, json={**asked, "stream_options": {"include_usage": True}}))
+    assert len(before) > 2
+    assert all(event["usage"] is None and event["choices"] for event in before)
+    assert last["usage"]["completion_tokens"] > 0
+    assert last["choices"] == []
+    for options in (None, {}, {"include_usage": False}, {"include_usage": None}):
+        assert not any("usage" in event for event in events(serve().post(CHAT, json={**asked, "stream_options": options})))
+
+
+@pytest.mark.parametrize("route", ["/health", "/metrics", "/v1/models", "/v1/models/lm"])
+def test_head_is_get_without_the_body(serve, route):
+    client = serve()
+    head, got = client.head(route), client.get(route)
+    assert (head.status_code, head.headers["content-type"]) == (got.status_code, got.headers["content-type"]) != (404, "")
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "allowed"),
+    [
+        ("PUT", "/v1/models", {"GET", "HEAD"}),
+        ("DELETE", "/v1/models/lm", {"GET", "HEAD"}),
+        ("POST", "/health", {"GET", "HEAD"}),
+        ("OPTIONS", "/metrics", {"GET", "HEAD"}),
+        ("HEAD", CHAT, {"POST"}),
+        ("GET", "/v1/feedback", {"POST"}),
+        ("PATCH", "/v1/recognize", {"POST"}),
+    ],
+)
+def test_a_refused_method_comes_with_those_that_are_allowed(serve, method, route, allowed):
+    answer = serve().request(method, route)
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == allowed
+    assert method == "HEAD" or answer.json()["error"]["code"] == "method_not_allowed"
+
+
+def test_an_engine_that_failed_is_told(serve, model):
+    engine = Scripted(model)
+    assert serve(engine=engine).get("/health").status_code == 200
+    engine.is_open = False
+    answer = serve(engine=engine).get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (503, "failed")
+
+
+def test_what_is_not_done_is_told_in_the_reply_and_once_in_the_log(serve, caplog, monkeypatch):
+    monkeypatch.setattr(WrittenScripts, "names", ("LATIN",))
+    caplog.set_level(logging.WARNING, "emogen.server")
+    client = serve()
+    plain, blank = said("How was day 3?"), {"role": "developer", "content": " "}
+    assert client.post(CHAT, json=plain).json()["emogen"]["warnings"] == []
+    assert client.post(CHAT, json={"messages": [blank, *plain["messages"]]}).json()["emogen"]["warnings"] == []
+    for role in ("system", "developer"):
+        instructed = {"messages": [{"role": role, "content": SECRET}, *plain["messages"]]}
+        (warning,) = client.post(CHAT, json=instructed).json()["emogen"]["warnings"]
+        assert "system and developer were not read" in warning
+    (foreign,) = events(client.post(CHAT, json={**said("Привет, как дела?"), "stream": True}))[0]["emogen"]["warnings"]
+    assert "Cyrillic letters" in foreign
+    assert "Latin letters alone" in foreign
+    assert [record.getMessage() for record in caplog.records] == [f"{each} (logged once)" for each in (warning, foreign)]
 
 
 _VALUES = st.recursive(
@@ -375,6 +526,7 @@ def test_keys(serve):
     for headers in ({}, {"authorization": "Bearer third"}, {"authorization": "first"}, {"authorization": "Basic first"}):
         for answer in (client.get("/v1/models", headers=headers), client.get("/metrics", headers=headers)):
             assert refused(answer, 401)["type"] == "authentication_error"
+            assert answer.headers["www-authenticate"] == "Bearer"
         refused(client.post(CHAT, json=said("hello"), headers=headers), 401)
     for key in ("first", "second"):
         assert client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
@@ -645,6 +797,9 @@ def test_web_pages_call_where_they_may(serve):
     preflight = {**origin, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
     client = serve(cors="https://page.example", api_key="a")
     assert client.options(CHAT, headers=preflight).status_code == 200
+    private = client.options(CHAT, headers={**preflight, "access-control-request-private-network": "true"})
+    assert (private.status_code, private.headers["access-control-allow-private-network"]) == (200, "true")
+    assert client.options(CHAT, headers={**preflight, "origin": "https://other.example"}).status_code == 400
     allowed = refused_with_header(client.post(CHAT, json=said("hello"), headers=origin))
     assert allowed == "https://page.example"
     assert "access-control-allow-origin" not in serve().get("/health", headers=origin).headers

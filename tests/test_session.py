@@ -7,12 +7,12 @@ import pytest
 from emogen.checkpoint import load
 from emogen.decoding.sampling import Sampling
 from emogen.dialogue.engine import Engine
-from emogen.dialogue.policy import built_in
+from emogen.dialogue.policy import built_in, write_policy
 from emogen.dialogue.session import Manner, Session, emotion_for, seed_of
 from emogen.dialogue.state import at_rest
 from emogen.dialogue.writing import Writing
 from emogen.emotions import EKMAN, mixture, no_emotion, parse_emotion
-from emogen.errors import BusyError, SettingsError
+from emogen.errors import BusyError, DataError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,24 @@ def test_a_manner_may_change_between_turns(engine):
     session.manner = replace(session.manner, emotion="none")
     session.reply("hello")
     assert [turn.asked.strength for turn in session.turns] == [1.0, 0.0]
+
+
+def test_a_policys_file_is_read_once_for_each_manner(engine, tmp_path):
+    """By each session for itself, and again when the manner is set anew."""
+    path, said = tmp_path / "own.json", "such sadness"
+    write_policy(path, built_in("cheer", EKMAN, EKMAN))
+    session, other = (Session(engine, ByWord(), Manner(policy=str(path), decay=0.0)) for _ in range(2))
+    session.reply(said)
+    path.unlink()
+    session.reply(said)
+    with pytest.raises(DataError, match="cannot be read"):
+        other.reply(said)
+    write_policy(path, built_in("neutral", EKMAN, EKMAN))
+    session.reply(said)
+    session.manner = replace(session.manner)
+    session.reply(said)
+    cheerful, neutral = (built_in(name, EKMAN, EKMAN).answer(parse_emotion("sadness", EKMAN)) for name in ("cheer", "neutral"))
+    assert [turn.asked for turn in session.turns] == [cheerful, cheerful, cheerful, neutral]
 
 
 def test_which_emotion_answers(engine):

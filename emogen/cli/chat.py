@@ -277,7 +277,9 @@ def _require_command(name: str, value: str) -> None:
 
 def _named(policy: str | None) -> str | None:
     """As `Manner` takes it."""
-    return None if policy == "none" else policy
+    from emogen.dialogue.policy import NO_POLICY
+
+    return None if policy == NO_POLICY else policy
 
 
 def _number(text: str) -> float:

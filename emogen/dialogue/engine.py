@@ -6,19 +6,29 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from emogen.checkpoint import Checkpoint
-from emogen.decoding.running import Asked, RunningBatch
+from emogen.decoding.running import Asked, Piece, RunningBatch
 from emogen.decoding.sampling import Sampling
-from emogen.dialogue.writing import Writing
+from emogen.decoding.texts import Prompt
+from emogen.dialogue.writing import Ended, Writing
 from emogen.emotions import Emotion
-from emogen.errors import BusyError, EmogenError, SettingsError
+from emogen.errors import BusyError, EmogenError, SettingsError, places_of
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """A reply that is asked for: all that it is written from, so that it can be written again."""
+
+    prompt: Prompt
+    sampling: Sampling
+    writing: Writing
 
 
 class Engine:
@@ -48,16 +58,22 @@ class Engine:
         self._batch = RunningBatch(model.writer(), most_rows)
         self._most = most_rows + most_waiting
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._writings: dict[int, Writing] = {}
-        self._counting = threading.Lock()
-        self._unfinished, self._is_open = 0, True
+        self._entered: dict[int, _Entry] = {}
+        self._lock = threading.Lock()
+        self._unfinished: set[Writing] = set()
+        self._is_open = True
         self._thread = threading.Thread(target=self._work, name="emogen-engine", daemon=True)
         self._thread.start()
 
     @property
+    def is_open(self) -> bool:
+        """Whether it writes: neither closed, nor ended by a failure that it could not handle."""
+        return self._is_open
+
+    @property
     def unfinished(self) -> int:
         """How many replies are being written or wait."""
-        return self._unfinished
+        return len(self._unfinished)
 
     def write(
         self,
@@ -79,16 +95,17 @@ class Engine:
             SettingsError: an emotion that the model does not know, an impossible option, or a controller that it cannot serve
                 or that chooses among whole texts.
         """
-        asked = self.prepare(context, emotion, sampling, seed)
-        writing = Writing(lambda: self._orders.put(partial(self._leave, asked.number)))
-        with self._counting:
+        prompt, options = self._request(context, emotion, sampling, seed)
+        asked = self._batch.prepare(prompt, options)
+        entry = _Entry(prompt, options, Writing(lambda: self._orders.put(partial(self._leave, entry))))
+        with self._lock:
             if not self._is_open:
-                raise BusyError("the engine is closed; open another")
-            if self._unfinished >= self._most:
-                raise BusyError(f"{self._unfinished} replies are being written or wait, which is all that may; ask again later")
-            self._unfinished += 1
-            self._orders.put(partial(self._enter, asked, writing))
-        return writing
+                raise BusyError("the engine is closed, or has failed; open another")
+            if len(self._unfinished) >= self._most:
+                raise BusyError(f"{self.unfinished} replies are being written or wait, which is all that may; ask again later")
+            self._unfinished.add(entry.writing)
+            self._orders.put(partial(self._enter, entry, asked))
+        return entry.writing
 
     def prepare(
         self,
@@ -98,16 +115,14 @@ class Engine:
         seed: int = 0,
     ) -> Asked:
         """What `write` asks for, checked and not asked for; arguments and SettingsError as there."""
-        asked = self.model.emotion(emotion)
-        options = replace(sampling or self.model.sampling_for(asked.strength > 0, streamed=True), n=1, seed=seed)
-        (prompt,) = self.model.prompts([context], [asked], options.control)
-        return self._batch.prepare(prompt, options)
+        return self._batch.prepare(*self._request(context, emotion, sampling, seed))
 
     def close(self) -> None:
         """Ends its thread; what is not written by then fails."""
-        with self._counting:
+        with self._lock:
             self._is_open = False
-        self._orders.put(lambda: self._fail(BusyError("the engine was closed before the reply was written")))
+        # An order wakes a thread that waits for one.
+        self._orders.put(lambda: None)
         self._thread.join()
 
     def __enter__(self) -> Self:
@@ -116,45 +131,100 @@ class Engine:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    def _request(
+        self, context: str | Sequence[str], emotion: str | Emotion | None, sampling: Sampling | None, seed: int
+    ) -> tuple[Prompt, Sampling]:
+        asked = self.model.emotion(emotion)
+        options = replace(sampling or self.model.sampling_for(asked.strength > 0, streamed=True), n=1, seed=seed)
+        (prompt,) = self.model.prompts([context], [asked], options.control)
+        return prompt, options
+
     def _work(self) -> None:
-        while self._is_open or self._unfinished:
-            self._follow_orders()
-            try:
+        error: EmogenError = BusyError("the engine was closed before the reply was written")
+        try:
+            while self._is_open:
+                self._follow_orders()
                 self._step()
-            except Exception as error:
-                _LOG.exception("the running batch failed; it begins anew")
-                self._fail(EmogenError(f"the reply could not be written ({type(error).__name__}: {error}); ask again"))
+        except BaseException as failure:
+            error = _failed(failure, "the engine failed, and writes no more")
+        finally:
+            with self._lock:
+                self._is_open = False
+                left, self._unfinished = self._unfinished, set()
+            for writing in left:
+                writing.end("failed", error)
 
     def _follow_orders(self) -> None:
-        """Those that were given since the last step; waits for one where there is nothing to write."""
-        if self._batch.is_idle:
-            self._orders.get()()
-        while not self._orders.empty():
-            self._orders.get()()
+        """Follow those that were given since the last step; wait for one where there is nothing to write."""
+        must_wait = self._batch.is_idle
+        while must_wait or not self._orders.empty():
+            must_wait = False
+            order = self._orders.get()
+            try:
+                order()
+            except Exception as error:
+                _failed(error, "an order to the engine failed")
 
     def _step(self) -> None:
-        for piece in self._batch.step():
-            writing = self._writings[piece.number]
-            writing.add(piece.text, piece.tokens)
-            if piece.ended:
-                writing.end(piece.ended)
-                self._forget(piece.number)
+        try:
+            for piece in self._batch.step():
+                self._take(piece)
+        except Exception as error:
+            failure = _failed(error, "the running batch failed; it begins anew")
+            self._batch.clear()
+            entries, self._entered = self._entered, {}
+            for entry in entries.values():
+                self._finish(entry.writing, "failed", failure)
 
-    def _enter(self, asked: Asked, writing: Writing) -> None:
-        self._writings[asked.number] = writing
-        self._batch.enter(asked)
+    def _take(self, piece: Piece) -> None:
+        entry = self._entered.get(piece.number)
+        if entry is None:
+            return
+        # What is written a second time, after `_begin_anew`, is there already.
+        if piece.tokens > entry.writing.tokens:
+            entry.writing.add(piece.text, piece.tokens)
+        if piece.ended:
+            del self._entered[piece.number]
+            self._finish(entry.writing, piece.ended)
 
-    def _leave(self, number: int) -> None:
-        self._batch.cancel(number)
-        self._forget(number)
+    def _enter(self, entry: _Entry, prepared: Asked | None = None) -> None:
+        try:
+            asked = prepared or self._batch.prepare(entry.prompt, entry.sampling)
+            self._batch.enter(asked)
+            self._entered[asked.number] = entry
+        except Exception as error:
+            self._finish(entry.writing, "failed", _failed(error, "a reply could not join the running batch"))
 
-    def _fail(self, error: EmogenError) -> None:
+    def _leave(self, entry: _Entry) -> None:
+        numbers = [number for number, entered in self._entered.items() if entered is entry]
+        self._finish(entry.writing, "cancelled")
+        for number in numbers:
+            del self._entered[number]
+            try:
+                self._batch.cancel(number)
+            except Exception as error:
+                _failed(error, "a reply could not leave the running batch; the others are written anew")
+                self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Write all replies from their beginning, in an empty batch: the old one may be changed by half.
+
+        Their tokens are the same again, so that readers see nothing of it.
+        """
         self._batch.clear()
-        for number, writing in list(self._writings.items()):
-            writing.end("failed", error)
-            self._forget(number)
+        entries, self._entered = self._entered, {}
+        for entry in entries.values():
+            self._enter(entry)
 
-    def _forget(self, number: int) -> None:
-        if self._writings.pop(number, None):
-            with self._counting:
-                self._unfinished -= 1
+    def _finish(self, writing: Writing, ended: Ended, error: EmogenError | None = None) -> None:
+        writing.end(ended, error)
+        with self._lock:
+            self._unfinished.discard(writing)
+
+
+def _failed(error: BaseException, what: str) -> EmogenError:
+    """Log what failed, and where; give the error for readers. Neither has the error's own words, which may be a user's."""
+    _LOG.error("%s (%s)\n%s", what, type(error).__name__, places_of(error))
+    failure = EmogenError("the reply could not be written, since the model failed; ask again")
+    failure.__cause__ = error
+    return failure

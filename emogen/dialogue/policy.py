@@ -151,6 +151,7 @@ _MIRROR = "show the user that he is understood: answer with the feeling that he 
 _SAID_AS = {"caring": "sadness"}
 
 BUILT_IN = ("mirror", "soothe", "cheer", "neutral")
+NO_POLICY = "none"
 
 
 def built_in(name: str, user: LabelSet, reply: LabelSet) -> Policy:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
 from emogen.decoding.sampling import Sampling
 from emogen.dialogue.engine import Engine
-from emogen.dialogue.policy import find_policy
+from emogen.dialogue.policy import Policy, find_policy
 from emogen.dialogue.state import DECAY, EmotionState, felt
 from emogen.dialogue.writing import Writing
 from emogen.emotion_space import Trajectory, trajectory
@@ -98,6 +99,16 @@ class Session:
         self._tries = 0
 
     @property
+    def manner(self) -> Manner:
+        """How it answers. The file of its policy is read once, and again when the manner is set anew."""
+        return self._manner
+
+    @manner.setter
+    def manner(self, manner: Manner) -> None:
+        self._manner = manner
+        self._find_policy = cache(find_policy)
+
+    @property
     def turns(self) -> tuple[Turn, ...]:
         """All that was said, oldest first."""
         return self._turns
@@ -156,7 +167,7 @@ class Session:
 
     def _answer(self, earlier: tuple[Turn, ...], text: str, tries: int) -> Writing:
         state = self._felt(earlier, [text])
-        asked = emotion_for(self.manner, state, self._engine)
+        asked = emotion_for(self.manner, state, self._engine, self._find_policy)
         context = earlier[-1].utterances if earlier else ()
         seed = seed_of(self.manner.seed, len(earlier), tries)
         writing = self._engine.write((*context, text), asked, self.manner.sampling, seed)
@@ -164,8 +175,13 @@ class Session:
         return writing
 
 
-def emotion_for(manner: Manner, state: EmotionState | None, engine: Engine) -> Emotion:
-    """The emotion to answer with, over the labels of the engine's model.
+def emotion_for(
+    manner: Manner,
+    state: EmotionState | None,
+    engine: Engine,
+    find: Callable[[str, LabelSet, LabelSet], Policy] = find_policy,
+) -> Emotion:
+    """The emotion to answer with, over the labels of the engine's model; `find` gives the policy of a name.
 
     Raises:
         SettingsError: one that the model does not know, or a policy that does not fit the labels of model and recogniser.
@@ -173,7 +189,7 @@ def emotion_for(manner: Manner, state: EmotionState | None, engine: Engine) -> E
     asked = None if leaves_to_policy(manner.emotion, engine.model.labels) else manner.emotion
     if asked is not None or state is None or manner.policy is None:
         return engine.model.emotion(asked, manner.strength)
-    answer = find_policy(manner.policy, state.labels, engine.model.labels).answer(state.emotion)
+    answer = find(manner.policy, state.labels, engine.model.labels).answer(state.emotion)
     return replace(answer, strength=answer.strength * manner.strength)
 
 

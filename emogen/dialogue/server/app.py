@@ -37,6 +37,9 @@ from emogen.judges.recognizer import Recognition, Recognizer
 T = TypeVar("T")
 
 _DIGITS = 6
+# The server itself leaves the body out of an answer to HEAD.
+_READING = ["GET", "HEAD"]
+_SHOWN_HEADERS = ("x-request-id", "retry-after")
 
 
 def build_app(
@@ -80,7 +83,14 @@ def build_app(
     )
     app.add_middleware(Gate, door=door, count=metrics.count)
     if settings.origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=("GET", "POST"), allow_headers=("*",))
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=_SHOWN_HEADERS,
+        )
     return app
 
 
@@ -96,11 +106,11 @@ def _add_chat(app: FastAPI, chat: Chat, engine: Engine) -> None:
             return _Events(chat.events(answer, body, record), answer.cancel, record)
         return JSONResponse(await _unless_left(request, chat.whole(answer, body, record)))
 
-    @app.get("/v1/models", response_model=None)
+    @app.api_route("/v1/models", methods=_READING, response_model=None)
     async def models() -> Response:
         return JSONResponse({"object": "list", "data": [shown]})
 
-    @app.get("/v1/models/{name}", response_model=None)
+    @app.api_route("/v1/models/{name}", methods=_READING, response_model=None)
     async def model(name: str) -> Response:
         if name != chat.model:
             raise ApiError(404, f"model {name!r:.80} is not here; there is {chat.model}", "model_not_found", "model")
@@ -123,14 +133,16 @@ def _add_feedback(app: FastAPI, opinions: Opinions, settings: ServerSettings) ->
 
 
 def _add_watching(app: FastAPI, engine: Engine, settings: ServerSettings, metrics: Metrics) -> None:
-    @app.get("/health", response_model=None)
+    @app.api_route("/health", methods=_READING, response_model=None)
     async def health() -> Response:
         unfinished = engine.unfinished
         is_busy = unfinished >= settings.most_rows + settings.most_waiting
         running = min(unfinished, settings.most_rows)
-        return JSONResponse({"status": "busy" if is_busy else "ready", "running": running, "waiting": unfinished - running})
+        status = "failed" if not engine.is_open else "busy" if is_busy else "ready"
+        figures = {"status": status, "running": running, "waiting": unfinished - running}
+        return JSONResponse(figures, 200 if engine.is_open else 503)
 
-    @app.get("/metrics", response_model=None)
+    @app.api_route("/metrics", methods=_READING, response_model=None)
     async def figures() -> Response:
         return Response(metrics.as_text(), media_type=CONTENT_TYPE_LATEST)
 
@@ -158,7 +170,9 @@ def _of_http(error: HTTPException, request: Request) -> ApiError:
     if error.status_code == 404:
         return ApiError(404, "there is no such route here; docs/server.md lists those that there are", "route_not_found")
     if error.status_code == 405:
-        return ApiError(405, f"{request.method} is not what this route takes", "method_not_allowed")
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"{request.method} is not what this route takes; it takes {allowed}"
+        return ApiError(405, message, "method_not_allowed", headers={"allow": allowed})
     return ApiError(400, "the body is no JSON that can be read: not UTF-8, or nested too deeply", "invalid_json")
 
 

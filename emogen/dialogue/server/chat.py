@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 import uuid
@@ -17,6 +18,7 @@ from emogen.decoding.control import parse_control
 from emogen.decoding.postprocessing import PostProcessing, parse_postprocessing
 from emogen.decoding.sampling import Sampling
 from emogen.dialogue.engine import Engine
+from emogen.dialogue.language import WrittenScripts
 from emogen.dialogue.server.choices import Choice, Cut, merged
 from emogen.dialogue.server.emotion import Ears, emotion_from
 from emogen.dialogue.server.errors import ApiError, as_api_error, log_place, naming
@@ -29,9 +31,14 @@ from emogen.dialogue.state import EmotionState
 from emogen.emotions import Emotion
 from emogen.errors import SettingsError
 
+_LOG = logging.getLogger("emogen.server")
 ANY_MODEL = "emogen"
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 _SPOKEN = ("user", "assistant")
+_SYSTEM_UNREAD = (
+    "the messages of the roles system and developer were not read: this model does not follow instructions; name an emotion, "
+    "a policy or decoding options instead"
+)
 _FILES = "block"
 
 
@@ -50,6 +57,7 @@ class Answer:
         choices: the replies.
         post: steps that each text goes through.
         created: Unix time.
+        warnings: what was asked for and is not done, or will not go well; a sentence each.
     """
 
     id: str
@@ -62,6 +70,7 @@ class Answer:
     choices: tuple[Choice, ...]
     post: PostProcessing
     created: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def usage(self) -> dict[str, int]:
@@ -86,6 +95,7 @@ class Answer:
             "state": self.state.as_object() if self.state else None,
             "seed": self.seed,
             "ids": [choice.id for choice in self.choices],
+            "warnings": list(self.warnings),
         }
 
     def cancel(self) -> None:
@@ -101,6 +111,8 @@ class Chat:
         """Of a server."""
         self._engine, self._ears, self._opinions, self._settings = engine, ears, opinions, settings
         self.model = engine.model.folder.resolve().name
+        self._scripts = WrittenScripts(engine.model.tokenizer)
+        self._logged: set[str] = set()
 
     async def begin(self, request: ChatRequest, record: Record) -> Answer:
         """Asks the engine for the replies.
@@ -112,13 +124,26 @@ class Chat:
         """
         self._refuse(request)
         context = _context(request.messages, self._settings)
-        sampling, post = self._sampling(request), _post(request)
+        post = _post(request)
         emotion, state = await self._emotion(request)
+        sampling = self._sampling(request, emotion)
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         name = f"chatcmpl-{uuid.uuid4().hex}"
         with self._unnamed():
             choices = tuple(self._choices(name, context, emotion, sampling, seed, request))
-        answer = Answer(name, self.model, context, emotion, state, seed, self._read(context), choices, post, int(time.time()))
+        answer = Answer(
+            name,
+            self.model,
+            context,
+            emotion,
+            state,
+            seed,
+            self._read(context),
+            choices,
+            post,
+            int(time.time()),
+            self._warnings(request.messages, context[-1]),
+        )
         record.emotion, record.prompt_tokens, record.said = emotion.shown, answer.prompt_tokens, context
         return answer
 
@@ -142,20 +167,23 @@ class Chat:
     async def events(self, answer: Answer, request: ChatRequest, record: Record) -> AsyncIterator[str]:
         """The answer as server-sent events while it is written; an error is the last of them."""
         kind = "chat.completion.chunk"
+        with_usage = bool(request.stream_options and request.stream_options.include_usage)
+        # Every event but the last names the usage then, as null.
+        usage: dict[str, object] = {"usage": None} if with_usage else {}
         opening = [_delta(choice, {"role": "assistant", "content": ""}) for choice in answer.choices]
-        yield _event({**answer.as_object(kind, opening), "emogen": answer.about})
+        yield _event({**answer.as_object(kind, opening), **usage, "emogen": answer.about})
         try:
             async with aclosing(self._pieces(answer, request, record)) as pieces:
                 async for choice, piece in pieces:
                     change = _delta(choice, {}, choice.finish) if piece is None else _delta(choice, {"content": piece})
-                    yield _event(answer.as_object(kind, [change]))
+                    yield _event({**answer.as_object(kind, [change]), **usage})
         except Exception as error:
             refusal = as_api_error(error)
             record.error = refusal.code or "refused"
             log_place(error, record.id)
             yield _event(refusal.as_object())
             return
-        if request.stream_options and request.stream_options.include_usage:
+        if with_usage:
             yield _event({**answer.as_object(kind, []), "usage": answer.usage})
         yield "data: [DONE]\n\n"
 
@@ -177,6 +205,17 @@ class Chat:
         finally:
             record.tokens, record.replies = answer.usage["completion_tokens"], tuple(texts.values())
 
+    def _warnings(self, messages: Sequence[Message], said: str) -> tuple[str, ...]:
+        """What the caller should know of the reply to `said`; each is logged once, too."""
+        is_instructed = any(message.role not in _SPOKEN and message.content.strip() for message in messages)
+        found = (_SYSTEM_UNREAD if is_instructed else "", self._scripts.describe_mismatch(said))
+        warnings = tuple(filter(None, found))
+        for warning in warnings:
+            if warning not in self._logged:
+                self._logged.add(warning)
+                _LOG.warning("%s (logged once)", warning)
+        return warnings
+
     def _refuse(self, request: ChatRequest) -> None:
         """Raises ApiError for another model, and for what is not to be had."""
         if request.model not in (None, self.model, ANY_MODEL):
@@ -188,10 +227,13 @@ class Chat:
         if (request.n or 1) > self._settings.most_choices:
             raise ApiError(400, f"n {request.n}: allowed is 1 to {self._settings.most_choices}", param="n")
 
-    def _sampling(self, request: ChatRequest) -> Sampling:
+    def _sampling(self, request: ChatRequest, emotion: Emotion) -> Sampling:
         """The model's own options with those of the request."""
-        own = self._engine.model.default_sampling
+        own = self._engine.model.sampling_for(emotion.strength > 0, streamed=True)
         given: dict[str, Any] = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
+        if request.top_p == 0:
+            # No probability mass but that of the likeliest token.
+            given |= {"temperature": 0.0, "top_p": 1.0}
         if request.control is not None:
             with naming("control"):
                 given["control"] = parse_control(request.control)
@@ -221,7 +263,9 @@ class Chat:
         begun: list[Choice] = []
         try:
             for index in range(request.n or 1):
-                own = seed_of(seed, index) if index else seed
+                # Seeds here are not below 0, those of the OpenAI API may be.
+                first = seed % 2**63
+                own = seed_of(first, index) if index else first
                 writing = self._engine.write(context, emotion, sampling, own)
                 begun.append(Choice(index, f"{name}-{index}" if index else name, writing, Cut(request.stop)))
         except Exception:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from emogen.dialogue.policy import BUILT_IN, Policy, find_policy
+from emogen.dialogue.policy import BUILT_IN, NO_POLICY, Policy, find_policy
 from emogen.dialogue.server.errors import ApiError, naming
 from emogen.dialogue.state import DECAY, EmotionState, felt
 from emogen.emotions import Emotion, LabelSet, mixture, no_emotion, parse_emotion
@@ -35,7 +35,7 @@ class Ears:
         Args:
             recognizer: of what users feel; None for none.
             labels: of the model that replies.
-            policy: the server's own, a name or a file. A request names one of those with a name, and no file.
+            policy: the server's own, a name, a file, or none. A request names one of those with a name, and no file.
 
         Raises:
             SettingsError: the server's own policy does not fit the labels of recogniser and model.
@@ -43,7 +43,7 @@ class Ears:
         """
         self._recognizer, self._labels = recognizer, labels
         self._one_at_a_time = asyncio.Lock()
-        self._own = find_policy(policy, recognizer.names, labels) if recognizer else None
+        self._own = find_policy(policy, recognizer.names, labels) if recognizer and policy != NO_POLICY else None
 
     @property
     def heard(self) -> LabelSet:
@@ -72,7 +72,7 @@ class Ears:
             return await asyncio.to_thread(felt, recognizer, texts, DECAY if decay is None else decay)
 
     def answer(self, state: EmotionState | None, policy: str | None, strength: float) -> Emotion:
-        """The emotion that a policy answers to a state, the server's own where none is named; none without a recogniser.
+        """The emotion that a policy answers to a state, the server's own where none is named; none without either.
 
         Raises:
             ApiError: 400, a policy that has no such name, or does not fit the labels.
@@ -80,13 +80,17 @@ class Ears:
         if state is None:
             return no_emotion(self._labels)
         with naming("policy"):
-            found = self._policy(policy, state.labels).answer(state.emotion)
-        return replace(found, strength=found.strength * strength)
+            found = self._policy(policy, state.labels)
+        if found is None:
+            return no_emotion(self._labels)
+        answer = found.answer(state.emotion)
+        return replace(answer, strength=answer.strength * strength)
 
-    def _policy(self, name: str | None, heard: LabelSet) -> Policy:
+    def _policy(self, name: str | None, heard: LabelSet) -> Policy | None:
         if name is None:
-            assert self._own is not None
             return self._own
+        if name == NO_POLICY:
+            return None
         if name not in BUILT_IN:
-            raise SettingsError(f"policy {name!r:.80} is not one of {', '.join(BUILT_IN)}")
+            raise SettingsError(f"policy {name!r:.80} is not one of {', '.join(BUILT_IN)}, {NO_POLICY}")
         return find_policy(name, heard, self._labels)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from emogen.errors import BusyError, DataError, EmogenError, SettingsError
+from emogen.errors import BusyError, DataError, EmogenError, SettingsError, places_of
 
 _LOG = logging.getLogger("emogen.server")
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -27,11 +26,19 @@ class ApiError(EmogenError):
     """
 
     def __init__(
-        self, status: int, message: str, code: str | None = None, param: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.param = status, code, param
-        self.headers: Mapping[str, str] = {} if retry_after is None else {"retry-after": str(retry_after)}
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(retry_after)
 
     def as_object(self) -> dict[str, object]:
         """The body of the answer, and the data of an event in a stream that began well."""
@@ -59,8 +66,7 @@ def as_api_error(error: Exception) -> ApiError:
 def log_place(error: Exception, name: str) -> None:
     """Where the unforeseen error of a request of that id came from; its own words may be a user's, and are left out."""
     if not isinstance(error, EmogenError):
-        places = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-        _LOG.error("%s failed with %s\n%s", name, type(error).__name__, places)
+        _LOG.error("%s failed with %s\n%s", name, type(error).__name__, places_of(error))
 
 
 @contextmanager

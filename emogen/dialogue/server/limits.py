@@ -14,6 +14,7 @@ _MOST_CALLERS = 10_000
 # Of a request: who waits as long as he was told is let in, however seconds are rounded.
 _ROUNDING = 1e-6
 _BEARER = "bearer"
+_CHALLENGE = {"www-authenticate": "Bearer"}
 
 
 class Keys:
@@ -35,10 +36,12 @@ class Keys:
             return address
         kind, _, key = (authorization or b"").partition(b" ")
         if kind.decode("latin-1").lower() != _BEARER or not key.strip():
-            raise ApiError(401, "no API key was sent; send it as Authorization: Bearer KEY", "missing_api_key")
+            message = "no API key was sent; send it as Authorization: Bearer KEY"
+            raise ApiError(401, message, "missing_api_key", headers=_CHALLENGE)
         sent = _digest(key.strip())
         if not sum(hmac.compare_digest(sent, known) for known in self._digests):
-            raise ApiError(401, "the API key is not one that this server knows", "invalid_api_key")
+            message = "the API key is not one that this server knows"
+            raise ApiError(401, message, "invalid_api_key", headers=_CHALLENGE)
         return sent.hex()
 
 

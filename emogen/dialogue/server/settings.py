@@ -33,7 +33,9 @@ class ServerSettings:
 
     checkpoint: str = setting("", "Folder of a model  [default: checkpoints/latest, the best that ships and can be loaded]")
     recognizer: str = setting("", "Folder of a classifier, or none  [default: $EMOGEN_CLASSIFIER, the one that ships]")
-    policy: str = setting("soothe", "Where a request names no emotion: mirror, soothe, cheer, neutral, or a file.")
+    policy: str = setting(
+        "none", "Where a request names no emotion: none is asked for, or mirror, soothe, cheer, neutral, a file."
+    )
     device: str = setting("cpu", "cpu, cuda or auto.")
     full_precision: bool = setting(True, "A pretrained backbone in float32: then no reply depends on those beside it.")
     host: str = setting("127.0.0.1", "Address to listen on; another one than this machine's own needs keys, or --open.")

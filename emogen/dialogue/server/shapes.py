@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _MOST_STOPS = 4
 _STOP_SIGNS = 100
@@ -13,6 +13,17 @@ _EMOTION_SIGNS = 2000
 
 class _Shape(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: object) -> object:
+        """Null stands for a field that is not there, wherever one need not be there."""
+        if not isinstance(body, dict):
+            return body
+        fields = cls.model_fields
+        return {
+            name: value for name, value in body.items() if value is not None or (name in fields and fields[name].is_required())
+        }
 
 
 def _sound(text: str) -> str:
@@ -23,20 +34,27 @@ def _sound(text: str) -> str:
     return text
 
 
-def _as_text(content: object) -> object:
-    """A message's content: a text, or a list of parts of type text, which follow each other."""
+def _as_text(content: object, kinds: tuple[str, ...]) -> object:
+    """A message's content: a text, or a list of parts of these types, which follow each other."""
     if not isinstance(content, list):
         if not isinstance(content, str):
             raise ValueError("content is no text and no list of text parts")
         return content
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError('a part of a content is read where it is {"type": "text", "text": ...}; this model reads no other')
-    return "".join(part["text"] for part in content)
+    return "".join(_text_of(part, kinds) for part in content)
+
+
+def _text_of(part: object, kinds: tuple[str, ...]) -> str:
+    """The text of a part, which stands under the name of its type."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    text = part.get(kind) if isinstance(part, dict) and isinstance(kind, str) and kind in kinds else None
+    if not isinstance(text, str):
+        allowed = " or ".join(f'{{"type": "{kind}", "{kind}": ...}}' for kind in kinds)
+        raise ValueError(f"a part of a content is read where it is {allowed}; this model reads no other")
+    return text
 
 
 def _as_stops(stop: object) -> object:
-    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    stops = [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list) or len(stops) > _MOST_STOPS:
         raise ValueError(f"a text, or a list of at most {_MOST_STOPS}, is expected")
     if any(not isinstance(text, str) or not 0 < len(text) <= _STOP_SIGNS for text in stops):
@@ -55,19 +73,33 @@ def _as_emotion(emotion: object) -> object:
 
 
 Sound = Annotated[str, AfterValidator(_sound)]
-Text = Annotated[Sound, BeforeValidator(_as_text)]
 Stops = Annotated[list[str], BeforeValidator(_as_stops)]
 Mixture = Annotated[str | dict[str, float] | None, BeforeValidator(_as_emotion)]
 Name = Annotated[str, Field(max_length=255)]
 Strength = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class Message(_Shape):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text
+    content: Sound
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_text(cls, message: object) -> object:
+        """What was said, as one text; an assistant may have refused, or have said nothing."""
+        if not isinstance(message, dict):
+            return message
+        content = message.get("content")
+        if message.get("role") != "assistant":
+            return {**message, "content": _as_text(content, ("text",))}
+        said = "" if content is None else _as_text(content, ("text", "refusal"))
+        refusal = message.get("refusal")
+        if not isinstance(refusal, str | None):
+            raise ValueError("refusal is no text")
+        return {**message, "content": said or refusal or ""}
 
 
 class StreamOptions(_Shape):
@@ -84,7 +116,7 @@ class ChatRequest(_Shape):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -112,6 +144,7 @@ class ChatRequest(_Shape):
     frequency_penalty: Any = None
     modalities: Any = None
     audio: Any = None
+    moderation: Any = None
     web_search_options: Any = None
 
     @property
@@ -133,6 +166,7 @@ _REFUSED: dict[str, tuple[object, ...]] = {
     "frequency_penalty": (),
     "modalities": (["text"],),
     "audio": (),
+    "moderation": (),
     "web_search_options": (),
 }
 
