@@ -124,7 +124,7 @@ def test_a_step_that_fails_fails_its_replies_and_the_engine_goes_on(model, engin
 @pytest.mark.parametrize(
     ("emotion", "sampling", "message"),
     [
-        ("glee", None, "'glee' is not one of"),
+        ("hunger", None, "'hunger' is not one of"),
         ("joy", Sampling(control=Control(rerank=4)), "rerank"),
         ("joy", Sampling(control=Control(head=1.0)), "head"),
     ],
