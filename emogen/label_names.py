@@ -109,7 +109,9 @@ def suggest_name(name: str, known: Mapping[str, str]) -> str:
         name: that is unknown.
         known: folded words that lead to a label, each with that label.
     """
-    close = difflib.get_close_matches(fold_name(name), known, n=1, cutoff=_CLOSENESS)
+    # A column of numbers may hold a hundred thousand names.
+    is_word = any(map(str.isalpha, name))
+    close = difflib.get_close_matches(fold_name(name), known, n=1, cutoff=_CLOSENESS) if is_word else []
     if not close:
         return ""
     (word,) = close
