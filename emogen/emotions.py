@@ -87,8 +87,13 @@ class LabelSet:
 
     def suggestion(self, name: str) -> str:
         """Return ` (did you mean joy?)` where a label, or a word for one, is spelled much like `name`; else nothing."""
+        return suggest_name(name, self._words)
+
+    @cached_property
+    def _words(self) -> dict[str, str]:
+        """Every folded word that leads to a label, with that label."""
         words = (*self._by_fold, *read_words())
-        return suggest_name(name, {word: label for word in words if (label := self.find(word)) is not None})
+        return {word: label for word in words if (label := self.find(word)) is not None}
 
     def position(self, name: str) -> int:
         """Return the place of the label that `name` means, as `find` finds it; raises SettingsError with the allowed names."""

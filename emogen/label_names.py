@@ -35,10 +35,11 @@ def is_name(text: str) -> bool:
     """
     if not text or text != text.strip() or any(mark in text for mark in MARKS) or text[0] in _JOINERS or text[-1] in _JOINERS:
         return False
-    return all(_is_shown(character) for character in text)
+    return all(is_visible(character) for character in text)
 
 
-def _is_shown(character: str) -> bool:
+def is_visible(character: str) -> bool:
+    """Return whether a character neither controls what shows it nor hides in it; joiners inside words and emoji are let be."""
     # Tags spell the region of a flag, as joiners put emoji together.
     return unicodedata.category(character) not in _REFUSED or character in _JOINERS or ord(character) in _TAGS
 
@@ -109,7 +110,9 @@ def suggest_name(name: str, known: Mapping[str, str]) -> str:
         name: that is unknown.
         known: folded words that lead to a label, each with that label.
     """
-    close = difflib.get_close_matches(fold_name(name), known, n=1, cutoff=_CLOSENESS)
+    # A column of numbers may hold a hundred thousand names.
+    is_word = any(map(str.isalpha, name))
+    close = difflib.get_close_matches(fold_name(name), known, n=1, cutoff=_CLOSENESS) if is_word else []
     if not close:
         return ""
     (word,) = close

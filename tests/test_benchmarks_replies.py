@@ -307,7 +307,7 @@ def test_mistakes_are_said_in_one_line(tmp_path, outputs, written, tiny_checkpoi
     reader = classifier(tmp_path / "seven", EKMAN)
     with pytest.raises(SettingsError, match="not the 32 of the speakers"):
         run(empathetic, tmp_path, "--outputs", outputs, "--classifier", reader, "--corpus", written)
-    with pytest.raises(SettingsError, match="'mirth' is not one of anger"):
+    with pytest.raises(SettingsError, match="'hunger' is not one of anger"):
         run(
             empathetic,
             tmp_path,
@@ -318,7 +318,7 @@ def test_mistakes_are_said_in_one_line(tmp_path, outputs, written, tiny_checkpoi
             "--corpus",
             written,
             "--emotion",
-            "mirth",
+            "hunger",
         )
 
 

@@ -170,7 +170,7 @@ def test_what_the_model_reads_changes_what_it_writes(tiny_checkpoint):
     assert len({sample.log_probability for (sample,) in asked.values()}) == 3
 
 
-@pytest.mark.parametrize("asked", ["glee", "joy=0.7,glee=0.3", ""])
+@pytest.mark.parametrize("asked", ["hunger", "joy=0.7,hunger=0.3", ""])
 def test_an_unknown_emotion_lists_the_allowed_ones(tiny_checkpoint, asked):
     with pytest.raises(SettingsError, match="is not one of anger, disgust, fear, joy, neutral, sadness, surprise"):
         emogen.load(tiny_checkpoint).sample(asked)

@@ -146,6 +146,7 @@ def test_bad_files_end_in_one_line_that_says_where(refusal, folder, name, raw, s
     ("options", "status", "said"),
     [
         ((), 2, "nothing to fit: give --context, --emotion or both"),
+        (("--emotion", "none"), 2, "nothing to fit: no emotion is asked for; name one, or give --context"),
         (("--emotion", "hunger"), 2, "emotion 'hunger' is not one of joy, sadness"),
         (("--emotion", "joy=0.5"), 2, "emotion weights sum to 0.5, not to 1"),
         (("--emotion", "joy", "--strength", 2), 2, "strength 2 is not between 0 and 1"),
@@ -257,3 +258,10 @@ def test_the_other_columns_of_a_reply_stay(emogen, folder):
     lines = emogen("match", "a.jsonl", "--emotion", "joy")[1].splitlines()
     assert [line.split("\t")[1:] for line in lines] == [[each["text"], str(each["row"]["id"]), '["a"]'] for each in found[:3]]
     assert "row" not in matched(emogen("match", "a.txt", "--emotion", "joy", "--json"))[0]
+
+
+def test_no_emotion_leaves_the_choice_to_the_context(emogen):
+    found = matched(emogen("match", "a.txt", "--context", "How was day 3?", "--emotion", "None", "--json"))
+    plain = matched(emogen("match", "a.txt", "--context", "How was day 3?", "--json"))
+    assert found[0]["asked"] == {"emotion": "none", "strength": 0.0}
+    assert [each["fit"] for each in found] == [each["fit"] for each in plain]

@@ -15,7 +15,7 @@ from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingErr
 from emogen.train import run as run_module
 from emogen.train.config import GanSettings, GeneratorRun
 from emogen.train.folder import held
-from emogen.train.run import Watch, explaining, refuse_overwriting, resume, run
+from emogen.train.run import Watch, _on_one_line, explaining, refuse_overwriting, resume, run
 from emogen.train.state import Step, TrainState, adamw
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and messages of POSIX")
@@ -383,3 +383,15 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
             pass
         assert (tmp_path / ".lock").exists()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[2Jb\r\nc", "a [2Jb  c"),
+        ("\u202eabc\u2066", " abc "),
+        ("می\u200cخواهم \U0001f937\u200d♂️", "می\u200cخواهم \U0001f937\u200d♂️"),
+    ],
+)
+def test_a_preview_moves_no_cursor_and_keeps_joined_letters(text, shown):
+    assert _on_one_line(text) == shown

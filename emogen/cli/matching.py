@@ -124,6 +124,8 @@ def _emotion_aim(asked: _Asked) -> tuple[Emotion | None, Aim | None]:
     recognizer = load_recognizer(asked.recognizer, asked.device)
     if asked.emotion is not None:
         wanted = parse_emotion(asked.emotion, recognizer.names, asked.strength)
+        if not wanted.strength and not asked.context:
+            raise SettingsError("nothing to fit: no emotion is asked for; name one, or give --context")
     else:
         wanted = _answer(asked.policy or "", asked.context, asked.decay, recognizer)
     return wanted, Aim(emotion_fit(recognizer.probabilities, wanted), asked.emotion_weight)
@@ -157,6 +159,6 @@ def _context_aim(asked: _Asked) -> Aim | None:
 
 
 def _as_json(found: Match, wanted: Emotion | None, others: Mapping[str, object]) -> str:
-    asked = None if wanted is None else {"emotion": str(wanted), "strength": round(wanted.strength, 6)}
+    asked = None if wanted is None else {"emotion": wanted.shown, "strength": round(wanted.strength, 6)}
     content = {**found.as_object(), "asked": asked}
     return json.dumps({**content, "row": others} if others else content, ensure_ascii=False)

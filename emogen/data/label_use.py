@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from emogen.emotions import EKMAN, LabelSet
 from emogen.label_names import AUTO, NONE, find_synonyms, fold_name
@@ -121,6 +122,7 @@ class LabelUse:
         return f"{', '.join(parts)}{more} ({_rows(rows)})"
 
 
+@lru_cache(maxsize=4096)
 def describe_unknown(name: str, labels: LabelSet, renames: Renames = ()) -> str:
     """Return what is said of one name that is no label."""
     read = rename(name, renames)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from emogen.atomic import replacing, write_text
 from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingError
+from emogen.label_names import is_visible
 from emogen.train.config import RunConfig
 from emogen.train.processes import from_first, is_first, largest
 from emogen.train.state import Step, TrainState
@@ -227,7 +228,7 @@ def _looked(state: TrainState, folder: Path, watch: Watch, bar: tqdm[None] | Non
 
 def _on_one_line(text: str) -> str:
     """The text without what moves a terminal's cursor: an untrained model writes any character."""
-    return "".join(sign if sign.isprintable() else " " for sign in text)
+    return "".join(sign if is_visible(sign) else " " for sign in text)
 
 
 def _is_better(state: TrainState, figures: dict[str, float], select: str) -> bool:
