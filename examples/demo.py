@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import click
 
@@ -207,6 +208,12 @@ def write_page(out: Path, lines: dict[str, list[tuple[str, str]]], table: str, p
     write_text(out / "demo.html", page)
 
 
+def read_looks(run_folder: Path) -> list[dict[str, Any]]:
+    """Read from a run's log what its looks at the held-out rows found."""
+    lines = (run_folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if "held_out" in entry]
+
+
 def draw(out: Path, points: Sequence[Point]) -> str:
     """Draw learning curves and frontier; write them as demo.png and return them as SVG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -215,12 +222,12 @@ def draw(out: Path, points: Sequence[Point]) -> str:
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     curves, plane = figure.subplots(1, 2)
-    for name, key, colour in (("vae", "elbo_nll", "tab:blue"), ("gan", "nll_reply", "tab:red")):
-        looks = [json.loads(line) for line in (out / name / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        looks = [look for look in looks if "held_out" in look]
-        label = {"vae": f"{VAE} (bound)", "gan": GAN}[name]
+    done = 0
+    for name, folder, key, colour in ((VAE, "vae", "iw_nll", "tab:blue"), (GAN, "gan", "nll_reply", "tab:red")):
+        looks = read_looks(out / folder)
         values = [look["held_out"][key] for look in looks]
-        curves.plot([look["step"] for look in looks], values, "o-", color=colour, label=label)
+        curves.plot([done + look["step"] for look in looks], values, "o-", color=colour, label=name)
+        done += looks[-1]["step"]
     curves.set(title="Held-out likelihood", xlabel="updates", ylabel="nats a reply (lower is better)")
     for name, colour in ((START, "tab:gray"), (VAE, "tab:blue"), (GAN, "tab:red")):
         own = [point for point in points if point.system == name]

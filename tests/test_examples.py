@@ -15,6 +15,8 @@ from emogen.checkpoint import load, load_classifier
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import fingerprint, write_fingerprints
 from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, blend
+from emogen.errors import EmogenError
+from emogen.evaluate import Score
 from emogen.judges.leak import refuse_leaks
 from emogen.train.config import LmSettings
 from emogen.train.fit import fit_lm
@@ -37,16 +39,28 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_demo_ends_with_its_table(workplace, capsys):
-    example("demo").main(["--vae-minutes", "0.02", "--gan-minutes", "0.02"], standalone_mode=False)
+def test_the_demo_ends_with_texts_a_table_and_a_page(workplace, capsys):
+    """Where no command looks for a model, so that what a user does next is not written by the demo's."""
+    small = ["--vae-steps", "2", "--gan-steps", "22", "--minutes", "1", "--rows", "14"]
+    example("demo").main(small, standalone_mode=False)
     output = capsys.readouterr().out
-    assert [line.split()[0] for line in output.splitlines() if line.startswith(("people", "MLE", "adversarial"))] == [
-        "people",
-        "MLE",
-        "adversarial",
-    ]
-    assert sum(line.startswith("joy\t") for line in output.splitlines()) == 2
-    load(workplace / "checkpoints" / "demo-gan")
+    for name in ("people", "start", "VAE", "adversarial"):
+        assert sum(line.startswith(f"{name} ") for line in output.splitlines()) == 1
+    assert sum(line.startswith("joy ") for line in output.splitlines()) == 2
+    page = (workplace / "runs" / "demo" / "demo.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 1
+    assert page.count("<th>") == 3 + len(EKMAN)
+    assert (workplace / "runs" / "demo" / "demo.png").stat().st_size > 10_000
+    load(workplace / "runs" / "demo" / "gan")
+    assert not (workplace / "checkpoints").exists()
+
+
+def test_a_demo_at_chance_fails():
+    demo = example("demo")
+    high, low = Score(0.5, 0.4, 0.6, "signature"), Score(0.2, 0.1, 0.3, "signature")
+    demo.require_above_chance({"VAE": high})
+    with pytest.raises(EmogenError, match=r"VAE: emotion accuracy 0\.20 \(0\.10 to 0\.30\) is not above chance, 0\.14"):
+        demo.require_above_chance({"VAE": low})
 
 
 def corpus(labels, names, context):
