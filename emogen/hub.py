@@ -113,6 +113,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
     def __init__(self, config: EmogenConfig) -> None:
         """A model with fresh weights."""
         super().__init__(config)
+        self.label_set = config.label_set
         self.generator = Generator(GeneratorConfig(**(config.model or {})))
         self.post_init()  # type: ignore[no-untyped-call]
         self._complete(self.generation_config)
@@ -157,7 +158,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
                 or a row without BOS that nothing can follow, since `use_cache` is off.
         """
         memory = past_key_values if isinstance(past_key_values, Memory) else None
-        plan = None if steering is None else unpacked(steering, self.config.label_set)
+        plan = None if steering is None else unpacked(steering, self.label_set)
         each = 1 + len(plan.roles) if plan else 1
         tokens, after = input_ids.repeat_interleave(each, 0), None
         if memory:
@@ -247,7 +248,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         Returns:
             [rows, emotions + 1]: weights times strength, then the share of "no emotion".
         """
-        labels = self.config.label_set
+        labels = self.label_set
         if isinstance(emotion, Tensor):
             found = _checked(emotion, len(labels) + 1)
         else:
@@ -260,7 +261,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
 
     def _told(self, emotion: Asked | Sequence[Asked], strength: float, control: Control) -> list[Emotion]:
         """What the model is told for emotions that are asked for."""
-        labels = self.config.label_set
+        labels = self.label_set
         file = self._beside(CALIBRATION_FILE)
         known = read_calibration(file.parent, labels) if file else None
         asked = emotions_of(emotion, labels, strength)
@@ -268,7 +269,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
 
     def _control(self, condition: Tensor, control: Control) -> dict[str, Any]:
         """What `forward` needs to steer rows with these conditions."""
-        labels, file = self.config.label_set, self._beside(HEAD_FILE) if control.head else None
+        labels, file = self.label_set, self._beside(HEAD_FILE) if control.head else None
         head = read_head(file.parent, self.generator) if file else None
         refuse_unserved([control], head, False, self.config.name_or_path or "this model")
         strengths = (1 - condition[:, -1]).clamp(0, 1).tolist()
@@ -302,7 +303,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             scores = scores + weights.head @ head.bias
         if not bool(weights.bayes.any()):
             return scores[:, None], None, None
-        under = states[:, -len(self.config.label_set) :]
+        under = states[:, -len(self.label_set) :]
         likelihoods = self._likelihoods(under, tokens, memory)
         labels = self.generator.logits(under[:, :, -1]).float().log_softmax(-1)
         return (scores + preferred(labels + likelihoods[..., None], weights))[:, None], likelihoods, labels

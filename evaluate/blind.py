@@ -33,11 +33,11 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @click.group()
-def blind() -> None:
+def main() -> None:
     """Have texts read by people who do not know who wrote them."""
 
 
-@blind.command()
+@main.command()
 @click.argument("contexts", type=click.Path(path_type=Path))
 @click.argument("systems", nargs=-1, required=True, metavar="SYSTEM=FILE ...")
 @click.option("--folder", type=click.Path(path_type=Path), required=True, help="Where sheet and key are written.")
@@ -64,7 +64,7 @@ def sheet(contexts: Path, systems: tuple[str, ...], folder: Path, seed: int) -> 
     write_text(folder / KEY, json.dumps(key) + "\n")
 
 
-@blind.command()
+@main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("ratings", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
@@ -132,4 +132,4 @@ def even(text: str) -> str:
 
 
 if __name__ == "__main__":
-    run(blind, "blind")
+    run(main, "blind.py")

@@ -64,7 +64,7 @@ class Server:
         arguments = ["serve", "--port", str(self.port), "--checkpoint", str(self.checkpoint), "--feedback", str(self.store)]
         with (self.folder / "server.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "emogen", *arguments, "--body-seconds", "3"),
+                *(sys.executable, "-m", "emogen", *arguments, "--policy", "soothe", "--body-seconds", "3"),
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 env={**os.environ, "EMOGEN_API_KEY": "load"},

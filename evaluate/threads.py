@@ -24,6 +24,7 @@ import click
 import emogen
 from emogen.atomic import sha256
 from emogen.checkpoint import Checkpoint, shipped
+from emogen.cli import run
 from emogen.evaluate.report import command_of, write_result
 
 RESULT = Path("evaluate/results/threads.json")
@@ -131,4 +132,4 @@ def told(row: Row) -> Row:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "threads.py")

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "evaluate"))
-from blind import blind
+from blind import main
 
 CONTEXTS = [["I lost my keys ."], ["We won!", "Really?", "Yes!"], ["It rains."]]
 
@@ -26,7 +26,7 @@ def folder(tmp_path):
     for name in ("Good", "Bad"):
         rows = [{"text": f"{name} says {number} .", "emotion": emotion} for number, emotion in enumerate(emotions)]
         systems.append(f"{name}={write(tmp_path / name, rows)}")
-    found = CliRunner().invoke(blind, ["sheet", str(contexts), *systems, "--folder", str(tmp_path / "out")])
+    found = CliRunner().invoke(main, ["sheet", str(contexts), *systems, "--folder", str(tmp_path / "out")])
     assert found.exit_code == 0, found.output
     return tmp_path / "out"
 
@@ -47,7 +47,7 @@ def test_each_system_gets_its_own_ratings(folder):
             assert text == f"{key[str(item['id']) + letter]['system'].lower()} says {item['id']}."
     readers = [rate(folder, "one", {"Good": 5, "Bad": 1}), rate(folder, "two", {"Good": 4, "Bad": 2})]
     out = folder / "result.json"
-    found = CliRunner().invoke(blind, ["score", str(folder), *map(str, readers), "--out", str(out)])
+    found = CliRunner().invoke(main, ["score", str(folder), *map(str, readers), "--out", str(out)])
     assert found.exit_code == 0, found.output
     content = json.loads(out.read_text())
     assert {row["system"]: (row["fit"], row["fit_interval"]) for row in content["rows"]} == {
@@ -70,6 +70,6 @@ def test_each_system_gets_its_own_ratings(folder):
 )
 def test_ratings_that_cannot_be_are_refused(folder, line, message):
     path = write(folder / "odd", [line])
-    found = CliRunner().invoke(blind, ["score", str(folder), str(path), "--out", str(folder / "result.json")])
+    found = CliRunner().invoke(main, ["score", str(folder), str(path), "--out", str(folder / "result.json")])
     assert message in str(found.exception)
     assert not (folder / "result.json").exists()

@@ -16,6 +16,7 @@ SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if "__main__" in path
 # What a script cannot do without, beside data.
 NEEDED = {
     "backbone": ["--work", "work"],
+    "blind": ["sheet", "contexts.jsonl", "a=b.jsonl", "--folder", "work"],
     "captions": ["--work", "work"],
     "conditional": ["--work", "work"],
     "control": ["--work", "work"],
@@ -29,7 +30,7 @@ NEEDED = {
     "reply_speakers": ["out.jsonl"],
 }
 # These time the toolkit itself and need nothing that could be missing.
-WITHOUT_DATA = {"speed", "startup"}
+WITHOUT_DATA = {"speed", "startup", "threads"}
 
 
 @pytest.fixture(autouse=True)

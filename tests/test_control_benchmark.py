@@ -39,6 +39,9 @@ def control():
     """The script, with small classifiers, and a corrected distinct-n of few n-grams."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TOP / "evaluate"))
+        # Other tests load these scripts too: all of one load belong together.
+        for script in (TOP / "evaluate").glob("*.py"):
+            patch.delitem(sys.modules, script.stem, raising=False)
         spec = importlib.util.spec_from_file_location("control", TOP / "evaluate" / "control.py")
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, "control", module)

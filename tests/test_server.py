@@ -171,7 +171,7 @@ def test_without_a_seed_replies_differ(serve):
 
 def test_a_stop_cuts_whole_and_streamed(serve, model):
     asked = {**said("How was day 3?"), "emotion": "joy", "seed": 6, "max_tokens": 30}
-    text = model.reply("How was day 3?", "joy", _sampling(model, "guidance:2", max_tokens=30), 6).text
+    text = model.reply("How was day 3?", "joy", _sampling(model, "guidance:1.5", max_tokens=30), 6).text
     stop = text[len(text) // 2 :][:2]
     for stops in (stop, [stop, "never there"]):
         answer = serve().post(CHAT, json={**asked, "stop": stops})
@@ -203,7 +203,7 @@ def test_a_request_names_no_file(serve, tmp_path):
     client, file = serve(recognizer=Sad()), tmp_path / "words.toml"
     file.write_text("secret")
     error = refused(client.post(CHAT, json={**said("hello"), "policy": str(file)}), 400)
-    assert error["message"].endswith("is not one of mirror, soothe, cheer, neutral")
+    assert error["message"].endswith("is not one of mirror, soothe, cheer, neutral, none")
     for post in (f"block:{file}", f"case, block:{file}"):
         assert refused(client.post(CHAT, json={**said("hello"), "post": post}), 400)["param"] == "post"
 
@@ -816,6 +816,6 @@ def test_a_policy_that_does_not_fit_is_told_at_the_start(engine):
 
 
 def test_default_control_is_the_models_own(serve, model):
-    assert model.default_sampling.control == Control(guidance=2.0)
+    assert model.default_sampling.control == Control(guidance=1.5)
     asked = {**said("How was day 3?"), "emotion": "joy", "seed": 1}
-    assert content(serve().post(CHAT, json=asked)) == content(serve().post(CHAT, json={**asked, "control": "guidance:2"}))
+    assert content(serve().post(CHAT, json=asked)) == content(serve().post(CHAT, json={**asked, "control": "guidance:1.5"}))
