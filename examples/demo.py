@@ -100,8 +100,8 @@ def main(
     click.echo(f"\nThe page with curves and frontier: {page}")
     click.echo(f"Write more with it: emogen reply 'I lost my keys.' --emotion joy --checkpoint {gan}")
     click.echo(
-        "Nothing else has changed: without --checkpoint the model that ships writes, as before. Its data forbid commercial use,\n"
-        "and so they do for these two models: CC BY-NC-SA 4.0, see checkpoints/default/README.md."
+        "Nothing else has changed: without --checkpoint the model that ships writes, as before. Its data forbid commercial\n"
+        "use, of these two models as well: CC BY-NC-SA 4.0, see checkpoints/default/README.md."
     )
     require_above_chance(found)
 
@@ -156,7 +156,9 @@ def seven_lines(models: Mapping[str, Checkpoint]) -> list[Line]:
     written = {
         name: model.replies([MESSAGE] * len(EKMAN), EKMAN.names, sampling=READING, seed=1) for name, model in models.items()
     }
-    return [Line(emotion, {name: texts[place].text for name, texts in written.items()}) for place, emotion in enumerate(EKMAN.names)]
+    return [
+        Line(emotion, {name: texts[place].text for name, texts in written.items()}) for place, emotion in enumerate(EKMAN.names)
+    ]
 
 
 def frontier(name: str, model: Checkpoint, held_out: Sequence[Exchange], judge: Recognizer) -> Iterator[Point]:

@@ -195,8 +195,8 @@ def draw_likelihood(axes: Axes, curves: Curves) -> None:
     for place, value in ((0, nats[0]), (-1, nats[-1])):
         axes.annotate(f"{value:.1f}", (steps[place], nats[place]), (0, 8), textcoords="offset points", ha="center", fontsize=10)
     axes.margins(x=0.08, y=0.35)
-    axes.set(xlabel="updates of the VAE", ylabel="nats a reply")
-    axes.set_title("VAE: held-out replies become likelier")
+    axes.set(xlabel="updates", ylabel="nats a reply")
+    axes.set_title("VAE: likelihood of held-out replies")
 
 
 def draw_discriminator(axes: Axes, curves: Curves) -> None:
@@ -209,7 +209,7 @@ def draw_discriminator(axes: Axes, curves: Curves) -> None:
         axes.axvspan(0, curves.first_update, color=FAINT, alpha=0.15, linewidth=0)
         axes.text(curves.first_update / 2, 0.86, "discriminator\nalone", ha="center", va="top", fontsize=9, color=INK)
     axes.set(xlim=(0, None), ylim=(0.4, 0.9), xlabel="adversarial updates", ylabel="pairs told apart")
-    axes.set_title("Adversarial: the discriminator learns")
+    axes.set_title("Adversarial: the discriminator")
 
 
 PAGE = Template("""<!doctype html>
@@ -224,7 +224,8 @@ table { border-collapse: collapse; width: 100%; margin-top: .8rem; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .9rem .5rem 0; border-bottom: 1px solid #e4e8ec; }
 th { font-weight: 600; } thead th { border-bottom: 2px solid #c9d0d6; }
 td.figure { font-variant-numeric: tabular-nums; white-space: nowrap; } td.figure span { color: #5b6672; font-size: .88rem; }
-.scroll { overflow-x: auto; } svg { width: 100%; height: auto; } code { background: #f2f4f6; padding: .1rem .35rem; border-radius: 3px; }
+.scroll { overflow-x: auto; } svg { width: 100%; height: auto; }
+code { background: #f2f4f6; padding: .1rem .35rem; border-radius: 3px; }
 $colours
 </style></head><body>
 <h1>Two models, a few minutes</h1>
@@ -237,17 +238,18 @@ $lines
 <p class="faint">The same seed and temperature ($at) for all.</p>
 <h2>What was gained</h2>
 $svg
-<p class="faint">Left: up is control, right is variety; the numbers are temperatures, the same for the three curves; bars are 95%
-intervals. $note</p>
+<p class="faint">Left: up is control, right is variety; the numbers are temperatures, the same for the three curves; bars are
+95% intervals. $note</p>
 <h2>Replies to $contexts test contexts, temperature $at</h2>
 <div class="scroll"><table><thead><tr><th></th>$columns</tr></thead><tbody>
 $figures
 </tbody></table></div>
 <p class="faint">In brackets 95% intervals. Emotion accuracy by chance: $chance. Distinct-2: more is more varied.
-Self-BLEU-4: less is more varied. BLEU (0 to 100) against the person's reply: few replies to an open message share its words.</p>
+Self-BLEU-4: less is more varied. BLEU (0 to 100) is against the person's reply, whose words few other replies share.</p>
 <h2>Next</h2>
 <p><code>emogen reply "I lost my keys." --emotion joy</code> writes with the model that ships, as before the demo.</p>
-<p class="faint">$seconds. The data of the model that ships forbid commercial use, and so they do for these two (CC BY-NC-SA 4.0).</p>
+<p class="faint">$seconds. The data of the model that ships forbid commercial use, of these two models as well
+(CC BY-NC-SA 4.0).</p>
 </body></html>
 """)
 

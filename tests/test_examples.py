@@ -1,9 +1,10 @@
-"""Every example runs: the demo with seconds for its training, the recipe of the default model on hand-made corpora."""
+"""Every example runs: the demo with a few updates, the recipe of the default model on hand-made corpora."""
 
 import dataclasses
 import importlib.util
+import runpy
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import pytest
 from click.testing import CliRunner
 from conftest import TINY
 
-from emogen.checkpoint import load, load_classifier
+from emogen.checkpoint import load_classifier
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import fingerprint, write_fingerprints
 from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, blend
+from emogen.errors import CheckpointError
 from emogen.judges.leak import refuse_leaks
 from emogen.train.config import LmSettings
 from emogen.train.fit import fit_lm
+from emogen.train.folder import read_train_file
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -37,16 +40,63 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_demo_ends_with_its_table(workplace, capsys):
-    example("demo").main(["--vae-minutes", "0.02", "--gan-minutes", "0.02"], standalone_mode=False)
+@pytest.fixture
+def demo(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return example("demo")
+
+
+def demo_of_seconds(*more):
+    return ["--vae-steps", "1", "--gan-steps", "2", "--out", "there", *more]
+
+
+def test_the_demo_shows_its_models_before_and_after_and_leaves_the_default_alone(demo, workplace, monkeypatch, capsys):
+    """From the default model, with few rows: an update leaves it as good as it was, far above chance."""
+    groups = defaultdict(list)
+    for row in demo.english_rows():
+        groups[row.split, row.emotion.name].append(row)
+    monkeypatch.setattr(demo, "english_rows", lambda: [row for rows in groups.values() for row in rows[:2]])
+    monkeypatch.setattr(demo, "TEMPERATURES", (demo.READING.temperature, 1.0))
+    demo.main(demo_of_seconds(), standalone_mode=False)
     output = capsys.readouterr().out
-    assert [line.split()[0] for line in output.splitlines() if line.startswith(("people", "MLE", "adversarial"))] == [
-        "people",
-        "MLE",
-        "adversarial",
-    ]
-    assert sum(line.startswith("joy\t") for line in output.splitlines()) == 2
-    load(workplace / "checkpoints" / "demo-gan")
+    for model in ("start", "VAE", "adversarial"):
+        lines = [line[10:] for line in output.splitlines() if line[12:].startswith(f"{model} ")]
+        assert len(lines) == len(EKMAN.names)
+        assert all(line.removeprefix(f"  {model}").strip() for line in lines)
+    table = output[output.index("emotion accuracy") :].splitlines()
+    assert [line.split()[0] for line in table[1:5]] == ["people", "start", "VAE", "adversarial"]
+    assert "CC BY-NC-SA 4.0" in output
+    page = (workplace / "there" / "demo.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == page.count("</svg>") == 1
+    assert "adversarial" in page
+    assert "src=" not in page
+    assert (workplace / "there" / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert read_train_file(workplace / "there" / "gan")["start"] == str(Path("there") / "vae")
+    assert not (workplace / "checkpoints").exists()
+    # Trained again in the same folder, as `make demo` a second time does.
+    assert demo.begin_folder(Path("there")) is None
+    assert not (workplace / "there" / "vae").exists()
+
+
+def test_a_demo_at_chance_fails(workplace, monkeypatch, capsys):
+    """A model of five updates knows no emotion yet, and neither does what is trained from it."""
+    write_exchanges(workplace / "rows.jsonl", corpus(EKMAN, list(EKMAN.names), ("Well ?",)))
+    start = fit_lm(["rows.jsonl"], Reading(labels=EKMAN), LmSettings(**TINY, out=str(workplace / "untrained")))
+    capsys.readouterr()
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(sys, "argv", ["demo.py", *demo_of_seconds("--contexts", "35", "--init", str(start))])
+    with pytest.raises(SystemExit, match=r"^demo: VAE: emotion accuracy .* is no better than chance \(0\.14\)"):
+        runpy.run_path(str(EXAMPLES / "demo.py"), run_name="__main__")
+    assert (workplace / "there" / "demo.html").exists()
+
+
+def test_a_demo_deletes_nothing_of_others(demo, workplace):
+    mine = workplace / "there" / "vae" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"^there: holds something else than an earlier demo"):
+        demo.main(demo_of_seconds(), standalone_mode=False)
+    assert mine.read_text(encoding="utf-8") == "mine"
 
 
 def corpus(labels, names, context):
