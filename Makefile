@@ -1,14 +1,24 @@
-# Two commands matter: `make demo` and `make test`. Each makes .venv, installs and runs; README has the same without make.
+# Two commands matter: `make demo` and `make test`. Each makes .venv, installs what it needs and runs; README has the same without make.
 PYTHON ?= python3
 BIN = .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+# What computes: run again as on a processor with AVX2 and no instructions for bfloat16, which most laptops have.
+NUMERIC = $(addprefix tests/test_,device.py generator.py mle.py vae.py gan.py gumbel.py rollout.py transformer.py discriminator.py \
+	classifier.py sampling.py texts.py running.py benchmark_speed.py pretrained_backbone.py)
+PLAIN = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+# Two workers with a thread each: what most tests do is too small for more.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-plain lint clean
 
-demo: .venv/installed
+demo: .venv/demo
 	$(BIN)/python examples/demo.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-plain: .venv/installed
+	$(PLAIN) $(PYTEST) $(NUMERIC)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -16,9 +26,14 @@ lint: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.venv/demo: pyproject.toml setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) ".[demo]"
+	touch $@
+
 .venv/installed: pyproject.toml setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(INSTALL) ".[test]"
 	touch $@
 
 clean:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from demo_page import SYSTEMS, Curves, Findings, Line, Point, write_page
+from demo_page import SYSTEMS, Curves, Findings, Line, Point, require_matplotlib, write_page
 
 import emogen
 from emogen.checkpoint import Checkpoint, shipped
@@ -68,8 +68,9 @@ def main(
     out: Path, start: Path | None, vae_steps: int, vae_minutes: float, gan_steps: int, gan_minutes: float, contexts: int
 ) -> None:
     """Train, write and measure; the page, the picture and the models land in --out."""
-    seconds: dict[str, float] = {}
+    require_matplotlib()
     begin_folder(out)
+    seconds: dict[str, float] = {}
     start, vae, gan = start or shipped("default"), out / "vae", out / "gan"
     held_out = english_test_rows()[:contexts]
     with timed("training the VAE", seconds):

@@ -11,6 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from emogen.atomic import replacing, write_text
+from emogen.errors import SettingsError
 from emogen.evaluate import Score
 
 if TYPE_CHECKING:
@@ -126,6 +127,14 @@ def as_cell(score: Score | None) -> str:
     return "–" if score is None else f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
 
 
+def require_matplotlib() -> None:
+    """Raise SettingsError where matplotlib is not installed, before a user has waited for what it is to draw."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise SettingsError('the picture needs matplotlib: run pip install -e ".[demo]" in the toolkit\'s folder') from None
+
+
 def write_page(found: Findings, out: Path) -> Path:
     """Write demo.html, whole by itself, and demo.png into the folder `out`; return the page's path."""
     import matplotlib as mpl
@@ -144,9 +153,9 @@ def write_page(found: Findings, out: Path) -> Path:
 def draw(found: Findings) -> Figure:
     """Draw the frontier, large, and the two learning curves beside it."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)  # type: ignore[union-attr]
+    figure = Figure(figsize=(11, 5.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     grid = figure.add_gridspec(2, 2, width_ratios=(1.55, 1))
     draw_frontier(figure.add_subplot(grid[:, 0]), found)
     draw_likelihood(figure.add_subplot(grid[0, 1]), found.curves)
@@ -176,7 +185,7 @@ def draw_frontier(axes: Axes, found: Findings) -> None:
     # The last system's curve alone bears its temperatures: those of the others are the same, from left to right.
     for point, place_x, place_y in zip(points, x, y, strict=True):
         axes.annotate(
-            f"{point.temperature:g}", (place_x, place_y), (5, 6), textcoords="offset points", fontsize=9, color=COLOURS[name]
+            f"{point.temperature:g}", (place_x, place_y), (7, -14), textcoords="offset points", fontsize=10, color=COLOURS[name]
         )
     own = (found.people["distinct-2"].value, found.people["emotion accuracy"].value)
     axes.plot(*own, marker="*", markersize=13, color=INK, linestyle="none", label="people")
@@ -236,10 +245,10 @@ starter corpus. Nobody picked the texts; the judge has seen none of the rows.</p
 $lines
 </tbody></table></div>
 <p class="faint">The same seed and temperature ($at) for all.</p>
-<h2>What was gained</h2>
+<h2>Control, variety, and how the two learnt</h2>
 $svg
 <p class="faint">Left: up is control, right is variety; the numbers are temperatures, the same for the three curves; bars are
-95% intervals. $note</p>
+95% intervals. $note Right: in the first third of its run the VAE may store much in its latent, which costs likelihood.</p>
 <h2>Replies to $contexts test contexts, temperature $at</h2>
 <div class="scroll"><table><thead><tr><th></th>$columns</tr></thead><tbody>
 $figures
@@ -248,7 +257,8 @@ $figures
 Self-BLEU-4: less is more varied. BLEU (0 to 100) is against the person's reply, whose words few other replies share.</p>
 <h2>Next</h2>
 <p><code>emogen reply "I lost my keys." --emotion joy</code> writes with the model that ships, as before the demo.</p>
-<p class="faint">$seconds. The data of the model that ships forbid commercial use, of these two models as well
+<p class="faint">How long it took: $seconds.</p>
+<p class="faint">The data of the model that ships forbid commercial use, of these two models as well
 (CC BY-NC-SA 4.0).</p>
 </body></html>
 """)
@@ -280,7 +290,7 @@ def as_html(found: Findings, svg: str) -> str:
             for name, cells in table.items()
         ),
         chance=f"{found.chance:.2f}",
-        seconds=", ".join(f"{part} {taken:.0f} s" for part, taken in found.seconds.items()).capitalize(),
+        seconds="; ".join(f"{part}: {taken:.0f} s" for part, taken in found.seconds.items()),
     )
 
 

@@ -16,7 +16,7 @@ from emogen.checkpoint import load_classifier
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import fingerprint, write_fingerprints
 from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, blend
-from emogen.errors import CheckpointError
+from emogen.errors import CheckpointError, SettingsError
 from emogen.judges.leak import refuse_leaks
 from emogen.train.config import LmSettings
 from emogen.train.fit import fit_lm
@@ -88,6 +88,13 @@ def test_a_demo_at_chance_fails(workplace, monkeypatch, capsys):
     with pytest.raises(SystemExit, match=r"^demo: VAE: emotion accuracy .* is no better than chance \(0\.14\)"):
         runpy.run_path(str(EXAMPLES / "demo.py"), run_name="__main__")
     assert (workplace / "there" / "demo.html").exists()
+
+
+def test_a_demo_without_matplotlib_says_so_before_it_trains(demo, workplace, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SettingsError, match="matplotlib"):
+        demo.main(demo_of_seconds(), standalone_mode=False)
+    assert not (workplace / "there").exists()
 
 
 def test_a_demo_deletes_nothing_of_others(demo, workplace):
