@@ -141,7 +141,8 @@ def test_the_adapters_recipe_prepares_ships_and_writes(workplace, tiny_base, tmp
     assert 1 < max(counts.values()) <= recipe.MOST_COPIES
     assert judged not in counts
     settings = LmSettings(
-        **TINY | {"steps": 2, "backbone": f"hf:{tiny_base}", "out": str(workplace / "lm"), "context_tokens": 20}
+        **TINY
+        | {"steps": 2, "backbone": f"hf:{tiny_base}", "out": str(workplace / "lm"), "context_tokens": 20, "reply_tokens": 64}
     )
     fit_lm([str(workplace / "adapter.jsonl.gz")], Reading(labels=EKMAN), settings)
     assert invoke(["ship", "--work", str(workplace), "--model", "lm", "--to", "shipped"]).exit_code == 0
