@@ -124,13 +124,15 @@ class _Talk:
         kept: TextIO | None,
         as_json: bool,
     ) -> None:
+        from emogen.dialogue.language import WrittenScripts
         from emogen.dialogue.session import Session
 
         self._engine, self._recognizer, self._opinions = engine, recognizer, opinions
         self._decoding = decoding
         self._session = Session(engine, recognizer, self._served(manner, decoding))
         self._kept, self._as_json = kept, as_json
-        self._told_unread = False
+        self._scripts = WrittenScripts(engine.model.tokenizer)
+        self._notes: set[str] = set()
 
     def take(self, line: str) -> None:
         """Answers a line or does what it commands; what is wrong with it is said, and the conversation goes on."""
@@ -147,10 +149,11 @@ class _Talk:
             _note("cancelled")
 
     def _note_unread(self, line: str) -> None:
-        """Says once that what the user feels is not found in what he writes."""
-        if not self._told_unread and not self._recognizer.reads(line):
-            self._told_unread = True
-            _note(self._recognizer.unread_note(line))
+        """Say once that the model does not write what the user writes, and that what he feels is not found in it."""
+        unread = "" if self._recognizer.reads(line) else self._recognizer.unread_note(line)
+        for note in {self._scripts.describe_mismatch(line), unread} - self._notes - {""}:
+            self._notes.add(note)
+            _note(note)
 
     def _do(self, name: str, value: str) -> None:
         _require_command(name, value)

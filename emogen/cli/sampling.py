@@ -100,6 +100,10 @@ def _require_context(contexts: Sequence[str]) -> None:
 
 
 def _write(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[str | None], asked: _Asked) -> None:
+    from emogen.dialogue.language import WrittenScripts
+
+    if contexts and (mismatch := WrittenScripts(model.tokenizer).describe_mismatch(contexts[-1])):
+        click.echo(f"emogen: {mismatch}", err=True)
     wanted = [model.emotion(text, asked.decoding.strength) for text in emotions]
     if _streams(model, wanted, asked):
         _stream(model, contexts, wanted, asked)
