@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md and evaluate/README.md from the results, between `<!-- NAME -->` and `<!-- end -->`.
+"""Write the tables of the pages below from the result files, between `<!-- NAME -->` and `<!-- end -->`.
 
 python evaluate/tables.py
 """
@@ -17,7 +17,7 @@ from emogen.cli import run
 from emogen.evaluate.report import read_json
 
 RESULTS = Path("evaluate/results")
-PAGES = (Path("docs/benchmarks.md"), Path("evaluate/README.md"))
+PAGES = (Path("docs/benchmarks.md"), Path("docs/performance.md"), Path("evaluate/README.md"))
 DIALOGUE = (
     "emotion_accuracy",
     "emotion_f1",
@@ -46,6 +46,7 @@ LATENT = (
     "max_step",
 )
 SHOWN = {
+    "threads": ("seconds", "runs"),
     "startup": ("seconds_to_first_line", "seconds"),
     "blind": ("fit", "empathy", "fluency"),
     "blind_texts": ("emotion_read", "sense", "fluency"),
@@ -165,7 +166,7 @@ def table(name: str, columns: Sequence[str]) -> str:
 def system_of(row: dict[str, Any]) -> str:
     """The system, with its corpus, case and temperature where the benchmark has several."""
     corpus = f"{row['corpus']}: " if "corpus" in row else ""
-    case = f" ({row['case']})" if "case" in row else ""
+    case = f" ({row['case']})" if "case" in row else f" ({row['setting']}, cores {row['cores']})" if "cores" in row else ""
     return f"{corpus}{row['system']}{case}" + (f" at {row['temperature']:g}" if "temperature" in row else "")
 
 
