@@ -137,9 +137,9 @@ def require_matplotlib() -> None:
 
 def write_page(found: Findings, out: Path) -> Path:
     """Write demo.html, whole by itself, and demo.png into the folder `out`; return the page's path."""
-    import matplotlib as mpl
+    from matplotlib import style
 
-    with mpl.rc_context(STYLE):
+    with style.context(["default", STYLE]):
         figure = draw(found)
         with replacing(out / "demo.png") as beside:
             figure.savefig(beside, format="png", dpi=160)
