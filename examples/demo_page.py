@@ -271,7 +271,7 @@ def as_html(found: Findings, svg: str) -> str:
         ink=INK,
         colours="\n".join(f".{name} {{ color: {colour}; }}" for name, colour in COLOURS.items()),
         message=html.escape(found.message),
-        heads="".join(f'<th class="{name}">{html.escape(NAMES[name])}</th>' for name in SYSTEMS),
+        heads="".join(f'<th class="{name}" style="width: 30%">{html.escape(NAMES[name])}</th>' for name in SYSTEMS),
         lines="\n".join(
             f"<tr><th>{html.escape(line.emotion)}</th>"
             + "".join(f"<td>{html.escape(line.texts[name])}</td>" for name in SYSTEMS)
