@@ -60,7 +60,7 @@ GAN_OPTIONS = (
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="Folder.")
 @click.option("--init", "start", type=click.Path(path_type=Path), help="Model to begin with.  [default: the one that ships]")
 @click.option("--vae-steps", default=210, show_default=True, help="Updates of the VAE.")
-@click.option("--vae-minutes", default=1.5, show_default=True, help="Time limit of the VAE.")
+@click.option("--vae-minutes", default=1.7, show_default=True, help="Time limit of the VAE.")
 @click.option("--gan-steps", default=60, show_default=True, help="Adversarial updates; a third train the discriminator alone.")
 @click.option("--gan-minutes", default=0.9, show_default=True, help="Time limit of the adversarial part.")
 @click.option("--contexts", default=224, show_default=True, help="Test contexts that every model replies to.")

@@ -137,9 +137,9 @@ def require_matplotlib() -> None:
 
 def write_page(found: Findings, out: Path) -> Path:
     """Write demo.html, whole by itself, and demo.png into the folder `out`; return the page's path."""
-    import matplotlib as mpl
+    from matplotlib import style
 
-    with mpl.rc_context(STYLE):
+    with style.context(["default", STYLE]):
         figure = draw(found)
         with replacing(out / "demo.png") as beside:
             figure.savefig(beside, format="png", dpi=160)
@@ -271,7 +271,7 @@ def as_html(found: Findings, svg: str) -> str:
         ink=INK,
         colours="\n".join(f".{name} {{ color: {colour}; }}" for name, colour in COLOURS.items()),
         message=html.escape(found.message),
-        heads="".join(f'<th class="{name}">{html.escape(NAMES[name])}</th>' for name in SYSTEMS),
+        heads="".join(f'<th class="{name}" style="width: 30%">{html.escape(NAMES[name])}</th>' for name in SYSTEMS),
         lines="\n".join(
             f"<tr><th>{html.escape(line.emotion)}</th>"
             + "".join(f"<td>{html.escape(line.texts[name])}</td>" for name in SYSTEMS)
