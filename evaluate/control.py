@@ -204,7 +204,7 @@ def main(
     plan = Plan(
         part=part,
         lm=replace(changed(LM, of_lm), steps=start_steps, threads=TRAINING_THREADS),
-        head=HeadSettings(steps=head_steps, threads=TRAINING_THREADS),
+        head=HeadSettings(steps=head_steps, allow_worse="yes", threads=TRAINING_THREADS),
         guide=readers[0],
         judge=readers[1],
         second=replace(SECOND, backbone=second, threads=TRAINING_THREADS),

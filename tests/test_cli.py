@@ -508,7 +508,12 @@ def test_missing_data_for_a_start_whose_labels_are_known(refusal, tiny_checkpoin
         ("train-lm", ["--config", "none.toml"], "none.toml: cannot be read as TOML"),
         ("train-lm", ["--config", "own.toml"], "own.toml: unknown setting 'widht'; known are backbone, batch_size"),
         ("train-gan", ["--samples", "1"], "--samples 1: allowed is 2 or more"),
-        ("train-gan", ["--init", "tiny", "--discriminator-width", "10"], "discriminator width 10 does not split into 4 heads"),
+        (
+            "train-gan",
+            ["--init", "tiny", "--warmup-steps", "0", "--discriminator-width", "10"],
+            "discriminator width 10 does not split into 4 heads",
+        ),
+        ("train-gan", ["--warmup-steps", "9"], "--steps 2: the first --warmup-steps 9 train the discriminator alone"),
     ],
 )
 def test_settings_that_cannot_be(refusal, folder, rows_file, tiny_checkpoint, command, arguments, message):

@@ -201,7 +201,7 @@ def test_fitting_puts_a_head_into_the_folder(copied, rows_file):
     before = {path.name: path.read_bytes() for path in copied.iterdir() if path.name != "rows.npy"}
     rows = read_fingerprints(copied)
     np.save(copied / "rows.npy", rows[:5])
-    folder, figures = fit_head([str(rows_file)], Reading(), HeadSettings(checkpoint=str(copied), **SMALL))
+    folder, figures = fit_head([str(rows_file)], Reading(), HeadSettings(checkpoint=str(copied), allow_worse="yes", **SMALL))
     assert folder == copied
     assert set(figures) == {"nll", "chance"}
     assert 0 <= figures["chance"] <= math.log(7)
@@ -210,14 +210,22 @@ def test_fitting_puts_a_head_into_the_folder(copied, rows_file):
     assert {name: found[name] for name in before} == before
     assert set(found) - set(before) == {"head.safetensors"}
     assert len(load(copied).head.down.weight) == 3
-    fit_head([str(rows_file)], Reading(), HeadSettings(checkpoint=str(copied), **SMALL))
+    fit_head([str(rows_file)], Reading(), HeadSettings(checkpoint=str(copied), allow_worse="yes", **SMALL))
     assert (copied / "head.safetensors").read_bytes() == found["head.safetensors"]
+
+
+def test_a_head_no_better_than_chance_is_not_put_in(copied, rows_file):
+    """What stands in the folder stays, the list of rows that were seen among it."""
+    before = {path.name: path.read_bytes() for path in copied.iterdir()}
+    with pytest.raises(TrainingError, match=r"no better than chance \(1\.9\d+ nats a token, chance 0\.\d+\)"):
+        fit_head([str(rows_file)], Reading(), HeadSettings(checkpoint=str(copied), **SMALL))
+    assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 
 
 def test_rows_of_others_stay(copied, rows_file):
     """Rows that the model alone has seen are not forgotten."""
     np.save(copied / "rows.npy", np.array([7], dtype=np.uint64))
-    fit_head([str(rows_file)], Reading(), HeadSettings(checkpoint=str(copied), **SMALL))
+    fit_head([str(rows_file)], Reading(), HeadSettings(checkpoint=str(copied), allow_worse="yes", **SMALL))
     assert 7 in read_fingerprints(copied)
     assert len(read_fingerprints(copied)) > 10
 

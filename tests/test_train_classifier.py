@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from itertools import islice
 
 import numpy as np
@@ -243,8 +244,9 @@ def test_temperature_is_chosen_on_the_valid_rows(two_moods, elsewhere):
     assert min(losses) == losses[0]
 
 
-def test_a_run_without_a_better_look_ends(two_moods):
+def test_a_run_without_a_better_look_ends(two_moods, monkeypatch):
     """A rate of next to nothing: the first look is never bettered, and two later ones end the run."""
+    monkeypatch.setattr(sys.modules[fit_classifier.__module__], "FEWEST_TO_STOP", 1)
     settings = ClassifierSettings(
         **TINY, learning_rate=1e-30, steps=50, validate_every=1, patience=2, out="mine", backbone="ngrams"
     )
@@ -252,6 +254,14 @@ def test_a_run_without_a_better_look_ends(two_moods):
     assert facts(folder)["steps"] == 3
     assert facts(folder)["figures"]["best_step"] == 1
     assert facts(folder)["finished"]
+
+
+def test_few_valid_rows_end_no_run_early(two_moods, caplog):
+    settings = ClassifierSettings(
+        **TINY, learning_rate=1e-30, steps=9, validate_every=1, patience=2, out="mine", backbone="ngrams"
+    )
+    assert facts(fit_classifier([str(two_moods)], Reading(), settings))["steps"] == 9
+    assert "valid rows are too few to stop early by (50 are needed)" in caplog.text
 
 
 def test_the_best_look_is_kept(two_moods):

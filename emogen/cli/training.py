@@ -111,9 +111,10 @@ def train_gan(**options: Any) -> None:
     """
     if order := _order("train-gan", GanSettings, **options):
         from emogen.train.fit import fit_gan
+        from emogen.train.outcome import describe_adversarial
 
         warm = _warm(order.preset, order.settings, order.resuming)
-        _train(order, lambda: fit_gan(order.files, order.reading, order.settings, warm, order.resuming))
+        _train(order, lambda: fit_gan(order.files, order.reading, order.settings, warm, order.resuming), describe_adversarial)
 
 
 @click.command("train-classifier")
@@ -126,17 +127,29 @@ def train_classifier(**options: Any) -> None:
     if order := _order("train-classifier", ClassifierSettings, **options):
         from emogen.train.fit_classifier import fit_classifier
 
-        _train(order, lambda: fit_classifier(order.files, order.reading, order.settings, order.resuming))
+        _train(order, lambda: fit_classifier(order.files, order.reading, order.settings, order.resuming), _outcome)
 
 
-def _train(order: _Order[Any], fit: Callable[[], Path]) -> None:
-    """Trains, and prints the checkpoint's folder, of several processes in the first."""
+def _outcome(folder: Path) -> str:
+    """Describe what a classifier that stands in `folder` is worth."""
+    from emogen.checkpoint import read_confusion, read_description
+    from emogen.train.outcome import describe_classifier
+
+    labels = read_description(folder).labels
+    counts = read_confusion(folder, labels)
+    return "" if counts is None else describe_classifier(counts, labels.names)
+
+
+def _train(order: _Order[Any], fit: Callable[[], Path], describe: Callable[[Path], str] | None = None) -> None:
+    """Train; say what came of it, and print the checkpoint's folder: of several processes in the first."""
     from emogen.models.device import choose_device
     from emogen.train.processes import is_first, process_group
 
     with process_group(choose_device(order.settings.device)):
         folder = fit()
         if is_first():
+            if describe and (outcome := describe(folder)):
+                click.echo(f"emogen: {outcome}", err=True)
             click.echo(folder)
 
 

@@ -284,6 +284,7 @@ class HeadSettings(HeadConfig):
     steps: int = setting(1500, "Updates.")
     batch_size: int = setting(64, "Rows an update.")
     rank: int = setting(32, "Of the head's bilinear form.")
+    allow_worse: Literal["yes", "no"] = setting("no", "Keep a head that finds held-out emotions no better than chance.")
     seed: int = setting(0, "Of weights, order and what the generator is told.")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute.")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch.")

@@ -163,6 +163,11 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
 
     It starts from `settings.init`, else from a VAE that is trained with `warm` first, in the folder `warm-start` inside.
     """
+    if settings.steps <= settings.warmup_steps:
+        raise SettingsError(
+            f"--steps {settings.steps}: the first --warmup-steps {settings.warmup_steps} train the discriminator alone, and "
+            "the generator would learn nothing; raise the one or lower the other"
+        )
     with begun("train-gan", settings, resuming) as (folder, device):
         settings = _with_start(settings)
         encoder = load_encoder(settings.discriminator) if settings.discriminator.startswith(PRETRAINED) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,9 @@ from emogen.train.state import TrainState, adamw
 from emogen.words import scripts_of
 
 # Posts in English quote a word of another language now and then.
+_LOG = logging.getLogger(__name__)
+# The standard error of an accuracy on fewer rows may be more than .07: the luckiest look would be kept, not the best.
+FEWEST_TO_STOP = 50
 _SCRIPT_SHARE = 0.01
 
 
@@ -81,6 +85,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
         order = order_of("train-classifier", files, reading, settings)
         settings = _completed(settings, classifier, len(rows["train"]))
         train, valid = (_labelled(rows[split], classifier) for split in ("train", "valid"))
+        settings = _without_early_stop(settings, len(valid))
         weights = label_weights(train.targets, settings.balance, classifier.config.multi_label)
         state = TrainState(
             {"classifier": classifier}, {"classifier": adamw(classifier, settings.weight_decay)}, random_stream(settings)
@@ -182,6 +187,16 @@ def _completed(settings: ClassifierSettings, classifier: Classifier, rows: int) 
         steps=settings.steps or each * (settings.epochs or own.epochs),
         validate_every=settings.validate_every or each,
     )
+
+
+def _without_early_stop(settings: ClassifierSettings, rows: int) -> ClassifierSettings:
+    """The settings without patience where there are too few valid rows to tell better from worse, which is then said."""
+    if not settings.patience or rows >= FEWEST_TO_STOP:
+        return settings
+    _LOG.warning(
+        "emogen: note: %d valid rows are too few to stop early by (%d are needed): all epochs are trained", rows, FEWEST_TO_STOP
+    )
+    return replace(settings, patience=0)
 
 
 def _labelled(rows: Sequence[Exchange], classifier: Classifier) -> Labelled:

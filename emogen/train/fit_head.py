@@ -12,6 +12,7 @@ from emogen.checkpoint import load, save_head
 from emogen.data.batches import batches
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints, write_fingerprints
+from emogen.errors import TrainingError
 from emogen.models.device import choose_device
 from emogen.models.head import head_of
 from emogen.train.config import HeadSettings
@@ -36,7 +37,7 @@ def fit_head(files: Sequence[str], reading: Reading, settings: HeadSettings) -> 
         The folder, and the held-out figures.
 
     Raises:
-        EmogenError: unreadable data, no checkpoint, a loss that is not finite.
+        EmogenError: unreadable data, no checkpoint, a loss that is not finite, a head that is no better than chance.
     """
     keep_freed_memory()
     device = choose_device(settings.device)
@@ -57,6 +58,11 @@ def fit_head(files: Sequence[str], reading: Reading, settings: HeadSettings) -> 
         if step.number == settings.steps:
             break
     figures = held_out_head_nll(generator, head, held_out_batches(data.arrays))
+    if figures["nll"] >= figures["chance"] and settings.allow_worse == "no":
+        raise TrainingError(
+            f"the head is no better than chance ({figures['nll']:.3f} nats a token, chance {figures['chance']:.3f}), and is "
+            f"not put into {start.folder}; give it more rows or --steps, or another --learning-rate, or pass --allow-worse yes"
+        )
     # The rows first: a head whose rows are unknown would pass any leak check.
     write_fingerprints(start.folder, np.union1d(seen, data.arrays["train"].fingerprints))
     save_head(start.folder, head)
