@@ -215,6 +215,26 @@ def preference_loss(
     return -(1 - smoothing) * functional.logsigmoid(margin) - smoothing * functional.logsigmoid(-margin)
 
 
+def unpaired_loss(gain: Tensor, good: Tensor, reference: Tensor, beta: float, weights: tuple[float, float]) -> Tensor:
+    """Compute the loss of a model that should find good replies likelier than before, and bad ones less likely.
+
+    Args:
+        gain: [replies], log probability of each under the model in training less that under the model as it was, in nats.
+        good: [replies], bool.
+        reference: scalar, nats: how far the model has moved in general, its KL to where it was, 0 or more; no gradient.
+        beta: the smaller, the further the model may go from where it was.
+        weights: of good and of bad replies.
+
+    Returns:
+        [replies]: weight * (1 - sigmoid(beta * (gain - reference))) of a good one, of a bad one with the sign turned.
+
+    Source: Ethayarajh et al. 2024 (KTO), equation 8.
+    """
+    sign = good.to(gain.dtype) * 2 - 1
+    weight = torch.where(good, weights[0], weights[1])
+    return weight * (1 - torch.sigmoid(sign * beta * (gain - reference)))
+
+
 def policy_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
     """KL(policy || reference) at each position, in nats; both are log probabilities [..., vocabulary]."""
     return (log_probs.exp() * (log_probs - reference)).sum(-1)

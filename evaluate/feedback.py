@@ -33,6 +33,7 @@ from emogen.checkpoint import Checkpoint, load, shipped
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
+from emogen.data.preferences import Preference
 from emogen.dialogue.feedback import FeedbackStore, Opinion, Verdict
 from emogen.evaluate.diversity import distinct, unique
 from emogen.evaluate.emotion import emotion_accuracy, judged_labels
@@ -210,7 +211,7 @@ def row(system: str, bench: Bench, seed: int, texts: Sequence[str], others: Sequ
     }
 
 
-def held_out(trained: Preferred) -> dict[str, Score]:
+def held_out(trained: Preferred[Preference]) -> dict[str, Score]:
     """Of the opinions' own held-out pairs the share whose better reply the old and the new model find likelier."""
     owners = [pair.context for pair in trained.held_out]
     return {

@@ -128,3 +128,39 @@ def test_export_and_forget(emogen, refusal):
     assert emogen("feedback", "forget", "--reply", "0-bad")[:2] == (0, "1\n")
     assert len(emogen("feedback", "export")[1].splitlines()) == 3
     assert refusal("feedback", "forget")[0] == 2
+
+
+def rate_once(address, contexts=40):
+    """One thumb a message: users like `great`."""
+    with FeedbackStore(address) as store:
+        for number in range(contexts):
+            text, verdict = (("great", "good"), ("awful", "bad"))[number % 2]
+            context, emotion = (f"How was day {number}?",), (JOY, SADNESS)[number // 2 % 2]
+            store.rate(Opinion(f"{number}", context, f"Day {number} was {text}.", emotion, verdict, session=f"s{number % 2}"))
+
+
+def test_thumbs_on_single_messages_are_learnt_from(emogen, tiny_checkpoint):
+    """No message has two opinions: there is no pair. Held-out good replies gain on held-out bad ones."""
+    rate_once("feedback.db")
+    run = ["--checkpoint", tiny_checkpoint, "--texts", "0", *FAST, "--steps", "60"]
+    status, out, err = emogen("train-feedback", *run, "--out", "new")
+    assert status == 0
+    assert "emogen: 0 pairs, 40 single opinions: training on single opinions (KTO)" in err
+    header, before, after = out.splitlines()[:3]
+    assert header.split() == ["texts", "reward_preference"]
+    assert before.split()[:3] == ["before", "0", "0.500"]
+    assert float(after.split()[2]) > 0.9
+    assert "note: 8 opinions of 8 contexts held out, 32 trained on" in out
+    again = emogen("train-feedback", *run, "--out", "again", "--loss", "kto")
+    assert again[1] == out
+    status, _, err = emogen("train-feedback", *run, "--out", "pairs", "--loss", "dpo")
+    assert (status, "0 pairs of a good and a bad reply" in err) == (1, True)
+
+
+def test_opinions_of_one_kind_alone_teach_nothing(emogen, tiny_checkpoint):
+    with FeedbackStore("feedback.db") as store:
+        for number in range(30):
+            store.rate(Opinion(f"{number}", (f"Day {number}?",), "Fine.", JOY, "good", session="s"))
+    status, _, err = emogen("train-feedback", "--checkpoint", tiny_checkpoint, "--texts", "0", *FAST, "--out", "new")
+    assert status == 1
+    assert err.splitlines()[-1].endswith("all opinions are good; some of both are needed")

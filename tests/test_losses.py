@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from emogen.losses import (
@@ -22,6 +24,7 @@ from emogen.losses import (
     prefix_cross_entropy,
     standard_normal,
     token_nll,
+    unpaired_loss,
 )
 
 
@@ -228,3 +231,20 @@ def test_policy_kl_and_entropy_equal_torch():
     torch.testing.assert_close(policy_kl(policy, reference), kl_divergence(ours, theirs))
     torch.testing.assert_close(entropy(policy), ours.entropy())
     assert policy_kl(policy, policy).abs().max() == 0
+
+
+def test_unpaired_loss_by_hand():
+    """KTO's equation 8: beta .1, 12 nats gained, reference 2: 1 - sigmoid(1) of a good reply, 1 - sigmoid(-1) of a bad one."""
+    found = unpaired_loss(torch.tensor([12.0, 12.0]), torch.tensor([True, False]), torch.tensor(2.0), 0.1, (1.0, 2.0))
+    torch.testing.assert_close(found, torch.tensor([0.2689414214, 2 * 0.7310585786]))
+
+
+@given(gain=st.floats(-20, 20), more=st.floats(0.1, 5), reference=st.floats(0, 5))
+def test_unpaired_loss_falls_for_a_good_reply_that_gains_and_rises_for_a_bad_one(gain, more, reference):
+    good = torch.tensor([True, False])
+    before, after = (
+        unpaired_loss(torch.full((2,), value, dtype=torch.float64), good, torch.tensor(reference), 0.1, (1.0, 1.0))
+        for value in (gain, gain + more)
+    )
+    assert after[0] < before[0]
+    assert after[1] > before[1]

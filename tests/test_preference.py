@@ -13,12 +13,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from emogen.checkpoint import load
 from emogen.data.batches import Limits
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import fingerprints, read_fingerprints
-from emogen.data.preferences import Preference
+from emogen.data.preferences import Preference, Rating
 from emogen.emotions import LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, DataError, Interrupted, SettingsError, TrainingError
 from emogen.losses import preference_loss
@@ -36,6 +37,8 @@ from emogen.train.preference import (
     pair_batches,
     pair_log_probabilities,
     pair_rows,
+    rated_rows,
+    separated,
     train_preference,
 )
 from emogen.train.state import TrainState, adamw
@@ -384,3 +387,22 @@ def test_an_adapter_is_trained_and_its_base_is_not(rows_file, tiny_base, tmp_pat
     new = load(found.folder)
     rows = pair_rows(found.held_out, new.tokenizer, new.description.limits)
     assert pair_log_probabilities(new.generator, rows, "float32").numpy() == pytest.approx(found.after, rel=1e-3)
+
+
+def test_the_share_of_separated_replies_is_the_area_under_the_curve():
+    gain, good = torch.tensor([2.0, 0.0, 1.0, 1.0]), torch.tensor([True, True, False, False])
+    assert float(separated(gain, good)) == pytest.approx(roc_auc_score(good.numpy(), gain.numpy()))
+    assert float(separated(torch.tensor([1.0, 1.0]), torch.tensor([True, False]))) == 0.5
+    assert float(separated(torch.tensor([1.0]), torch.tensor([True]))) == 0.5
+
+
+def test_rated_replies_stand_beside_those_of_other_contexts(tiny_checkpoint):
+    model = load(tiny_checkpoint)
+    ratings = [Rating((f"How was day {n}?",), model.emotion("joy"), text, n % 2 == 0) for n, text in enumerate("abc")]
+    rows = rated_rows(ratings, model.tokenizer, model.description.limits)
+    assert rows.good.tolist() == [True, False, True]
+    batch = rows.rows.batch([0, 1, 2])
+    texts = [
+        model.tokenizer.decode(row[int(at) :].tolist()).strip() for row, at in zip(batch.tokens, batch.reply_start, strict=True)
+    ]
+    assert texts == ["a", "b", "c", "b", "c", "a"]

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from emogen.cli.printing import print_text
-from emogen.errors import SettingsError
+from emogen.errors import DataError, SettingsError
 from emogen.options import Command, checked, options_of, resolve
 from emogen.train.config import FeedbackSettings
 
 if TYPE_CHECKING:
     from emogen.checkpoint import Checkpoint
-    from emogen.data.preferences import Preference
+    from emogen.data.preferences import Preference, Rating
     from emogen.evaluate.report import Report
     from emogen.evaluate.resampling import Tally
     from emogen.judges.recognizer import Recognizer
@@ -48,15 +48,13 @@ def train_feedback(address: str, judge: str | None, texts: int, resuming: bool, 
     """Train the model in --checkpoint on what its users called good and bad, into a new checkpoint.
 
     Prints how often the better one of two replies is found likelier, on pairs whose contexts were held out, and how often a
-    judge finds the emotion that was asked for: before and after.
+    judge finds the emotion that was asked for: before and after. Where there are too few pairs of a good and a bad reply to the
+    same message, single opinions are learnt from (--loss kto).
     """
     settings = resolve(FeedbackSettings, given, _saved(given) if resuming else {})
-    from emogen.train.fit_preference import fit_preference
-
     # Before the training: what cannot be judged should not end it.
     reader, notes = _reader(judge, settings) if texts else (None, [])
-    name, pairs = _pairs(address, settings)
-    found = fit_preference(pairs, name, settings, resuming)
+    found = _fitted(address, settings, resuming)
     report = _report(found, reader, notes, texts, settings)
     _print(report, found, as_object)
 
@@ -74,18 +72,32 @@ def _set(settings: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _pairs(address: str, settings: FeedbackSettings) -> tuple[str, list[Preference]]:
-    """Pairs, and what their source may be called."""
+def _fitted(address: str, settings: FeedbackSettings, resuming: bool) -> Preferred[Preference] | Preferred[Rating]:
+    """Train on pairs or on single opinions: as the settings say, else on pairs where there are enough of them."""
+    from emogen.train.fit_preference import fit_preference, fit_unpaired
+
+    name, pairs, ratings = _opinions(address, settings)
+    if settings.loss == "kto" and not ratings:
+        raise DataError(f"{name}: holds no single opinions; kto learns from a store, or take --loss dpo")
+    enough = len(pairs) >= settings.least_pairs or len(ratings) < settings.least_pairs
+    if settings.loss == "dpo" or (settings.loss == "auto" and enough):
+        return fit_preference(pairs, name, settings, resuming)
+    click.echo(f"emogen: {len(pairs)} pairs, {len(ratings)} single opinions: training on single opinions (KTO)", err=True)
+    return fit_unpaired(ratings, name, settings, resuming)
+
+
+def _opinions(address: str, settings: FeedbackSettings) -> tuple[str, list[Preference], list[Rating]]:
+    """What the source may be called, its pairs, and its single opinions, which a file of pairs has not."""
     if address.endswith(_PAIR_FILES):
         from emogen.checkpoint import find_checkpoint, read_description
         from emogen.data.preferences import read_preferences
 
         labels = read_description(find_checkpoint(settings.checkpoint)).labels
-        return Path(address).name, list(read_preferences(address, labels))
+        return Path(address).name, list(read_preferences(address, labels)), []
     from emogen.dialogue.feedback import FeedbackStore
 
     with FeedbackStore(address, create=False) as store:
-        return store.name, store.pairs()
+        return store.name, store.pairs(), store.ratings()
 
 
 def _reader(judge: str | None, settings: FeedbackSettings) -> tuple[Recognizer | None, list[str]]:
@@ -113,7 +125,9 @@ class _Measured:
     after: Tally
 
 
-def _report(found: Preferred, reader: Recognizer | None, notes: list[str], texts: int, settings: FeedbackSettings) -> Report:
+def _report(
+    found: Preferred[Any], reader: Recognizer | None, notes: list[str], texts: int, settings: FeedbackSettings
+) -> Report:
     """Both models' figures on the held-out pairs, and on texts that are judged."""
     from emogen.evaluate.report import Report
     from emogen.evaluate.significance import paired_bootstrap
@@ -132,20 +146,38 @@ def _report(found: Preferred, reader: Recognizer | None, notes: list[str], texts
     )
 
 
-def _counts(found: Preferred) -> list[str]:
+def _counts(found: Preferred[Any]) -> list[str]:
     contexts = len({pair.context for pair in found.held_out})
-    notes = [f"{len(found.held_out)} pairs of {contexts} contexts held out, {found.trained} trained on"]
+    kind = "opinions" if _rates(found) else "pairs"
+    notes = [f"{len(found.held_out)} {kind} of {contexts} contexts held out, {found.trained} trained on"]
     if found.unusable:
-        notes.append(f"{found.unusable} pairs left out: they stand there twice, or their replies are equal or blank")
+        notes.append(f"{found.unusable} {kind} left out: they stand there twice, or their replies are equal or blank")
     if found.left_out:
-        notes.append(f"{found.left_out} pairs left out: a reply too long for the model, or an emotion that it does not know")
+        notes.append(f"{found.left_out} {kind} left out: a reply too long for the model, or an emotion that it does not know")
     return notes
 
 
-def _preferred(found: Preferred) -> list[_Measured]:
-    """Shares of the held-out pairs whose better reply is likelier, or has gained more than the worse one."""
+def _rates(found: Preferred[Any]) -> bool:
+    """Tell whether single opinions were learnt from."""
+    return hasattr(found.held_out[0], "is_good")
+
+
+def _preferred(found: Preferred[Any]) -> list[_Measured]:
+    """Shares of the held-out pairs whose better reply is likelier, or has gained more than the worse one.
+
+    Of single opinions the gains alone can be compared, of every good reply with every bad one.
+    """
     from emogen.evaluate.preference import preference_tally
 
+    if _rates(found):
+        gains = (found.after - found.before)[0]
+        good, bad = ([place for place, one in enumerate(found.held_out) if one.is_good is kind] for kind in (True, False))
+        margins = [float(gains[better] - gains[worse]) for better in good for worse in bad]
+        owners = [found.held_out[better].context for better in good for _ in bad]
+        if not margins:
+            return []
+        nothing = preference_tally([0.0] * len(margins), owners)
+        return [_Measured("reward_preference", nothing, preference_tally(margins, owners))]
     owners = [pair.context for pair in found.held_out]
 
     def tally(better_and_worse: Any) -> Tally:
@@ -158,7 +190,7 @@ def _preferred(found: Preferred) -> list[_Measured]:
     ]
 
 
-def _judged(found: Preferred, reader: Recognizer, texts: int, settings: FeedbackSettings) -> _Measured:
+def _judged(found: Preferred[Any], reader: Recognizer, texts: int, settings: FeedbackSettings) -> _Measured:
     """How often the judge finds the emotion that was asked for in texts of the old and of the new model."""
     from emogen.checkpoint import load
     from emogen.judges.leak import refuse_leaks
@@ -172,7 +204,9 @@ def _judged(found: Preferred, reader: Recognizer, texts: int, settings: Feedback
     return _Measured("emotion_accuracy", before, after)
 
 
-def _accuracy(model: Checkpoint, judge: Recognizer, held_out: Sequence[Preference], texts: int, seed: int, leak: str) -> Tally:
+def _accuracy(
+    model: Checkpoint, judge: Recognizer, held_out: Sequence[Preference | Rating], texts: int, seed: int, leak: str
+) -> Tally:
     """Of `texts` replies of each emotion, to the contexts of held-out pairs in turn."""
     from emogen.evaluate.emotion import emotion_accuracy_tally, judged_labels
 
@@ -184,7 +218,7 @@ def _accuracy(model: Checkpoint, judge: Recognizer, held_out: Sequence[Preferenc
     return replace(tally, signature=f"{tally.signature}|judge:{judge.folder.name}|leak:{leak}")
 
 
-def _print(report: Report, found: Preferred, as_object: bool) -> None:
+def _print(report: Report, found: Preferred[Any], as_object: bool) -> None:
     from emogen.evaluate.report import as_json, as_table
 
     click.echo(f"emogen: the new model stands in {found.folder}", err=True)

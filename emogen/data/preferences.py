@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from emogen.atomic import write_text
 from emogen.data.rows import Problem, Row, read_rows
@@ -31,6 +32,11 @@ class Preference:
     better: str
     worse: str
 
+    @property
+    def replies(self) -> tuple[str, ...]:
+        """Both."""
+        return self.better, self.worse
+
     def over(self, labels: LabelSet) -> Preference | None:
         """The same over other labels; None where one that its emotion has a share of is not among them."""
         if not self.emotion.strength:
@@ -39,6 +45,36 @@ class Preference:
         if any(name not in labels for name in shares):
             return None
         return replace(self, emotion=mixture(shares, labels, self.emotion.strength))
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A reply that somebody called good or bad, whatever other replies there are.
+
+    Attributes:
+        context: earlier utterances, oldest first; may be empty.
+        emotion: that was asked for.
+        reply: that was rated.
+        is_good: what it was called.
+    """
+
+    context: tuple[str, ...]
+    emotion: Emotion
+    reply: str
+    is_good: bool
+
+    @property
+    def replies(self) -> tuple[str, ...]:
+        """The one that was rated."""
+        return (self.reply,)
+
+    def over(self, labels: LabelSet) -> Rating | None:
+        """The same over other labels; None where one that its emotion has a share of is not among them."""
+        found = Preference(self.context, self.emotion, "", "").over(labels)
+        return replace(self, emotion=found.emotion) if found else None
+
+
+Opined = TypeVar("Opined", Preference, Rating)
 
 
 def shares_of(emotion: Emotion) -> dict[str, float]:
@@ -51,11 +87,16 @@ def usable_pairs(pairs: Iterable[Preference]) -> list[Preference]:
     return list(dict.fromkeys(pair for pair in pairs if "" != _plain(pair.better) != _plain(pair.worse) != ""))
 
 
+def usable_ratings(ratings: Iterable[Rating]) -> list[Rating]:
+    """Return the ratings from which something can be learnt, each once: of replies that are not blank."""
+    return list(dict.fromkeys(rating for rating in ratings if _plain(rating.reply)))
+
+
 def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def split_by_context(pairs: Sequence[Preference], share: float) -> tuple[list[Preference], list[Preference]]:
+def split_by_context(pairs: Sequence[Opined], share: float) -> tuple[list[Opined], list[Opined]]:
     """Pairs to train on and pairs held out; all pairs of a context are on one side, whatever else there is.
 
     Args:
@@ -71,13 +112,15 @@ def _hash(context: Sequence[str]) -> bytes:
     return hashlib.sha256(json.dumps(list(context)).encode()).digest()
 
 
-def as_json(pair: Preference) -> str:
-    """The pair as one line of JSON that `read_preferences` reads back."""
+def as_json(pair: Preference | Rating) -> str:
+    """Write a pair as one line of JSON that `read_preferences` reads back; of a rating `reply` and `good` stand there."""
     shares = shares_of(pair.emotion)
     asked = pair.emotion.name if len(shares) == 1 else shares
     record: dict[str, object] = {"context": list(pair.context), "emotion": asked if pair.emotion.strength else None}
     if 0 < pair.emotion.strength < 1:
         record["strength"] = pair.emotion.strength
+    if isinstance(pair, Rating):
+        return json.dumps({**record, "reply": pair.reply, "good": pair.is_good}, ensure_ascii=False)
     return json.dumps({**record, "better": pair.better, "worse": pair.worse}, ensure_ascii=False)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TextIO, get_args
 
-from emogen.data.preferences import Preference, usable_pairs
+from emogen.data.preferences import Preference, Rating, usable_pairs, usable_ratings
 from emogen.emotions import Emotion, LabelSet
 from emogen.errors import DataError, EmogenError, SettingsError
 
@@ -141,6 +141,11 @@ class FeedbackStore:
             EmogenError: as `opinions`.
         """
         return preferences(self.opinions())
+
+    def ratings(self) -> list[Rating]:
+        """Return every opinion as a rating of its own, as far as they are `usable_ratings`; errors as for `opinions`."""
+        rated = (Rating(each.context, each.emotion, each.text, each.verdict == "good") for each in self.opinions())
+        return usable_ratings(rated)
 
     def forget(self, *, reply: str = "", session: str = "") -> int:
         """Deletes the opinion on a reply, or all of a session, for good; gives how many there were.

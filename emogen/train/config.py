@@ -318,7 +318,7 @@ class CalibrationSettings:
 
 @dataclass(frozen=True)
 class PreferenceConfig:
-    """Training on pairs of a better and a worse reply (direct preference optimization)."""
+    """Training on opinions: pairs of a better and a worse reply (DPO), or single replies that are good or bad (KTO)."""
 
     learning_rate: float = setting(1.5e-4, "Learning rate at its peak.")
     beta: float = setting(0.1, "The smaller, the further the model may go from where it was.")
@@ -345,7 +345,8 @@ class FeedbackSettings(PreferenceConfig, RunConfig):
     validate_every: int = setting(0, "Updates between looks at the held-out pairs; 0 for once an epoch.")
     held_out: float = setting(0.2, "Share of the contexts whose pairs are held out.")
     untold: float = setting(0.1, "Share of the pairs that are also trained under no emotion, for the sake of guidance.")
-    least_pairs: int = setting(20, "With fewer pairs nothing is trained.")
+    least_pairs: int = setting(20, "With fewer pairs, or single opinions, nothing is trained.")
+    loss: Literal["auto", "dpo", "kto"] = setting("auto", "dpo takes pairs, kto single opinions, auto pairs if there are some.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

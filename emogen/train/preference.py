@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from emogen.data.batches import Batch, Limits, batch_rows
-from emogen.data.preferences import Preference
-from emogen.losses import preference_loss
+from emogen.data.preferences import Opined, Preference, Rating
+from emogen.losses import preference_loss, unpaired_loss
 from emogen.models.generator import Generator
 from emogen.models.likelihood import reply_nll
 from emogen.text import EOS, PAD, Tokenizer
@@ -64,13 +65,50 @@ class PairBatch:
     before: Tensor
 
 
-def fitting(pairs: Sequence[Preference], tokenizer: Tokenizer, limits: Limits) -> list[Preference]:
-    """The pairs neither of whose replies is longer than the model's rows."""
-    return [
-        pair
-        for pair in pairs
-        if all(len(tokenizer.encode(reply)) <= limits.reply_tokens for reply in (pair.better, pair.worse))
+@dataclass(frozen=True)
+class RatedRows:
+    """Rated replies in tokens, each beside another context's reply.
+
+    Attributes:
+        rows: `better` are the replies to their own contexts, `worse` each context with the reply of the next: such mismatched
+            pairs say how far the model has moved in general.
+        good: [replies], bool.
+    """
+
+    rows: PairRows
+    good: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class RatedBatch:
+    """What an update learns from: as `PairBatch`, with `good` [replies], bool."""
+
+    pairs: PairBatch
+    good: Tensor
+
+
+def rated_rows(ratings: Sequence[Rating], tokenizer: Tokenizer, limits: Limits) -> RatedRows:
+    """Encode ratings; arguments as for `pair_rows`."""
+    others = [*ratings[1:], *ratings[:1]]
+    pairs = [
+        Preference(rating.context, rating.emotion, rating.reply, other.reply)
+        for rating, other in zip(ratings, others, strict=True)
     ]
+    return RatedRows(pair_rows(pairs, tokenizer, limits), torch.tensor([rating.is_good for rating in ratings]))
+
+
+def rated_batches(rows: RatedRows, before: Tensor, size: int, seed: int, start: int = 0) -> Iterator[RatedBatch]:
+    """Yield batches without end; arguments as for `pair_batches`."""
+    for places in _places(rows.rows, size, seed, start):
+        yield RatedBatch(PairBatch(rows.rows.batch(places.tolist()), before[:, places]), rows.good[places])
+
+
+def fitting(pairs: Sequence[Opined], tokenizer: Tokenizer, limits: Limits) -> list[Opined]:
+    """The pairs, or ratings, none of whose replies is longer than the model's rows."""
+    return [pair for pair in pairs if all(len(tokenizer.encode(reply)) <= limits.reply_tokens for reply in pair.replies)]
 
 
 def pair_rows(pairs: Sequence[Preference], tokenizer: Tokenizer, limits: Limits) -> PairRows:
@@ -100,9 +138,13 @@ def pair_batches(rows: PairRows, before: Tensor, size: int, seed: int, start: in
         seed: of the order.
         start: number of batches to pass over.
     """
-    lengths = np.array([max(map(len, pair)) for pair in zip(rows.better, rows.worse, strict=True)])
-    for places in batch_rows(lengths, size, seed, start):
+    for places in _places(rows, size, seed, start):
         yield PairBatch(rows.batch(places.tolist()), before[:, places])
+
+
+def _places(rows: PairRows, size: int, seed: int, start: int) -> Iterator[NDArray[np.int64]]:
+    lengths = np.array([max(map(len, pair)) for pair in zip(rows.better, rows.worse, strict=True)])
+    return batch_rows(lengths, size, seed, start)
 
 
 def train_preference(
@@ -133,6 +175,65 @@ def train_preference(
         state.step += 1
         figures = {"loss": pairs.mean(), "nll": nll, "margin": margins.mean(), "preferred": (margins > 0).float().mean()}
         yield Step(state.step, {name: float(value.detach()) for name, value in figures.items()})
+
+
+def train_unpaired(
+    generator: Generator, batches: Iterable[RatedBatch], config: PreferenceConfig, state: TrainState
+) -> Iterator[Step]:
+    """Update `generator` in place on rated replies, as `train_preference` does on pairs.
+
+    Good and bad replies of a batch weigh alike in sum, however many there are of each. The reference point is the batch's mean
+    gain of mismatched replies, 0 at least: an estimate of the KL to the model as it was.
+
+    Yields after each update; stop by not asking for the next one.
+
+    Raises:
+        TrainingError: the loss is not finite; the generator keeps its last weights.
+
+    Source: Ethayarajh et al. 2024 (KTO); the likelihood of good replies beside it as in `train_preference`.
+    """
+    device = generator.bias.device
+    generator.eval()
+    for batch in batches:
+        rows, before, good = batch.pairs.rows.to(device), batch.pairs.before.to(device), batch.good.to(device)
+        now, tokens = _log_probabilities(generator, rows, config.precision)
+        gain, others = (now - before)[0], (now - before)[1]
+        reference = others.detach().mean().clamp(min=0.0)
+        loss = unpaired_loss(gain, good, reference, config.beta, _even_weights(good)).mean()
+        nll = (-now[0] / tokens[0] * good).sum() / good.sum().clamp(min=1)
+        update(
+            loss + config.likelihood_weight * nll, state.optimizers["generator"], _rate_now(config.learning_rate, state), state
+        )
+        state.step += 1
+        figures = {"loss": loss, "nll": nll, "reference": reference, "separated": separated(gain.detach(), good)}
+        yield Step(state.step, {name: float(value.detach()) for name, value in figures.items()})
+
+
+def _even_weights(good: Tensor) -> tuple[float, float]:
+    count = int(good.sum())
+    return len(good) / (2 * max(count, 1)), len(good) / (2 * max(len(good) - count, 1))
+
+
+def separated(gain: Tensor, good: Tensor) -> Tensor:
+    """Compute the share of all pairs of a good and a bad reply whose good one has gained more; ties count half.
+
+    Args:
+        gain: [replies], nats.
+        good: [replies], bool.
+
+    Returns:
+        A scalar, the area under the ROC curve; one half where there are none of either.
+    """
+    margins = gain[good][:, None] - gain[~good]
+    return ((margins > 0).float() + 0.5 * (margins == 0)).mean() if margins.numel() else torch.tensor(0.5)
+
+
+def held_out_unpaired(generator: Generator, rows: RatedRows, before: Tensor, config: PreferenceConfig) -> dict[str, float]:
+    """Compute `loss` and `separated` of held-out ratings; `before` is [2, replies] as of `pair_log_probabilities`."""
+    now = pair_log_probabilities(generator, rows.rows, config.precision)
+    gain, others = now - before
+    loss = unpaired_loss(gain, rows.good, others.mean().clamp(min=0.0), config.beta, _even_weights(rows.good)).mean()
+    return {"loss": float(loss), "separated": float(separated(gain, rows.good))}
 
 
 def _rate_now(rate: float, state: TrainState) -> float:
