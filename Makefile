@@ -4,7 +4,7 @@ BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 # What computes: run again as on a processor with AVX2 and no instructions for bfloat16, which most laptops have.
 NUMERIC = $(addprefix tests/test_,device.py generator.py mle.py vae.py gan.py gumbel.py rollout.py transformer.py discriminator.py \
-	classifier.py sampling.py texts.py running.py benchmark_speed.py pretrained_backbone.py)
+	classifier.py sampling.py texts.py running.py benchmark_speed.py backbone_benchmark.py pretrained_backbone.py)
 PLAIN = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 # Two workers with a thread each: what most tests do is too small for more.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal

@@ -135,11 +135,11 @@ RARE = {
 COMMANDS = {
     "train-lm": ("--preset", "tiny"),
     "train-vae": ("--preset", "tiny"),
-    "train-gan": ("--preset", "tiny"),
-    "train-gan --init": ("--preset", "tiny", "--init", "lm"),
+    "train-gan": ("--preset", "tiny", "--warmup-steps", "1"),
+    "train-gan --init": ("--preset", "tiny", "--warmup-steps", "1", "--init", "lm"),
     "train-lm --init": ("--preset", "tiny", "--init", "lm"),
     "train-classifier": ("--backbone", "ngrams"),
-    "train-head": ("--checkpoint", "lm"),
+    "train-head": ("--checkpoint", "lm", "--allow-worse", "yes"),
 }
 
 

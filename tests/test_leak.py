@@ -142,7 +142,7 @@ def test_adversarial_training_notes_what_its_start_saw_too(corpus, tmp_path):
     """Started from a model of other rows, and from a VAE of its own."""
     (first, before), (second, after) = corpus("day"), corpus("night")
     start = fit_lm([first], Reading(), LmSettings(**TINY, **MODEL, reply_tokens=20, out=str(tmp_path / "start")))
-    sizes = {"warmup_steps": 1, "samples": 2, "rollouts": 1, "max_tokens": 5, "discriminator_width": 16}
+    sizes = {"warmup_steps": 0, "samples": 2, "rollouts": 1, "max_tokens": 5, "discriminator_width": 16}
     settings = GanSettings(**TINY, **sizes, discriminator_layers=1, init=str(start), out=str(tmp_path / "gan"))
     warm = VaeSettings(**TINY, **MODEL, reply_tokens=20, latent=2, encoder_layers=1)
     found = read_fingerprints(fit_gan([second], Reading(), settings, warm))
