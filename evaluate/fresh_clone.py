@@ -45,7 +45,7 @@ def main(out: Path, targets: tuple[str, ...], rounds: int, plain: bool) -> None:
                 system = f"make {target}" + (" again" if number else "") + (" (AVX2 alone)" if plain else "")
                 rows.append({"system": system, "seed": 0, **timed(target, clone, environment)})
                 click.echo(rows[-1], err=True)
-    write_result(out, "python evaluate/fresh_clone.py" + " --plain" * plain, [Path("constraints.txt")], rows)
+    write_result(out, "python evaluate/fresh_clone.py" + f" --plain --rounds {rounds}" * plain, [Path("constraints.txt")], rows)
     if failed := [row["system"] for row in rows if row["exit"]]:
         raise EmogenError(f"{', '.join(map(str, failed))} failed: what was printed last stands above")
 
