@@ -75,7 +75,8 @@ def score(context: click.Context, folder: Path, ratings: tuple[Path, ...], out: 
     found = [rating for reader, path in enumerate(ratings) for rating in read_ratings(path, reader, key)]
     systems = sorted({origin["system"] for origin in key.values()})
     rows = [{"system": system, "seed": 0, **scores_of(found, system)} for system in systems]
-    write_result(out, command_of("blind", context), [folder / SHEET, *ratings], rows, {"ratings": found})
+    command = command_of("blind", context).replace("blind.py", "blind.py score", 1)
+    write_result(out, command, [folder / SHEET, *ratings], rows, {"ratings": found})
     for row in rows:
         click.echo(json.dumps({name: getattr(value, "value", value) for name, value in row.items()}))
 
