@@ -650,7 +650,7 @@ def read_head(folder: str | Path, generator: Generator) -> EmotionHead | None:
     path = folder / HEAD_FILE
     if not path.exists():
         return None
-    with _reading(path, "remove it or run `emogen train-head` again"):
+    with _reading(path, "remove it, then run `emogen train-head` again"):
         tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(path.read_bytes()).items()}
         if tensors.get("down.weight", torch.zeros(())).dim() != 2:
             raise _OtherTensorsError("it holds no matrix down.weight, which every head has")

@@ -38,6 +38,29 @@ def options_of(settings: type) -> Callable[[Command], Command]:
     return decorate
 
 
+def settings_options(settings: type) -> Callable[[Command], Command]:
+    """Add the options of a settings class, `--config` (as `config_file`) and `--show-config`."""
+
+    def decorate(command: Command) -> Command:
+        for option in (
+            options_of(settings),
+            click.option("--show-config", is_flag=True, help="Print the settings as TOML and stop."),
+            click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with settings."),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def settings_from(
+    command: str, settings: type[T], config_file: Path | None, given: Mapping[str, object], *defaults: Mapping[str, object]
+) -> T:
+    """Settings of a command: `defaults` in their order, then the file of `--config`, then what was given."""
+    own = read_settings(config_file, settings, command) if config_file else {}
+    return resolve(settings, given, *defaults, own)
+
+
 def resolve(settings: type[T], given: Mapping[str, object], *files: Mapping[str, object]) -> T:
     """Settings from defaults, then `files` in their order, then what was given (None counts as not given).
 

@@ -2,6 +2,7 @@
 
     emogen data fetch empatheticdialogues
     python evaluate/feedback.py
+    python evaluate/feedback.py --loss kto --contexts 1180 --out evaluate/results/feedback_single.json
 
 For each seed the model replies twice to --contexts contexts of the corpus' train split, each with an emotion asked for, the
 labels in turn. The user of `likes` calls the better of the two good and the other one bad, and says nothing where both please
@@ -14,6 +15,9 @@ row and no architecture with the model. `asks_back`, `unique`, `distinct2` and `
 `held_out_before` and `held_out_after` are the shares of the opinions' own held-out pairs whose better reply the old and the new
 model find likelier.
 
+With `--loss kto` the user sees one reply to each context and calls it good or bad, as most users do; training is on single
+opinions.
+
 `--split valid` is for choosing settings. At the end stands what must hold, over the seeds.
 """
 
@@ -24,6 +28,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import click
 import numpy as np
@@ -44,7 +49,7 @@ from emogen.evaluate.significance import over_seeds
 from emogen.judges.leak import refuse_leaks
 from emogen.judges.recognizer import Recognizer, load_recognizer
 from emogen.train.config import FeedbackSettings
-from emogen.train.fit_preference import Preferred, fit_preference
+from emogen.train.fit_preference import Preferred, fit_preference, fit_unpaired
 from emogen.train.memory import keep_freed_memory
 
 RESULT = Path("evaluate/results/feedback.json")
@@ -103,6 +108,7 @@ class Bench:
 @click.option("--learning-rate", default=FeedbackSettings.learning_rate, show_default=True, help="As of train-feedback.")
 @click.option("--epochs", default=FeedbackSettings.epochs, show_default=True, help="As of train-feedback.")
 @click.option("--beta", default=FeedbackSettings.beta, show_default=True, help="As of train-feedback.")
+@click.option("--loss", type=click.Choice(["dpo", "kto"]), default="dpo", show_default=True, help="Pairs, or single opinions.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 @click.pass_context
 def main(
@@ -117,6 +123,7 @@ def main(
     learning_rate: float,
     epochs: int,
     beta: float,
+    loss: Literal["dpo", "kto"],
     out: Path,
 ) -> None:
     """Let a simulated user rate replies, train on the opinions, and measure on other contexts."""
@@ -126,7 +133,7 @@ def main(
     leak = refuse_leaks(judged_by, [start])
     old = load(start)
     settings = FeedbackSettings(
-        checkpoint=str(start), learning_rate=learning_rate, epochs=epochs, beta=beta, device="cpu", threads=1
+        checkpoint=str(start), learning_rate=learning_rate, epochs=epochs, beta=beta, loss=loss, device="cpu", threads=1
     )
     bench = Bench(
         old=old,
@@ -144,7 +151,7 @@ def main(
 
 def told(settings: FeedbackSettings) -> dict[str, object]:
     """The settings that decide what is learnt."""
-    names = ("learning_rate", "epochs", "batch_size", "beta", "likelihood_weight", "smoothing", "held_out", "untold")
+    names = ("loss", "learning_rate", "epochs", "batch_size", "beta", "likelihood_weight", "smoothing", "held_out", "untold")
     return {name: getattr(settings, name) for name in names}
 
 
@@ -161,17 +168,37 @@ def rows_of(bench: Bench, seed: int) -> list[dict[str, object]]:
     """Of one seed the old model and the new one."""
     with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
         with FeedbackStore(Path(folder) / "feedback.db") as store:
-            rate(bench, store, seed)
-            opinions, pairs = len(store.opinions()), store.pairs()
-        trained = fit_preference(pairs, "feedback.db", replace(bench.settings, out=f"{folder}/new", seed=seed))
-        new = load(trained.folder)
-        click.echo(f"seed {seed}: {opinions} opinions, {len(pairs)} pairs, {trained.trained} trained on", err=True)
+            own = replace(bench.settings, out=f"{folder}/new", seed=seed)
+            if own.loss == "kto":
+                rate_single(bench, store, seed)
+                facts = trained_on_single(store, own)
+            else:
+                rate(bench, store, seed)
+                facts = trained_on_pairs(store, own)
+        new = load(f"{folder}/new")
+        click.echo(f"seed {seed}: {facts}", err=True)
         old_texts, again, new_texts = (
             replies(model, bench.fresh, own)
             for model, own in ((bench.old, fresh(seed)), (bench.old, fresh(seed) + 1), (new, fresh(seed)))
         )
-    facts = {"opinions": opinions, "pairs": len(pairs), **held_out(trained)}
-    return [row("old", bench, seed, old_texts, again), row("new", bench, seed, new_texts, old_texts) | facts]
+    return [
+        row("old", bench, seed, old_texts, again),
+        row("new", bench, seed, new_texts, old_texts) | facts,
+    ]
+
+
+def trained_on_pairs(store: FeedbackStore, settings: FeedbackSettings) -> dict[str, object]:
+    """Train on the pairs in a store; gives what a row says of them."""
+    pairs = store.pairs()
+    trained = fit_preference(pairs, "feedback.db", settings)
+    return {"opinions": len(store.opinions()), "pairs": len(pairs), **held_out(trained)}
+
+
+def trained_on_single(store: FeedbackStore, settings: FeedbackSettings) -> dict[str, object]:
+    """Train on the single opinions in a store; gives what a row says of them."""
+    ratings = store.ratings()
+    fit_unpaired(ratings, "feedback.db", settings)
+    return {"opinions": len(ratings), "good": sum(rating.is_good for rating in ratings)}
 
 
 def rate(bench: Bench, store: FeedbackStore, seed: int) -> None:
@@ -183,6 +210,14 @@ def rate(bench: Bench, store: FeedbackStore, seed: int) -> None:
                 context, emotion = bench.told.contexts[place], bench.old.emotion(bench.told.emotions[place])
                 given: Verdict = "good" if is_good else "bad"
                 store.rate(Opinion(f"{place}-{number}", context, text, emotion, given, str(bench.old.folder.name)))
+
+
+def rate_single(bench: Bench, store: FeedbackStore, seed: int) -> None:
+    """The simulated user's opinion on one reply to each context."""
+    for place, text in enumerate(replies(bench.old, bench.told, 2 * seed)):
+        context, emotion = bench.told.contexts[place], bench.old.emotion(bench.told.emotions[place])
+        given: Verdict = "good" if likes(text) else "bad"
+        store.rate(Opinion(str(place), context, text, emotion, given, str(bench.old.folder.name)))
 
 
 def fresh(seed: int) -> int:

@@ -64,15 +64,25 @@ GAN_OPTIONS = (
 @click.option("--gan-steps", default=60, show_default=True, help="Adversarial updates; a third train the discriminator alone.")
 @click.option("--gan-minutes", default=0.9, show_default=True, help="Time limit of the adversarial part.")
 @click.option("--contexts", default=224, show_default=True, help="Test contexts that every model replies to.")
+@click.option(
+    "--split", type=click.Choice(["test", "valid"]), default="test", help="Of the contexts: valid to choose settings."
+)
 def main(
-    out: Path, start: Path | None, vae_steps: int, vae_minutes: float, gan_steps: int, gan_minutes: float, contexts: int
+    out: Path,
+    start: Path | None,
+    vae_steps: int,
+    vae_minutes: float,
+    gan_steps: int,
+    gan_minutes: float,
+    contexts: int,
+    split: str,
 ) -> None:
     """Train, write and measure; the page, the picture and the models land in --out."""
     require_matplotlib()
     begin_folder(out)
     seconds: dict[str, float] = {}
     start, vae, gan = start or shipped("default"), out / "vae", out / "gan"
-    held_out = english_test_rows()[:contexts]
+    held_out = english_rows(split)[:contexts]
     with timed("training the VAE", seconds):
         run_command("train-vae", out / CORPUS, "--init", start, "--out", vae, *limits(vae_steps, vae_minutes), *VAE_OPTIONS)
     with timed("adversarial training", seconds):
@@ -121,14 +131,10 @@ def begin_folder(out: Path) -> None:
     click.echo("Two short trainings, then texts and measures: about four minutes on two cores.")
 
 
-def english_rows() -> list[Exchange]:
-    """Read the starter corpus without its Chinese rows, which the default model and the judge cannot read."""
-    return [row for row in read_exchanges(locate("starter")) if language_of([*row.context, row.reply]) == "en"]
-
-
-def english_test_rows() -> list[Exchange]:
-    """Read the English rows of the starter corpus that no model is trained on."""
-    return [row for row in english_rows() if row.split == "test"]
+def english_rows(*splits: str) -> list[Exchange]:
+    """Read the starter corpus, or its splits, without the Chinese rows, which the default model and the judge cannot read."""
+    rows = [row for row in read_exchanges(locate("starter")) if language_of([*row.context, row.reply]) == "en"]
+    return [row for row in rows if row.split in splits or not splits]
 
 
 def limits(steps: int, minutes: float) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-from demo import english_test_rows
+from demo import english_rows
 
 import emogen
 from emogen.checkpoint import shipped
@@ -36,7 +36,7 @@ def main(model: str | None, texts: Path | None, rows: int) -> None:
     """Compare another model's replies with those of the model that ships."""
     if (model is None) == (texts is None):
         raise click.UsageError("name a --model or a file of --texts, one of them")
-    held_out = english_test_rows()[:rows]
+    held_out = english_rows("test")[:rows]
     ours = emogen.load(shipped("default"))
     written = ours.replies([row.context for row in held_out], [row.emotion for row in held_out], seed=1)
     theirs = texts.read_text(encoding="utf-8").splitlines() if texts else answers(chat_model(model or ""), held_out)

@@ -16,7 +16,17 @@ from emogen.decoding.control import Control
 from emogen.decoding.sampling import Sampling
 from emogen.emotions import EKMAN, Emotion, LabelSet, mixture, no_emotion
 from emogen.errors import CheckpointError, SettingsError
-from emogen.train.calibration import STEPS, calibrated, fitted_shares, fitted_strengths, monotone, straightened
+from emogen.train.calibration import (
+    STEPS,
+    Gain,
+    calibrated,
+    fitted_shares,
+    fitted_strengths,
+    keep_what_helps,
+    measure_gain,
+    monotone,
+    straightened,
+)
 from emogen.train.config import CalibrationSettings
 
 LABELS = LabelSet(("joy", "fear", "anger"))
@@ -160,6 +170,41 @@ def test_one_label_has_no_shares():
     assert fitted_shares(lambda told: 1 / 0, LabelSet(("joy",))) == (1.0, (0.0,))
 
 
+def moved(emotion):
+    """What a judge sees of a model that exaggerates: strength to the root, log odds of shares doubled."""
+    raw = np.array(emotion.weights) ** 2
+    return raw / raw.sum() * emotion.strength**0.5
+
+
+def some_calibration(strengths, sharpness):
+    return Calibration(LABELS, Control(), (strengths,) * 3, sharpness, (0.0,) * 3, "")
+
+
+def test_the_gain_of_a_calibration_that_is_right():
+    """Squares undo the root, half the log odds their doubling: no error is left.
+
+    Before, the root of 0, 1/4 ... 1 lies above them by 1/4, .2071 and .1160, and 9/10 above 3/4 by .15, as 1/10 below 1/4.
+    """
+    squares = tuple((np.linspace(0, 1, 101) ** 2).tolist())
+    found = measure_gain(lambda told: np.array([moved(one) for one in told]), some_calibration(squares, 0.5))
+    assert found.strengths[0] == pytest.approx((0.25 + math.sqrt(0.5) - 0.5 + math.sqrt(0.75) - 0.75) / 5)
+    assert found.strengths[1] == pytest.approx(0, abs=1e-9)
+    assert found.shares == (pytest.approx(0.1), pytest.approx(0, abs=1e-9))
+
+
+def test_what_helps_is_kept():
+    found = some_calibration((0.0, 0.2, 0.9), 2.0)
+    assert keep_what_helps(found, Gain((0.2, 0.1), (0.2, 0.1))) == found
+    assert keep_what_helps(found, Gain((0.2, 0.2), (0.2, 0.2))) is None
+    shares = keep_what_helps(found, Gain((0.1, 0.2), (0.2, 0.1)))
+    assert shares.sharpness == 2.0
+    asked = Emotion(LABELS, (1.0, 0.0, 0.0), 0.37)
+    assert shares.told(asked).strength == pytest.approx(0.37)
+    strengths = keep_what_helps(found, Gain((0.2, 0.1), (0.1, 0.2)))
+    assert strengths.strengths == found.strengths
+    assert strengths.told(Emotion(LABELS, (0.3, 0.7, 0.0), 1.0)).weights == pytest.approx((0.3, 0.7, 0.0))
+
+
 def test_a_judge_that_sees_no_mixture_gives_a_calibration_all_the_same():
     """All or nothing at the half, constant, or the wrong way round: finite numbers, sharpness above 0."""
     for law in (lambda share: float(share > 0.5), lambda share: 0.5, lambda share: 1 - share):
@@ -280,7 +325,7 @@ def test_a_file_that_cannot_be_read(tmp_path, content):
     with pytest.raises(CheckpointError) as caught:
         read_calibration(tmp_path, LABELS)
     assert str(caught.value).startswith(f"{tmp_path / 'calibration.json'}: no readable calibration (")
-    assert str(caught.value).endswith("); remove it or run `emogen calibrate` again")
+    assert str(caught.value).endswith("); remove it, then run `emogen calibrate` again")
     assert "\n" not in str(caught.value)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -15,6 +16,7 @@ from emogen.decoding.postprocessing import parse_postprocessing
 from emogen.emotions import EKMAN, LabelSet
 from emogen.judges.recognizer import load_recognizer
 from emogen.models.classifier import Classifier, ClassifierConfig
+from emogen.train.calibration import Gain
 
 HEAD = ["--steps", "3", "--batch-size", "8", "--rank", "2", "--device", "cpu", "--precision", "float32"]
 
@@ -106,10 +108,14 @@ def test_what_no_head_can_be_trained_on(refusal, guide, model, folder):
 def test_a_model_is_calibrated(emogen, model, guide):
     """The file is beside the weights, says how it was measured, and is heeded under its control alone."""
     arguments = ["calibrate", "--checkpoint", model, "--guide", guide, "--texts", "1", "--control", "guidance:1.5"]
+    arguments += ["--allow-worse", "yes"]
     plain = sampled(emogen, model, "--control", "none", "--strength", "0.5")
     steered = sampled(emogen, model, "--control", "guidance:1.5", "--strength", "0.5")
     status, out, err = emogen(*arguments, "--device", "cpu")
-    assert (status, out, err) == (0, f"{model}\n", "")
+    assert (status, out) == (0, f"{model}\n")
+    assert re.fullmatch(
+        r"emogen: mean error on new texts: strengths 0\.\d{3} -> 0\.\d{3}.*, mixtures 0\.\d{3} -> 0\.\d{3}.*\n", err
+    )
     content = json.loads((model / "calibration.json").read_text())
     assert content["labels"] == list(EKMAN.names)
     assert content["control"] == "guidance:1.5"
@@ -126,9 +132,42 @@ def test_a_model_is_calibrated(emogen, model, guide):
 
 
 def test_the_control_of_the_model_itself_is_measured_by_default(emogen, model, guide):
-    assert emogen("calibrate", "--checkpoint", model, "--guide", guide, "--texts", "1", "--device", "cpu")[0] == 0
+    arguments = ["--guide", guide, "--texts", "1", "--allow-worse", "yes", "--device", "cpu"]
+    assert emogen("calibrate", "--checkpoint", model, *arguments)[0] == 0
     found = load(model)
     assert found.calibration.control == found.default_sampling.control
+
+
+def test_a_calibration_that_helps_nowhere_is_not_kept(emogen, model, guide, monkeypatch):
+    """It ends in one line, and a calibration that stood there stays."""
+    given = ["calibrate", "--checkpoint", model, "--guide", guide, "--texts", "1", "--device", "cpu"]
+    emogen(*given, "--allow-worse", "yes")
+    before = (model / "calibration.json").read_text()
+    monkeypatch.setattr("emogen.train.calibration.measure_gain", lambda judged, found: Gain((0.1, 0.1), (0.2, 0.3)))
+    status, out, err = emogen(*given, "--seed", "1")
+    assert (status, out) == (1, "")
+    told, refused = err.splitlines()
+    assert told == ("emogen: mean error on new texts: strengths 0.100 -> 0.100 (no truer), mixtures 0.200 -> 0.300 (no truer)")
+    assert refused.startswith("emogen: the calibration makes neither strengths nor mixtures truer, and is not put into ")
+    assert refused.endswith("; raise --texts, take another --guide or --control, or pass --allow-worse yes")
+    assert (model / "calibration.json").read_text() == before
+
+
+@pytest.mark.parametrize("command", ["train-head", "calibrate", "train-feedback"])
+def test_settings_from_a_file(emogen, refusal, folder, command):
+    """Shown, read back, and overruled by the command line; a table of the command's name is taken, others are let be."""
+    path = folder / "own.toml"
+    path.write_text('seed = 7\ndevice = "cpu"\n')
+    shown = emogen(command, "--config", path, "--show-config", "--seed", "9")[1]
+    assert 'device = "cpu"\n' in shown
+    assert "seed = 9\n" in shown
+    path.write_text(shown)
+    assert emogen(command, "--config", path, "--show-config")[1] == shown
+    path.write_text(f"[{command}]\nseed = 5\n[train-lm]\nwidth = 8\n")
+    assert "seed = 5\n" in emogen(command, "--config", path, "--show-config")[1]
+    path.write_text("colour = 1\n")
+    status, line = refusal(command, "--config", path)
+    assert (status, line.startswith(f"{path}: unknown setting 'colour'; known are ")) == (2, True)
 
 
 def test_what_cannot_be_calibrated(refusal, model, guide, folder):

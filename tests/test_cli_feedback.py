@@ -102,6 +102,13 @@ def test_no_store_is_one_line(refusal, folder):
     assert not list(folder.iterdir())
 
 
+def test_pairs_in_another_form_are_one_line(refusal):
+    """Not taken for the address of a database."""
+    for name in ("pairs.json", "pairs.csv"):
+        told = f"--feedback {name}: pairs are read from JSON Lines; write one object a line into a .jsonl file"
+        assert refusal("train-feedback", "--feedback", name) == (2, told)
+
+
 def test_a_judge_of_other_labels(emogen, refusal, tiny_checkpoint, folder):
     """Named, it is refused before anything is trained; the one that ships is left out with a note."""
     labels = LabelSet(("hunger", "thirst"))

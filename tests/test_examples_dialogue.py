@@ -152,7 +152,7 @@ def test_another_model_is_scored_and_compared(tiny_base, tmp_path, monkeypatch):
     assert {("emogen", "4"), ("theirs", "4")} <= {row[:2] for row in rows}
     assert ("emotion_accuracy", "emogen", "theirs") in rows
     people = tmp_path / "people.txt"
-    people.write_text("".join(f"{row.reply}\n" for row in module.english_test_rows()[:4]), encoding="utf-8")
+    people.write_text("".join(f"{row.reply}\n" for row in module.english_rows("test")[:4]), encoding="utf-8")
     result = CliRunner().invoke(module.main, ["--texts", str(people), "--rows", "4"], catch_exceptions=False)
     head, theirs = (
         next(line for line in result.output.splitlines() if line.split()[:1] == [word]) for word in ("texts", "theirs")

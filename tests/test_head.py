@@ -170,14 +170,14 @@ def test_a_head_that_is_cut_short(tmp_path, content):
     with pytest.raises(CheckpointError) as caught:
         read_head(tmp_path, generator())
     assert str(caught.value).startswith(f"{path}: cannot be read (")
-    assert str(caught.value).endswith("); remove it or run `emogen train-head` again")
+    assert str(caught.value).endswith("); remove it, then run `emogen train-head` again")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("other", [{"emotions": 4}, {"vocabulary": 50}, {"width": 8}])
 def test_a_head_of_another_generator(tmp_path, other):
     save_head(tmp_path, random_head(**other))
-    with pytest.raises(CheckpointError, match=r"^.*head\.safetensors: cannot be read \([^\n]*; remove it or run [^\n]*$"):
+    with pytest.raises(CheckpointError, match=r"^.*head\.safetensors: cannot be read \([^\n]*; remove it, then run [^\n]*$"):
         read_head(tmp_path, generator())
 
 

@@ -3,60 +3,95 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from emogen.cli.reading import reading_options
+from emogen.cli.reading import reading_options, with_renames_of
 from emogen.data.exchange import Reading
-from emogen.options import options_of, resolve
+from emogen.errors import TrainingError
+from emogen.options import as_toml, settings_from, settings_options
 from emogen.train.config import CalibrationSettings, HeadSettings
+
+if TYPE_CHECKING:
+    from emogen.decoding.sampling import Sampling
+    from emogen.train.calibration import Gain
 
 
 @click.command("train-head")
 @reading_options
-@options_of(HeadSettings)
+@settings_options(HeadSettings)
 @click.argument("files", nargs=-1)
-def train_head(files: tuple[str, ...], reading: Reading, **given: Any) -> None:
+def train_head(files: tuple[str, ...], reading: Reading, config_file: Path | None, show_config: bool, **given: Any) -> None:
     """Give the generator in --checkpoint an emotion head, trained on FILES (default: the starter corpus).
 
     The generator itself stays as it is. The head stands in the same folder and serves `emogen sample --control head:2`.
     """
-    settings = resolve(HeadSettings, given)
+    settings = settings_from("train-head", HeadSettings, config_file, given)
+    if show_config:
+        click.echo(as_toml(settings), nl=False)
+        return
     from emogen.train.fit_head import fit_head
 
-    folder, figures = fit_head(files or ("starter",), reading, settings)
+    folder, figures = fit_head(files or ("starter",), with_renames_of(config_file, reading), settings)
     told = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     click.echo(f"emogen: held-out nats a token: {told}", err=True)
     click.echo(folder)
 
 
 @click.command("calibrate")
-@options_of(CalibrationSettings)
-def calibrate(**given: Any) -> None:
+@settings_options(CalibrationSettings)
+def calibrate(config_file: Path | None, show_config: bool, **given: Any) -> None:
     """Measure, with a guide, what the model in --checkpoint must be told for a strength or a mixture that is asked for.
 
-    What is found stands in the same folder, and holds under the control that it was measured with.
+    What is found stands in the same folder, and holds under the control that it was measured with. It is tried on new texts
+    first: strengths or shares that it makes no truer are left as they are asked.
     """
-    settings = resolve(CalibrationSettings, given)
+    settings = settings_from("calibrate", CalibrationSettings, config_file, given)
+    if show_config:
+        click.echo(as_toml(settings), nl=False)
+        return
     import torch
 
     from emogen.atomic import sha256
     from emogen.checkpoint import load, shipped
     from emogen.decoding.calibration import write_calibration
-    from emogen.decoding.control import parse_control
     from emogen.judges.recognizer import load_recognizer
     from emogen.models.device import choose_device
-    from emogen.train.calibration import calibrated
+    from emogen.train.calibration import calibrated, judged_by, keep_what_helps, measure_gain
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     model = load(settings.checkpoint, choose_device(settings.device))
-    guide = load_recognizer(settings.guide or shipped("recognizer"), settings.device)
-    own = model.default_sampling
+    recognizer = load_recognizer(settings.guide or shipped("recognizer"), settings.device)
+    guide, sampling = recognizer.over(model.labels), _sampling(settings, model.default_sampling)
+    signature = f"guide {recognizer.folder.name} {sha256(recognizer.folder / 'model.safetensors')[:12]}"
+    found = calibrated(model, guide, sampling, settings, signature)
+    gain = measure_gain(judged_by(model, guide, sampling, settings.texts, settings.seed + 1), found)
+    click.echo(f"emogen: mean error on new texts: {_told(gain)}", err=True)
+    kept = found if settings.allow_worse == "yes" else keep_what_helps(found, gain)
+    if kept is None:
+        raise TrainingError(
+            f"the calibration makes neither strengths nor mixtures truer, and is not put into {model.folder}; "
+            "raise --texts, take another --guide or --control, or pass --allow-worse yes"
+        )
+    write_calibration(model.folder, kept)
+    click.echo(model.folder)
+
+
+def _sampling(settings: CalibrationSettings, own: Sampling) -> Sampling:
+    """The model's own options, but for what the settings say."""
+    from emogen.decoding.control import parse_control
+
     control = own.control if settings.control is None else parse_control(settings.control)
     temperature = own.temperature if settings.temperature is None else settings.temperature
-    sampling = dataclasses.replace(own, control=control, temperature=temperature)
-    signature = f"guide {guide.folder.name} {sha256(guide.folder / 'model.safetensors')[:12]}"
-    write_calibration(model.folder, calibrated(model, guide.over(model.labels), sampling, settings, signature))
-    click.echo(model.folder)
+    return dataclasses.replace(own, control=control, temperature=temperature)
+
+
+def _told(gain: Gain) -> str:
+    parts = {"strengths": gain.strengths, "mixtures": gain.shares}
+    return ", ".join(
+        f"{name} {before:.3f} -> {after:.3f}{'' if after < before else ' (no truer)'}"
+        for name, (before, after) in parts.items()
+    )

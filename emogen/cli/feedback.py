@@ -12,7 +12,7 @@ import click
 
 from emogen.cli.printing import print_text
 from emogen.errors import DataError, SettingsError
-from emogen.options import Command, checked, options_of, resolve
+from emogen.options import Command, as_toml, checked, settings_from, settings_options
 from emogen.train.config import FeedbackSettings
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE = "feedback.db"
 _PAIR_FILES = (".jsonl", ".jsonl.gz")
+_OTHER_FILES = (".json", ".json.gz", ".csv", ".tsv", ".txt", ".parquet")
 
 
 def store_option(help_text: str) -> Callable[[Command], Command]:
@@ -43,15 +44,29 @@ _store = store_option("Where opinions are stored: an SQLite file, or an address 
 @click.option("--texts", type=click.IntRange(0), default=30, show_default=True, help="Of each emotion, to be judged; 0: none.")
 @click.option("--resume", "resuming", is_flag=True, help="Go on with the run in --out, or the newest one.")
 @click.option("--json", "as_object", is_flag=True, help="One JSON object in place of the table.")
-@options_of(FeedbackSettings)
-def train_feedback(address: str, judge: str | None, texts: int, resuming: bool, as_object: bool, **given: Any) -> None:
+@settings_options(FeedbackSettings)
+def train_feedback(
+    address: str,
+    judge: str | None,
+    texts: int,
+    resuming: bool,
+    as_object: bool,
+    config_file: Path | None,
+    show_config: bool,
+    **given: Any,
+) -> None:
     """Train the model in --checkpoint on what its users called good and bad, into a new checkpoint.
 
     Prints how often the better one of two replies is found likelier, on pairs whose contexts were held out, and how often a
     judge finds the emotion that was asked for: before and after. Where there are too few pairs of a good and a bad reply to the
     same message, single opinions are learnt from (--loss kto).
     """
-    settings = resolve(FeedbackSettings, given, _saved(given) if resuming else {})
+    if resuming and config_file:
+        raise SettingsError(f"--config {config_file}: a resumed run keeps its settings; change single ones by options")
+    settings = settings_from("train-feedback", FeedbackSettings, config_file, given, _saved(given) if resuming else {})
+    if show_config:
+        click.echo(as_toml(settings), nl=False)
+        return
     # Before the training: what cannot be judged should not end it.
     reader, notes = _reader(judge, settings) if texts else (None, [])
     found = _fitted(address, settings, resuming)
@@ -94,6 +109,8 @@ def _opinions(address: str, settings: FeedbackSettings) -> tuple[str, list[Prefe
 
         labels = read_description(find_checkpoint(settings.checkpoint)).labels
         return Path(address).name, list(read_preferences(address, labels)), []
+    if address.endswith(_OTHER_FILES):
+        raise SettingsError(f"--feedback {address}: pairs are read from JSON Lines; write one object a line into a .jsonl file")
     from emogen.dialogue.feedback import FeedbackStore
 
     with FeedbackStore(address, create=False) as store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -119,6 +120,14 @@ def checked_renames(pairs: Iterable[tuple[str, str]], labels: LabelSet | None) -
         if labels and labels.find(label) is None:
             raise SettingsError(f"--map {name}={label}: {labels.unknown(label)}")
     return tuple(renames.items())
+
+
+def with_renames_of(config_file: Path | None, reading: Reading) -> Reading:
+    """Add the table `map` of a file of settings to what is read; what the command line says goes before the file."""
+    if config_file is None:
+        return reading
+    pairs = dict(read_renames(config_file)) | dict(reading.renames)
+    return dataclasses.replace(reading, renames=checked_renames(pairs.items(), reading.labels))
 
 
 def _renames(given: str) -> Iterator[tuple[str, str]]:

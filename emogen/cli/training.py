@@ -12,10 +12,10 @@ from typing import Any, Generic, TypeVar, cast
 
 import click
 
-from emogen.cli.reading import checked_renames, read_renames, reading_options
+from emogen.cli.reading import reading_options, with_renames_of
 from emogen.data.exchange import Reading
 from emogen.errors import CheckpointError, SettingsError
-from emogen.options import as_toml, checked, options_of, read_settings, resolve
+from emogen.options import as_toml, checked, read_settings, resolve, settings_from, settings_options
 from emogen.train.config import ClassifierSettings, GanSettings, LmSettings, VaeSettings
 
 Settings = TypeVar("Settings", LmSettings, VaeSettings, GanSettings, ClassifierSettings)
@@ -56,11 +56,9 @@ def _training_options(settings: type) -> Callable[[Callable[..., Any]], Callable
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
-            options_of(settings),
+            settings_options(settings),
             reading_options,
-            click.option("--show-config", is_flag=True, help="Print the settings as TOML and stop."),
             click.option("--resume", "resuming", is_flag=True, help="Go on with the run in --out, or the newest one."),
-            click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file with settings."),
             click.option("--preset", type=click.Choice(PRESETS), default="small", show_default=True, help="Sizes and steps."),
             click.argument("files", nargs=-1),
         ):
@@ -172,10 +170,7 @@ def _order(
     if show_config:
         click.echo(as_toml(settings), nl=False)
         return None
-    if config_file:
-        # What the command line says goes before the file.
-        pairs = dict(read_renames(config_file)) | dict(reading.renames)
-        reading = dataclasses.replace(reading, renames=checked_renames(pairs.items(), reading.labels))
+    reading = with_renames_of(config_file, reading)
     if resuming:
         from emogen.train.folder import saved_data
 
@@ -210,8 +205,7 @@ def _settings(
         raise SettingsError(f"--config {config_file}: a resumed run keeps its settings; change single ones by options")
     if resuming:
         return _saved(command, kind, given)
-    own = read_settings(config_file, kind, command) if config_file else {}
-    return resolve(kind, given, _preset(preset, command, kind), own)
+    return settings_from(command, kind, config_file, given, _preset(preset, command, kind))
 
 
 def _saved(command: str, kind: type[Settings], given: dict[str, object]) -> Settings:

@@ -97,7 +97,7 @@ def read_calibration(folder: str | Path, labels: LabelSet) -> Calibration | None
         calibration = Calibration(names, control, strengths, float(found["sharpness"]), preference, str(found["signature"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EmogenError) as error:
         raise CheckpointError(
-            f"{path}: no readable calibration ({error!r}); remove it or run `emogen calibrate` again"
+            f"{path}: no readable calibration ({error!r}); remove it, then run `emogen calibrate` again"
         ) from None
     if names != labels:
         raise CheckpointError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -18,6 +18,7 @@ from emogen.train.config import CalibrationSettings
 
 STEPS = 11
 SHARES = (0.25, 0.5, 0.75)
+CHECKED_STRENGTHS = 5
 _RIDGE = 1e-2
 _LEAST = 0.02
 _NOTHING = 1e-9
@@ -42,18 +43,85 @@ def calibrated(
     Returns:
         A calibration by `settings.texts` texts at each of 11 strengths of each label, and at 3 shares of each pair of labels.
     """
-    bare = replace(model, calibration=None)
-
-    def judged(told: Sequence[Emotion]) -> Vector:
-        rows = [emotion for emotion in told for _ in range(settings.texts)]
-        found = bare.replies([()] * len(rows), rows, sampling=sampling, seed=settings.seed, guide=guide)
-        probabilities = guide([sample.text for sample in found])
-        return np.asarray(probabilities.reshape(len(told), settings.texts, -1).mean(1))
-
+    judged = judged_by(model, guide, sampling, settings.texts, settings.seed)
     sharpness, preference = fitted_shares(judged, model.labels)
     strengths = fitted_strengths(judged, model.labels)
     told = f"{signature}; {settings.texts} texts a point, seed {settings.seed}, temperature {sampling.temperature:g}"
     return Calibration(model.labels, sampling.control, strengths, sharpness, preference, told)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a calibration gains on texts that it was not fitted on: mean absolute errors in judged probability.
+
+    Attributes:
+        strengths: before and after, of the judged probability against the even course from strength 0 to full strength.
+        shares: before and after, of the judged share of one label of two against the asked one.
+    """
+
+    strengths: tuple[float, float]
+    shares: tuple[float, float]
+
+
+def measure_gain(judged: Judged, found: Calibration) -> Gain:
+    """Measure errors without and with a calibration, on texts that it was not fitted on.
+
+    Args:
+        judged: of a model without a calibration.
+        found: what is tried.
+    """
+
+    def helped(asked: Sequence[Emotion]) -> Vector:
+        return judged([found.told(emotion) for emotion in asked])
+
+    return Gain(_strength_errors(judged, helped, found.labels), _share_errors(judged, helped, found.labels))
+
+
+def keep_what_helps(found: Calibration, gain: Gain) -> Calibration | None:
+    """Take out of a calibration the part whose error did not fall; None where neither did.
+
+    Strengths and shares are told apart: one may help where the other harms.
+    """
+    keeps_strengths, keeps_shares = (after < before for before, after in (gain.strengths, gain.shares))
+    if not keeps_strengths and not keeps_shares:
+        return None
+    if not keeps_strengths:
+        return replace(found, strengths=(tuple(np.linspace(0, 1, STEPS).tolist()),) * len(found.labels))
+    return found if keeps_shares else replace(found, sharpness=1.0, preference=(0.0,) * len(found.labels))
+
+
+def judged_by(model: Checkpoint, guide: Guide, sampling: Sampling, texts: int, seed: int) -> Judged:
+    """Judge `texts` texts with each told emotion by the guide, seeds from `seed`; the model's own calibration has no part."""
+    bare = replace(model, calibration=None)
+
+    def judged(told: Sequence[Emotion]) -> Vector:
+        rows = [emotion for emotion in told for _ in range(texts)]
+        found = bare.replies([()] * len(rows), rows, sampling=sampling, seed=seed, guide=guide)
+        probabilities = guide([sample.text for sample in found])
+        return np.asarray(probabilities.reshape(len(told), texts, -1).mean(1))
+
+    return judged
+
+
+def _strength_errors(judged: Judged, helped: Judged, labels: LabelSet) -> tuple[float, float]:
+    grid = np.linspace(0, 1, CHECKED_STRENGTHS)
+    asked = [mixture({name: 1.0}, labels, float(strength)) for name in labels.names for strength in grid]
+    before, after = (
+        judge(asked).reshape(len(labels), CHECKED_STRENGTHS, len(labels)).diagonal(axis1=0, axis2=2)
+        for judge in (judged, helped)
+    )
+    # What is wanted goes evenly from nothing to the most that the model reaches by itself.
+    wanted = before[0] + grid[:, None] * (before.max(0) - before[0])
+    return float(np.abs(before - wanted).mean()), float(np.abs(after - wanted).mean())
+
+
+def _share_errors(judged: Judged, helped: Judged, labels: LabelSet) -> tuple[float, float]:
+    pairs, asked = _mixtures(labels)
+    if not pairs:
+        return 0.0, 0.0
+    wanted = np.array([share for *_, share in pairs])
+    before, after = (_judged_shares(judge(asked), pairs) for judge in (judged, helped))
+    return float(np.abs(before - wanted).mean()), float(np.abs(after - wanted).mean())
 
 
 def fitted_strengths(judged: Judged, labels: LabelSet) -> tuple[tuple[float, ...], ...]:
@@ -102,21 +170,32 @@ def fitted_shares(judged: Judged, labels: LabelSet) -> tuple[float, tuple[float,
 
     The log odds of what was told are fitted, in least squares, by those of what was judged and one number a label.
     """
-    pairs = [(one, other, share) for one, other in combinations(range(len(labels)), 2) for share in SHARES]
+    pairs, asked = _mixtures(labels)
     if not pairs:
         return 1.0, (0.0,) * len(labels)
-    names = labels.names
-    found = judged([mixture({names[one]: share, names[other]: 1 - share}, labels) for one, other, share in pairs])
+    shares = _judged_shares(judged(asked), pairs)
     columns = np.zeros((len(pairs), 1 + len(labels)))
     told = np.empty(len(pairs))
     for row, (one, other, share) in enumerate(pairs):
-        seen = found[row, [one, other]] + _NOTHING
-        columns[row, 0] = _log_odds(float(seen[0] / seen.sum()))
+        columns[row, 0] = _log_odds(float(shares[row]))
         columns[row, 1 + one], columns[row, 1 + other] = 1.0, -1.0
         told[row] = _log_odds(share)
     gram = columns.T @ columns + _RIDGE * np.eye(len(columns.T))
     solved = np.linalg.solve(gram, columns.T @ told)
     return max(float(solved[0]), 0.1), tuple(solved[1:].tolist())
+
+
+def _mixtures(labels: LabelSet) -> tuple[list[tuple[int, int, float]], list[Emotion]]:
+    """Every pair of labels at every share, as places and as emotions."""
+    pairs = [(one, other, share) for one, other in combinations(range(len(labels)), 2) for share in SHARES]
+    names = labels.names
+    return pairs, [mixture({names[one]: share, names[other]: 1 - share}, labels) for one, other, share in pairs]
+
+
+def _judged_shares(found: Vector, pairs: Sequence[tuple[int, int, float]]) -> Vector:
+    """The first label's part of what is judged of the two."""
+    seen = np.array([found[row, [one, other]] for row, (one, other, _) in enumerate(pairs)]) + _NOTHING
+    return np.asarray(seen[:, 0] / seen.sum(1))
 
 
 def _log_odds(share: float) -> float:

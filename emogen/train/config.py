@@ -306,6 +306,7 @@ class CalibrationSettings:
     control: str | None = setting(None, "Controllers that will be on, as for `emogen sample`; by default the model's own.")
     temperature: float | None = setting(None, "Of sampling; by default the model's own.")
     texts: int = setting(100, "Texts at each strength and share.")
+    allow_worse: Literal["yes", "no"] = setting("no", "Keep what makes held-out strengths or mixtures no truer.")
     seed: int = setting(0, "Of the texts.")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute.")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch.")
