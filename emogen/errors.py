@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
+
+_MOST_KINDS = 4
 
 
 class EmogenError(Exception):
@@ -43,6 +46,16 @@ class Interrupted(EmogenError):
 
 class ElsewhereError(EmogenError):
     """Another process of the same run failed and says why; the command line exits with 1 and says nothing."""
+
+
+def log_failure(log: logging.Logger, what: str, error: BaseException) -> None:
+    """Log what failed, kinds of its error and of those behind it, and where; their words, maybe a user's, at DEBUG alone."""
+    kinds, cause = [type(error).__name__], error.__cause__ or error.__context__
+    while cause is not None and len(kinds) < _MOST_KINDS:
+        kinds.append(type(cause).__name__)
+        cause = cause.__cause__ or cause.__context__
+    log.error("%s (%s)\n%s", what, " from ".join(kinds), places_of(error))
+    log.debug("%s in its own words", what, exc_info=error)
 
 
 def places_of(error: BaseException) -> str:

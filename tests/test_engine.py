@@ -210,6 +210,29 @@ def test_a_thread_that_ends_all_the_same_leaves_nobody_waiting(model, monkeypatc
     engine.close()
 
 
+def test_a_failure_outside_of_steps_begins_anew_once(model, monkeypatch, caplog):
+    """All that was asked for fails, and the next is written; a second failure ends the thread."""
+    with Engine(model) as engine:
+        follow = engine._follow_orders
+
+        def fail():
+            monkeypatch.setattr(engine, "_follow_orders", follow)
+            follow()
+            raise RuntimeError(SECRET)
+
+        for is_open in (True, False):
+            monkeypatch.setattr(engine, "_follow_orders", fail)
+            engine._orders.put(lambda: None)
+            with pytest.raises(EmogenError, match="could not be written"):
+                engine.write([], "joy", LONG).wait()
+            if is_open:
+                assert engine.write([], "joy", LONG, seed=1).wait() == model.reply([], "joy", LONG, seed=1).text
+        engine._thread.join()
+        assert not engine.is_open
+    assert "it begins again, once" in caplog.text
+    assert SECRET not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("emotion", "sampling", "message"),
     [

@@ -56,7 +56,7 @@ def test_the_demo_shows_its_models_before_and_after_and_leaves_the_default_alone
     groups = defaultdict(list)
     for row in demo.english_rows():
         groups[row.split, row.emotion.name].append(row)
-    monkeypatch.setattr(demo, "english_rows", lambda: [row for rows in groups.values() for row in rows[:2]])
+    monkeypatch.setattr(demo, "english_rows", lambda *splits: [row for rows in groups.values() for row in rows[:2]])
     monkeypatch.setattr(demo, "TEMPERATURES", (demo.READING.temperature, 1.0))
     demo.main(demo_of_seconds(), standalone_mode=False)
     output = capsys.readouterr().out

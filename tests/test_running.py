@@ -365,3 +365,13 @@ def test_a_refusal_leaves_the_batch_as_it_was(written_by):
     numbers += [batch.join(*row) for row in rows[4:]]
     drained(batch, found)
     assert [found[number] for number in numbers] == [alone(writer, *row) for row in rows]
+
+
+def test_callers_take_turns(written_by):
+    """One who asks for much waits behind one who asks for little: the next row is of whom the fewest are written."""
+    batch = RunningBatch(written_by("lstm"), most_rows=2)
+    entered = [batch.prepare(*asked(1)[0], caller) for caller in "aaaaab"]
+    for one in entered:
+        batch.enter(one)
+    numbers = [one.number for one in entered]
+    assert list(drained(batch)) == [numbers[0], numbers[5], *numbers[1:5]]

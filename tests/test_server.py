@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import sqlite3
+import threading
 from dataclasses import replace
 from typing import get_args
 
@@ -25,7 +27,7 @@ from emogen.dialogue.session import seed_of
 from emogen.dialogue.state import felt
 from emogen.dialogue.writing import Writing
 from emogen.emotions import EKMAN
-from emogen.errors import BusyError, EmogenError, SettingsError
+from emogen.errors import BusyError, CheckpointError, EmogenError, SettingsError
 from emogen.judges.recognizer import Recognition
 
 CHAT = "/v1/chat/completions"
@@ -50,9 +52,9 @@ class Scripted:
 
     def __init__(self, model):
         self.model, self.unfinished, self.writings, self.left = model, 0, [], []
-        self.is_open = True
+        self.is_open, self.is_suspect = True, False
 
-    def write(self, context, emotion=None, sampling=None, seed=0):
+    def write(self, context, emotion=None, sampling=None, seed=0, caller=""):
         writing = Writing(lambda: self.left.append(writing))
         self.writings.append(writing)
         return writing
@@ -295,7 +297,7 @@ def test_what_changes_nothing_is_let_be(serve):
 class Quick(Scripted):
     """An engine whose replies are there at once, whatever they are asked for with."""
 
-    def write(self, context, emotion=None, sampling=None, seed=0):
+    def write(self, context, emotion=None, sampling=None, seed=0, caller=""):
         writing = super().write(context, emotion, sampling, seed)
         self.context, self.sampling = context, sampling
         writing.add("Well.", 1)
@@ -494,7 +496,7 @@ def test_signs_of_all_kinds_are_answered(serve, model):
 
 def test_another_type_of_content_is_refused(serve):
     body = json.dumps(said("hello"))
-    error = refused(serve().post(CHAT, content=body, headers={"content-type": "text/plain"}), 400)
+    error = refused(serve().post(CHAT, content=body, headers={"content-type": "text/plain"}), 415)
     assert "application/json" in error["message"]
 
 
@@ -505,7 +507,7 @@ def test_limits_of_a_request(serve):
         assert refused(client.post(CHAT, json=said(*talk)), 400)["code"] == "context_length_exceeded"
     system = {"messages": [{"role": "system", "content": "s" * 100}, *said("a")["messages"]]}
     assert refused(client.post(CHAT, json=system), 400)["code"] == "context_length_exceeded"
-    assert refused(client.post(CHAT, content=b" " * 1001), 413)["code"] == "body_too_large"
+    assert refused(client.post(CHAT, content=b" " * 1001, headers=JSON), 413)["code"] == "body_too_large"
     assert refused(client.post("/v1/recognize", json={"texts": ["a"] * 4}), 400)["code"] == "context_length_exceeded"
 
 
@@ -670,7 +672,7 @@ def test_the_log_holds_words_where_they_are_asked_for(serve, caplog):
 
 def test_an_unforeseen_error_tells_nothing_of_itself(serve, model, caplog):
     class Broken(Scripted):
-        def write(self, context, emotion=None, sampling=None, seed=0):
+        def write(self, context, emotion=None, sampling=None, seed=0, caller=""):
             raise ValueError(f"cannot digest {context}")
 
     error = refused(serve(engine=Broken(model)).post(CHAT, json=said(SECRET)), 500)
@@ -679,9 +681,117 @@ def test_an_unforeseen_error_tells_nothing_of_itself(serve, model, caplog):
     assert "ValueError" in caplog.text
 
 
+@pytest.mark.parametrize("route", ["/health", "/readyz", "/livez"])
+def test_health_is_true_of_an_engine_whose_steps_fail(serve, model, monkeypatch, route):
+    """It asks for a token where the last step failed, so that it is right at once, in both directions."""
+    with Engine(model) as engine:
+        client, step = serve(engine=engine), engine._batch.step
+        assert client.get(route).status_code == 200
+
+        def fail():
+            raise RuntimeError(SECRET)
+
+        monkeypatch.setattr(engine._batch, "step", fail)
+        for _ in range(3):
+            refused(client.post(CHAT, json={**said("hello"), "emotion": "joy"}), 500)
+            assert client.get(route).json()["status"] == "failed"
+        assert client.get(route).status_code == 503
+        monkeypatch.setattr(engine._batch, "step", step)
+        assert client.get(route).status_code == 200
+        assert client.post(CHAT, json=said("hello")).status_code == 200
+
+
+def test_health_is_true_of_an_engine_that_stands_still(serve, model, monkeypatch):
+    go_on = threading.Event()
+    monkeypatch.setattr("emogen.dialogue.engine._SUSPECT_SECONDS", 0.0)
+    with Engine(model) as engine:
+        step = engine._batch.step
+        monkeypatch.setattr(engine._batch, "step", lambda: go_on.wait() and step())
+        writing = engine.write("hello", "joy")
+        client = serve(engine=engine)
+        assert client.get("/health").json()["status"] == "failed"
+        go_on.set()
+        writing.wait()
+        assert client.get("/health").json()["status"] == "ready"
+
+
+def test_health_tells_who_holds_places(serve, model):
+    engine = Scripted(model)
+    client = serve(engine=engine, most_rows=2, most_waiting=2)
+    assert client.get("/health").json() == {
+        "status": "ready", "running": 0, "waiting": 0, "places": 0, "callers": 0, "arriving": 0, "connections": 0,
+    }  # fmt: skip
+    engine.unfinished = 4
+    assert client.get("/health").status_code == 200
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/livez").status_code == 200
+
+
+def test_more_replies_than_a_share_are_refused(serve, model):
+    """Eight of ten places are one caller's own, and then no more."""
+    client = serve(engine=Scripted(model), most_rows=5, most_waiting=5, most_choices=20)
+    assert refused(client.post(CHAT, json={**said("hello"), "n": 10}), 429)["code"] == "share_exceeded"
+    assert refused(client.post(CHAT, json={**said("hello"), "n": 11}), 503)["code"] == "busy"
+    assert client.get("/health").json()["places"] == 0
+
+
+def test_a_body_of_another_type_is_not_stored(serve, store):
+    """What a web page of another origin can send without leave: no content type, text, a form."""
+    opinion = json.dumps({"id": "x", "verdict": "good", "context": ["a"], "reply": "b", "emotion": "joy"})
+    client = serve(store=store)
+    for kind in (None, "text/plain", "application/x-www-form-urlencoded", "text/plain; a=application/json", ""):
+        headers = {"origin": "https://evil.example"} | ({} if kind is None else {"content-type": kind})
+        assert refused(client.post("/v1/feedback", content=opinion, headers=headers), 415)["code"] == "unsupported_media_type"
+    assert store.opinions() == []
+    for kind in ("application/json", "Application/JSON; charset=utf-8"):
+        assert client.post("/v1/feedback", content=opinion, headers={"content-type": kind}).status_code == 200
+
+
+def test_words_of_errors_stay_inside(serve, model, caplog):
+    """A path, a text: neither in the answer nor in the log, which names the places in the code and the answer's id."""
+
+    class Failing(Scripted):
+        def write(self, *_, **__):
+            raise CheckpointError(f"cannot read /srv/secret/path, text {SECRET!r}")
+
+    answer = serve(engine=Failing(model)).post(CHAT, json=said("hello"))
+    error = refused(answer, 500)
+    assert error["message"] == f"the server failed; its log says where, under {answer.headers['x-request-id']}"
+    assert f"{answer.headers['x-request-id']} failed (CheckpointError)\n" in caplog.text
+    assert "test_server.py" in caplog.text
+    assert "secret" not in caplog.text.lower()
+
+
+def test_words_of_errors_under_debug(serve, model, caplog):
+    class Failing(Scripted):
+        def write(self, *_, **__):
+            raise CheckpointError("cannot read /srv/secret/path")
+
+    with caplog.at_level(logging.DEBUG, "emogen"):
+        serve(engine=Failing(model)).post(CHAT, json=said("hello"))
+    assert "cannot read /srv/secret/path" in caplog.text
+
+
+def test_a_locked_store_is_told_and_keeps_nobody_waiting(serve, tmp_path):
+    """503 in its own form, with Retry-After; a chat is answered meanwhile; once the lock is gone opinions are stored."""
+    path = tmp_path / "locked.db"
+    opinion = {"verdict": "good", "context": ["a"], "reply": "b", "emotion": "joy"}
+    with FeedbackStore(path, busy_seconds=0.05) as store:
+        client, other = serve(store=store), sqlite3.connect(path, isolation_level=None)
+        other.execute("begin immediate")
+        answer = client.post("/v1/feedback", json={"id": "1", **opinion})
+        assert refused(answer, 503)["code"] == "not_stored"
+        assert answer.headers["retry-after"] == "2"
+        assert client.post(CHAT, json=said("hello")).status_code == 200
+        other.execute("rollback")
+        other.close()
+        assert client.post("/v1/feedback", json={"id": "2", **opinion}).status_code == 200
+        assert [each.reply for each in store.opinions()] == ["2"]
+
+
 def test_a_full_queue(serve, model):
     class Full(Scripted):
-        def write(self, context, emotion=None, sampling=None, seed=0):
+        def write(self, context, emotion=None, sampling=None, seed=0, caller=""):
             if self.writings:
                 raise BusyError("all rows are taken; ask again later")
             return super().write(context, emotion, sampling, seed)
@@ -692,7 +802,8 @@ def test_a_full_queue(serve, model):
     assert answer.headers["retry-after"] == "1"
     assert engine.left == engine.writings
     engine.unfinished = 320
-    assert serve(engine=engine).get("/health").json() == {"status": "busy", "running": 64, "waiting": 256}
+    found = serve(engine=engine).get("/health").json()
+    assert (found["status"], found["running"], found["waiting"]) == ("busy", 64, 256)
 
 
 def call(app, body, leaves):
@@ -761,7 +872,7 @@ def test_an_error_in_mid_stream_is_an_event(model, error, told, caplog):
 
     *_, text, last = [json.loads(line.removeprefix("data: ")) for line in asyncio.run(fail()).split("\n\n") if line]
     assert text["choices"][0]["delta"]["content"] == "Well"
-    assert last["error"]["message"] == told
+    assert last["error"]["message"].startswith(told)
     assert ("ValueError" in caplog.text) == isinstance(error, ValueError)
     assert "Rumpel" not in caplog.text
 

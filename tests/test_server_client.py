@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -34,9 +33,9 @@ def address(tiny_checkpoint):
     process, address = start(tiny_checkpoint)
     yield address
     process.terminate()
-    assert process.wait(timeout=30) == 128 + signal.SIGTERM
-    *_, last = process.communicate()[1].splitlines()
-    assert last == "emogen: stopped"
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Traceback" not in log
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_a_server_that_is_stopped_finishes_its_replies(tiny_checkpoint):
         text += "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert text == model.reply("How was day 3?", "joy", sampling, 5).text
     process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 0
 
 
 def test_what_cannot_be_finished_in_time_ends_with_an_error(tiny_checkpoint):
@@ -140,7 +139,7 @@ def test_what_cannot_be_finished_in_time_ends_with_an_error(tiny_checkpoint):
         with pytest.raises(openai.APIError, match="closed before"):
             list(stream)
     process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 0
 
 
 def test_a_body_of_ten_megabytes_is_refused_and_survived(client, expected):

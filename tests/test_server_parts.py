@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from emogen.dialogue.server.body import ClientLeftError, discard_body, read_body, replayed
 from emogen.dialogue.server.choices import Choice, Cut, merged
 from emogen.dialogue.server.errors import ApiError
-from emogen.dialogue.server.limits import Keys, Rate
+from emogen.dialogue.server.gate import host_of
+from emogen.dialogue.server.limits import Holding, Keys, Knocks, Rate, Shares
 from emogen.dialogue.server.settings import ServerSettings, keys_of
 from emogen.dialogue.writing import Writing
 from emogen.errors import SettingsError
@@ -166,12 +168,111 @@ def test_this_machine_alone_needs_no_key(host):
     assert keys_of(ServerSettings(host=host)) == ()
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.2", "example.org", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.2", "example.org"])
 def test_other_machines_need_one(host):
     with pytest.raises(SettingsError, match="EMOGEN_API_KEY"):
         keys_of(ServerSettings(host=host))
     assert keys_of(ServerSettings(host=host, open=True)) == ()
     assert keys_of(ServerSettings(host=host, api_key="one")) == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("header", "host"),
+    [
+        ("localhost", "localhost"),
+        ("LOCALHOST:8000", "localhost"),
+        ("127.0.0.1:", "127.0.0.1"),
+        ("[::1]:8000", "::1"),
+        ("evil.example:80", "evil.example"),
+        ("[127.0.0.1].evil.example", ""),
+        ("[127.0.0.1]", ""),
+        ("[::1", ""),
+        ("[::1]evil", ""),
+        ("localhost:evil.example", ""),
+        ("localhost:99999", ""),
+        ("user@localhost", ""),
+        ("localhost, evil.example", ""),
+        ("", ""),
+    ],
+)
+def test_a_host_is_parsed(header, host):
+    assert host_of(header.encode("latin-1")) == host
+
+
+def take_all(shares, caller):
+    while True:
+        shares.take(caller)
+
+
+def test_places_are_shared():
+    """One caller gets four in five; a second one then four in five of what is left, and nobody more than all."""
+    shares = Shares(320)
+    for caller, held in (("hog", 256), ("second", 308), ("third", 318)):
+        with pytest.raises(ApiError) as refused:
+            take_all(shares, caller)
+        assert (refused.value.status, refused.value.code) == (429, "share_exceeded")
+        assert shares.held == held
+    assert shares.callers == 3
+    shares.give_back("hog", 256)
+    shares.take("fourth", 8)
+    with pytest.raises(ApiError) as refused:
+        shares.take("fifth", 300)
+    assert (refused.value.status, refused.value.headers["retry-after"]) == (503, "1")
+    assert shares.callers == 3
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 9), st.booleans()), max_size=60), st.integers(1, 40))
+def test_places_are_never_more_than_there_are(moves, places):
+    """And what is given back is free again; a first caller always finds one."""
+    shares, held = Shares(places), {}
+    for caller, count, gives in moves:
+        if gives and held.get(caller):
+            shares.give_back(caller, held.pop(caller))
+        else:
+            with suppress(ApiError):
+                shares.take(caller, count)
+                held[caller] = held.get(caller, 0) + count
+        assert shares.held == sum(held.values()) <= places
+        assert shares.callers == sum(map(bool, held.values()))
+
+
+def test_a_request_holds_a_place_for_each_reply():
+    shares = Shares(100)
+    holding = Holding(shares, "one")
+    holding.widen(1)
+    assert shares.held == 1
+    holding.widen(8)
+    assert shares.held == 8
+    holding.release()
+    assert (shares.held, shares.callers) == (0, 0)
+
+
+def test_wrong_keys_wait_for_their_turn():
+    """Ten at once, then two a second; where it is too long 429, for right and wrong ones alike; who is known comes in."""
+    now = [100.0]
+    knocks = Knocks(lambda: now[0])
+    assert knocks.wait_of("1.2.3.4", "known") == 0
+    waits = [knocks.wait_of("1.2.3.4", None) for _ in range(31)]
+    assert waits == [0.0] * 11 + [number / 2 for number in range(1, 21)]
+    for caller in (None, "new"):
+        with pytest.raises(ApiError) as refused:
+            knocks.wait_of("1.2.3.4", caller)
+        assert (refused.value.status, refused.value.headers["retry-after"]) == (429, "11")
+    assert knocks.wait_of("1.2.3.4", "known") == 0
+    assert knocks.wait_of("5.6.7.8", None) == 0
+    now[0] += 10
+    assert knocks.wait_of("1.2.3.4", "new") == 0.5
+
+
+def test_keys_of_files_that_hold_something_else(tmp_path):
+    for content in ("root:$6$abc$def:19000:0:99999:7:::\n", "# my keys\n", "\x7fELF\n"):
+        (tmp_path / "other").write_text(content)
+        with pytest.raises(SettingsError, match="key 1 is no key"):
+            keys_of(ServerSettings(api_key_file=str(tmp_path / "other")))
+    with pytest.raises(SettingsError, match="only commas or blanks"):
+        keys_of(ServerSettings(api_key=" , ,"))
+    with pytest.raises(SettingsError, match=r"--host '': allowed is an address"):
+        ServerSettings(host="")
 
 
 def test_keys_that_are_none(tmp_path):

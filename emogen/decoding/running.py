@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -52,6 +52,7 @@ class Asked:
         filters: temperature and filters alone, so that rows that share them are equal here.
         uniforms: [tokens, tries], its random numbers.
         written: so far.
+        caller: on whose behalf.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Asked:
     filters: Sampling
     uniforms: Tensor
     written: Unfolding
+    caller: str = ""
 
 
 class RunningBatch:
@@ -75,12 +77,12 @@ class RunningBatch:
 
         Args:
             writer: the generator and what steers it; its guide is not used.
-            most_rows: replies that are written at once, their company not counted; more wait, first come, first served.
+            most_rows: replies that are written at once, their company not counted; more wait, and different callers take turns.
         """
         if most_rows < 1:
             raise SettingsError(f"most rows {most_rows}: allowed is 1 or more")
         self._writer, self._most_rows = writer, most_rows
-        self._waiting: deque[Asked] = deque()
+        self._waiting: list[Asked] = []
         self._running: list[Asked] = []
         self._numbers = itertools.count(1)
         self._rows: _Rows | None = None
@@ -110,15 +112,16 @@ class RunningBatch:
         return asked.number
 
     def enter(self, asked: Asked) -> None:
-        """Puts a reply that was prepared at the end of those that wait."""
+        """Puts a reply that was prepared among those that wait."""
         self._waiting.append(asked)
 
-    def prepare(self, prompt: Prompt, sampling: Sampling) -> Asked:
+    def prepare(self, prompt: Prompt, sampling: Sampling, caller: str = "") -> Asked:
         """A reply to be entered, checked and with its random numbers. Alone of all methods, it is safe in any thread.
 
         Args:
             prompt: its context and emotion, and what else is its own.
             sampling: its options; its `n` is 1.
+            caller: on whose behalf.
 
         Raises:
             SettingsError: the reply may become longer than the model reads, a controller that the writer cannot serve or that
@@ -131,11 +134,11 @@ class RunningBatch:
         filters = replace(sampling, control=Control(), max_tokens=1, seed=0)
         uniforms = row_uniforms([row.stream], TRIES * sampling.max_tokens).view(TRIES, sampling.max_tokens).T
         written = Unfolding(self._writer.tokenizer, sampling.max_tokens)
-        return Asked(next(self._numbers), row, filters, uniforms, written)
+        return Asked(next(self._numbers), row, filters, uniforms, written, caller)
 
     def cancel(self, number: int) -> None:
         """Takes a reply out, at once; one that has ended meanwhile is let be."""
-        self._waiting = deque(reply for reply in self._waiting if reply.number != number)
+        self._waiting = [reply for reply in self._waiting if reply.number != number]
         self._keep([reply.number != number for reply in self._running])
 
     def clear(self) -> None:
@@ -163,10 +166,16 @@ class RunningBatch:
         return pieces
 
     def _admit(self, count: int) -> None:
-        """Reads the prefixes of the first that wait."""
+        """Reads the prefixes of some that wait: each of the caller who has the fewest being written, the first of those."""
         if not count:
             return
-        newcomers = [self._waiting.popleft() for _ in range(count)]
+        newcomers: list[Asked] = []
+        written = Counter(reply.caller for reply in self._running)
+        for _ in range(count):
+            chosen = min(self._waiting, key=lambda reply: written[reply.caller])
+            self._waiting.remove(chosen)
+            newcomers.append(chosen)
+            written[chosen.caller] += 1
         self._running += newcomers
         read = _Rows(self._writer.generator.eval(), controlled(self._writer, [reply.row for reply in newcomers], self._choose))
         if self._rows:

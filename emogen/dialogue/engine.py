@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,9 +18,10 @@ from emogen.decoding.sampling import Sampling
 from emogen.decoding.texts import Prompt
 from emogen.dialogue.writing import Ended, Writing
 from emogen.emotions import Emotion
-from emogen.errors import BusyError, EmogenError, SettingsError, places_of
+from emogen.errors import BusyError, EmogenError, SettingsError, log_failure
 
 _LOG = logging.getLogger(__name__)
+_SUSPECT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,7 @@ class _Entry:
     prompt: Prompt
     sampling: Sampling
     writing: Writing
+    caller: str
 
 
 class Engine:
@@ -62,6 +65,8 @@ class Engine:
         self._lock = threading.Lock()
         self._unfinished: set[Writing] = set()
         self._is_open = True
+        self._may_begin_again = True
+        self._wrote_at: float | None = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="emogen-engine", daemon=True)
         self._thread.start()
 
@@ -69,6 +74,13 @@ class Engine:
     def is_open(self) -> bool:
         """Whether it writes: neither closed, nor ended by a failure that it could not handle."""
         return self._is_open
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may write no more: its last step failed, or replies wait and none has grown for two seconds."""
+        if self._wrote_at is None:
+            return True
+        return bool(self._unfinished) and time.monotonic() - self._wrote_at > _SUSPECT_SECONDS
 
     @property
     def unfinished(self) -> int:
@@ -81,6 +93,7 @@ class Engine:
         emotion: str | Emotion | None = None,
         sampling: Sampling | None = None,
         seed: int = 0,
+        caller: str = "",
     ) -> Writing:
         """Asks for a reply; does not wait for it.
 
@@ -89,6 +102,7 @@ class Engine:
             emotion: `joy`, `joy=0.7,surprise=0.3`, an Emotion, or None for no emotion.
             sampling: decoding options, in place of the model's own; its n and seed give way.
             seed: the same seed gives the same reply on a CPU.
+            caller: on whose behalf; where replies wait, the next is of the caller who has the fewest being written.
 
         Raises:
             BusyError: as many replies wait as may, or the engine is closed.
@@ -96,8 +110,8 @@ class Engine:
                 or that chooses among whole texts.
         """
         prompt, options = self._request(context, emotion, sampling, seed)
-        asked = self._batch.prepare(prompt, options)
-        entry = _Entry(prompt, options, Writing(lambda: self._orders.put(partial(self._leave, entry))))
+        asked = self._batch.prepare(prompt, options, caller)
+        entry = _Entry(prompt, options, Writing(lambda: self._orders.put(partial(self._leave, entry))), caller)
         with self._lock:
             if not self._is_open:
                 raise BusyError("the engine is closed, or has failed; open another")
@@ -143,8 +157,11 @@ class Engine:
         error: EmogenError = BusyError("the engine was closed before the reply was written")
         try:
             while self._is_open:
-                self._follow_orders()
-                self._step()
+                try:
+                    self._follow_orders()
+                    self._step()
+                except Exception as failure:
+                    self._begin_again(failure)
         except BaseException as failure:
             error = _failed(failure, "the engine failed, and writes no more")
         finally:
@@ -153,6 +170,19 @@ class Engine:
                 left, self._unfinished = self._unfinished, set()
             for writing in left:
                 writing.end("failed", error)
+
+    def _begin_again(self, failure: Exception) -> None:
+        """Fail all that is asked for and go on with an empty batch: once; a second time the failure ends the thread."""
+        if not self._may_begin_again:
+            raise failure
+        self._may_begin_again = False
+        error = _failed(failure, "the engine failed; it begins again, once")
+        self._batch.clear()
+        self._entered = {}
+        with self._lock:
+            left, self._unfinished = self._unfinished, set()
+        for writing in left:
+            writing.end("failed", error)
 
     def _follow_orders(self) -> None:
         """Follow those that were given since the last step; wait for one where there is nothing to write."""
@@ -169,7 +199,9 @@ class Engine:
         try:
             for piece in self._batch.step():
                 self._take(piece)
+            self._wrote_at = time.monotonic()
         except Exception as error:
+            self._wrote_at = None
             failure = _failed(error, "the running batch failed; it begins anew")
             self._batch.clear()
             entries, self._entered = self._entered, {}
@@ -188,8 +220,10 @@ class Engine:
             self._finish(entry.writing, piece.ended)
 
     def _enter(self, entry: _Entry, prepared: Asked | None = None) -> None:
+        if entry.writing.ended:
+            return
         try:
-            asked = prepared or self._batch.prepare(entry.prompt, entry.sampling)
+            asked = prepared or self._batch.prepare(entry.prompt, entry.sampling, entry.caller)
             self._batch.enter(asked)
             self._entered[asked.number] = entry
         except Exception as error:
@@ -224,7 +258,7 @@ class Engine:
 
 def _failed(error: BaseException, what: str) -> EmogenError:
     """Log what failed, and where; give the error for readers. Neither has the error's own words, which may be a user's."""
-    _LOG.error("%s (%s)\n%s", what, type(error).__name__, places_of(error))
+    log_failure(_LOG, what, error)
     failure = EmogenError("the reply could not be written, since the model failed; ask again")
     failure.__cause__ = error
     return failure

@@ -32,7 +32,7 @@ Verdict = Literal["good", "bad"]
 
 _MOST_SIGNS = 255
 _TRIES = 5
-_BUSY_SECONDS = 60
+BUSY_SECONDS = 60.0
 _LOOKS_ON = "emogen_looks_on"
 
 
@@ -79,13 +79,14 @@ class Opinion:
 class FeedbackStore:
     """Opinions in a database; safe under several threads and several processes that write."""
 
-    def __init__(self, address: str | Path, create: bool = True) -> None:
+    def __init__(self, address: str | Path, create: bool = True, busy_seconds: float = BUSY_SECONDS) -> None:
         """Opens the store, and makes it where it is not there yet.
 
         Args:
             address: a path of an SQLite file, or an address as SQLAlchemy writes it, such as
                 `postgresql+psycopg://user:password@host/database`.
             create: whether an SQLite file that is missing is made; other people cannot read it then.
+            busy_seconds: to wait for others that write into an SQLite file.
 
         Raises:
             SettingsError: no address, SQLAlchemy or the database's own package is missing.
@@ -95,7 +96,7 @@ class FeedbackStore:
             raise SettingsError('feedback needs SQLAlchemy: pip install -e ".[feedback]" in the toolkit\'s folder')
         self._url = _url_of(address)
         self.name = _shown(self._url)
-        self._table = _table()
+        self._table, self._busy_seconds = _table(), busy_seconds
         if self._is_sqlite:
             self._prepare_file(create)
         self._engine = self._opened()
@@ -163,8 +164,25 @@ class FeedbackStore:
         with self._transaction() as connection:
             return int(connection.execute(self._table.delete().where(chosen)).rowcount)
 
+    def check(self) -> None:
+        """Look whether an SQLite file is whole; other databases look after themselves.
+
+        Raises:
+            EmogenError: it is damaged, or cannot be read.
+        """
+        if not self._is_sqlite:
+            return
+        with self._transaction(looks_on=True) as connection:
+            found = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+        if found != "ok":
+            raise EmogenError(
+                f"{self.name}: the database is damaged ({' '.join(found.split())}); keep a copy, save what can be saved with "
+                "`sqlite3 FILE .recover`, and name the new file"
+            )
+
     def export(self, target: TextIO) -> int:
-        """Writes all opinions as JSON lines; gives how many there are. Errors as for `opinions`."""
+        """Writes all opinions as JSON lines, and gives how many there are; errors as for `check` and `opinions`."""
+        self.check()
         found = self.opinions()
         target.writelines(f"{json.dumps(as_record(opinion), ensure_ascii=False)}\n" for opinion in found)
         return len(found)
@@ -190,8 +208,8 @@ class FeedbackStore:
         options: dict[str, Any] = {"hide_parameters": True}
         if self._is_sqlite:
             # One connection: threads wait for it in turn; other processes by SQLite's own lock.
-            options |= {"poolclass": sql.QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": _BUSY_SECONDS}
-            options |= {"connect_args": {"timeout": _BUSY_SECONDS, "check_same_thread": False}}
+            options |= {"poolclass": sql.QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": self._busy_seconds}
+            options |= {"connect_args": {"timeout": self._busy_seconds, "check_same_thread": False}}
         try:
             engine = sql.create_engine(self._url, **options)
         except ImportError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sized
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI, Request, Response
@@ -22,9 +23,9 @@ from emogen.dialogue.feedback import FeedbackStore
 from emogen.dialogue.server.body import ClientLeftError
 from emogen.dialogue.server.chat import Chat
 from emogen.dialogue.server.emotion import Ears
-from emogen.dialogue.server.errors import ApiError, as_api_error, of_validation
-from emogen.dialogue.server.gate import Door, Gate
-from emogen.dialogue.server.limits import Keys, Rate
+from emogen.dialogue.server.errors import ApiError, as_api_error, log_place, of_validation
+from emogen.dialogue.server.gate import HOLDING, Door, Gate
+from emogen.dialogue.server.limits import Keys, Knocks, Rate, Shares
 from emogen.dialogue.server.metrics import Metrics
 from emogen.dialogue.server.opinions import Opinions
 from emogen.dialogue.server.record import KEY, Record
@@ -37,6 +38,7 @@ from emogen.judges.recognizer import Recognition, Recognizer
 T = TypeVar("T")
 
 _DIGITS = 6
+_PROBE_SECONDS = 1.0
 # The server itself leaves the body out of an answer to HEAD.
 _READING = ["GET", "HEAD"]
 _SHOWN_HEADERS = ("x-request-id", "retry-after")
@@ -48,6 +50,7 @@ def build_app(
     recognizer: Recognizer | None = None,
     store: FeedbackStore | None = None,
     clock: Callable[[], float] = time.monotonic,
+    connections: Sized = (),
 ) -> FastAPI:
     """An ASGI application that answers by these parts; who made them closes them.
 
@@ -57,11 +60,13 @@ def build_app(
         recognizer: of what users feel; without one, replies to requests that name no emotion have none.
         store: of opinions; without one they are refused.
         clock: of the limit of requests a minute, in seconds.
+        connections: those that are open, whose number is shown.
 
     Raises:
         SettingsError: keys that are none, or a policy that does not fit recogniser and model.
         DataError: a policy's file that holds none.
     """
+    shares = Shares(settings.most_rows + settings.most_waiting)
     metrics = Metrics(engine, settings.most_rows)
     ears = Ears(recognizer, engine.model.labels, settings.policy)
     opinions = Opinions(store, engine.model.folder.resolve().name, engine.model.labels, settings.most_remembered)
@@ -69,13 +74,14 @@ def build_app(
     _add_chat(app, Chat(engine, ears, opinions, settings), engine)
     _add_recognition(app, ears, settings)
     _add_feedback(app, opinions, settings)
-    _add_watching(app, engine, settings, metrics)
+    _add_watching(app, engine, settings, metrics, shares, connections)
     _add_errors(app)
     keys = keys_of(settings)
     door = Door(
         Keys(keys),
         Rate(settings.requests_a_minute, clock),
-        settings.most_rows + settings.most_waiting,
+        shares,
+        Knocks(clock),
         settings.most_bytes,
         settings.body_seconds,
         settings.log_text,
@@ -101,7 +107,7 @@ def _add_chat(app: FastAPI, chat: Chat, engine: Engine) -> None:
     @app.post("/v1/chat/completions", response_model=None)
     async def complete(body: ChatRequest, request: Request) -> Response:
         record = _record(request)
-        answer = await _unless_left(request, chat.begin(body, record))
+        answer = await _unless_left(request, chat.begin(body, record, request.scope[HOLDING]))
         if body.stream:
             return _Events(chat.events(answer, body, record), answer.cancel, record)
         return JSONResponse(await _unless_left(request, chat.whole(answer, body, record)))
@@ -132,27 +138,60 @@ def _add_feedback(app: FastAPI, opinions: Opinions, settings: ServerSettings) ->
         return JSONResponse({"object": "feedback", "stored": await opinions.rate(body, _record(request))})
 
 
-def _add_watching(app: FastAPI, engine: Engine, settings: ServerSettings, metrics: Metrics) -> None:
+def _add_watching(
+    app: FastAPI, engine: Engine, settings: ServerSettings, metrics: Metrics, shares: Shares, connections: Sized
+) -> None:
     @app.api_route("/health", methods=_READING, response_model=None)
-    async def health() -> Response:
+    @app.api_route("/readyz", methods=_READING, response_model=None)
+    async def health(request: Request) -> Response:
         unfinished = engine.unfinished
-        is_busy = unfinished >= settings.most_rows + settings.most_waiting
+        is_full = shares.is_full or unfinished >= settings.most_rows + settings.most_waiting
+        status = "failed" if not await _writes(engine) else "busy" if is_full else "ready"
         running = min(unfinished, settings.most_rows)
-        status = "failed" if not engine.is_open else "busy" if is_busy else "ready"
-        figures = {"status": status, "running": running, "waiting": unfinished - running}
-        return JSONResponse(figures, 200 if engine.is_open else 503)
+        figures = {
+            "status": status,
+            "running": running,
+            "waiting": unfinished - running,
+            "places": shares.held,
+            "callers": shares.callers,
+            "arriving": shares.arriving,
+            "connections": len(connections),
+        }
+        # Ready is who can take the next request; health stays 200 while all places are taken, which is no illness.
+        is_fine = status == "ready" or (status == "busy" and request.url.path == "/health")
+        return JSONResponse(figures, 200 if is_fine else 503)
+
+    @app.api_route("/livez", methods=_READING, response_model=None)
+    async def live() -> Response:
+        is_live = await _writes(engine)
+        return JSONResponse({"status": "live" if is_live else "failed"}, 200 if is_live else 503)
 
     @app.api_route("/metrics", methods=_READING, response_model=None)
     async def figures() -> Response:
         return Response(metrics.as_text(), media_type=CONTENT_TYPE_LATEST)
 
 
+async def _writes(engine: Engine) -> bool:
+    """Tell whether the engine writes; where that is in doubt, by having it write a token."""
+    if not engine.is_open or not engine.is_suspect:
+        return engine.is_open
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS):
+            async for _ in engine.write((), sampling=replace(engine.model.default_sampling, max_tokens=1)):
+                pass
+    except (EmogenError, TimeoutError):
+        return False
+    return True
+
+
 def _add_errors(app: FastAPI) -> None:
     """Every error is answered in one shape."""
 
     async def refuse(request: Request, error: Exception) -> Response:
-        refusal = as_api_error(error)
-        _record(request).error = refusal.code or "refused"
+        record = _record(request)
+        refusal = as_api_error(error, record.id)
+        log_place(error, record.id)
+        record.error = refusal.code or "refused"
         return Response(refusal.as_json(), refusal.status, dict(refusal.headers), "application/json")
 
     async def refuse_shape(request: Request, error: Exception) -> Response:

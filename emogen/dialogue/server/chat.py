@@ -22,6 +22,7 @@ from emogen.dialogue.language import WrittenScripts
 from emogen.dialogue.server.choices import Choice, Cut, merged
 from emogen.dialogue.server.emotion import Ears, emotion_from
 from emogen.dialogue.server.errors import ApiError, as_api_error, log_place, naming
+from emogen.dialogue.server.limits import Holding
 from emogen.dialogue.server.opinions import Opinions, Reply
 from emogen.dialogue.server.record import Record
 from emogen.dialogue.server.settings import ServerSettings
@@ -114,23 +115,29 @@ class Chat:
         self._scripts = WrittenScripts(engine.model.tokenizer)
         self._logged: set[str] = set()
 
-    async def begin(self, request: ChatRequest, record: Record) -> Answer:
+    async def begin(self, request: ChatRequest, record: Record, holding: Holding) -> Answer:
         """Asks the engine for the replies.
 
+        Args:
+            request: what is asked for.
+            record: of the request.
+            holding: its places; widened to the number of replies.
+
         Raises:
-            ApiError: a request that cannot be served.
-            SettingsError: an option that the model cannot serve.
+            ApiError: a request that cannot be served, or that asks for more replies than there is room for.
             BusyError: as many replies wait as may.
         """
         self._refuse(request)
+        holding.widen(request.n or 1)
         context = _context(request.messages, self._settings)
         post = _post(request)
         emotion, state = await self._emotion(request)
-        sampling = self._sampling(request, emotion)
+        with self._unnamed():
+            sampling = self._sampling(request, emotion)
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         name = f"chatcmpl-{uuid.uuid4().hex}"
         with self._unnamed():
-            choices = tuple(self._choices(name, context, emotion, sampling, seed, request))
+            choices = tuple(self._choices(name, context, emotion, sampling, seed, request, holding.caller))
         answer = Answer(
             name,
             self.model,
@@ -178,7 +185,7 @@ class Chat:
                     change = _delta(choice, {}, choice.finish) if piece is None else _delta(choice, {"content": piece})
                     yield _event({**answer.as_object(kind, [change]), **usage})
         except Exception as error:
-            refusal = as_api_error(error)
+            refusal = as_api_error(error, record.id)
             record.error = refusal.code or "refused"
             log_place(error, record.id)
             yield _event(refusal.as_object())
@@ -257,7 +264,14 @@ class Chat:
         return self._ears.answer(state, request.policy, request.strength), state
 
     def _choices(
-        self, name: str, context: Sequence[str], emotion: Emotion, sampling: Sampling, seed: int, request: ChatRequest
+        self,
+        name: str,
+        context: Sequence[str],
+        emotion: Emotion,
+        sampling: Sampling,
+        seed: int,
+        request: ChatRequest,
+        caller: str,
     ) -> Iterator[Choice]:
         """The replies; where the engine refuses one, those before it are cancelled."""
         begun: list[Choice] = []
@@ -266,7 +280,7 @@ class Chat:
                 # Seeds here are not below 0, those of the OpenAI API may be.
                 first = seed % 2**63
                 own = seed_of(first, index) if index else first
-                writing = self._engine.write(context, emotion, sampling, own)
+                writing = self._engine.write(context, emotion, sampling, own, caller)
                 begun.append(Choice(index, f"{name}-{index}" if index else name, writing, Cut(request.stop)))
         except Exception:
             for choice in begun:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from emogen.errors import BusyError, DataError, EmogenError, SettingsError, places_of
+from emogen.errors import BusyError, DataError, EmogenError, SettingsError, log_failure
 
 _LOG = logging.getLogger("emogen.server")
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -50,23 +50,22 @@ class ApiError(EmogenError):
         return json.dumps(self.as_object()).encode("ascii")
 
 
-def as_api_error(error: Exception) -> ApiError:
-    """Whatever a request led to, as the answer to it; an unforeseen error tells nothing of itself."""
+def as_api_error(error: Exception, name: str) -> ApiError:
+    """Turn what a request of that id led to into the answer to it.
+
+    Only what was raised as an answer speaks for itself. Other errors' words, maybe a path or another user's, are left out.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, BusyError):
         return ApiError(503, str(error), "busy", retry_after=1)
-    if isinstance(error, SettingsError | DataError):
-        return ApiError(400, _shortened(str(error)))
-    if isinstance(error, EmogenError):
-        return ApiError(500, _shortened(str(error)), "failed")
-    return ApiError(500, "the server failed; its log says where", "failed")
+    return ApiError(500, f"the server failed; its log says where, under {name}", "failed")
 
 
 def log_place(error: Exception, name: str) -> None:
-    """Where the unforeseen error of a request of that id came from; its own words may be a user's, and are left out."""
-    if not isinstance(error, EmogenError):
-        _LOG.error("%s failed with %s\n%s", name, type(error).__name__, places_of(error))
+    """Log where the unforeseen error of a request of that id came from; its words only under `--debug`."""
+    if not isinstance(error, ApiError | BusyError):
+        log_failure(_LOG, f"{name} failed", error)
 
 
 @contextmanager

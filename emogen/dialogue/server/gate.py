@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Any
 
 from emogen.dialogue.server.body import ClientLeftError, Message, Receive, discard_body, read_body, replayed
 from emogen.dialogue.server.errors import ApiError, as_api_error, log_place
-from emogen.dialogue.server.limits import Keys, Rate
+from emogen.dialogue.server.limits import Holding, Keys, Knocks, Rate, Shares
 from emogen.dialogue.server.record import UNKNOWN_ROUTE, Record, begun
 from emogen.dialogue.server.settings import is_loopback
 
@@ -19,7 +21,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _LOG = logging.getLogger("emogen.server")
-_OPEN = ("/health",)
+OPEN_ROUTES = ("/health", "/livez", "/readyz")
+HOLDING = "emogen.holding"
+_HOST = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)\]|(?P<name>[0-9A-Za-z.-]+))(?::(?P<port>[0-9]{0,5}))?")
+_LAST_PORT = 65_535
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Door:
     Attributes:
         keys: who.
         rate: how often.
-        most_requests: that write, recognise or rate at one time.
+        shares: places of requests that write, recognise or rate at one time, a reply a place.
+        knocks: how answers to wrong keys are paced.
         most_bytes: of a body.
         body_seconds: that a body may take to arrive.
         log_text: whether the log shows what users say.
@@ -39,7 +45,8 @@ class Door:
 
     keys: Keys
     rate: Rate
-    most_requests: int
+    shares: Shares
+    knocks: Knocks
     most_bytes: int
     body_seconds: float
     log_text: bool = False
@@ -55,7 +62,6 @@ class Gate:
     def __init__(self, app: App, door: Door, count: Callable[[Record], None]) -> None:
         """Around `app`; `count` takes the record of each request that is over."""
         self._app, self._door, self._count = app, door, count
-        self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -68,46 +74,66 @@ class Gate:
             await self._let_in(scope, receive, answer)
         except ClientLeftError:
             record.is_cancelled = True
+        except asyncio.CancelledError:
+            # The server stops, and waits no longer.
+            await self._refuse(ApiError(503, "the server is stopping; ask again", "stopping", None, 1), answer, record)
         except Exception as error:
-            await self._refuse(as_api_error(error), answer, record)
+            await self._refuse(as_api_error(error, record.id), answer, record)
             log_place(error, record.id)
         finally:
             self._close(scope, record)
 
     async def _let_in(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
-        if scope["path"] in _OPEN:
+        if scope["path"] in OPEN_ROUTES:
             await self._app(scope, receive, answer)
             return
         try:
-            self._admit(scope)
+            caller = await self._admit(scope)
         except ApiError:
             await discard_body(receive, self._door.body_seconds)
             raise
         if scope["method"] != "POST":
             await self._app(scope, receive, answer)
             return
-        self._inside += 1
+        self._door.shares.arriving += 1
         try:
             announced = int(_header(scope, b"content-length") or 0)
             body = await read_body(receive, announced, self._door.most_bytes, self._door.body_seconds)
+        finally:
+            self._door.shares.arriving -= 1
+        # A place is taken by what can be served, not by who sends slowly.
+        holding = scope[HOLDING] = Holding(self._door.shares, caller)
+        try:
             await self._app(scope, replayed(body, receive), answer)
         finally:
-            self._inside -= 1
+            holding.release()
 
-    def _admit(self, scope: Scope) -> None:
-        """Raises ApiError 401, 403, 429 or 503."""
-        if self._door.local and not is_loopback(_host(scope)):
+    async def _admit(self, scope: Scope) -> str:
+        """Return who calls; raises ApiError 401, 403, 415 or 429."""
+        if self._door.local and not is_loopback(host_of(_header(scope, b"host") or b"localhost")):
             raise ApiError(
                 403, "without keys this server answers to localhost and 127.0.0.1 alone; see --api-key, --open", "wrong_host"
             )
         address = scope["client"][0] if scope.get("client") else ""
-        caller = self._door.keys.caller(_header(scope, b"authorization"), address)
+        caller = await self._caller(_header(scope, b"authorization"), address)
         if scope["path"] != "/metrics":
             self._door.rate.take(caller)
-        if scope["method"] == "POST" and self._inside >= self._door.most_requests:
-            raise ApiError(
-                503, f"{self._inside} requests are being answered, which is all that may; ask again later", "busy", None, 1
-            )
+        if scope["method"] == "POST" and not _is_json(_header(scope, b"content-type") or b""):
+            # Web pages of other origins can send any other kind without being asked for leave.
+            raise ApiError(415, "the body must be JSON; send it with Content-Type: application/json", "unsupported_media_type")
+        return caller
+
+    async def _caller(self, authorization: bytes | None, address: str) -> str:
+        """Return who calls; raises ApiError 401, or 429 for many wrong keys, each in its turn."""
+        keys, knocks = self._door.keys, self._door.knocks
+        try:
+            caller = keys.caller(authorization, address)
+        except ApiError:
+            await asyncio.sleep(knocks.wait_of(address, None))
+            raise
+        if keys.are_needed:
+            await asyncio.sleep(knocks.wait_of(address, caller))
+        return caller
 
     async def _refuse(self, error: ApiError, answer: _Answer, record: Record) -> None:
         record.error = error.code or "refused"
@@ -145,10 +171,20 @@ class _Answer:
         await self({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def _host(scope: Scope) -> str:
-    """What a request calls this machine, without the port."""
-    host = (_header(scope, b"host") or b"localhost").decode("latin-1")
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+def host_of(header: bytes) -> str:
+    """Parse a request's header Host: the name or address without brackets and port, lower case; empty where it is neither.
+
+    >>> host_of(b"[::1]:8000"), host_of(b"LOCALHOST"), host_of(b"[127.0.0.1].evil.example"), host_of(b"localhost:evil")
+    ('::1', 'localhost', '', '')
+    """
+    found = _HOST.fullmatch(header.decode("latin-1"))
+    if not found or int(found["port"] or 0) > _LAST_PORT:
+        return ""
+    return (found["six"] or found["name"]).lower()
+
+
+def _is_json(content_type: bytes) -> bool:
+    return content_type.partition(b";")[0].strip().lower() == b"application/json"
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes | None:

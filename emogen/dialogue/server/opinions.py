@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from emogen.dialogue.feedback import FeedbackStore, Opinion, Verdict
@@ -13,9 +15,11 @@ from emogen.dialogue.server.errors import ApiError, naming
 from emogen.dialogue.server.record import Record
 from emogen.dialogue.server.shapes import FeedbackRequest
 from emogen.emotions import Emotion, LabelSet
-from emogen.errors import DataError, EmogenError
+from emogen.errors import DataError, EmogenError, log_failure
 
 _LOG = logging.getLogger("emogen.server")
+BUSY_SECONDS = 2.0
+STORE_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Opinions:
         """Of a model with these labels; the newest `most` replies are remembered."""
         self._store, self._model, self._labels, self._most = store, model, labels, most
         self._replies: OrderedDict[str, Reply] = OrderedDict()
-        self._one_at_a_time = asyncio.Lock()
+        # A thread of its own: who waits for the store keeps nobody else waiting.
+        self._thread = ThreadPoolExecutor(1, "emogen-store")
 
     def remember(self, name: str, reply: Reply) -> None:
         """A reply that is written; forgotten once as many newer ones are remembered as may be."""
@@ -62,18 +67,19 @@ class Opinions:
             raise ApiError(501, "this server stores no opinions; it is started with --feedback FILE to do so", "no_feedback")
         with naming("id"):
             opinions = self._opinions(request)
-        async with self._one_at_a_time:
-            for opinion in opinions:
-                await self._stored(self._store, opinion)
-                record.verdicts = (*record.verdicts, opinion.verdict)
+        await self._stored(self._store, opinions)
+        record.verdicts = tuple(opinion.verdict for opinion in opinions)
         return [opinion.reply for opinion in opinions]
 
-    async def _stored(self, store: FeedbackStore, opinion: Opinion) -> None:
+    async def _stored(self, store: FeedbackStore, opinions: Sequence[Opinion]) -> None:
+        """Store in turn; what its turn does not come for in time is not begun."""
+        storing = asyncio.get_running_loop().run_in_executor(self._thread, _store, store, opinions)
         try:
-            await asyncio.to_thread(store.rate, opinion)
-        except EmogenError as error:
-            _LOG.error("an opinion was not stored: %s", error)
-            raise ApiError(503, "the opinion could not be stored; send it again later", "not_stored", None, 1) from None
+            async with asyncio.timeout(STORE_SECONDS):
+                await storing
+        except (TimeoutError, EmogenError) as error:
+            log_failure(_LOG, "an opinion was not stored", error)
+            raise ApiError(503, "the opinion could not be stored; send it again later", "not_stored", None, 2) from None
 
     def _opinions(self, request: FeedbackRequest) -> list[Opinion]:
         if request.id and request.verdict and not (request.better or request.worse):
@@ -109,3 +115,8 @@ class Opinions:
             return self._known(name)
         emotion = emotion_from(request.emotion, request.strength, self._labels)
         return Reply(tuple(request.context), request.reply, emotion)
+
+
+def _store(store: FeedbackStore, opinions: Sequence[Opinion]) -> None:
+    for opinion in opinions:
+        store.rate(opinion)

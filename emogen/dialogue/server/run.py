@@ -8,8 +8,10 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
@@ -17,6 +19,8 @@ from emogen.checkpoint import load
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.feedback import FeedbackStore
 from emogen.dialogue.server.app import build_app
+from emogen.dialogue.server.connections import BACKLOG, Connections, OnceAMinute, most_connections
+from emogen.dialogue.server.opinions import BUSY_SECONDS
 from emogen.dialogue.server.settings import NO_RECOGNIZER, ServerSettings, keys_of
 from emogen.errors import EmogenError, Interrupted
 from emogen.judges.recognizer import Recognizer, load_recognizer
@@ -24,6 +28,7 @@ from emogen.train.memory import keep_freed_memory
 
 _LOG = logging.getLogger("emogen.server")
 _LAST_WORDS_SECONDS = 5
+_TICKS_A_SECOND = 10
 
 
 def run(settings: ServerSettings) -> None:
@@ -33,9 +38,14 @@ def run(settings: ServerSettings) -> None:
         SettingsError: settings that do not go together.
         CheckpointError: a model that cannot be loaded.
         EmogenError: an address that cannot be listened on.
-        Interrupted: by SIGTERM.
         KeyboardInterrupt: by SIGINT.
     """
+    # By SIGTERM, which is how a server is stopped, it ends well.
+    with suppress(Interrupted):
+        _serve(settings)
+
+
+def _serve(settings: ServerSettings) -> None:
     keys_of(settings)
     keep_freed_memory()
     with ExitStack() as parts:
@@ -43,11 +53,14 @@ def run(settings: ServerSettings) -> None:
         place = parts.enter_context(_socket(settings.host, settings.port))
         model = load(settings.checkpoint or None, settings.device, full_precision=settings.full_precision)
         recognizer = _recognizer(settings)
-        store = parts.enter_context(FeedbackStore(settings.feedback)) if settings.feedback else None
+        store = parts.enter_context(_store(settings.feedback)) if settings.feedback else None
+        connections = Connections(
+            most_connections(settings.most_connections), settings.body_seconds, settings.body_seconds, time.monotonic
+        )
         engine = parts.enter_context(Engine(model, settings.most_rows, settings.most_waiting))
         config = uvicorn.Config(
-            build_app(settings, engine, recognizer, store),
-            http="h11",
+            build_app(settings, engine, recognizer, store, connections=connections),
+            http=cast("type[asyncio.Protocol]", connections.protocol()),
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -55,20 +68,42 @@ def run(settings: ServerSettings) -> None:
             log_config=None,
             proxy_headers=False,
             server_header=False,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=round(settings.grace_seconds) + _LAST_WORDS_SECONDS,
         )
-        _log_to_stderr()
-        host, port = place.getsockname()[:2]
-        _LOG.info("serving %s at http://%s:%d", model.folder.resolve().name, f"[{host}]" if ":" in host else host, port)
-        _Server(config, engine, settings.grace_seconds).run(sockets=[place])
+        _log_to_stderr(settings.debug)
+        _Server(config, engine, connections, settings.grace_seconds).run(sockets=[place])
+        if not engine.is_open:
+            raise EmogenError("the engine failed twice, so that the server ends; its log says where, start it again")
 
 
 class _Server(uvicorn.Server):
-    """Once it is stopped, replies have some seconds to be finished; those that are not end with an error."""
+    """Once it is stopped, replies have some seconds to be finished; those that are not end with an error.
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, grace_seconds: float) -> None:
+    It stops by itself, some seconds after the engine has failed for good: meanwhile it says so to those who look.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, connections: Connections, grace_seconds: float) -> None:
         super().__init__(config)
-        self._engine, self._grace_seconds = engine, grace_seconds
+        self._engine, self._connections, self._grace_seconds = engine, connections, grace_seconds
+        self._failed_at: float | None = None
+
+    async def on_tick(self, counter: int) -> bool:
+        """See uvicorn: ten times a second."""
+        if counter % _TICKS_A_SECOND == 0:
+            self._connections.sweep()
+        if not self._engine.is_open and self._failed_at is None:
+            self._failed_at = time.monotonic()
+        is_over = self._failed_at is not None and time.monotonic() - self._failed_at > self._grace_seconds
+        return await super().on_tick(counter) or is_over
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn; said is where it listens once it does."""
+        await super().startup(sockets)
+        for place in sockets or ():
+            host, port = place.getsockname()[:2]
+            name = self._engine.model.folder.resolve().name
+            _LOG.info("serving %s at http://%s:%d", name, f"[{host}]" if ":" in host else host, port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         closing = threading.Thread(target=self._engine.close, daemon=True)
@@ -102,9 +137,23 @@ def _recognizer(settings: ServerSettings) -> Recognizer | None:
     return None if settings.recognizer == NO_RECOGNIZER else load_recognizer(settings.recognizer or None, settings.device)
 
 
-def _log_to_stderr() -> None:
-    """The server's own lines as they are, and warnings of others."""
+def _store(address: str) -> FeedbackStore:
+    """Open the store, found whole; nobody waits long for others that write into it."""
+    store = FeedbackStore(address, busy_seconds=BUSY_SECONDS)
+    try:
+        store.check()
+    except EmogenError:
+        store.close()
+        raise
+    return store
+
+
+def _log_to_stderr(debug: bool) -> None:
+    """The server's own lines as they are, and warnings of others, each of these once a minute."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    _LOG.setLevel(logging.INFO)
+    # Filters of a logger do not see what its children log, so that they stand at each of those that an attacker can make speak.
+    for name in ("asyncio", "uvicorn.error"):
+        logging.getLogger(name).addFilter(OnceAMinute(time.monotonic))
+    logging.getLogger("emogen").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import string
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from emogen.errors import SettingsError, require
 from emogen.options import setting
 
 NO_RECOGNIZER = "none"
-_KEY_SIGNS = frozenset(string.ascii_letters + string.digits + string.punctuation) - {","}
+_KEY = re.compile(r"[0-9A-Za-z._~+/-]+=*")
 _SMALLEST = {
     "most_rows": 1,
     "most_waiting": 0,
@@ -22,6 +22,7 @@ _SMALLEST = {
     "most_characters": 1,
     "most_bytes": 1,
     "most_tokens": 1,
+    "most_connections": 1,
     "most_remembered": 0,
     "requests_a_minute": 0,
 }
@@ -57,10 +58,12 @@ class ServerSettings:
     most_bytes: int = setting(1_000_000, "Of a request's body.")
     most_tokens: int = setting(256, "Of a reply; a request that asks for more gets so many.")
     seconds: float = setting(60.0, "That writing a reply may take.")
-    body_seconds: float = setting(10.0, "That sending a request's body may take.")
+    body_seconds: float = setting(10.0, "That sending a request's head or body may take, or reading nothing of an answer.")
     grace_seconds: float = setting(20.0, "That replies have to be finished when the server is stopped.")
     feedback: str = setting("", "Where opinions are stored: an SQLite file, or a database's address as SQLAlchemy writes it.")
+    most_connections: int = setting(1000, "Open connections; never more than the process may have files.")
     most_remembered: int = setting(4096, "Newest replies that an opinion can name by their id alone.")
+    debug: bool = setting(False, "Write errors in their own words into the log; they may hold what users say.")
     log_text: bool = setting(False, "Write what users say, and the replies, into the log.")
 
     def __post_init__(self) -> None:
@@ -69,6 +72,7 @@ class ServerSettings:
         for name in ("seconds", "body_seconds", "grace_seconds"):
             require(0 < getattr(self, name) <= 86_400, name, getattr(self, name), "above 0 and at most 86400")
         require(0 <= self.port <= 65_535, "port", self.port, "between 0 and 65535")
+        require(bool(self.host.strip()), "host", repr(self.host), "an address or a name, such as 127.0.0.1")
         for origin in self.origins:
             parts = urlsplit(origin)
             require(
@@ -85,14 +89,17 @@ def keys_of(settings: ServerSettings) -> tuple[str, ...]:
     """The keys that are let in; none lets everybody in.
 
     Raises:
-        SettingsError: a file that cannot be read or holds none, a key with signs that no header has, or none at all where other
-            machines can reach the server and `open` is not set.
+        SettingsError: a file that cannot be read or holds none, a key with signs that no bearer token has, or none at all
+            where other machines can reach the server and `open` is not set.
     """
-    given = [*settings.api_key.split(","), *_lines(settings.api_key_file)]
-    keys = tuple(dict.fromkeys(filter(None, map(str.strip, given))))
+    given = [key.strip() for key in settings.api_key.split(",")]
+    if settings.api_key and not any(given):
+        raise SettingsError("--api-key: holds no key, only commas or blanks; write KEY or KEY,KEY, or leave it out")
+    keys = tuple(dict.fromkeys(filter(None, [*given, *_lines(settings.api_key_file)])))
     for number, key in enumerate(keys, 1):
-        if not set(key) <= _KEY_SIGNS:
-            raise SettingsError(f"key {number} holds other signs than letters, digits and marks; a key is one line of those")
+        # What a bearer token may be made of (RFC 6750, section 2.1); so no other file is taken for one of keys.
+        if not _KEY.fullmatch(key):
+            raise SettingsError(f"key {number} is no key; one is made of letters, digits and - . _ ~ + /, with = at its end")
     if not keys and not settings.open and not is_loopback(settings.host):
         raise SettingsError(
             f"--host {settings.host}: other machines could call without a key; set EMOGEN_API_KEY or --api-key-file, or let "
