@@ -27,6 +27,7 @@ from emogen.decoding.sampling import Sampling
 from emogen.decoding.texts import Guide, Prompt, Sample, Writer, sample, stream_steps
 from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, SettingsError
+from emogen.files import read_bytes, read_json, read_text
 from emogen.models.bases import Base, find_base
 from emogen.models.classifier import Classifier, ClassifierConfig
 from emogen.models.device import choose_device
@@ -544,7 +545,7 @@ def read_description(folder: str | Path) -> Description:
     folder = Path(folder)
     path = folder / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["format"] != FORMAT:
             raise CheckpointError(
                 f"{path}: format {content['format']} (emogen {content.get('emogen', 'unknown')}), this emogen {__version__} "
@@ -566,7 +567,7 @@ def read_weights(folder: str | Path, model: nn.Module) -> None:
     """
     path = Path(folder) / "model.safetensors"
     with _reading(path, "copy the whole folder again, or name another checkpoint"):
-        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(path.read_bytes()).items()}
+        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(read_bytes(path)).items()}
         if isinstance(model, Generator):
             tensors = _of_decoder(tensors)
         if isinstance(model, (Generator, TextVAE)):
@@ -651,7 +652,7 @@ def read_head(folder: str | Path, generator: Generator) -> EmotionHead | None:
     if not path.exists():
         return None
     with _reading(path, "remove it, then run `emogen train-head` again"):
-        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(path.read_bytes()).items()}
+        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(read_bytes(path)).items()}
         if tensors.get("down.weight", torch.zeros(())).dim() != 2:
             raise _OtherTensorsError("it holds no matrix down.weight, which every head has")
         head = head_of(generator, len(tensors["down.weight"]))
@@ -701,7 +702,7 @@ def read_confusion(folder: str | Path, labels: LabelSet) -> NDArray[np.int64] | 
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         names, counts = tuple(content["labels"]), _counts(content["counts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: no readable confusion ({error!r}); remove it or train the classifier again") from None
@@ -746,6 +747,6 @@ def _latest() -> Path | None:
 
 def _pointed(pointer: Path) -> Path:
     try:
-        return pointer.parent / pointer.read_text(encoding="utf-8").strip()
+        return pointer.parent / read_text(pointer).strip()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{pointer}: cannot be read ({error}); remove it or name a folder with --checkpoint") from None

@@ -6,6 +6,7 @@ import logging
 import traceback
 
 _MOST_KINDS = 4
+_MOST_WHOLE = 2**31 - 1
 
 
 class EmogenError(Exception):
@@ -62,6 +63,12 @@ def places_of(error: BaseException) -> str:
     """List where an error came from, a line a call: for logs that must not hold its own words, which may be a user's."""
     frames = traceback.extract_tb(error.__traceback__)
     return "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+
+
+def require_whole(name: str, value: object, least: int = 1) -> None:
+    """Raise SettingsError unless a size is a whole number from `least` to 2^31 - 1; files hold any value."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST_WHOLE:
+        raise SettingsError(f"{name} {value!r:.40}: allowed is a whole number from {least} to {_MOST_WHOLE}")
 
 
 def require(holds: bool, name: str, value: object, allowed: str) -> None:

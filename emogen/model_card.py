@@ -16,6 +16,7 @@ from safetensors import safe_open
 from emogen.atomic import write_text
 from emogen.checkpoint import Description, architecture_of, is_for_transformers, read_description
 from emogen.errors import SettingsError
+from emogen.files import read_json, read_text
 
 CARD_FILE = "README.md"
 _NEEDED = ("license", "language", "datasets")
@@ -101,14 +102,14 @@ def filled_card(folder: str | Path, repo: str, header: Mapping[str, Any]) -> str
 
 def _read_run(folder: Path) -> dict[str, Any]:
     path = folder / "train.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found: dict[str, Any] = read_json(path) if path.exists() else {}
     return found
 
 
 def _held_out(folder: Path) -> dict[str, float]:
     """The newest held-out figures of the log."""
     path = folder / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_text(path).splitlines() if path.exists() else []
     looks: list[dict[str, float]] = [json.loads(line)["held_out"] for line in lines if '"held_out"' in line]
     return looks[-1] if looks else {}
 

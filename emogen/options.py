@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from emogen.errors import SettingsError
+from emogen.files import read_toml
 
 T = TypeVar("T")
 Command = Callable[..., Any]
@@ -81,8 +81,8 @@ def read_settings(path: str | Path, settings: type, table: str) -> dict[str, obj
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        content = read_toml(path)
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot be read as TOML ({error})") from None
     if isinstance(content.get("map"), dict):
         content.pop("map")

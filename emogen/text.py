@@ -16,6 +16,7 @@ import sentencepiece
 
 from emogen.atomic import replacing
 from emogen.errors import CheckpointError, DataError, SettingsError
+from emogen.files import read_bytes
 
 SPECIAL = 5
 PAD, UNKNOWN, BOS, EOS, TURN = range(SPECIAL)
@@ -131,7 +132,7 @@ def load_tokenizer(path: str | Path) -> SentencePieceTokenizer:
     """
     path = Path(path)
     try:
-        model = path.read_bytes()
+        model = read_bytes(path)
         if not model:
             raise ValueError("the file is empty")
         tokenizer = SentencePieceTokenizer(model)

@@ -252,8 +252,12 @@ def allocation_that_fails():
 @pytest.mark.parametrize(
     ("spoilt", "error", "words"),
     [
-        ((Path, "read_bytes"), PermissionError(errno.EACCES, "Permission denied"), "cannot be opened (Permission denied); "),
-        ((Path, "read_bytes"), OSError(errno.EIO, "Input/output error"), "cannot be opened (Input/output error); "),
+        (
+            (checkpoint, "read_bytes"),
+            PermissionError(errno.EACCES, "Permission denied"),
+            "cannot be opened (Permission denied); ",
+        ),
+        ((checkpoint, "read_bytes"), OSError(errno.EIO, "Input/output error"), "cannot be opened (Input/output error); "),
         ((safetensors.torch, "load"), MemoryError(), "there is not enough memory to read its 0 MB"),
         ((safetensors.torch, "load"), torch.OutOfMemoryError("CUDA out of memory"), "there is not enough memory"),
         ((safetensors.torch, "load"), allocation_that_fails(), "there is not enough memory"),
@@ -281,7 +285,7 @@ def test_a_folder_where_a_file_should_be(copied):
     for name in ("head.safetensors", "model.safetensors"):
         (copied / name).unlink(missing_ok=True)
         (copied / name).mkdir()
-        assert refusal(copied).startswith(f"{copied / name}: cannot be opened (Is a directory)")
+        assert refusal(copied).startswith(f"{copied / name}: cannot be opened (is a folder, not a regular file)")
         (copied / name).rmdir()
 
 

@@ -222,7 +222,7 @@ def test_a_state_that_is_cut_short_cannot_be_resumed(folder, content):
 @POSIX
 def test_a_folder_in_the_place_of_a_state(folder):
     (folder / "train_state.pt").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"train_state\.pt: cannot be read \(Is a directory\)"):
+    with pytest.raises(CheckpointError, match=r"train_state\.pt: cannot be read \(is a folder, not a regular file\)"):
         resume(Toy(folder).state, folder)
 
 

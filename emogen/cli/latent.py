@@ -18,6 +18,7 @@ from emogen.cli.reading import piped_lines
 from emogen.decoding.transfer_options import TransferOptions
 from emogen.emotions import LabelSet, parse_emotion
 from emogen.errors import CheckpointError, DataError, SettingsError
+from emogen.files import read_json, read_text
 
 if TYPE_CHECKING:
     from emogen.checkpoint import Checkpoint
@@ -139,8 +140,8 @@ def _refuse_at_once(checkpoint: str | None, emotion: str | None, strength: float
     folder = Path(named)
     try:
         if folder.name == _LATEST.name and folder.is_file():
-            folder = folder.parent / folder.read_text(encoding="utf-8").strip()
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            folder = folder.parent / read_text(folder).strip()
+        content = read_json(folder / "config.json")
         kind, labels = content["kind"], LabelSet(tuple(content["labels"]))
     except (OSError, ValueError, KeyError, TypeError, SettingsError):
         if checkpoint is None and named == str(_LATEST) and not _LATEST.exists():

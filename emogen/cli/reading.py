@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from itertools import chain
@@ -18,6 +17,7 @@ from emogen.data.label_use import Renames
 from emogen.data.rows import FORMATS, QUOTINGS, known_encoding, parse_delimiter
 from emogen.emotions import LABEL_SETS, LabelSet, named_label_set
 from emogen.errors import DataError, SettingsError
+from emogen.files import read_toml
 from emogen.label_names import is_name, normalize_name
 
 Command = Callable[..., Any]
@@ -146,8 +146,8 @@ def _renames(given: str) -> Iterator[tuple[str, str]]:
 def read_renames(path: Path) -> tuple[tuple[str, str], ...]:
     """Read the table `map` of a TOML file; empty where it has none. Raises SettingsError where it cannot be read."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("map", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = read_toml(path).get("map", {})
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot be read as TOML ({error})") from None
     if not isinstance(table, dict) or not all(isinstance(label, str) for label in table.values()):
         raise SettingsError(f'{path}: map is no table of names and labels; write happy = "joy" under [map]')

@@ -21,7 +21,8 @@ from torch import Tensor
 from emogen.data.exchange import Exchange
 from emogen.data.fingerprints import Fingerprints, fingerprint
 from emogen.emotions import LabelSet
-from emogen.errors import DataError, EmogenError
+from emogen.errors import DataError, EmogenError, require_whole
+from emogen.files import read_json
 from emogen.text import EOS, PAD, Tokenizer
 
 Item = TypeVar("Item")
@@ -41,6 +42,10 @@ class Limits:
 
     context_tokens: int = 32
     reply_tokens: int = 40
+
+    def __post_init__(self) -> None:
+        for name in ("context_tokens", "reply_tokens"):
+            require_whole(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -324,7 +329,7 @@ def _write_row(writer: _Writer, exchange: Exchange, tokenizer: Tokenizer, limits
 
 
 def _open(folder: Path) -> TokenArrays:
-    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    about = read_json(folder / "about.json")
     rows = _map(folder / "rows", np.int64).reshape(-1, 2)
     return TokenArrays(
         tokens=_map(folder / "tokens", np.dtype(about["dtype"])),

@@ -18,6 +18,7 @@ from emogen.data.label_use import Renames, rename
 from emogen.data.rows import Problem, Row, find_column, read_lines, read_rows
 from emogen.emotions import parse_shares
 from emogen.errors import DataError, SettingsError
+from emogen.files import open_data
 from emogen.label_names import normalize_name
 
 FORMATS = ("txt", "jsonl", "csv", "tsv")
@@ -331,7 +332,7 @@ def _copy(name: str, path: Path) -> None:
         if name == "-":
             shutil.copyfileobj(sys.stdin.buffer, copy)
         else:
-            with Path(name).open("rb") as pipe:
+            with open_data(name) as pipe:
                 shutil.copyfileobj(pipe, copy)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from emogen.errors import DataError, SettingsError
+from emogen.files import open_data
 
 FORMATS = ("jsonl", "csv", "tsv")
 QUOTINGS = ("csv", "none")
@@ -269,11 +270,11 @@ def _opened(path: str | Path) -> Iterator[io.BufferedReader]:
             with _standard_input() as standard:
                 yield standard
         elif str(path).endswith(".gz"):
-            with gzip.open(path, "rb") as unzipped:
+            with open_data(path) as zipped, gzip.open(zipped, "rb") as unzipped:
                 yield cast(io.BufferedReader, unzipped)
         else:
-            with Path(path).open("rb", buffering=_HEAD) as plain:
-                yield cast(io.BufferedReader, plain)
+            with open_data(path, _HEAD) as plain:
+                yield plain
     except UnicodeError as error:
         raise DataError(f"{path}: is not in the encoding that its byte order mark or --encoding says ({error})") from None
     except (OSError, EOFError, zlib.error) as error:

@@ -15,8 +15,10 @@ from emogen.atomic import write_text
 from emogen.decoding.control import Control, parse_control
 from emogen.emotions import Emotion, LabelSet
 from emogen.errors import CheckpointError, EmogenError, SettingsError
+from emogen.files import read_json
 
 CALIBRATION_FILE = "calibration.json"
+MOST_SHARPNESS = 100.0
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,10 @@ class Calibration:
             is_rising = all(low <= high for low, high in pairwise(row))
             if len(row) < 2 or row[0] != 0 or row[-1] > 1 or not is_rising:
                 raise SettingsError(f"strengths {list(row)} of a calibration do not rise from 0 to at most 1")
-        if not all(math.isfinite(number) for number in (self.sharpness, *self.preference)) or self.sharpness <= 0:
-            raise SettingsError("sharpness of a calibration must be above 0, and preferences finite")
+        if not 0 < self.sharpness <= MOST_SHARPNESS or not all(abs(favour) <= MOST_SHARPNESS for favour in self.preference):
+            raise SettingsError(
+                f"sharpness of a calibration must be above 0 and at most {MOST_SHARPNESS:g}, and no preference larger than that"
+            )
 
     def told(self, asked: Emotion) -> Emotion:
         """What the model is told for an emotion that is asked for."""
@@ -90,7 +94,7 @@ def read_calibration(folder: str | Path, labels: LabelSet) -> Calibration | None
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         names, control = LabelSet(tuple(found["labels"])), parse_control(found["control"])
         strengths = tuple(tuple(map(float, row)) for row in found["strengths"])
         preference = tuple(map(float, found["preference"]))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from os.path import commonprefix
-from pathlib import Path
 from typing import NamedTuple
 
 from emogen.errors import SettingsError
+from emogen.files import read_text
 
 _HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WIDE_MARK = r"\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
@@ -205,7 +205,7 @@ def _parse_step(text: str) -> TextStep:
 
 def _read_words(file: str) -> tuple[str, ...]:
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file, "utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or str(error)
         raise SettingsError(f"block:{file}: cannot read the word list ({why}); give a UTF-8 file; {_ALLOWED}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from emogen.atomic import write_text
 from emogen.emotion_space import NEUTRAL, POINTS, emotion_of, nearest, point_of, require_labels
 from emogen.emotions import EKMAN, TO_EKMAN, Emotion, LabelSet, mixture, no_emotion, parse_emotion
 from emogen.errors import DataError, SettingsError
+from emogen.files import parse_json, parse_toml, read_text
 
 _KEYS = ("name", "intent", "user", "reply", "rows")
 _ROW_KEYS = ("emotion", "strength")
@@ -301,10 +301,10 @@ def _from_shares(shares: Mapping[str, float], strength: float, reply: LabelSet) 
 
 def _content(path: Path) -> dict[str, Any]:
     _require_ending(path)
-    parse = tomllib.loads if path.suffix.lower() == ".toml" else json.loads
+    parse = parse_toml if path.suffix.lower() == ".toml" else parse_json
     try:
-        content = parse(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse(read_text(path, "utf-8-sig"))
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path}: cannot be read as a policy ({reason})") from None
     if not isinstance(content, dict):

@@ -18,6 +18,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from emogen import files
 from emogen.atomic import sha256, write_text
 from emogen.errors import DataError
 from emogen.evaluate.score import Score, toolkit_version
@@ -155,8 +156,8 @@ def read_json(path: str | Path) -> Any:
         DataError: it is no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        return files.read_json(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: is no JSON ({error}); move it away, and it is made again") from None
 
 

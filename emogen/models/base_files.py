@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from emogen.errors import CheckpointError
+from emogen.files import read_json
 
 # PyTorch and Transformers take seconds to import: only where a model is looked at.
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def first_line(error: BaseException) -> str:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(folder / _CONFIG)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / _CONFIG}: cannot be read ({first_line(error)}); {_WAY_OUT}") from None
     return config
@@ -113,7 +114,7 @@ def _places(folder: Path) -> dict[str, Path]:
     """The file that holds each tensor."""
     path, index = folder / _WEIGHTS, folder / _INDEX
     if index.is_file() and not path.is_file():
-        return {name: folder / file for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()}
+        return {name: folder / file for name, file in read_json(index)["weight_map"].items()}
     with safe_open(path, framework="pt") as file:
         return dict.fromkeys(file.keys(), path)
 

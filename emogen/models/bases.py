@@ -13,6 +13,7 @@ from typing import Any
 from emogen.atomic import sha256
 from emogen.data.corpora import data_folder
 from emogen.errors import CheckpointError
+from emogen.files import read_json
 from emogen.models.base_files import licence_of, revision_of
 
 PREFIX = "hf:"
@@ -185,7 +186,7 @@ def write_record(base: Base, source: str) -> None:
 def _record(folder: Path, name: str) -> dict[str, Any]:
     """What base.json says; raises CheckpointError where it cannot be read or a file has another size."""
     try:
-        record: dict[str, Any] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(folder / _RECORD)
     except (OSError, ValueError):
         raise CheckpointError(f"{folder / _RECORD}: cannot be read; pull it again with: emogen pull {name}") from None
     for file, entry in record["files"].items():

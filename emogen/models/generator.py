@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emogen.errors import SettingsError
+from emogen.errors import SettingsError, require_whole
 from emogen.losses import Gaussian, standard_normal
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, PretrainedBackbone
 from emogen.models.transformer import Block, last_of, present_tokens, rotation_of
@@ -52,6 +52,11 @@ class GeneratorConfig:
     prior: Literal["standard", "emotion"] = "standard"
 
     def __post_init__(self) -> None:
+        for name in ("vocabulary", "emotions", "width", "layers", "heads"):
+            require_whole(name, getattr(self, name))
+        require_whole("latent", self.latent, 0)
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise SettingsError(f"dropout {self.dropout!r:.40}: allowed is a number from 0 to below 1")
         if self.prior not in ("standard", "emotion"):
             raise SettingsError(f"prior {self.prior!r} is not one of standard, emotion")
         if self.backbone not in ("lstm", "transformer", "pretrained"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from emogen.errors import CheckpointError, SettingsError
+from emogen.errors import CheckpointError, SettingsError, require_whole
 from emogen.models.bases import Base
 from emogen.models.device import probe_bfloat16
 from emogen.models.pretrained import load_causal_model
@@ -46,6 +46,10 @@ class AdapterConfig:
     prefix: int = 4
     rank: int = 16
     alpha: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("prefix", "rank", "alpha"):
+            require_whole(name, getattr(self, name), 0)
 
 
 @dataclass(frozen=True)

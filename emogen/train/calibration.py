@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.checkpoint import Checkpoint
-from emogen.decoding.calibration import Calibration
+from emogen.decoding.calibration import MOST_SHARPNESS, Calibration
 from emogen.decoding.sampling import Sampling
 from emogen.decoding.texts import Guide
 from emogen.emotions import Emotion, LabelSet, mixture
@@ -182,7 +182,7 @@ def fitted_shares(judged: Judged, labels: LabelSet) -> tuple[float, tuple[float,
         told[row] = _log_odds(share)
     gram = columns.T @ columns + _RIDGE * np.eye(len(columns.T))
     solved = np.linalg.solve(gram, columns.T @ told)
-    return max(float(solved[0]), 0.1), tuple(solved[1:].tolist())
+    return min(max(float(solved[0]), 0.1), MOST_SHARPNESS), tuple(np.clip(solved[1:], -MOST_SHARPNESS, MOST_SHARPNESS).tolist())
 
 
 def _mixtures(labels: LabelSet) -> tuple[list[tuple[int, int, float]], list[Emotion]]:

@@ -14,6 +14,7 @@ from emogen.checkpoint import CHECKPOINTS
 from emogen.data.exchange import Columns, Reading
 from emogen.emotions import LabelSet
 from emogen.errors import CheckpointError, EmogenError
+from emogen.files import read_json
 from emogen.train.config import RunConfig
 from emogen.train.run import STATE_FILE, refuse_overwriting
 
@@ -58,7 +59,7 @@ def read_train_file(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); put back a whole one, or start again elsewhere") from None
     if not isinstance(content, dict) or not isinstance(content.get("settings", {}), dict):

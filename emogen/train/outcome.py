@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from emogen.files import read_text
 from emogen.train.run import LOG_FILE
 
 LEAST_MOVED = 0.15
@@ -83,4 +84,4 @@ def _macro_f1(counts: NDArray[np.int64]) -> float:
 
 
 def _read_log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in read_text(folder / LOG_FILE).splitlines()]

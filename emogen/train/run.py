@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from emogen.atomic import replacing, write_text
 from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingError
+from emogen.files import read_bytes
 from emogen.label_names import is_visible
 from emogen.train.config import RunConfig
 from emogen.train.processes import from_first, is_first, largest
@@ -257,7 +258,7 @@ def _refuse_broken_weights(state: TrainState) -> None:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
 

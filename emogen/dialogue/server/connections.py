@@ -89,6 +89,12 @@ class Connections:
             if is_late:
                 self.drop(connection)
 
+    def drop_unasked(self) -> None:
+        """Close those that hold no whole request, when the server stops."""
+        for connection in tuple(self._open):
+            if connection.waits_for_client and not connection.is_stuck:
+                self.drop(connection)
+
     def _tell(self) -> None:
         if self._clock() - self._told < _SECONDS_BETWEEN_LINES:
             return

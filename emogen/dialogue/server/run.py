@@ -107,6 +107,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         closing = threading.Thread(target=self._engine.close, daemon=True)
+        self._connections.drop_unasked()
         later = asyncio.get_running_loop().call_later(self._grace_seconds, closing.start)
         try:
             await super().shutdown(sockets)

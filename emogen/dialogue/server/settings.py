@@ -6,10 +6,10 @@ import dataclasses
 import ipaddress
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from emogen.errors import SettingsError, require
+from emogen.files import read_text
 from emogen.options import setting
 
 NO_RECOGNIZER = "none"
@@ -112,7 +112,7 @@ def _lines(file: str) -> list[str]:
     if not file:
         return []
     try:
-        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(file).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise SettingsError(f"--api-key-file {file}: cannot be read ({reason})") from None
