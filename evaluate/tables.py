@@ -72,6 +72,7 @@ SHOWN = {
     ),
     "latent": LATENT,
     "latent_smp2020_ewect": LATENT,
+    "feedback_single": ("preference", "emotion_accuracy", "asks_back", "unique", "distinct2", "words"),
     "feedback": ("preference", "emotion_accuracy", "asks_back", "unique", "distinct2", "words"),
     "load": (
         "replies",
