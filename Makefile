@@ -5,11 +5,13 @@ INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --ed
 # What computes: run again as on a processor with AVX2 and no instructions for bfloat16, which most laptops have.
 NUMERIC = $(addprefix tests/test_,device.py generator.py mle.py vae.py gan.py gumbel.py rollout.py transformer.py discriminator.py \
 	classifier.py sampling.py texts.py running.py benchmark_speed.py backbone_benchmark.py pretrained_backbone.py)
+# What stands on FastAPI and SQLAlchemy: run again with the lowest versions of them that may be installed.
+SERVER = $(addprefix tests/test_,server.py server_parts.py server_client.py server_connections.py feedback.py cli_feedback.py)
 PLAIN = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 # Two workers with a thread each: what most tests do is too small for more.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test test-plain lint clean
+.PHONY: demo test test-plain test-lowest lint clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
@@ -20,11 +22,18 @@ test: lint
 test-plain: .venv/installed
 	$(PLAIN) $(PYTEST) $(NUMERIC)
 
+test-lowest: build/lowest
+	PYTHONPATH=build/lowest $(PYTEST) -W ignore::DeprecationWarning $(SERVER)
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+build/lowest: .venv/installed lowest.txt
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --requirement lowest.txt
+	touch $@
 
 .venv/demo: pyproject.toml setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv

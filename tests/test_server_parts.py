@@ -320,6 +320,22 @@ def test_the_command_refuses_in_one_line(refusal, tiny_checkpoint, tmp_path, mon
     assert refusal("serve", "--config", config)[0] == 2
 
 
+def test_variables_that_are_none(refusal, tiny_checkpoint, tmp_path, monkeypatch):
+    """Refused at the start: nobody listens where he did not mean to."""
+    monkeypatch.delenv("EMOGEN_API_KEY", raising=False)
+    (tmp_path / "page.md").write_text("Some words.\n")
+    for name, value, words in (
+        ("EMOGEN_HOST", "", "EMOGEN_HOST is empty"),
+        ("EMOGEN_API_KEY", " ,", "only commas or blanks"),
+        ("EMOGEN_API_KEY_FILE", str(tmp_path / "page.md"), "key 1 is no key"),
+        ("EMOGEN_CONFIG", str(tmp_path / "page.md"), "cannot be read as TOML"),
+    ):
+        with monkeypatch.context() as environment:
+            environment.setenv(name, value)
+            found, line = refusal("serve", "--port", "0", "--checkpoint", tiny_checkpoint)
+        assert (found, words in line) == (2, True), line
+
+
 def test_a_port_that_is_taken(refusal, tiny_checkpoint):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
