@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,7 +67,7 @@ class Toy:
 
 
 def raising(error):
-    def fail():
+    def fail(*_, **__):
         raise error
 
     return fail
@@ -367,6 +369,21 @@ def test_a_full_disk_keeps_the_state_before(folder, monkeypatch):
         toy.run()
     assert saved_step(folder) == 10
     assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("step", [3, 13, 19, 24])
+def test_a_folder_that_is_removed_ends_the_run(folder, step):
+    """And is not made anew without what was saved in it, such as the tokenizer."""
+    with pytest.raises(EmogenError, match=f"^{folder}: was removed while the run went on, and with it what was saved"):
+        Toy(folder, fails={step: lambda: shutil.rmtree(folder)}).run(Plan(save_every=5))
+    assert not folder.exists()
+
+
+def test_a_folder_whose_lock_cannot_be_taken_away_ends_in_its_own_words(folder, monkeypatch):
+    folder.mkdir()
+    with pytest.raises(EmogenError, match="cannot be written"), held(folder):
+        monkeypatch.setattr(Path, "unlink", raising(PermissionError(1, "Operation not permitted")))
+        raise EmogenError("log.jsonl: cannot be written")
 
 
 @POSIX

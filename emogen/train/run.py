@@ -84,7 +84,7 @@ def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: str 
         from_first(lambda: None if (folder / STATE_FILE).exists() else _save(state, folder))
         _advance(loop, state, config, folder, watch)
         _look(state, folder, watch, None)
-        from_first(lambda: _save(state, folder))
+        from_first(lambda: _save_again(state, folder))
 
 
 def resume(state: TrainState, folder: str | Path) -> None:
@@ -162,7 +162,7 @@ def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder:
             if state.step % config.validate_every == 0:
                 _look(state, folder, watch, bar)
             if state.step % config.save_every == 0 or stop:
-                from_first(lambda: _save(state, folder))
+                from_first(lambda: _save_again(state, folder))
             if stop:
                 raise Interrupted(f"stopped at step {state.step}, state saved; go on with --resume --out {folder}", stop)
         bar.update(state.step - bar.n)
@@ -244,6 +244,17 @@ def _is_better(state: TrainState, figures: dict[str, float], select: str) -> boo
     return better
 
 
+def _save_again(state: TrainState, folder: Path) -> None:
+    _refuse_vanished(folder)
+    _save(state, folder)
+
+
+def _refuse_vanished(folder: Path) -> None:
+    """Raise EmogenError where a run's first state is gone: what else stood in the folder, such as the tokenizer, then is, too."""
+    if not (folder / STATE_FILE).exists():
+        raise EmogenError(f"{folder}: was removed while the run went on, and with it what was saved; start again")
+
+
 def _save(state: TrainState, folder: Path) -> None:
     _refuse_broken_weights(state)
     with replacing(folder / STATE_FILE) as beside:
@@ -265,8 +276,8 @@ def _content(path: Path) -> bytes:
 
 def _log(folder: Path, state: TrainState, figures: Mapping[str, object]) -> None:
     line = json.dumps({"step": state.step, "seconds": round(state.figures["elapsed"], 1), **figures}, ensure_ascii=False)
+    _refuse_vanished(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOG_FILE).open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
     except OSError as error:
