@@ -13,7 +13,7 @@ TOP = Path(__file__).parent.parent
 @pytest.fixture
 def load(monkeypatch):
     monkeypatch.syspath_prepend(str(TOP / "evaluate"))
-    names = ("load", "load_client", "load_talks")
+    names = ("load", "load_client", "load_rude", "load_server", "load_talks")
     import load
 
     yield load

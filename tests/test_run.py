@@ -381,8 +381,8 @@ def test_a_folder_that_is_removed_ends_the_run(folder, step):
 
 def test_a_folder_whose_lock_cannot_be_taken_away_ends_in_its_own_words(folder, monkeypatch):
     folder.mkdir()
+    monkeypatch.setattr(Path, "unlink", raising(PermissionError(1, "Operation not permitted")))
     with pytest.raises(EmogenError, match="cannot be written"), held(folder):
-        monkeypatch.setattr(Path, "unlink", raising(PermissionError(1, "Operation not permitted")))
         raise EmogenError("log.jsonl: cannot be written")
 
 

@@ -146,6 +146,12 @@ def test_who_sends_nothing_holds_nobody_up(port, begin):
     assert status(port) == b"HTTP/1.1 200 OK\r\n"
 
 
+def test_who_asks_before_he_is_answered_is_not_served_further(port):
+    """Three requests at once: the first is answered, and the connection closed."""
+    with connect(port, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3) as client:
+        assert client.makefile("rb").read().count(b"HTTP/1.1 200 OK") == 1
+
+
 def test_who_reads_nothing_is_let_go(port):
     """Requests without end whose answers nobody reads: the connection is closed, and the place is free."""
     request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500

@@ -250,7 +250,7 @@ def _save_again(state: TrainState, folder: Path) -> None:
 
 
 def _refuse_vanished(folder: Path) -> None:
-    """Raise EmogenError where a run's first state is gone: what else stood in the folder, such as the tokenizer, then is, too."""
+    """Raise EmogenError where a run's first state is gone, since with it went the tokenizer and all else in the folder."""
     if not (folder / STATE_FILE).exists():
         raise EmogenError(f"{folder}: was removed while the run went on, and with it what was saved; start again")
 

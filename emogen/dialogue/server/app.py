@@ -67,7 +67,7 @@ def build_app(
         DataError: a policy's file that holds none.
     """
     shares = Shares(settings.most_rows + settings.most_waiting)
-    metrics = Metrics(engine, settings.most_rows)
+    metrics = Metrics(engine, settings.most_rows, clock)
     ears = Ears(recognizer, engine.model.labels, settings.policy)
     opinions = Opinions(store, engine.model.folder.resolve().name, engine.model.labels, settings.most_remembered)
     app = FastAPI(title="emogen", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)

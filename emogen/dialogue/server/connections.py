@@ -150,9 +150,14 @@ class Connection(H11Protocol):
         super().pause_writing()
 
     def on_response_complete(self) -> None:
-        """See uvicorn."""
+        """See uvicorn. A client that has sent the next request before it had the answer to this one is not served any more.
+
+        So nobody has a queue of requests of his own here, whose answers he need not even read (RFC 9112, section 9.3.2 lets a
+        server close).
+        """
         self._connections.note(self)
-        super().on_response_complete()
+        waiting, _ = self.conn.trailing_data
+        super().on_response_complete() if not waiting else self.transport.close()
 
 
 def most_connections(wanted: int) -> int:

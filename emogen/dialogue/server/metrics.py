@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from emogen.dialogue.engine import Engine
@@ -14,8 +17,9 @@ _WHOLE = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 class Metrics:
     """Counters of one server, in a registry of their own."""
 
-    def __init__(self, engine: Engine, most_rows: int) -> None:
-        """Of a server whose engine writes `most_rows` replies at once."""
+    def __init__(self, engine: Engine, most_rows: int, clock: Callable[[], float]) -> None:
+        """Of a server whose engine writes `most_rows` replies at once; `clock` in seconds."""
+        self._clock, self._made, self._text = clock, -math.inf, b""
         self._registry = CollectorRegistry()
         here = self._registry
         self._requests = Counter(
@@ -48,5 +52,8 @@ class Metrics:
             self._feedback.labels(verdict).inc()
 
     def as_text(self) -> bytes:
-        """In Prometheus' own format."""
-        return bytes(generate_latest(self._registry))
+        """In Prometheus' own format; made at most once a second, since it costs more than most answers do."""
+        now = self._clock()
+        if now - self._made >= 1:
+            self._text, self._made = bytes(generate_latest(self._registry)), now
+        return self._text
