@@ -7,11 +7,12 @@ NUMERIC = $(addprefix tests/test_,device.py generator.py mle.py vae.py gan.py gu
 	classifier.py sampling.py texts.py running.py benchmark_speed.py backbone_benchmark.py pretrained_backbone.py)
 # What stands on FastAPI and SQLAlchemy: run again with the lowest versions of them that may be installed.
 SERVER = $(addprefix tests/test_,server.py server_parts.py server_client.py server_connections.py feedback.py cli_feedback.py)
+RELEASE = build/release/bin
 PLAIN = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 # Two workers with a thread each: what most tests do is too small for more.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test test-plain test-lowest lint clean
+.PHONY: demo test test-plain test-lowest lint lock release clean
 
 demo: .venv/demo
 	$(BIN)/python examples/demo.py
@@ -35,6 +36,22 @@ build/lowest: .venv/installed lowest.txt
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --requirement lowest.txt
 	touch $@
 
+# What leaves this folder: packages, a list of what they are made of (CycloneDX), and a look for known faults in that. Needs the network.
+release: build/release
+	$(RELEASE)/python -m build --outdir dist
+	$(RELEASE)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.json
+	$(RELEASE)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
+lock: build/release
+	$(RELEASE)/uv pip compile --quiet pyproject.toml --extra serve --extra feedback --extra gguf --constraint constraints.txt \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file build/lock
+	(head -1 requirements.lock; cat build/lock) > build/requirements.lock && mv build/requirements.lock requirements.lock
+
+build/release: release.txt
+	$(PYTHON) -m venv $@
+	$(RELEASE)/python -m pip install --quiet --requirement release.txt
+	touch $@
+
 .venv/demo: pyproject.toml setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) ".[demo]"
@@ -46,4 +63,4 @@ build/lowest: .venv/installed lowest.txt
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info
