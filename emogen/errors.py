@@ -65,6 +65,11 @@ def places_of(error: BaseException) -> str:
     return "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
 
 
+def on_one_line(text: str) -> str:
+    """Show a text that a user gave within one line: as it is, or quoted where it has line breaks."""
+    return text if len(text.splitlines()) <= 1 else repr(text)
+
+
 def require_whole(name: str, value: object, least: int = 1) -> None:
     """Raise SettingsError unless a size is a whole number from `least` to 2^31 - 1; files hold any value."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST_WHOLE:

@@ -16,7 +16,7 @@ from emogen.data.exchange import Columns, Reading
 from emogen.data.label_use import Renames
 from emogen.data.rows import FORMATS, QUOTINGS, known_encoding, parse_delimiter
 from emogen.emotions import LABEL_SETS, LabelSet, named_label_set
-from emogen.errors import DataError, SettingsError
+from emogen.errors import DataError, SettingsError, on_one_line
 from emogen.files import read_toml
 from emogen.label_names import is_name, normalize_name
 
@@ -114,7 +114,9 @@ def checked_renames(pairs: Iterable[tuple[str, str]], labels: LabelSet | None) -
     for name, label in pairs:
         for text in (name, label):
             if not is_name(text):
-                raise SettingsError(f"--map {name}={label}: {text!r} is no name of an emotion; write --map happy=joy")
+                raise SettingsError(
+                    f"--map {on_one_line(name)}={on_one_line(label)}: {text!r} is no name of an emotion; write --map happy=joy"
+                )
         if renames.setdefault(name, label) != label:
             raise SettingsError(f"--map {name}={label}: {name!r} is read as {renames[name]!r} already; give one label for it")
         if labels and labels.find(label) is None:

@@ -9,7 +9,7 @@ from itertools import groupby
 from os.path import commonprefix
 from typing import NamedTuple
 
-from emogen.errors import SettingsError
+from emogen.errors import SettingsError, on_one_line
 from emogen.files import read_text
 
 _HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -208,10 +208,14 @@ def _read_words(file: str) -> tuple[str, ...]:
         lines = read_text(file, "utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or str(error)
-        raise SettingsError(f"block:{file}: cannot read the word list ({why}); give a UTF-8 file; {_ALLOWED}") from error
+        raise SettingsError(
+            f"block:{on_one_line(file)}: cannot read the word list ({why}); give a UTF-8 file; {_ALLOWED}"
+        ) from error
     words = tuple(filter(None, (re.split(r"(?:^|\s)#", line)[0].strip() for line in lines)))
     if not _listed(words):
-        raise SettingsError(f"block:{file}: no words in it; write one entry a line, or leave block out; {_ALLOWED}")
+        raise SettingsError(
+            f"block:{on_one_line(file)}: no words in it; write one entry a line, or leave block out; {_ALLOWED}"
+        )
     return words
 
 

@@ -83,15 +83,23 @@ class TrainState:
                 take_trained(module, saved["modules"][name])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(saved["optimizers"][name])
+            self.random.set_state(saved["random"])
+            torch.set_rng_state(saved["torch_random"])
+            if saved["cuda_random"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(saved["cuda_random"])
+            self.step, self.progress, self.figures = _numbers_of(saved)
         except Exception as error:
             other = "state_dict" in str(error)
             fault = "it is of another model" if other else "it is cut short, or no saved state"
             raise CheckpointError(f"{where}: cannot be resumed ({fault}); start again with another --out") from None
-        self.random.set_state(saved["random"])
-        torch.set_rng_state(saved["torch_random"])
-        if saved["cuda_random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["cuda_random"])
-        self.step, self.progress, self.figures = saved["step"], saved["progress"], saved["figures"]
+
+
+def _numbers_of(saved: dict[str, Any]) -> tuple[int, float, dict[str, float]]:
+    """Step, progress and figures; ValueError where these are none."""
+    step, progress, figures = saved["step"], saved["progress"], saved["figures"]
+    if type(step) is not int or step < 0 or not math.isfinite(progress):
+        raise ValueError("step and progress are no numbers")
+    return step, float(progress), {str(name): float(value) for name, value in figures.items()}
 
 
 def adamw(
