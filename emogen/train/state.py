@@ -99,7 +99,9 @@ def _numbers_of(saved: dict[str, Any]) -> tuple[int, float, dict[str, float]]:
     step, progress, figures = saved["step"], saved["progress"], saved["figures"]
     if type(step) is not int or step < 0 or not math.isfinite(progress):
         raise ValueError("step and progress are no numbers")
-    return step, float(progress), {str(name): float(value) for name, value in figures.items()}
+    if not all(type(value) in (int, float) for value in figures.values()):
+        raise ValueError("a figure is no number")
+    return step, progress, figures
 
 
 def adamw(
