@@ -3,8 +3,8 @@
     python evaluate/kills.py
 
 Each training of --trainings runs once alone, and once more with --kills SIGKILLs, each after a random share of the time that
-the first run took, and `--resume` behind each. `equal` tells whether the SHA-256 of the weights is the same. Feedback is trained on
-pairs that are made for this; all else on the starter corpus.
+the first run took, and `--resume` behind each. `equal` tells whether the SHA-256 of the weights is the same. Feedback is
+trained on pairs that are made for this; all else on the starter corpus.
 """
 
 from __future__ import annotations

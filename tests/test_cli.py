@@ -468,7 +468,7 @@ def test_an_unknown_emotion_lists_the_labels(refusal, folder):
         (["none.jsonl", "--labels", "ekman"], "none.jsonl: cannot be read (No such file or directory)"),
         (["folder.d"], "folder.d: "),
         (["folder.d", "--labels", "ekman"], "folder.d: "),
-        (["folder"], "'folder' is neither a file nor a corpus (starter, goemotions"),
+        (["folder"], "'folder' is neither a file nor a corpus (starter, septet"),
         (["goemotions"], "corpus 'goemotions' is not in "),
         (["-"], "-: training reads its data more than once, so not from a pipe; give a file"),
         pytest.param(["pipe.jsonl"], "pipe.jsonl: training reads its data more than once, so not from a pipe", marks=POSIX),

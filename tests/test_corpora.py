@@ -93,12 +93,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_corpora_are_those_of_the_documentation() -> None:
     assert [corpus.name for corpus in CORPORA] == [
-        *("starter", "goemotions", "tweeteval_emotion", "empatheticdialogues"),
+        *("starter", "septet", "septet-en", "septet-zh"),
+        *("goemotions", "tweeteval_emotion", "empatheticdialogues"),
         *("dailydialog", "esconv", "meld", "dailydialog_zh"),
         *("dair_emotion", "mr", "smp2020_ewect", "zh_multi_emotion", "image_coco"),
     ]
     chinese = {corpus.name for corpus in CORPORA if corpus.language == "zh"}
-    assert chinese == {"dailydialog_zh", "smp2020_ewect", "zh_multi_emotion"}
+    assert chinese == {"septet-zh", "dailydialog_zh", "smp2020_ewect", "zh_multi_emotion"}
     assert all(corpus.licence and corpus.note and corpus.home for corpus in CORPORA)
 
 
@@ -112,7 +113,7 @@ def test_owners_checksums_stand_where_owners_give_them() -> None:
 
 
 def test_unknown_corpus_is_told_with_the_known_ones() -> None:
-    with pytest.raises(DataError, match="'iemocap' is not one of starter, goemotions"):
+    with pytest.raises(DataError, match="'iemocap' is not one of starter, septet"):
         corpus_named("iemocap")
 
 
@@ -436,7 +437,7 @@ def test_a_corpus_that_is_not_there_is_told_with_the_command(cache: Path) -> Non
 
 def test_the_starter_is_bundled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bundled = tmp_path / "starter.jsonl"
-    monkeypatch.setattr(corpora, "_STARTER", bundled)
+    monkeypatch.setattr(corpora, "_BUNDLED", tmp_path)
     with pytest.raises(DataError, match="missing from this installation"):
         locate("starter")
     bundled.write_text('{"reply": "Hi", "emotion": "joy"}\n')

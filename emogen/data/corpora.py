@@ -49,7 +49,7 @@ _CONTEXT_TURNS = 10
 _BLOCK = 1 << 16
 _TIMEOUT_SECONDS = 60
 _MAX_MEMBER = 1 << 29
-_STARTER = Path(__file__).with_name("starter.jsonl")
+_BUNDLED = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Corpus:
         sources: the official files; none for the corpus that comes with the toolkit.
         parse: the official files as dialogues, train first; raises DataError with file and line.
         note: what to know before training on it.
+        bundled: the file in the package, of a corpus that comes with the toolkit.
         max_words: the limit for its replies, where it has longer ones than a Reading lets pass.
     """
 
@@ -109,6 +110,7 @@ class Corpus:
     sources: tuple[Source, ...]
     parse: Callable[[Files], Iterator[Dialogue]]
     note: str
+    bundled: str = ""
     max_words: int = Reading.max_words
 
 
@@ -141,7 +143,7 @@ def locate(name: str, folder: str | Path | None = None) -> Path:
         DataError: an unknown name, or a corpus that is not there yet, with the command that fetches it.
     """
     corpus = corpus_named(name)
-    path = (Path(folder) if folder else data_folder()) / f"{name}.jsonl.gz" if corpus.sources else _STARTER
+    path = (Path(folder) if folder else data_folder()) / f"{name}.jsonl.gz" if corpus.sources else _BUNDLED / corpus.bundled
     if path.is_file():
         return path
     if not corpus.sources:
@@ -373,6 +375,20 @@ def _files_at(base: str, names: str) -> tuple[Source, ...]:
     return tuple(Source(base + name) for name in names.split())
 
 
+def _septet(name: str, language: Literal["en", "zh", "en, zh"]) -> Corpus:
+    return Corpus(
+        name=name,
+        home="comes with emogen",
+        licence="Apache-2.0",
+        language=language,
+        labels=EKMAN,
+        sources=(),
+        parse=lambda files: iter(()),
+        note="The same context answered in each of the seven emotions. Nothing to fetch.",
+        bundled=f"{name}.jsonl.gz",
+    )
+
+
 CORPORA: tuple[Corpus, ...] = (
     Corpus(
         name="starter",
@@ -383,7 +399,11 @@ CORPORA: tuple[Corpus, ...] = (
         sources=(),
         parse=lambda files: iter(()),
         note="Small; for first steps, examples and tests. Nothing to fetch.",
+        bundled="starter.jsonl",
     ),
+    _septet("septet", "en, zh"),
+    _septet("septet-en", "en"),
+    _septet("septet-zh", "zh"),
     Corpus(
         name="goemotions",
         home="https://github.com/google-research/google-research/tree/master/goemotions",
