@@ -44,8 +44,8 @@ class Limits:
     reply_tokens: int = 40
 
     def __post_init__(self) -> None:
-        for name in ("context_tokens", "reply_tokens"):
-            require_whole(name, getattr(self, name))
+        require_whole("context_tokens", self.context_tokens, 0)
+        require_whole("reply_tokens", self.reply_tokens)
 
 
 @dataclass(frozen=True)
