@@ -58,20 +58,10 @@ def main(context: click.Context, preset: str, minutes: float, seeds: tuple[int, 
 
 def trained(corpus: str, out: Path, preset: str, minutes: float, seed: int, threads: int) -> Checkpoint:
     """Train a language model as the command does; no reply is too long for it."""
-    limits = (
-        "--minutes",
-        str(minutes),
-        "--steps",
-        "1000000",
-        "--patience",
-        "10",
-        "--reply-tokens",
-        "120",
-        "--context-tokens",
-        "96",
-    )
+    time = ("--minutes", str(minutes), "--steps", "1000000", "--patience", "10")
+    lengths = ("--reply-tokens", "120", "--context-tokens", "96")
     run_with = ("--preset", preset, "--seed", str(seed), "--device", "cpu", "--threads", str(threads), "--out", str(out))
-    cli.main(["train-lm", corpus, *limits, *lengths, *run_with], prog_name="emogen", standalone_mode=False)
+    cli.main(["train-lm", corpus, *time, *lengths, *run_with], prog_name="emogen", standalone_mode=False)
     return load(out)
 
 
