@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,7 +20,11 @@ from emogen.errors import DataError
 from emogen.words import words
 
 FIELDS = ["id", "language", "domain", "speaker_emotion", "context", "replies"]
-LENGTHS = {"en": (3, 20), "zh": (4, 28)}
+TALK_FIELDS = ["id", "language", "domain", "turns"]
+LEVELS = ["mild", "clear", "strong"]
+MANNERS = {"soothe", "cheer", "mirror", "neutral"}
+TURNS = range(6, 11)
+LENGTHS = {"en": (1, 26), "zh": (2, 36)}
 MOST_OPENINGS = 0.005
 NAMING = {
     "anger": r"angry|anger|mad|furious|rage|annoy\w*|irritat\w*|生气|愤怒|气死|恼火|火大",
@@ -42,10 +47,12 @@ def main(files: tuple[Path, ...]) -> None:
             group = json.loads(line)
             groups += 1
             findings += [f"{path}:{number}: {fault}" for fault in faults_of(group)]
-            for text in (group["id"], " ".join(group["context"]), *group["replies"].values()):
+            texts = [text for text, _ in texts_of(group)]
+            said = [" ".join(group["context"])] if "context" in group else []
+            for text in (group["id"], *said, *texts):
                 findings += [f"{path}:{number}: stands there twice: {text}"] if text in seen else []
                 seen.add(text)
-            openings.update(" ".join(words(reply)[:3]) for reply in group["replies"].values())
+            openings.update(f"{group['language']}: {' '.join(words(text)[:3])}" for text in texts)
     most = max(3.0, MOST_OPENINGS * openings.total())
     findings += [f"opening {opening!r} {count} times" for opening, count in openings.most_common() if count > most]
     for finding in findings:
@@ -55,19 +62,54 @@ def main(files: tuple[Path, ...]) -> None:
         raise DataError(f"{len(findings)} findings, printed above")
 
 
-def faults_of(group: dict[str, object]) -> Iterator[str]:
+def texts_of(group: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the texts of a group of whatever kind, each with the emotions that it shows."""
+    if "turns" in group:
+        return [(turn["text"], (turn["emotion"],)) for turn in group["turns"]]
+    replies = group["replies"]
+    if isinstance(replies, list):
+        return [(reply["text"], tuple(reply["emotion"])) for reply in replies]
+    return [
+        (text, (name,) if name in EKMAN.names and not set(replies) <= MANNERS else ())
+        for name, reply in replies.items()
+        for text in (reply.values() if isinstance(reply, dict) else [reply])
+    ]
+
+
+def faults_of(group: dict[str, Any]) -> Iterator[str]:
     """Say what is wrong with one group."""
-    replies = group.get("replies")
-    if list(group) != FIELDS or not isinstance(replies, dict) or sorted(replies) != sorted(EKMAN.names):
-        yield "has other fields"
+    if not _has_form(group):
+        yield "has other fields, or another number of replies or turns"
         return
-    least, most = LENGTHS[str(group["language"])]
-    for emotion, reply in replies.items():
-        length = sum(any(map(str.isalnum, word)) for word in words(reply))
+    least, most = LENGTHS[group["language"]]
+    for text, emotions in texts_of(group):
+        length = sum(any(map(str.isalnum, word)) for word in words(text))
         if not least <= length <= most:
-            yield f"{emotion}: {length} words: {reply}"
-        if emotion in NAMING and re.search(rf"(?<![a-z])(?:{NAMING[emotion]})(?![a-z])", reply.lower()):
-            yield f"{emotion} is named: {reply}"
+            yield f"{length} words: {text}"
+        for emotion in emotions:
+            if emotion in NAMING and re.search(rf"(?<![a-z])(?:{NAMING[emotion]})(?![a-z])", text.lower()):
+                yield f"{emotion} is named: {text}"
+
+
+def _has_form(group: dict[str, Any]) -> bool:
+    """Tell whether it is one of the five kinds, whole."""
+    if "turns" in group:
+        speakers = "".join(turn["speaker"] for turn in group["turns"])
+        is_told = all(turn["emotion"] in EKMAN.names for turn in group["turns"])
+        return list(group) == TALK_FIELDS and len(speakers) in TURNS and is_told and speakers in "AB" * len(speakers)
+    if list(group) != FIELDS or group["speaker_emotion"] not in EKMAN.names:
+        return False
+    replies = group["replies"]
+    if isinstance(replies, list):
+        return len(replies) == 3 and all(_is_blend(reply["emotion"]) for reply in replies)
+    if all(isinstance(reply, dict) for reply in replies.values()):
+        is_graded = all(list(levels) == LEVELS for levels in replies.values())
+        return len(replies) == 3 and is_graded and set(replies) <= set(EKMAN.names)
+    return sorted(replies) == sorted(EKMAN.names) or (len(replies) == 2 and set(replies) <= MANNERS)
+
+
+def _is_blend(shares: dict[str, float]) -> bool:
+    return len(shares) == 2 and set(shares) <= set(EKMAN.names) and abs(sum(shares.values()) - 1) < 1e-6
 
 
 if __name__ == "__main__":
