@@ -15,7 +15,8 @@ and of the recogniser that ships:
     emogen data fetch empatheticdialogues --roles all --to runs/all
     python examples/default_model.py prepare-recognizer --work runs
     emogen train-classifier goemotions goemotions runs/dailydialog.jsonl.gz runs/dailydialog_zh.jsonl.gz zh_multi_emotion \
-        starter runs/openings.jsonl.gz --labels ekman --multi-label no --backbone cnn --buckets 32768 --width 64 \
+        starter septet septet-zh runs/openings.jsonl.gz runs/messages.jsonl.gz \
+        --labels ekman --multi-label no --backbone cnn --buckets 32768 --width 64 \
         --filters 256 --epochs 4 --batch-size 128 --out runs/recognizer
     python examples/default_model.py ship-classifier --model runs/recognizer --to checkpoints/recognizer
 
@@ -47,7 +48,8 @@ from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import ROWS_FILE, fingerprint
-from emogen.emotions import EKMAN, EMPATHETIC, Emotion
+from emogen.data.rows import Row, read_rows
+from emogen.emotions import EKMAN, EMPATHETIC, Emotion, mixture
 from emogen.evaluate import judged_labels
 from emogen.judges.leak import refuse_leaks
 from emogen.judges.recognizer import Recognizer, load_recognizer
@@ -95,13 +97,27 @@ def prepare(work: Path) -> None:
 @recipe.command("prepare-recognizer")
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for what is made.")
 def prepare_recognizer(work: Path) -> None:
-    """Write what people say first in EmpatheticDialogues, and both DailyDialogs with half of their neutral training rows."""
+    """Write what people say first in EmpatheticDialogues and last in Septet's contexts, and both DailyDialogs thinned.
+
+    Of the DailyDialogs half of the neutral training rows are left out.
+    """
     said = read_exchanges(work / "all" / "empatheticdialogues.jsonl.gz", Reading(labels=EMPATHETIC, max_words=sys.maxsize))
     openings = [e for e in said if not e.context and e.emotion.name not in WITHOUT_FAMILY]
     click.echo(json.dumps({"openings": write_exchanges(work / "openings.jsonl.gz", openings)}))
+    click.echo(json.dumps({"messages": write_exchanges(work / "messages.jsonl.gz", messages())}))
     for corpus in ("dailydialog", "dailydialog_zh"):
         rows = thinned(read_exchanges(locate(corpus), NATIVE))
         click.echo(json.dumps({corpus: write_exchanges(work / f"{corpus}.jsonl.gz", rows)}))
+
+
+def messages() -> list[Exchange]:
+    """What each context of Septet ends with, once, with the emotion of him who says it."""
+    found: dict[str, Exchange] = {}
+    for row, exchange in zip(read_rows(locate("septet")), read_exchanges(locate("septet")), strict=True):
+        if isinstance(row, Row) and row.fields["kind"] == "reply":
+            said, felt = exchange.context[-1], str(row.fields["speaker_emotion"])
+            found[said] = replace(exchange, context=(), reply=said, emotion=mixture({felt: 1.0}, EKMAN))
+    return list(found.values())
 
 
 @recipe.command()
