@@ -1,5 +1,6 @@
 """Connections that clients leave open: how many there may be, which go first, and a server that is held up by none of them."""
 
+import json
 import logging
 import resource
 import socket
@@ -144,6 +145,14 @@ def test_who_sends_nothing_holds_nobody_up(port, begin):
                 rest = b""
             assert rest == b"" or rest.startswith(b"HTTP/1.1 408")
     assert status(port) == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize("raw", [b"\x16\x03\x01 hello\r\n\r\n", b"GET /health HTTP/1.1\r\n\r\n"])
+def test_what_is_no_request_is_told_in_the_usual_shape(port, raw):
+    with connect(port, raw) as client:
+        head, _, body = client.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["error"]["code"] == "invalid_request"
 
 
 def test_who_asks_before_he_is_answered_is_not_served_further(port):

@@ -12,6 +12,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from emogen.dialogue.server.errors import ApiError
+
 _LOG = logging.getLogger("emogen.server")
 # Files beside the connections: the program's own, those of a database, and as many connections as are accepted at one go.
 BACKLOG = 128
@@ -148,6 +150,13 @@ class Connection(H11Protocol):
         """See asyncio."""
         self._connections.note(self)
         super().pause_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """See uvicorn; in the shape that all errors here have, and at once."""
+        body = ApiError(400, "this is no HTTP request that can be read", "invalid_request").as_json()
+        headers = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
+        self.transport.write(f"HTTP/1.1 400 Bad Request\r\n{headers}\r\n\r\n".encode("ascii") + body)
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """See uvicorn. A client that has sent the next request before it had the answer to this one is not served any more.
