@@ -192,9 +192,14 @@ async def deaths(
             await server.start()
             alive.set()
 
-    await asyncio.gather(
-        kill(), *(converse(server, talk, known, tally, True, revived) for talk, known in zip(planned, expected, strict=True))
-    )
+    killing = asyncio.create_task(kill())
+
+    async def talk_on(talk: Talk, known: Sequence[Answered]) -> None:
+        await converse(server, talk, known, tally, True, revived)
+        while not killing.done():
+            await converse(server, talk, known, tally, True, revived)
+
+    await asyncio.gather(killing, *(talk_on(talk, known) for talk, known in zip(planned, expected, strict=True)))
     with FeedbackStore(server.store) as store:
         stored = {opinion.reply for opinion in store.opinions()}
     row = {"system": f"{len(planned)} sessions, server killed {kills} times", "seed": seed, **counts(tally)}

@@ -59,7 +59,8 @@ def test_from_end_to_end(load, tiny_checkpoint, tmp_path):
     assert rows["2 sessions"]["equal"] == rows["2 sessions"]["replies"] == 4
     assert rows["2 sessions among 24 clients that misbehave"]["equal"] == 4
     killed = rows["2 sessions, server killed 1 times"]
-    assert (killed["equal"], killed["not_equal"], killed["acknowledged_and_lost"]) == (4, 0, 0)
-    assert killed["acknowledged"] == 4
+    assert (killed["not_equal"], killed["acknowledged_and_lost"]) == (0, 0)
+    assert killed["equal"] >= 4
+    assert killed["acknowledged"] >= 4
     assert rows["2 sessions, guided to unguided"]["ratio"] > 0
     assert rows["stopped by SIGTERM"]["exit_status"] == 0
