@@ -2,8 +2,8 @@
 
     python evaluate/recognizer.py --checkpoint checkpoints/recognizer
 
-On the test rows of each corpus, and on everyday statements that were written before any training (`tests/everyday.jsonl`). A row
-with several labels counts as hit by any of them; for the macro-F1 it counts under the one that was hit, else the heaviest.
+On the test rows of each corpus, and on everyday statements that were written before any training (`tests/everyday.jsonl`). A
+row with several labels counts as hit by any of them; for the macro-F1 it counts under the one that was hit, else the heaviest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CORPORA = ("goemotions", "dailydialog", "dailydialog_zh", "zh_multi_emotion", "s
 
 @click.command()
 @click.option(
-    "--checkpoint", "folders", multiple=True, type=click.Path(path_type=Path), help="One or several.  [default: ours]"
+    "--checkpoint", "folders", multiple=True, type=click.Path(path_type=Path), help="Several may be given.  [default: ours]"
 )
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 @click.pass_context
@@ -45,6 +45,11 @@ def main(context: click.Context, folders: tuple[Path, ...], out: Path) -> None:
     write_result(out, command_of("recognizer", context), [*chosen, *map(locate, CORPORA)], rows)
     for row in rows:
         click.echo(row)
+
+
+def test_rows(corpus: str) -> list[Exchange]:
+    """Test rows of a corpus, in Ekman's emotions."""
+    return [row for row in read_exchanges(locate(corpus), Reading(labels=EKMAN)) if row.split == "test"]
 
 
 def everyday(language: str) -> list[Exchange]:
@@ -64,6 +69,7 @@ def measured(recognizer: Recognizer, corpus: str, rows: Sequence[Exchange]) -> d
     scores = [2 * (hit & (judged == label)).sum() / ((true == label).sum() + (judged == label).sum()) for label in there]
     return {
         "system": recognizer.folder.name,
+        "seed": 0,
         "corpus": corpus,
         "n": len(rows),
         "accuracy": round(float(hit.mean()), 4),
