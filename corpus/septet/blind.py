@@ -4,7 +4,8 @@
     python corpus/septet/blind.py score corpus/septet/ratings/*.tsv
 
 A reader sees a number, what was said, and the reply; he writes number, emotion, plausibility and fit (1 to 5), tabs between.
-For the ratings that are kept the id of the row stands in place of the number.
+For the ratings that are kept the id of the row stands in place of the number, and the reply behind it: what has been rewritten
+since it was read is counted apart.
 """
 
 from __future__ import annotations
@@ -52,15 +53,17 @@ def score(ratings: tuple[Path, ...]) -> None:
     """Print accuracy, plausibility and fit by language, with 95% bootstrap intervals over rows, and what was taken for what."""
     known = {row["id"]: row for row in corpus()}
     found: dict[str, list[tuple[str, str, float, float]]] = defaultdict(list)
+    rewritten = Counter[str]()
     for path in ratings:
         for line in read_text(path).splitlines():
-            name, emotion, plausibility, fit = line.split("\t")
+            name, emotion, plausibility, fit, reply = line.split("\t")
             if name not in known:
                 raise DataError(f"{path}: row {name} is not in the corpus any more")
             row = known[name]
             found[row["language"]].append((row["emotion"], emotion, float(plausibility), float(fit)))
+            rewritten[row["language"]] += row["reply"] != reply
     for language, rated in found.items():
-        click.echo(f"{language}: {len(rated)} readings")
+        click.echo(f"{language}: {len(rated)} readings, {rewritten[language]} of them of replies that were rewritten since")
         columns = {
             "emotion recovered": [float(asked == read) for asked, read, *_ in rated],
             "plausibility": [row[2] for row in rated],
