@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 MOST_TEXT_BYTES = 1 << 28
 _PIPE_SECONDS = 10
+# Windows has some of these, and other systems others.
+_AT_ONCE = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 _KINDS: dict[str, Callable[[int], bool]] = {
     "folder": stat.S_ISDIR,
     "named pipe": stat.S_ISFIFO,
@@ -41,7 +43,7 @@ def open_regular(path: str | Path, most_bytes: int | None = None, buffering: int
     Raises:
         OSError: it cannot be opened, is something else than a regular file, or is larger.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, _AT_ONCE)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -67,7 +69,7 @@ def open_data(path: str | Path, buffering: int = -1) -> BufferedReader:
     """
     if not stat.S_ISFIFO(os.stat(path).st_mode):
         return open_regular(path, buffering=buffering)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, _AT_ONCE)
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     if not waiting.poll(1000 * _PIPE_SECONDS):

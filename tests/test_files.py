@@ -26,6 +26,7 @@ from emogen.text import load_tokenizer
 from emogen.train.config import LmSettings
 from emogen.train.folder import read_train_file
 
+POSIX = pytest.mark.skipif(os.name != "posix", reason="named pipes and devices are of POSIX")
 DEEP = "[" * 200_000
 
 
@@ -43,6 +44,7 @@ def special(kind, path):
             place.bind(path.name)
 
 
+@POSIX
 @pytest.mark.parametrize("kind", ["folder", "named pipe", "device", "socket"])
 def test_what_is_no_regular_file_is_told_at_once(tmp_path, kind, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -68,6 +70,7 @@ READERS = {
 }
 
 
+@POSIX
 @pytest.mark.parametrize("name", READERS)
 def test_a_pipe_in_the_place_of_a_file_ends_in_one_line(tmp_path, name, monkeypatch):
     """Every reader says so, with the file's name, and waits for nobody."""
@@ -117,6 +120,7 @@ def test_numbers_that_are_none():
     assert parse_json('[1, 2.5, "NaN"]') == [1, 2.5, "NaN"]
 
 
+@POSIX
 def test_a_pipe_is_data_once_somebody_writes_into_it(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import resource
 import socket
 import subprocess
 import sys
@@ -82,6 +81,7 @@ def test_who_keeps_still_is_closed(connections, clock):
 
 
 def test_fewer_connections_than_files(monkeypatch):
+    resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
     assert most_connections(1000) == 1024 - 128 - 64
     assert most_connections(500) == 500

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +12,12 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from emogen.dialogue.server.errors import ApiError
+
+try:
+    import resource
+except ImportError:
+    # Windows knows no such limit.
+    resource = None  # type: ignore[assignment]
 
 _LOG = logging.getLogger("emogen.server")
 # Files beside the connections: the program's own, those of a database, and as many connections as are accepted at one go.
@@ -171,6 +176,8 @@ class Connection(H11Protocol):
 
 def most_connections(wanted: int) -> int:
     """Return how many connections may be open: as many as wanted, and fewer than the process may have files."""
+    if resource is None:
+        return wanted
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
