@@ -28,9 +28,10 @@ NEEDED = {
     "metrics": ["--outputs", "outputs.jsonl"],
     "oracle": ["--oracle", "outputs.jsonl", "--work", "work"],
     "reply_speakers": ["out.jsonl"],
+    "soak": ["--checkpoint", "nowhere"],
 }
-# These time the toolkit itself and need nothing that could be missing.
-WITHOUT_DATA = {"speed", "startup", "threads"}
+# These try the toolkit itself and need nothing that could be missing.
+WITHOUT_DATA = {"kills", "septet", "speed", "startup", "threads"}
 
 
 @pytest.fixture(autouse=True)
