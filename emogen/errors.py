@@ -67,7 +67,7 @@ def places_of(error: BaseException) -> str:
 
 def on_one_line(text: str) -> str:
     """Show a text that a user gave within one line: as it is, or quoted where it has line breaks."""
-    return text if len(text.splitlines()) <= 1 else repr(text)
+    return text if text.splitlines() in ([], [text]) else repr(text)
 
 
 def require_whole(name: str, value: object, least: int = 1) -> None:

@@ -40,10 +40,11 @@ from emogen.checkpoint import load, shipped
 from emogen.cli import run
 from emogen.dialogue.feedback import FeedbackStore
 from emogen.errors import EmogenError
-from emogen.evaluate.report import command_of, write_result
+from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.judges.recognizer import load_recognizer
 
 RESULT = Path("evaluate/results/soak.json")
+PARTS = ("hostile", "load", "kills")
 PROBE, HOG = "probe-key", "hog-key"
 _SAID = {"model": "emogen", "messages": [{"role": "user", "content": "I lost my job."}], "emotion": "sadness", "max_tokens": 24}
 _HALF_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: load\r\n"
@@ -78,6 +79,7 @@ class Seen:
 @click.option(
     "--minutes", type=click.FloatRange(min=0.05), default=20.0, show_default=True, help="Of load and attack together."
 )
+@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="Alone; the others' rows stay.  [default: all]")
 @click.option("--sessions", type=click.IntRange(min=1), default=16, show_default=True, help="That talk at once.")
 @click.option("--kills", type=click.IntRange(min=0), default=25, show_default=True, help="How often the server is killed.")
 @click.option("--replies", type=click.IntRange(min=1), default=15, show_default=True, help="Timed beside hostile clients.")
@@ -85,7 +87,15 @@ class Seen:
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 @click.pass_context
 def main(
-    context: click.Context, checkpoint: Path, minutes: float, sessions: int, kills: int, replies: int, seed: int, out: Path
+    context: click.Context,
+    checkpoint: Path,
+    minutes: float,
+    parts: tuple[str, ...],
+    sessions: int,
+    kills: int,
+    replies: int,
+    seed: int,
+    out: Path,
 ) -> None:
     """Attack a server while it serves, and count what went wrong."""
     model, recognizer = load(checkpoint), load_recognizer()
@@ -94,9 +104,11 @@ def main(
     with tempfile.TemporaryDirectory(prefix="emogen-soak-") as folder:
         server = Server(checkpoint, Path(folder), free_port(), (KEY, PROBE, HOG))
         try:
-            rows = asyncio.run(_soaked(server, planned, expected, minutes, kills, replies, seed))
+            rows = asyncio.run(_soaked(server, planned, expected, parts or PARTS, minutes, kills, replies, seed))
         finally:
             server.kill()
+    if parts and out.exists():
+        rows = [row for row in read_json(out)["rows"] if row["part"] not in parts] + rows
     write_result(out, command_of("soak", context), [checkpoint, shipped("recognizer")], rows)
     wrong = sum(int(str(row.get("wrong", 0))) for row in rows)
     if wrong:
@@ -107,23 +119,29 @@ async def _soaked(
     server: Server,
     planned: Sequence[Talk],
     expected: Sequence[list[Answered]],
+    parts: Sequence[str],
     minutes: float,
     kills: int,
     replies: int,
     seed: int,
 ) -> list[dict[str, object]]:
     await server.start()
-    rows = await _beside_hostile_clients(server, replies, seed)
-    await server.rest()
-    rows.append(await _everything_at_once(server, planned, expected, minutes, seed))
-    click.echo(rows[-1], err=True)
-    if kills:
+    rows: list[dict[str, object]] = []
+    if "hostile" in parts:
+        rows += await _beside_hostile_clients(server, replies, seed)
+    if "load" in parts:
+        rows.append(await _everything_at_once(server, planned, expected, minutes, seed))
+        click.echo(rows[-1], err=True)
+    if "kills" in parts:
         killed = await deaths(server, planned, expected, kills, seed)
         wrong = int(str(killed["not_equal"])) + int(str(killed["acknowledged_and_lost"]))
-        rows.append({**killed, "wrong": wrong})
-        click.echo(rows[-1], err=True)
-    status = await server.stop(signal.SIGTERM)
-    return [*rows, {"system": "stopped by SIGTERM", "seed": seed, "exit_status": status, "wrong": int(status != 0)}]
+        status = await server.stop(signal.SIGTERM)
+        rows += [
+            {"part": "kills", **killed, "wrong": wrong},
+            {"part": "kills", "system": "stopped by SIGTERM", "seed": seed, "exit_status": status, "wrong": int(status != 0)},
+        ]
+        click.echo(rows[-2], err=True)
+    return rows
 
 
 # ---- one caller's reply beside hostile clients
@@ -145,7 +163,14 @@ async def _beside_hostile_clients(server: Server, replies: int, seed: int) -> li
         first = rows[0]["seconds"] if rows else statistics.median(seconds)
         ratio = statistics.median(seconds) / float(str(first))
         rows.append(
-            {"system": name, "seed": seed, "seconds": statistics.median(seconds), "slowest": max(seconds), "ratio": ratio}
+            {
+                "part": "hostile",
+                "system": name,
+                "seed": seed,
+                "seconds": statistics.median(seconds),
+                "slowest": max(seconds),
+                "ratio": ratio,
+            }
         )
         click.echo(rows[-1], err=True)
         await server.rest()
@@ -329,6 +354,7 @@ def _as_row(server: Server, seen: Seen, minutes: float, descriptors: int, seed: 
         click.echo(f"not true: {told}", err=True)
     tally = counts(seen.talks)
     return {
+        "part": "load",
         "system": f"everything at once, {minutes:g} minutes",
         "seed": seed,
         **tally,

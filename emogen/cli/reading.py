@@ -112,15 +112,14 @@ def checked_renames(pairs: Iterable[tuple[str, str]], labels: LabelSet | None) -
     """Return pairs of `--map`, each once; labels and errors as for `parse_renames`."""
     renames: dict[str, str] = {}
     for name, label in pairs:
+        given = f"--map {on_one_line(name)}={on_one_line(label)}"
         for text in (name, label):
             if not is_name(text):
-                raise SettingsError(
-                    f"--map {on_one_line(name)}={on_one_line(label)}: {text!r} is no name of an emotion; write --map happy=joy"
-                )
+                raise SettingsError(f"{given}: {text!r} is no name of an emotion; write --map happy=joy")
         if renames.setdefault(name, label) != label:
-            raise SettingsError(f"--map {name}={label}: {name!r} is read as {renames[name]!r} already; give one label for it")
+            raise SettingsError(f"{given}: {name!r} is read as {renames[name]!r} already; give one label for it")
         if labels and labels.find(label) is None:
-            raise SettingsError(f"--map {name}={label}: {labels.unknown(label)}")
+            raise SettingsError(f"{given}: {labels.unknown(label)}")
     return tuple(renames.items())
 
 
@@ -136,12 +135,12 @@ def _renames(given: str) -> Iterator[tuple[str, str]]:
     if given.endswith(".toml"):
         pairs = read_renames(Path(given))
         if not pairs:
-            raise SettingsError(f'--map {given}: has no table [map]; write happy = "joy" under it')
+            raise SettingsError(f'--map {on_one_line(given)}: has no table [map]; write happy = "joy" under it')
         yield from pairs
         return
     name, mark, label = map(normalize_name, given.partition("="))
     if not mark:
-        raise SettingsError(f"--map {given}: write NAME=LABEL, or the path of a TOML file with a table [map]")
+        raise SettingsError(f"--map {on_one_line(given)}: write NAME=LABEL, or the path of a TOML file with a table [map]")
     yield name, label
 
 
