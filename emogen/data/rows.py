@@ -12,7 +12,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -370,7 +370,9 @@ def _text_lines(handle: BinaryIO, encoding: str, head: bytes, is_given: bool) ->
             for number, line in enumerate(wrapped):
                 yield line if number else line.removeprefix("\ufeff")
         finally:
-            wrapped.detach()
+            # Whoever stops half-way may have closed the file before.
+            with suppress(ValueError):
+                wrapped.detach()
         return
     guess: str | None = None
     for number, raw in enumerate(handle, 1):
