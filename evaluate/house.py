@@ -1,0 +1,142 @@
+"""Measure how the code is written: sizes, names, docstrings, import circles.
+
+    python evaluate/house.py [FOLDER] [--out house.json]
+
+What is measured is the target that the project set itself for its own code (docs/style.md).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+import click
+
+from emogen.cli import run
+
+ROOT = Path(__file__).parents[1]
+PARTICIPLE = re.compile(r"^_*[a-z]*(?:ed|ing|told|begun|made|given|taken|written|drawn|kept|held|found|read_by|known|shown|said|left|sent|put)$")
+NOT_PARTICIPLE = {"embed", "feed", "seed", "need", "speed", "shared", "string", "encoding", "training", "embedding", "sampling", "rating", "warning", "loading"}
+CONFIG_SUFFIXES = ("Config", "Settings", "Options", "Params", "Spec", "Sampling", "Limits", "Manner", "Plan", "Policy")
+NOT_VERBS = set(
+    "what of whether how where the a an which who when that this these those whose one two all each every no not only from for in on by with as to at it its "
+    "from under above below rows text texts words numbers lines things same other how's many much several some any such".split()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class House:
+    """Hold the figures of one tree."""
+
+    lines: int
+    functions: int
+    function_lines_median: float
+    function_lines_p90: float
+    private_used_once: float
+    docstrings_imperative: float
+    participle_names: float
+    config_classes: int
+    import_circles: int
+    files_over_500: int
+    lines_over_100: float
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=ROOT)
+def main(folder: Path) -> None:
+    """Print the figures of the package and the benchmarks under FOLDER."""
+    house = measure_house(folder)
+    for name in House.__dataclass_fields__:
+        value = getattr(house, name)
+        click.echo(f"{name:24} {value:.3f}" if isinstance(value, float) and value < 1 else f"{name:24} {value:g}")
+
+
+def measure_house(folder: Path) -> House:
+    """Measure every Python file of `emogen/` and `evaluate/`; functions and docstrings count in `emogen/` alone."""
+    own = sorted((folder / "emogen").rglob("*.py"))
+    texts = {path: path.read_text(encoding="utf-8") for path in [*own, *sorted((folder / "evaluate").rglob("*.py"))]}
+    trees = {path: ast.parse(texts[path]) for path in own}
+    functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    sizes = [count_lines(node) for node in functions]
+    named = [node for node in functions if not node.name.startswith("__")]
+    classes = [node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    lines = [line for text in texts.values() for line in text.splitlines()]
+    return House(
+        lines=len(lines),
+        functions=len(functions),
+        function_lines_median=median(sizes),
+        function_lines_p90=quantiles(sizes, n=10)[-1],
+        private_used_once=share_used_once(trees),
+        docstrings_imperative=share_imperative(functions),
+        participle_names=sum(is_participle(node.name) for node in named) / len(named),
+        config_classes=sum(name.endswith(CONFIG_SUFFIXES) for name in classes),
+        import_circles=count_circles(folder / "emogen", trees),
+        files_over_500=sum(text.count("\n") > 500 for text in texts.values()),
+        lines_over_100=sum(len(line) > 100 for line in lines) / len(lines),
+    )
+
+
+def count_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the lines of a function's signature and body, its docstring and decorators left out."""
+    doc = function.body[0] if ast.get_docstring(function) is not None else None
+    return function.end_lineno - function.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+
+
+def share_used_once(trees: dict[Path, ast.Module]) -> float:
+    """Return the share of private module functions and methods among all functions that are named exactly once in their file."""
+    once, total = 0, 0
+    for tree in trees.values():
+        names = Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+        names.update(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                total += 1
+                once += node.name.startswith("_") and not node.name.startswith("__") and names[node.name] == 1
+    return once / total
+
+
+def share_imperative(functions: list[ast.FunctionDef | ast.AsyncFunctionDef]) -> float:
+    """Return the share of public docstrings whose first word looks like a verb in the imperative."""
+    docs = [ast.get_docstring(node) for node in functions if not node.name.startswith("_")]
+    first = [doc.split()[0].strip(".,:;`").lower() for doc in docs if doc]
+    return sum(is_imperative(word) for word in first) / len(first)
+
+
+def is_imperative(word: str) -> bool:
+    """Tell whether a word can open an imperative: no article, question word or preposition, no third person, no participle."""
+    is_third_person = word.endswith("s") and not word.endswith("ss")
+    return word.isalpha() and word not in NOT_VERBS and not is_third_person and not word.endswith(("ed", "ing"))
+
+
+def is_participle(name: str) -> bool:
+    """Tell whether a function is named by a participle alone, such as `begun` or `_moved`."""
+    bare = name.strip("_")
+    return bare not in NOT_PARTICIPLE and "_" not in bare and bool(PARTICIPLE.match(bare))
+
+
+def count_circles(package: Path, trees: dict[Path, ast.Module]) -> int:
+    """Count the modules of the package that reach themselves by imports at the top of files."""
+    names = {path: ".".join(["emogen", *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__") for path in trees}
+    known = set(names.values())
+    edges: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        targets = [f"{node.module}.{alias.name}" for node in tree.body if isinstance(node, ast.ImportFrom) and node.module for alias in node.names]
+        edges[names[path]] = {target if target in known else target.rpartition(".")[0] for target in targets} & known - {names[path]}
+    circles = 0
+    for start in known:
+        seen, waiting = set[str](), list(edges[start])
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen.add(name)
+                waiting += edges[name]
+        circles += start in seen
+    return circles
+
+
+if __name__ == "__main__":
+    run(main, "house.py")
