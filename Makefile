@@ -3,10 +3,9 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 # What computes: run again as on a processor with AVX2 and no instructions for bfloat16, which most laptops have.
-NUMERIC = $(addprefix tests/test_,device.py generator.py mle.py vae.py gan.py gumbel.py rollout.py transformer.py discriminator.py \
-	classifier.py sampling.py texts.py running.py benchmark_speed.py backbone_benchmark.py pretrained_backbone.py)
+NUMERIC = tests/models tests/train tests/decoding $(addprefix tests/benchmarks/test_,benchmark_speed.py backbone_benchmark.py)
 # What stands on FastAPI and SQLAlchemy: run again with the lowest versions of them that may be installed.
-SERVER = $(addprefix tests/test_,server.py server_parts.py server_client.py server_connections.py feedback.py cli_feedback.py)
+SERVER = tests/server tests/dialogue/test_feedback.py tests/cli/test_cli_feedback.py
 RELEASE = build/release/bin
 PLAIN = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 # Two workers with a thread each: what most tests do is too small for more.

@@ -22,12 +22,11 @@ examples. Importing emogen loads no PyTorch: a public name is loaded when it is 
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from emogen.openmp import let_threads_sleep
-from emogen.registration import register_with_transformers
 from emogen.version import __version__
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from emogen.decoding.texts import Sample
     from emogen.dialogue.engine import Engine
     from emogen.dialogue.session import Manner, Session
-    from emogen.judges.recognizer import load_recognizer
+    from emogen.recognition.recognizer import load_recognizer
 
 __all__ = [
     "Checkpoint",
@@ -62,11 +61,24 @@ _HOMES = {
     "Sampling": "emogen.decoding.sampling",
     "Session": "emogen.dialogue.session",
     "load": "emogen.checkpoint",
-    "load_recognizer": "emogen.judges.recognizer",
+    "load_recognizer": "emogen.recognition.recognizer",
 }
 
-let_threads_sleep()
-register_with_transformers()
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
+
+def _let_threads_sleep() -> None:
+    """Make the threads of OpenMP sleep while they wait for each other, unless the environment says how they wait.
+
+    By default they spin for some milliseconds. Where another program wants a core, a thread that computes then stands still
+    while one that waits keeps its core busy, and small models become several times as slow. OpenMP reads its variables once,
+    when PyTorch is loaded, so nothing is set after that.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+_let_threads_sleep()
 
 
 def __getattr__(name: str) -> Any:

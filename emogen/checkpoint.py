@@ -19,26 +19,25 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from emogen.atomic import replacing, write_text
 from emogen.data.batches import Limits
 from emogen.decoding.calibration import Calibration, read_calibration
 from emogen.decoding.control import Control
 from emogen.decoding.sampling import Sampling
 from emogen.decoding.texts import Guide, Prompt, Sample, Writer, sample, stream_steps
-from emogen.emotions import Emotion, LabelSet, no_emotion, parse_emotion
+from emogen.emotions.labels import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, SettingsError
-from emogen.files import read_bytes, read_json, read_text
-from emogen.models.bases import Base, find_base
+from emogen.files import read_bytes, read_json, read_text, replacing, write_text
 from emogen.models.classifier import Classifier, ClassifierConfig
 from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.head import EmotionHead, head_of
-from emogen.models.pretrained import Pretrained, build_encoder, load_tokenizer_of
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, PretrainedBackbone, load_base, merge_lora
 from emogen.models.pretrained_encoder import PretrainedReader
 from emogen.models.trained import take_trained, trained_tensors
 from emogen.models.vae import TextVAE, TextVaeConfig
-from emogen.text import Tokenizer, load_tokenizer
+from emogen.pretrained.bases import Base, find_base
+from emogen.pretrained.loading import Pretrained, build_encoder, load_tokenizer_of
+from emogen.text.tokenizer import Tokenizer, load_tokenizer
 from emogen.version import __version__
 
 if TYPE_CHECKING:

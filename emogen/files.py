@@ -1,26 +1,32 @@
-"""Reading what a user names: regular files of a bounded size, and numbers and nesting within bounds.
+"""Reading what a user names, and writing files that are there whole or not at all.
 
-Whatever is wrong is an OSError or a ValueError whose words make sense behind a file's name, and comes at once: opening a named
-pipe does not wait for somebody to write into it.
+What is read is a regular file of a bounded size, its numbers and nesting within bounds. Whatever is wrong
+is an OSError or a ValueError whose words make sense behind a file's name, and comes at once: opening a
+named pipe does not wait for somebody to write into it.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import select
 import stat
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+from emogen.errors import EmogenError
+
 T = TypeVar("T")
 
 MOST_TEXT_BYTES = 1 << 28
+_BLOCK = 1 << 20
 _PIPE_SECONDS = 10
 # Windows has some of these, and other systems others.
 _AT_ONCE = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
@@ -130,3 +136,50 @@ def _finite(number: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the number {number:.40} is not finite, or too large")
     return value
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; on success it takes the place of `path`, on failure `path` stays as it was.
+
+    A link stays a link: what it points to is replaced.
+
+    Raises:
+        EmogenError: the disk is full, the folder cannot be written, or a folder, device or pipe stands at `path`.
+    """
+    path = path.resolve() if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        raise EmogenError(f"{path}: is no regular file and is not replaced; name another file")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        _flush(beside)
+        os.replace(beside, path)
+    except OSError as error:
+        raise EmogenError(f"{path}: cannot be written ({error.strerror or error}); what stood there is untouched") from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes `text` as UTF-8 in one piece; raises EmogenError as `replacing` does."""
+    path = Path(path)
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8", newline="\n")
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read in blocks."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    with open_regular(path) as handle:
+        while block := handle.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

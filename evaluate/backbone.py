@@ -65,30 +65,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import emogen
-from emogen.atomic import replacing, sha256
 from emogen.checkpoint import Checkpoint, find_checkpoint, shipped
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
 from emogen.decoding.sampling import Choose, Prefixes, Sampling, chooser, generate, row_uniforms, stream_of
-from emogen.emotions import EKMAN, no_emotion
+from emogen.emotions.labels import EKMAN, no_emotion
 from emogen.errors import EmogenError, SettingsError
 from emogen.evaluate import bleu, copied, distinct_corrected, judged_labels, mean_length, rouge, unique
 from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.resampling import Tally, Values
 from emogen.evaluate.score import Score, signature
-from emogen.judges.language_model import CausalModel
-from emogen.judges.leak import refuse_leaks
-from emogen.judges.recognizer import Recognizer, load_recognizer
-from emogen.models.bases import Base, find_base
+from emogen.files import replacing, sha256
 from emogen.models.device import probe_bfloat16
 from emogen.models.likelihood import reply_nll
-from emogen.models.pretrained import Pretrained, load_causal_model
-from emogen.text import EOS, PAD
-from emogen.train.memory import keep_freed_memory
-from emogen.train.mle import with_no_latent
-from emogen.words import words
+from emogen.pretrained.bases import Base, find_base
+from emogen.pretrained.loading import Pretrained, load_causal_model
+from emogen.recognition.leak import refuse_leaks
+from emogen.recognition.recognizer import Recognizer, load_recognizer
+from emogen.text.tokenizer import EOS, PAD
+from emogen.text.words import words
+from emogen.train.language_model import CausalModel
+from emogen.train.loops.mle import with_no_latent
+from emogen.train.run.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import click
 
-from emogen.atomic import write_text
 from emogen.cli import run
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.resampling import mean_tally
+from emogen.files import write_text
 
 RESULT = Path("evaluate/results/blind.json")
 SHEET, KEY = "sheet.jsonl", "key.json"

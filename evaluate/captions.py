@@ -32,7 +32,6 @@ import numpy as np
 import torch
 
 import emogen
-from emogen.atomic import sha256, write_text
 from emogen.checkpoint import Checkpoint, save_model
 from emogen.cli import run
 from emogen.data.check import split_of
@@ -45,11 +44,12 @@ from emogen.evaluate.frontier import Point, axis, draw
 from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.score import Score
 from emogen.evaluate.significance import over_seeds
-from emogen.judges.language_model import own_model
+from emogen.files import sha256, write_text
 from emogen.train.config import Estimator, GanSettings, LmSettings, VaeSettings
 from emogen.train.corpus import open_corpus
 from emogen.train.fit import fit_gan, fit_lm
-from emogen.train.folder import is_resumable, read_train_file
+from emogen.train.language_model import own_model
+from emogen.train.run.folder import is_resumable, read_train_file
 
 RESULT = Path("evaluate/results/captions.json")
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)

@@ -22,15 +22,15 @@ import torch
 from emogen.cli import run
 from emogen.data.corpora import locate, resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
-from emogen.emotions import EKMAN, GOEMOTIONS, TO_EKMAN, LabelSet, map_names
+from emogen.emotions.labels import EKMAN, GOEMOTIONS, TO_EKMAN, LabelSet, map_names
 from emogen.evaluate.emotion import calibration_error, emotion_accuracy, emotion_f1, judged_labels, multilabel_f1
 from emogen.evaluate.report import write_result
 from emogen.evaluate.score import Score
-from emogen.judges.recognizer import Recognizer, load_recognizer
 from emogen.models.classifier import decided
+from emogen.recognition.recognizer import Recognizer, load_recognizer
 from emogen.train.config import ClassifierSettings
 from emogen.train.fit_classifier import fit_classifier
-from emogen.train.folder import is_resumable, read_train_file
+from emogen.train.run.folder import is_resumable, read_train_file
 from emogen.train.thresholds import best_thresholds
 
 RESULT = Path("evaluate/results/classifiers.json")

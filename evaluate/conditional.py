@@ -44,27 +44,27 @@ import torch
 from emotion_text import Judging, Ready, balanced, compared, divided, judge_errors, scored, trained, without
 
 import emogen
-from emogen.atomic import sha256, write_text
 from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
 from emogen.decoding.sampling import Sampling
-from emogen.emotions import EKMAN, mixture
+from emogen.emotions.labels import EKMAN, mixture
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate import bleu, perplexity, rouge
 from emogen.evaluate.frontier import Point, axis, draw
 from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.score import Score, signature
-from emogen.judges.language_model import LanguageModel, load_language_model
-from emogen.judges.leak import refuse_leaks
-from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.files import sha256, write_text
+from emogen.recognition.leak import refuse_leaks
+from emogen.recognition.recognizer import Recognizer, load_recognizer
+from emogen.text.words import words
 from emogen.train.config import ClassifierSettings, GanSettings, LmSettings, VaeSettings
 from emogen.train.corpus import open_corpus
 from emogen.train.fit import fit_gan, fit_lm
-from emogen.train.folder import is_resumable, read_train_file
-from emogen.train.memory import keep_freed_memory
-from emogen.words import words
+from emogen.train.language_model import LanguageModel, load_language_model
+from emogen.train.run.folder import is_resumable, read_train_file
+from emogen.train.run.memory import keep_freed_memory
 
 RESULT = Path("evaluate/results/conditional.json")
 TASKS = ("texts", "replies")

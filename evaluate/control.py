@@ -52,19 +52,19 @@ from control_speed import Race, raced, rates
 from control_writing import Bench, Setting, head_code
 from emotion_text import OWN, or_own, trained
 
-from emogen.atomic import sha256
 from emogen.cli import run
 from emogen.decoding.sampling import Sampling
-from emogen.emotions import LabelSet
+from emogen.emotions.labels import LabelSet
 from emogen.errors import SettingsError
 from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.score import Score
-from emogen.judges.leak import refuse_leaks
-from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.files import sha256
+from emogen.recognition.leak import refuse_leaks
+from emogen.recognition.recognizer import Recognizer, load_recognizer
 from emogen.train.config import ClassifierSettings, HeadSettings, LmSettings
 from emogen.train.fit_head import fit_head
-from emogen.train.folder import read_train_file
-from emogen.train.memory import keep_freed_memory
+from emogen.train.run.folder import read_train_file
+from emogen.train.run.memory import keep_freed_memory
 
 RESULT = Path("evaluate/results/control.json")
 PARTS = ("texts", "strength", "mixtures", "speed")

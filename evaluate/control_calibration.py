@@ -21,12 +21,12 @@ import numpy as np
 from control_writing import Ask, Bench, Setting, decoding_code, identity, loaded, probabilities, row_of, sampling_of, written
 from numpy.typing import NDArray
 
-from emogen.atomic import replacing, write_text
 from emogen.decoding.calibration import CALIBRATION_FILE, write_calibration
-from emogen.emotions import LabelSet
+from emogen.emotions.labels import LabelSet
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.resampling import Values, mean_tally
 from emogen.evaluate.score import Score, signature
+from emogen.files import replacing, write_text
 from emogen.train.calibration import calibrated
 from emogen.train.config import CalibrationSettings
 

@@ -23,8 +23,8 @@ from control_writing import Bench, Setting, decoding_code, guide_for, identity, 
 import emogen
 from emogen.checkpoint import Checkpoint
 from emogen.decoding.control import parse_control
-from emogen.emotions import Emotion, LabelSet, mixture
-from emogen.text import EOS
+from emogen.emotions.labels import Emotion, LabelSet, mixture
+from emogen.text.tokenizer import EOS
 
 TARGETS = 32
 ONE, MANY, ALONE = "one target", f"{TARGETS} targets", "each of them alone"

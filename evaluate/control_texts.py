@@ -39,14 +39,14 @@ from control_writing import (
 )
 from numpy.typing import NDArray
 
-from emogen.emotions import LabelSet
+from emogen.emotions.labels import LabelSet
 from emogen.evaluate import copied
 from emogen.evaluate.diversity import distinct_corrected_pool
 from emogen.evaluate.frontier import Point, axis, dominated_volume, draw
 from emogen.evaluate.resampling import Values, half_sample_interval
 from emogen.evaluate.score import Score, signature
-from emogen.models.bases import find_base
-from emogen.words import words
+from emogen.pretrained.bases import find_base
+from emogen.text.words import words
 
 LEAST_DISTINCT = 0.5
 MOST_PERPLEXITY = 10.0

@@ -23,21 +23,21 @@ from numpy.typing import NDArray
 import emogen
 import emogen.decoding
 import emogen.models.head
-import emogen.train.head
-from emogen.atomic import sha256, write_text
+import emogen.train.loops.head
 from emogen.checkpoint import Checkpoint
 from emogen.decoding.control import parse_control
 from emogen.decoding.sampling import Sampling
-from emogen.emotions import LabelSet
+from emogen.emotions.labels import LabelSet
 from emogen.evaluate.diversity import distinct_corrected, mean_length, self_bleu
 from emogen.evaluate.emotion import checked_probabilities, judged_labels
 from emogen.evaluate.fluency import perplexity
 from emogen.evaluate.report import read_json
 from emogen.evaluate.resampling import Tally, Values
 from emogen.evaluate.score import Score, signature
-from emogen.judges.language_model import LanguageModel, load_language_model, own_model
-from emogen.judges.recognizer import Recognizer
-from emogen.words import words
+from emogen.files import sha256, write_text
+from emogen.recognition.recognizer import Recognizer
+from emogen.text.words import words
+from emogen.train.language_model import LanguageModel, load_language_model, own_model
 
 _STATE_OF_A_MODEL = ("model.safetensors", "head.safetensors", "calibration.json")
 
@@ -138,7 +138,7 @@ def decoding_code() -> str:
 @cache
 def head_code() -> str:
     """Hash of the code of heads and of their training."""
-    return hash_of([Path(module.__file__ or "") for module in (emogen.models.head, emogen.train.head)])
+    return hash_of([Path(module.__file__ or "") for module in (emogen.models.head, emogen.train.loops.head)])
 
 
 def hash_of(files: Sequence[Path]) -> str:

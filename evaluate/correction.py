@@ -23,7 +23,7 @@ from emogen.data.exchange import Reading, read_exchanges
 from emogen.errors import UndefinedScoreError
 from emogen.evaluate import confusion, corrected_accuracy, emotion_accuracy, judged_labels
 from emogen.evaluate.report import write_result
-from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.recognition.recognizer import Recognizer, load_recognizer
 
 RESULT = Path("evaluate/results/correction.json")
 RIGHT = (0.5, 0.7, 0.9)

@@ -29,13 +29,13 @@ from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.decoding.control import Control, parse_control
 from emogen.decoding.sampling import Sampling
-from emogen.emotions import EKMAN
+from emogen.emotions.labels import EKMAN
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.report import write_result
 from emogen.evaluate.score import Score
 from emogen.evaluate.suite import Judging, Means, Options, System, evaluate
-from emogen.judges.leak import refuse_leaks
-from emogen.judges.recognizer import load_recognizer
+from emogen.recognition.leak import refuse_leaks
+from emogen.recognition.recognizer import load_recognizer
 
 Language = Literal["en", "zh"]
 

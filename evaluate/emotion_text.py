@@ -20,14 +20,13 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.atomic import sha256
 from emogen.checkpoint import Checkpoint
 from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.data.fingerprints import fingerprint
 from emogen.decoding.sampling import Sampling
-from emogen.emotions import EKMAN
+from emogen.emotions.labels import EKMAN
 from emogen.errors import CheckpointError, DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate.distribution import frechet
 from emogen.evaluate.diversity import (
@@ -43,15 +42,16 @@ from emogen.evaluate.diversity import (
 from emogen.evaluate.emotion import Confusion, confusion, corrected_accuracy, emotion_accuracy, emotion_f1, judged_labels
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.score import Score
-from emogen.judges.encoder import TextEncoder, load_text_encoder
-from emogen.judges.leak import refuse_leaks
-from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.files import sha256
+from emogen.recognition.encoder import TextEncoder, load_text_encoder
+from emogen.recognition.leak import refuse_leaks
+from emogen.recognition.recognizer import Recognizer, load_recognizer
+from emogen.text.words import words
 from emogen.train.config import ClassifierSettings, LmSettings, RunConfig
 from emogen.train.corpus import open_corpus
 from emogen.train.fit import fit_lm
 from emogen.train.fit_classifier import fit_classifier
-from emogen.train.folder import is_resumable, read_train_file
-from emogen.words import words
+from emogen.train.run.folder import is_resumable, read_train_file
 
 RESULT = Path("evaluate/results/emotion_text.json")
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)

@@ -6,7 +6,7 @@ OUTPUTS holds a row for each of the 5,255 test replies: `context`, tokenised; `r
 `emotion`, what the speaker feels; `outputs`, the published systems' replies by name; their authors released these
 (MoEL: Lin et al. 2019, MIME: Majumder et al. 2020). They are scored as they stand. All other replies are brought into the
 references' form first, by `as_published`. BLEU is sacrebleu's 13a and, as chrF, lower-cased; ROUGE is rouge-score's without
-stemming; what is counted in words takes those of `emogen.words`. Our models read the contexts as people wrote them.
+stemming; what is counted in words takes those of `emogen.text.words`. Our models read the contexts as people wrote them.
 
 With `--candidates N` each checkpoint has a row of the first of N samples, and one of that which is most like all N (minimum
 Bayes risk, as in `--control mbr:N`, but over the references' form). With `--neighbours` there are rows, too, whose candidates
@@ -44,7 +44,7 @@ from emogen.data.exchange import Reading, read_exchanges
 from emogen.data.rows import Problem, Row, read_rows
 from emogen.decoding.minimum_risk import expected_utilities, least_risk
 from emogen.decoding.sampling import Sampling
-from emogen.emotions import EMPATHETIC, TO_EKMAN, Emotion, map_names
+from emogen.emotions.labels import EMPATHETIC, TO_EKMAN, Emotion, map_names
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.emotion import emotion_accuracy, emotion_f1, judged_labels
 from emogen.evaluate.report import write_result
@@ -52,8 +52,8 @@ from emogen.evaluate.resampling import Tally
 from emogen.evaluate.score import Score
 from emogen.evaluate.significance import holm, paired_bootstrap
 from emogen.evaluate.suite import Evaluation, Options, System, evaluate
-from emogen.judges.leak import refuse_leaks
-from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.recognition.leak import refuse_leaks
+from emogen.recognition.recognizer import Recognizer, load_recognizer
 
 RESULT = Path("evaluate/results/empathetic_replies.json")
 COMPARED = ("bleu", "rougeL")

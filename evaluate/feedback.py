@@ -46,11 +46,11 @@ from emogen.evaluate.preference import preference
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.score import Score
 from emogen.evaluate.significance import over_seeds
-from emogen.judges.leak import refuse_leaks
-from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.recognition.leak import refuse_leaks
+from emogen.recognition.recognizer import Recognizer, load_recognizer
 from emogen.train.config import FeedbackSettings
 from emogen.train.fit_preference import Preferred, fit_preference, fit_unpaired
-from emogen.train.memory import keep_freed_memory
+from emogen.train.run.memory import keep_freed_memory
 
 RESULT = Path("evaluate/results/feedback.json")
 MOST_WORDS = 15

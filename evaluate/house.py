@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
@@ -18,13 +19,85 @@ import click
 
 from emogen.cli import run
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 ROOT = Path(__file__).parents[1]
-PARTICIPLE = re.compile(r"^_*[a-z]*(?:ed|ing|told|begun|made|given|taken|written|drawn|kept|held|found|read_by|known|shown|said|left|sent|put)$")
-NOT_PARTICIPLE = {"embed", "feed", "seed", "need", "speed", "shared", "string", "encoding", "training", "embedding", "sampling", "rating", "warning", "loading"}
+PARTICIPLE = re.compile(
+    r"[a-z]*(?:ed|ing)|told|begun|made|given|taken|written|drawn|kept|held|found|known|shown|said|left|sent|put"
+)
+NOT_PARTICIPLE = frozenset(
+    [
+        "embed",
+        "feed",
+        "seed",
+        "need",
+        "speed",
+        "string",
+        "encoding",
+        "training",
+        "embedding",
+        "sampling",
+        "rating",
+        "warning",
+        "loading",
+    ]
+)
 CONFIG_SUFFIXES = ("Config", "Settings", "Options", "Params", "Spec", "Sampling", "Limits", "Manner", "Plan", "Policy")
-NOT_VERBS = set(
-    "what of whether how where the a an which who when that this these those whose one two all each every no not only from for in on by with as to at it its "
-    "from under above below rows text texts words numbers lines things same other how's many much several some any such".split()
+NOT_VERBS = frozenset(
+    [
+        "what",
+        "of",
+        "whether",
+        "how",
+        "where",
+        "the",
+        "a",
+        "an",
+        "which",
+        "who",
+        "when",
+        "that",
+        "this",
+        "these",
+        "those",
+        "whose",
+        "one",
+        "two",
+        "all",
+        "each",
+        "every",
+        "no",
+        "not",
+        "only",
+        "from",
+        "for",
+        "in",
+        "on",
+        "by",
+        "with",
+        "as",
+        "to",
+        "at",
+        "it",
+        "its",
+        "under",
+        "above",
+        "below",
+        "rows",
+        "text",
+        "texts",
+        "words",
+        "numbers",
+        "lines",
+        "things",
+        "same",
+        "other",
+        "many",
+        "much",
+        "several",
+        "some",
+        "any",
+        "such",
+    ]
 )
 
 
@@ -60,7 +133,7 @@ def measure_house(folder: Path) -> House:
     own = sorted((folder / "emogen").rglob("*.py"))
     texts = {path: path.read_text(encoding="utf-8") for path in [*own, *sorted((folder / "evaluate").rglob("*.py"))]}
     trees = {path: ast.parse(texts[path]) for path in own}
-    functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, Function)]
     sizes = [count_lines(node) for node in functions]
     named = [node for node in functions if not node.name.startswith("__")]
     classes = [node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
@@ -80,26 +153,29 @@ def measure_house(folder: Path) -> House:
     )
 
 
-def count_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+def count_lines(function: Function) -> int:
     """Count the lines of a function's signature and body, its docstring and decorators left out."""
-    doc = function.body[0] if ast.get_docstring(function) is not None else None
-    return function.end_lineno - function.lineno + 1 - (doc.end_lineno - doc.lineno + 1 if doc else 0)
+    lines = range(function.lineno, (function.end_lineno or 0) + 1)
+    if ast.get_docstring(function) is None:
+        return len(lines)
+    doc = function.body[0]
+    return len(lines) - len(range(doc.lineno, (doc.end_lineno or 0) + 1))
 
 
 def share_used_once(trees: dict[Path, ast.Module]) -> float:
-    """Return the share of private module functions and methods among all functions that are named exactly once in their file."""
+    """Return the share of functions that are private and named exactly once in their file."""
     once, total = 0, 0
     for tree in trees.values():
         names = Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
         names.update(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if isinstance(node, Function):
                 total += 1
                 once += node.name.startswith("_") and not node.name.startswith("__") and names[node.name] == 1
     return once / total
 
 
-def share_imperative(functions: list[ast.FunctionDef | ast.AsyncFunctionDef]) -> float:
+def share_imperative(functions: list[Function]) -> float:
     """Return the share of public docstrings whose first word looks like a verb in the imperative."""
     docs = [ast.get_docstring(node) for node in functions if not node.name.startswith("_")]
     first = [doc.split()[0].strip(".,:;`").lower() for doc in docs if doc]
@@ -115,27 +191,37 @@ def is_imperative(word: str) -> bool:
 def is_participle(name: str) -> bool:
     """Tell whether a function is named by a participle alone, such as `begun` or `_moved`."""
     bare = name.strip("_")
-    return bare not in NOT_PARTICIPLE and "_" not in bare and bool(PARTICIPLE.match(bare))
+    return bare not in NOT_PARTICIPLE and bool(PARTICIPLE.fullmatch(bare))
 
 
 def count_circles(package: Path, trees: dict[Path, ast.Module]) -> int:
     """Count the modules of the package that reach themselves by imports at the top of files."""
-    names = {path: ".".join(["emogen", *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__") for path in trees}
-    known = set(names.values())
-    edges: dict[str, set[str]] = {}
-    for path, tree in trees.items():
-        targets = [f"{node.module}.{alias.name}" for node in tree.body if isinstance(node, ast.ImportFrom) and node.module for alias in node.names]
-        edges[names[path]] = {target if target in known else target.rpartition(".")[0] for target in targets} & known - {names[path]}
-    circles = 0
-    for start in known:
-        seen, waiting = set[str](), list(edges[start])
-        while waiting:
-            name = waiting.pop()
-            if name not in seen:
-                seen.add(name)
-                waiting += edges[name]
-        circles += start in seen
-    return circles
+    modules = {name_module(path, package): tree for path, tree in trees.items()}
+    edges = {name: find_imports(tree, modules) - {name} for name, tree in modules.items()}
+    return sum(reaches_itself(name, edges) for name in edges)
+
+
+def name_module(path: Path, package: Path) -> str:
+    """Return the dotted name of a file of the package."""
+    return ".".join([package.name, *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def find_imports(tree: ast.Module, known: Collection[str]) -> set[str]:
+    """Find the modules among `known` that a file imports when it is loaded."""
+    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    names = [f"{node.module}.{alias.name}" for node in froms for alias in node.names]
+    return {name if name in known else name.rpartition(".")[0] for name in names} & set(known)
+
+
+def reaches_itself(start: str, edges: dict[str, set[str]]) -> bool:
+    """Tell whether a walk along the imports comes back to where it began."""
+    seen, waiting = set[str](), list(edges[start])
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += edges[name]
+    return start in seen
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ from random import Random
 
 import click
 
-from emogen.atomic import sha256
 from emogen.checkpoint import shipped
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
 from emogen.errors import EmogenError
 from emogen.evaluate.report import command_of, write_result
+from emogen.files import sha256
 
 RESULT = Path("evaluate/results/kills.json")
 _SMALL = ("--preset", "tiny", "--save-every", "5", "--device", "cpu", "--precision", "float32", "--threads", "1")

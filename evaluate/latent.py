@@ -44,7 +44,6 @@ from emotion_text import OWN, balanced, or_own
 from numpy.typing import NDArray
 
 import emogen
-from emogen.atomic import write_text
 from emogen.checkpoint import Checkpoint
 from emogen.cli import run
 from emogen.data.batches import Batch
@@ -52,25 +51,26 @@ from emogen.data.exchange import Exchange, Reading
 from emogen.decoding.latent import LatentSpace, interpolate, latent_space
 from emogen.decoding.transfer import transfer
 from emogen.decoding.transfer_options import TransferOptions
-from emogen.emotions import mixture
+from emogen.emotions.labels import mixture
 from emogen.evaluate.emotion import judged_labels
 from emogen.evaluate.overlap import sentence_chrf
 from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.resampling import mean_tally
 from emogen.evaluate.score import signature
-from emogen.judges.encoder import load_text_encoder
-from emogen.judges.language_model import LanguageModel, load_language_model
-from emogen.judges.leak import refuse_leaks
-from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.files import write_text
 from emogen.models.vae import TextVAE
+from emogen.recognition.encoder import load_text_encoder
+from emogen.recognition.leak import refuse_leaks
+from emogen.recognition.recognizer import Recognizer, load_recognizer
+from emogen.text.words import words
 from emogen.train.config import GeneratorRun, LmSettings, VaeSettings
 from emogen.train.corpus import held_out_batches, prepare
 from emogen.train.fit import fit_lm, fit_vae
-from emogen.train.folder import is_resumable, read_train_file
-from emogen.train.memory import keep_freed_memory
-from emogen.train.mle import held_out_nll
-from emogen.train.vae import held_out_elbo
-from emogen.words import words
+from emogen.train.language_model import LanguageModel, load_language_model
+from emogen.train.loops.mle import held_out_nll
+from emogen.train.loops.vae import held_out_elbo
+from emogen.train.run.folder import is_resumable, read_train_file
+from emogen.train.run.memory import keep_freed_memory
 
 RESULT = Path("evaluate/results/latent.json")
 PARTS = ("rate", "transfer", "path")

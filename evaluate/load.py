@@ -29,7 +29,7 @@ from emogen.errors import SettingsError
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.resampling import RESAMPLES, percentile_interval
 from emogen.evaluate.score import Score, signature
-from emogen.judges.recognizer import load_recognizer
+from emogen.recognition.recognizer import load_recognizer
 
 RESULT = Path("evaluate/results/load.json")
 _LOADS = (1, 8, 64)

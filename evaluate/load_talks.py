@@ -12,8 +12,8 @@ from emogen.decoding.sampling import Sampling
 from emogen.dialogue.policy import find_policy
 from emogen.dialogue.session import seed_of
 from emogen.dialogue.state import felt
-from emogen.emotions import Emotion
-from emogen.judges.recognizer import Recognizer
+from emogen.emotions.labels import Emotion
+from emogen.recognition.recognizer import Recognizer
 
 _SAID = (
     "I lost my job this morning.",

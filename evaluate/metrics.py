@@ -26,11 +26,11 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Reading, read_exchanges
-from emogen.emotions import EKMAN
+from emogen.emotions.labels import EKMAN
 from emogen.errors import DataError
 from emogen.evaluate import distinct, distinct_corrected, self_bleu
 from emogen.evaluate.report import write_result
-from emogen.words import words
+from emogen.text.words import words
 
 RESULT = Path("evaluate/results/metrics.json")
 SYSTEM = "Transformer"

@@ -34,25 +34,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from emogen.atomic import replacing, sha256, write_text
 from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.decoding.draws import Draws
 from emogen.decoding.sampling import Prefixes, generate, inverse_cdf
 from emogen.errors import DataError
 from emogen.evaluate.report import command_of, read_json, write_result
-from emogen.losses import token_nll
+from emogen.files import replacing, sha256, write_text
 from emogen.models.discriminator import AnyDiscriminator, Discriminator, DiscriminatorConfig, adopt_embedding
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
-from emogen.text import BOS, EOS, SPECIAL
+from emogen.models.losses import token_nll
+from emogen.text.tokenizer import BOS, EOS, SPECIAL
 from emogen.train.config import GanConfig, MleConfig
-from emogen.train.experience import Adversaries
-from emogen.train.gan import train_gan
-from emogen.train.memory import keep_freed_memory
-from emogen.train.mle import train_mle
-from emogen.train.safeguards import distinct_pairs
-from emogen.train.state import TrainState, adamw
+from emogen.train.gan.safeguards import distinct_pairs
+from emogen.train.gan.trajectories import Adversaries
+from emogen.train.loops.gan import train_gan
+from emogen.train.loops.mle import train_mle
+from emogen.train.run.memory import keep_freed_memory
+from emogen.train.run.state import TrainState, adamw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

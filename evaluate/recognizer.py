@@ -19,9 +19,9 @@ from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.data.rows import Row, read_rows
-from emogen.emotions import EKMAN
+from emogen.emotions.labels import EKMAN
 from emogen.evaluate.report import command_of, write_result
-from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.recognition.recognizer import Recognizer, load_recognizer
 
 RESULT = Path("evaluate/results/recognizer.json")
 EVERYDAY = Path("tests/everyday.jsonl")

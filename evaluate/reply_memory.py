@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.errors import DataError
-from emogen.words import words
+from emogen.text.words import words
 
 CANDIDATES = 40
 REFERENCES = 300

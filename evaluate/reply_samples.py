@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 import torch
 
-from emogen.atomic import replacing, sha256
 from emogen.checkpoint import Checkpoint
 from emogen.decoding.sampling import Sampling
-from emogen.emotions import Emotion
+from emogen.emotions.labels import Emotion
+from emogen.files import replacing, sha256
 
 AT_ONCE = 256
 

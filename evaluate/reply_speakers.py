@@ -18,7 +18,7 @@ from empathetic_replies import said
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
-from emogen.emotions import EMPATHETIC
+from emogen.emotions.labels import EMPATHETIC
 
 
 @click.command()

@@ -27,9 +27,9 @@ from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.resampling import RESAMPLES, percentile_interval
 from emogen.evaluate.score import Score, signature
 from emogen.models.likelihood import reply_nll
+from emogen.text.words import language_of
 from emogen.train.fit import prepared_for
-from emogen.train.mle import with_no_latent
-from emogen.words import language_of
+from emogen.train.loops.mle import with_no_latent
 
 RESULT = Path("evaluate/results/septet.json")
 CORPORA = ("septet", "starter")

@@ -41,7 +41,7 @@ from emogen.cli import run
 from emogen.dialogue.feedback import FeedbackStore
 from emogen.errors import EmogenError
 from emogen.evaluate.report import command_of, read_json, write_result
-from emogen.judges.recognizer import load_recognizer
+from emogen.recognition.recognizer import load_recognizer
 
 RESULT = Path("evaluate/results/soak.json")
 PARTS = ("hostile", "load", "kills")

@@ -25,7 +25,6 @@ import click
 import torch
 from torch import Tensor
 
-from emogen.atomic import replacing
 from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.decoding.draws import Draws
@@ -33,14 +32,15 @@ from emogen.decoding.rollout import Reward, rollout_returns
 from emogen.decoding.sampling import Generated, Plain, Prefixes, generate
 from emogen.errors import require
 from emogen.evaluate.report import command_of, write_result
+from emogen.files import replacing
 from emogen.models.device import choose_device, probe_bfloat16
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, score
 from emogen.models.generator import Generator, GeneratorConfig, reply_mask
-from emogen.text import BOS, EOS, PAD, SPECIAL
+from emogen.text.tokenizer import BOS, EOS, PAD, SPECIAL
 from emogen.train.config import GanConfig, Precision
-from emogen.train.experience import Adversaries, gather_experience, policy_loss, sample_replies
-from emogen.train.memory import keep_freed_memory
-from emogen.train.state import TrainState, adamw, mixed_precision, scheduled, update
+from emogen.train.gan.trajectories import Adversaries, gather_experience, policy_loss, sample_replies
+from emogen.train.run.memory import keep_freed_memory
+from emogen.train.run.state import TrainState, adamw, mixed_precision, scheduled, update
 
 RESULT = Path("evaluate/results/speed.json")
 LONG = 20.0

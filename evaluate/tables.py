@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from emogen.atomic import write_text
 from emogen.cli import run
 from emogen.evaluate.report import read_json
+from emogen.files import write_text
 
 RESULTS = Path("evaluate/results")
 PAGES = (Path("docs/benchmarks.md"), Path("docs/performance.md"), Path("evaluate/README.md"))

@@ -22,10 +22,10 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.atomic import sha256
 from emogen.checkpoint import Checkpoint, shipped
 from emogen.cli import run
 from emogen.evaluate.report import command_of, write_result
+from emogen.files import sha256
 
 RESULT = Path("evaluate/results/threads.json")
 SAID = "I lost my job today."

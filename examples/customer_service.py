@@ -24,9 +24,9 @@ from emogen.dialogue.context_fit import mutual_information
 from emogen.dialogue.match import Aim, candidates, emotion_fit, rank
 from emogen.dialogue.policy import find_policy, told
 from emogen.dialogue.state import EmotionState, felt
-from emogen.emotion_space import Trajectory, trajectory
-from emogen.emotions import Emotion
-from emogen.judges.recognizer import Recognizer
+from emogen.emotions.labels import Emotion
+from emogen.emotions.space import Trajectory, trajectory
+from emogen.recognition.recognizer import Recognizer
 
 CUSTOMER = (
     "Hello, my parcel should have been here on Monday.",

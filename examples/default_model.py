@@ -42,18 +42,18 @@ from pathlib import Path
 import click
 import torch
 
-from emogen.atomic import sha256, write_text
 from emogen.checkpoint import CONFUSION_FILE, describe, load, load_classifier, save_classifier, save_model
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import ROWS_FILE, fingerprint
 from emogen.data.rows import Row, read_rows
-from emogen.emotions import EKMAN, EMPATHETIC, Emotion, mixture
+from emogen.emotions.labels import EKMAN, EMPATHETIC, Emotion, mixture
 from emogen.evaluate import judged_labels
-from emogen.judges.leak import refuse_leaks
-from emogen.judges.recognizer import Recognizer, load_recognizer
-from emogen.text import SentencePieceTokenizer
+from emogen.files import sha256, write_text
+from emogen.recognition.leak import refuse_leaks
+from emogen.recognition.recognizer import Recognizer, load_recognizer
+from emogen.text.tokenizer import SentencePieceTokenizer
 from emogen.train.config import ClassifierSettings
 from emogen.train.fit_classifier import fit_classifier
 

@@ -27,15 +27,15 @@ from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.decoding.control import Control
 from emogen.decoding.sampling import Sampling
-from emogen.emotions import EKMAN
+from emogen.emotions.labels import EKMAN
 from emogen.errors import CheckpointError, EmogenError
 from emogen.evaluate import Score, bleu, distinct, emotion_accuracy, judged_labels, self_bleu
-from emogen.judges.leak import refuse_leaks
-from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.recognition.leak import refuse_leaks
+from emogen.recognition.recognizer import Recognizer, load_recognizer
+from emogen.text.words import language_of
 from emogen.train.corpus import held_out_batches
 from emogen.train.fit import prepared_for
-from emogen.train.mle import held_out_nll
-from emogen.words import language_of
+from emogen.train.loops.mle import held_out_nll
 
 CORPUS = "english.jsonl"
 MESSAGE = "My sister is moving in with us."

@@ -10,9 +10,9 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from emogen.atomic import replacing, write_text
 from emogen.errors import SettingsError
 from emogen.evaluate import Score
+from emogen.files import replacing, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

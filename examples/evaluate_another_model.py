@@ -22,7 +22,7 @@ from emogen.cli import run
 from emogen.data.exchange import Exchange
 from emogen.evaluate import Comparison, Report, Tally, as_table, paired_bootstrap
 from emogen.evaluate.suite import Evaluation, Judging, Means, System, evaluate
-from emogen.judges.leak import refuse_leaks
+from emogen.recognition.leak import refuse_leaks
 
 Write = Callable[[Sequence[str], str], str]
 """What is needed of a model: from the utterances so far, oldest first, and an emotion's name to a reply."""
@@ -56,7 +56,7 @@ def chat_model(name: str) -> Write:
     """A chat model of Transformers that is told in its prompt what to express: put a call of your own model here."""
     from transformers import pipeline
 
-    from emogen.models.bases import find_base
+    from emogen.pretrained.bases import find_base
 
     chat = pipeline("text-generation", model=str(find_base(name).folder), max_new_tokens=32, do_sample=False)
 

@@ -24,7 +24,7 @@ from emogen.cli import run
 from emogen.dialogue.policy import BUILT_IN
 from emogen.dialogue.session import emotion_for
 from emogen.dialogue.state import felt
-from emogen.judges.recognizer import Recognizer
+from emogen.recognition.recognizer import Recognizer
 
 Reply = Callable[[str, list[dict[str, Any]], str, float], Iterator[str]]
 """From a message, the conversation before it, a choice and a strength to the reply, longer each time."""

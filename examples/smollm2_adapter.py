@@ -36,10 +36,10 @@ from emogen.cli import run
 from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
 from emogen.data.fingerprints import Fingerprints, fingerprint, read_fingerprints
 from emogen.decoding.sampling import Sampling
-from emogen.emotions import EKMAN, mixture
-from emogen.judges.recognizer import Recognizer, load_recognizer
+from emogen.emotions.labels import EKMAN, mixture
+from emogen.recognition.recognizer import Recognizer, load_recognizer
 from emogen.train.config import ClassifierSettings
-from emogen.train.state import mixed_precision
+from emogen.train.run.state import mixed_precision
 
 GUIDE = ClassifierSettings(backbone="hf:all-MiniLM-L6-v2", batch_size=64, epochs=1, multi_label="no", seed=3)
 NEUTRAL_OF_GUIDE = 0.25

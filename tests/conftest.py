@@ -87,7 +87,7 @@ def bert_folder(tmp_path_factory):
 @pytest.fixture
 def small_bert(bert_folder):
     """Loads that encoder anew."""
-    from emogen.models.pretrained import load_encoder
+    from emogen.pretrained.loading import load_encoder
 
     return lambda: load_encoder(f"hf:{bert_folder}")
 

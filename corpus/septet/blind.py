@@ -18,13 +18,12 @@ from random import Random
 import click
 import numpy as np
 
-from emogen.atomic import write_text
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.rows import Row, read_rows
 from emogen.errors import DataError
 from emogen.evaluate.resampling import RESAMPLES, percentile_interval
-from emogen.files import read_text
+from emogen.files import read_text, write_text
 
 
 @click.group()

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import click
 
-from emogen.atomic import replacing
 from emogen.cli import run
 from emogen.data.check import split_of
-from emogen.files import parse_json, read_text
+from emogen.files import parse_json, read_text, replacing
 
 HERE = Path(__file__).parent
 DATA = HERE.parent.parent / "emogen" / "data"

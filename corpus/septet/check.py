@@ -15,9 +15,9 @@ from typing import Any
 import click
 
 from emogen.cli import run
-from emogen.emotions import EKMAN
+from emogen.emotions.labels import EKMAN
 from emogen.errors import DataError
-from emogen.words import words
+from emogen.text.words import words
 
 FIELDS = ["id", "language", "domain", "speaker_emotion", "context", "replies"]
 TALK_FIELDS = ["id", "language", "domain", "turns"]

@@ -14,15 +14,14 @@ from typing import Any
 import click
 from check import NAMING
 
-from emogen.atomic import write_text
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import read_exchanges
 from emogen.data.rows import Row, read_rows
-from emogen.emotions import EKMAN
+from emogen.emotions.labels import EKMAN
 from emogen.evaluate.diversity import distinct_corrected
-from emogen.files import read_text
-from emogen.words import language_of, words
+from emogen.files import read_text, write_text
+from emogen.text.words import language_of, words
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent.parent / "docs" / "septet.md"

@@ -20,7 +20,7 @@ from emogen.cli.feedback import store_option
 from emogen.cli.printing import print_text
 from emogen.cli.reading import piped_lines
 from emogen.cli.recognition import recognizer_option
-from emogen.emotions import TO_EKMAN, Emotion
+from emogen.emotions.labels import TO_EKMAN, Emotion
 from emogen.errors import EmogenError, SettingsError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from emogen.dialogue.session import Manner, Session, Turn
     from emogen.dialogue.state import EmotionState
     from emogen.dialogue.writing import Writing
-    from emogen.judges.recognizer import Recognizer
+    from emogen.recognition.recognizer import Recognizer
 
 _COLOURS: Mapping[str, str] = {
     "anger": "red",
@@ -95,7 +95,7 @@ def chat(
     """
     from emogen.dialogue.engine import Engine
     from emogen.dialogue.session import Manner
-    from emogen.judges.recognizer import load_recognizer
+    from emogen.recognition.recognizer import load_recognizer
 
     model = decoding.model()
     manner = Manner(emotion, decoding.strength, _named(policy), decay, seed=decoding.seed)

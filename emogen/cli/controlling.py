@@ -54,11 +54,11 @@ def calibrate(config_file: Path | None, show_config: bool, **given: Any) -> None
         return
     import torch
 
-    from emogen.atomic import sha256
     from emogen.checkpoint import load, shipped
     from emogen.decoding.calibration import write_calibration
-    from emogen.judges.recognizer import load_recognizer
+    from emogen.files import sha256
     from emogen.models.device import choose_device
+    from emogen.recognition.recognizer import load_recognizer
     from emogen.train.calibration import calibrated, judged_by, keep_what_helps, measure_gain
 
     if settings.threads:

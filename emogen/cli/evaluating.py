@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 from tqdm import tqdm
 
-from emogen.atomic import sha256
 from emogen.cli.printing import print_text
 from emogen.cli.reading import map_option, parse_renames
 from emogen.data.outputs import (
@@ -51,9 +50,10 @@ from emogen.evaluate.suite import (
     over_training_seeds,
     planned,
 )
+from emogen.files import sha256
 
 if TYPE_CHECKING:
-    from emogen.judges.recognizer import Recognizer
+    from emogen.recognition.recognizer import Recognizer
 
 Item = TypeVar("Item")
 
@@ -299,7 +299,7 @@ def _texts(files: Sequence[str], request: Request, folder: Path) -> Texts | None
 def _judges(request: Request) -> tuple[Judging, ...]:
     if not request.judge:
         return ()
-    from emogen.judges.recognizer import load_recognizer
+    from emogen.recognition.recognizer import load_recognizer
 
     folders = [Path(folder) for folder in request.judge]
     names = [folder.resolve().name for folder in folders]
@@ -314,7 +314,7 @@ def _judges(request: Request) -> tuple[Judging, ...]:
 
 def _judging(recognizer: Recognizer, name: str, request: Request) -> Judging:
     from emogen.checkpoint import read_confusion
-    from emogen.judges.leak import refuse_leaks
+    from emogen.recognition.leak import refuse_leaks
 
     own = read_confusion(recognizer.folder, recognizer.names)
     labels = recognizer.names.names
@@ -339,7 +339,7 @@ def _single_label(recognizer: Recognizer, texts: Sequence[str]) -> Any:
 def _encoding(request: Request) -> Encoding | None:
     if not request.encoder:
         return None
-    from emogen.judges.encoder import load_text_encoder
+    from emogen.recognition.encoder import load_text_encoder
 
     encoder = load_text_encoder(request.encoder, request.device)
     return Encoding(encoder.name, encoder.sentences, encoder.tokens, encoder.both)
@@ -348,14 +348,14 @@ def _encoding(request: Request) -> Encoding | None:
 def _fluency(request: Request) -> Fluency | None:
     if not request.language_model:
         return None
-    from emogen.judges.language_model import load_language_model
+    from emogen.train.language_model import load_language_model
 
     model = load_language_model(request.language_model, request.device)
     return Fluency(model.name, model.nll)
 
 
 def _train_reverse(texts: Sequence[str]) -> Fluency:
-    from emogen.judges.language_model import train_reverse
+    from emogen.train.language_model import train_reverse
 
     model = train_reverse(texts)
     return Fluency(model.name, model.nll)

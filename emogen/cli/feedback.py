@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emogen.data.preferences import Preference, Rating
     from emogen.evaluate.report import Report
     from emogen.evaluate.resampling import Tally
-    from emogen.judges.recognizer import Recognizer
+    from emogen.recognition.recognizer import Recognizer
     from emogen.train.fit_preference import Preferred
 
 DEFAULT_STORE = "feedback.db"
@@ -77,7 +77,7 @@ def train_feedback(
 def _saved(given: dict[str, Any]) -> dict[str, object]:
     """The settings of the run that is resumed."""
     from emogen.train.fit_preference import COMMAND
-    from emogen.train.folder import read_train_file, resumable_folder
+    from emogen.train.run.folder import read_train_file, resumable_folder
 
     folder = resumable_folder(given["out"], COMMAND)
     return checked(_set(read_train_file(folder).get("settings", {})), FeedbackSettings, str(folder)) | {"out": str(folder)}
@@ -120,7 +120,7 @@ def _opinions(address: str, settings: FeedbackSettings) -> tuple[str, list[Prefe
 def _reader(judge: str | None, settings: FeedbackSettings) -> tuple[Recognizer | None, list[str]]:
     """The judge; or None, and why the one that ships is none for this model. A named one that is none is refused."""
     from emogen.checkpoint import find_checkpoint, read_description, shipped
-    from emogen.judges.recognizer import load_recognizer
+    from emogen.recognition.recognizer import load_recognizer
 
     reader = load_recognizer(judge or shipped("recognizer"), settings.device)
     labels = read_description(find_checkpoint(settings.checkpoint)).labels
@@ -210,8 +210,8 @@ def _preferred(found: Preferred[Any]) -> list[_Measured]:
 def _judged(found: Preferred[Any], reader: Recognizer, texts: int, settings: FeedbackSettings) -> _Measured:
     """How often the judge finds the emotion that was asked for in texts of the old and of the new model."""
     from emogen.checkpoint import load
-    from emogen.judges.leak import refuse_leaks
     from emogen.models.device import choose_device
+    from emogen.recognition.leak import refuse_leaks
 
     device = choose_device(settings.device)
     # The new model has no calibration; without one both are told what is asked for.

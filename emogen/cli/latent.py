@@ -16,7 +16,7 @@ import click
 from emogen.cli.printing import print_text
 from emogen.cli.reading import piped_lines
 from emogen.decoding.transfer_options import TransferOptions
-from emogen.emotions import LabelSet, parse_emotion
+from emogen.emotions.labels import LabelSet, parse_emotion
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.files import read_json, read_text
 
@@ -171,7 +171,7 @@ def _guide(model: _Model, named: str | None, device: str) -> Guide | None:
     if named == _OWN:
         return None
     from emogen.checkpoint import shipped
-    from emogen.judges.recognizer import load_recognizer
+    from emogen.recognition.recognizer import load_recognizer
 
     recognizer = load_recognizer(named or shipped("recognizer"), device)
     if named or recognizer.names == model.space.labels:

@@ -18,8 +18,8 @@ from emogen.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from emogen.dialogue.match import Aim, Match
-    from emogen.emotions import Emotion
-    from emogen.judges.recognizer import Recognizer
+    from emogen.emotions.labels import Emotion
+    from emogen.recognition.recognizer import Recognizer
 
 _CONTEXT_WEIGHT = 1.0
 _COSINE_WEIGHT = 10.0
@@ -116,8 +116,8 @@ def _require_sense(asked: _Asked) -> None:
 def _emotion_aim(asked: _Asked) -> tuple[Emotion | None, Aim | None]:
     """The emotion that the reply is to show, and the fit to it."""
     from emogen.dialogue.match import Aim, emotion_fit
-    from emogen.emotions import parse_emotion
-    from emogen.judges.recognizer import load_recognizer
+    from emogen.emotions.labels import parse_emotion
+    from emogen.recognition.recognizer import load_recognizer
 
     if asked.emotion is None and asked.policy is None:
         return None, None
@@ -148,7 +148,7 @@ def _context_aim(asked: _Asked) -> Aim | None:
     from emogen.dialogue.context_fit import cosine, mutual_information
 
     if asked.encoder:
-        from emogen.judges.encoder import load_text_encoder
+        from emogen.recognition.encoder import load_text_encoder
 
         weight = _COSINE_WEIGHT if asked.context_weight is None else asked.context_weight
         return Aim(cosine(load_text_encoder(asked.encoder, asked.device), asked.context), weight)

@@ -16,11 +16,11 @@ from emogen.cli.reading import reading_options
 from emogen.cli.recognition import recognizer_option
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, infer_labels, read_exchanges
-from emogen.emotions import EKMAN, Emotion, LabelSet, named_label_set
+from emogen.emotions.labels import EKMAN, Emotion, LabelSet, named_label_set
 from emogen.errors import SettingsError
 
 if TYPE_CHECKING:
-    from emogen.judges.recognizer import Recognizer
+    from emogen.recognition.recognizer import Recognizer
 
 _AT_ONCE = 256
 Side = Literal["nobody", "reply", "user"]
@@ -84,7 +84,7 @@ def learn(
     test are left out.
     """
     from emogen.dialogue.policy import learn_policy, write_policy
-    from emogen.judges.recognizer import load_recognizer
+    from emogen.recognition.recognizer import load_recognizer
 
     # Before the work: an ending that cannot be written would come to light only after it.
     if out.suffix.lower() not in (".json", ".toml"):

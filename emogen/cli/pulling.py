@@ -15,7 +15,7 @@ def pull(name: str, source: str | None, check: bool) -> None:
     NAME is smollm2, all-MiniLM-L6-v2, a repository of the Hugging Face hub (OWNER/MODEL or OWNER/MODEL:FILE.gguf), or with
     --from a name of your own.
     """
-    from emogen.models import bases, pulling
+    from emogen.pretrained import bases, pulling
 
     if check and source:
         raise click.UsageError("--check takes a NAME alone")

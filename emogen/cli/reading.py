@@ -15,10 +15,10 @@ import click
 from emogen.data.exchange import Columns, Reading
 from emogen.data.label_use import Renames
 from emogen.data.rows import FORMATS, QUOTINGS, known_encoding, parse_delimiter
-from emogen.emotions import LABEL_SETS, LabelSet, named_label_set
+from emogen.emotions.labels import LABEL_SETS, LabelSet, named_label_set
+from emogen.emotions.names import is_name, normalize_name
 from emogen.errors import DataError, SettingsError, on_one_line
 from emogen.files import read_toml
-from emogen.label_names import is_name, normalize_name
 
 Command = Callable[..., Any]
 

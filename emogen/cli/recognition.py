@@ -19,7 +19,7 @@ from emogen.errors import DataError
 
 if TYPE_CHECKING:
     from emogen.evaluate.attribution import Attribution
-    from emogen.judges.recognizer import Recognition, Recognizer
+    from emogen.recognition.recognizer import Recognition, Recognizer
 
 _AT_ONCE = 256
 _TEXT_COLUMNS = "text|reply"
@@ -52,7 +52,7 @@ def recognize(
 
     Prints label, strength (0 to 1), text and the other columns of its row, with tabs between; with --json these are under row.
     """
-    from emogen.judges.recognizer import load_recognizer
+    from emogen.recognition.recognizer import load_recognizer
 
     recognizer = load_recognizer(checkpoint, device)
     rows = iter(tqdm(_rows(source, text_column), unit="text", delay=2, disable=None))

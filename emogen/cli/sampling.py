@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from emogen.checkpoint import Checkpoint
     from emogen.decoding.texts import Guide
-    from emogen.emotions import Emotion
+    from emogen.emotions.labels import Emotion
 
 _OPTIONS = (
     click.option(
@@ -141,7 +141,7 @@ def _near(model: Checkpoint, text: str, asked: _Asked) -> Tensor:
 
 def _guide(model: Checkpoint, asked: _Asked) -> Guide:
     from emogen.checkpoint import shipped
-    from emogen.judges.recognizer import load_recognizer
+    from emogen.recognition.recognizer import load_recognizer
 
     return load_recognizer(asked.guide or shipped("recognizer"), asked.decoding.device).over(model.labels)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from emogen.dialogue.server.settings import ServerSettings
 from emogen.errors import SettingsError
 from emogen.options import options_of, read_settings, resolve
+from emogen.server.settings import ServerSettings
 
 _EXTRA = ("fastapi", "pydantic", "starlette", "uvicorn", "prometheus_client")
 
@@ -26,7 +26,7 @@ def serve(config_file: Path | None, **given: object) -> None:
     own = read_settings(config_file, ServerSettings, "serve") if config_file else {}
     settings = resolve(ServerSettings, given, own)
     try:
-        from emogen.dialogue.server.run import run
+        from emogen.server.run import run
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise

@@ -109,7 +109,7 @@ def train_gan(**options: Any) -> None:
     """
     if order := _order("train-gan", GanSettings, **options):
         from emogen.train.fit import fit_gan
-        from emogen.train.outcome import describe_adversarial
+        from emogen.train.run.outcome import describe_adversarial
 
         warm = _warm(order.preset, order.settings, order.resuming)
         _train(order, lambda: fit_gan(order.files, order.reading, order.settings, warm, order.resuming), describe_adversarial)
@@ -131,7 +131,7 @@ def train_classifier(**options: Any) -> None:
 def _outcome(folder: Path) -> str:
     """Describe what a classifier that stands in `folder` is worth."""
     from emogen.checkpoint import read_confusion, read_description
-    from emogen.train.outcome import describe_classifier
+    from emogen.train.run.outcome import describe_classifier
 
     labels = read_description(folder).labels
     counts = read_confusion(folder, labels)
@@ -141,7 +141,7 @@ def _outcome(folder: Path) -> str:
 def _train(order: _Order[Any], fit: Callable[[], Path], describe: Callable[[Path], str] | None = None) -> None:
     """Train; say what came of it, and print the checkpoint's folder: of several processes in the first."""
     from emogen.models.device import choose_device
-    from emogen.train.processes import is_first, process_group
+    from emogen.train.run.processes import is_first, process_group
 
     with process_group(choose_device(order.settings.device)):
         folder = fit()
@@ -172,7 +172,7 @@ def _order(
         return None
     reading = with_renames_of(config_file, reading)
     if resuming:
-        from emogen.train.folder import saved_data
+        from emogen.train.run.folder import saved_data
 
         saved_files, saved_reading = saved_data(Path(settings.out or ""))
         files, reading = files or saved_files, saved_reading if reading == Reading() else reading
@@ -192,7 +192,7 @@ def _warm(preset: str, settings: GanSettings, resuming: bool) -> VaeSettings:
 
 
 def _saved_warm(settings: GanSettings) -> dict[str, object]:
-    from emogen.train.folder import read_train_file
+    from emogen.train.run.folder import read_train_file
 
     return _checked_saved(read_train_file(Path(settings.out or "")).get("warm", {}), VaeSettings, settings.out or "")
 
@@ -209,7 +209,7 @@ def _settings(
 
 
 def _saved(command: str, kind: type[Settings], given: dict[str, object]) -> Settings:
-    from emogen.train.folder import read_train_file, resumable_folder
+    from emogen.train.run.folder import read_train_file, resumable_folder
 
     folder = resumable_folder(cast("str | None", given.get("out")), command)
     saved = _checked_saved(read_train_file(folder).get("settings", {}), kind, str(folder))

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from emogen.data.exchange import Exchange
 from emogen.data.fingerprints import Fingerprints, fingerprint
-from emogen.emotions import LabelSet
+from emogen.emotions.labels import LabelSet
 from emogen.errors import DataError, EmogenError, require_whole
 from emogen.files import read_json
-from emogen.text import EOS, PAD, Tokenizer
+from emogen.text.tokenizer import EOS, PAD, Tokenizer
 
 Item = TypeVar("Item")
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 
-from emogen.atomic import sha256
 from emogen.data.exchange import Exchange, Reading, exchanges_of, write_exchanges
 from emogen.data.formats import (
     Dialogue,
@@ -36,8 +35,9 @@ from emogen.data.formats import (
     parse_zh_multi_emotion,
 )
 from emogen.data.rows import Problem, Row, read_rows
-from emogen.emotions import EKMAN, EMPATHETIC, GOEMOTIONS, LabelSet, blend, named_label_set
+from emogen.emotions.labels import EKMAN, EMPATHETIC, GOEMOTIONS, LabelSet, blend, named_label_set
 from emogen.errors import DataError, SettingsError
+from emogen.files import sha256
 
 Roles = Literal["replies", "all"]
 """Which utterances of a dialogue between one who feels and one who answers: the answers alone, or all."""

@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TextIO
 
-from emogen.atomic import replacing
 from emogen.data.cells import is_missing, name_of_number, parse_flag, parse_number, parse_structure, split_names
 from emogen.data.label_use import LabelUse, Renames, describe_unknown, find_label, rename
 from emogen.data.repair import fix_text
@@ -29,10 +28,11 @@ from emogen.data.rows import (
     reads_once,
     shown,
 )
-from emogen.emotions import EKMAN, TO_EKMAN, Emotion, LabelSet, mixture, named_label_set, parse_shares
+from emogen.emotions.labels import EKMAN, TO_EKMAN, Emotion, LabelSet, mixture, named_label_set, parse_shares
+from emogen.emotions.names import is_name, normalize_name
 from emogen.errors import DataError, SettingsError
-from emogen.label_names import is_name, normalize_name
-from emogen.words import words
+from emogen.files import replacing
+from emogen.text.words import words
 
 Split = Literal["train", "valid", "test", ""]
 _SPLITS = ("train", "valid", "test", "")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.atomic import replacing
 from emogen.errors import CheckpointError
-from emogen.words import words
+from emogen.files import replacing
+from emogen.text.words import words
 
 ROWS_FILE = "rows.npy"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from emogen.data.exchange import Split
-from emogen.emotions import EKMAN
+from emogen.emotions.labels import EKMAN
 from emogen.errors import DataError
 
 Files = Mapping[str, bytes]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from emogen.emotions import EKMAN, LabelSet
-from emogen.label_names import AUTO, NONE, find_synonyms, fold_name
+from emogen.emotions.labels import EKMAN, LabelSet
+from emogen.emotions.names import AUTO, NONE, find_synonyms, fold_name
 
 Renames = tuple[tuple[str, str], ...]
 """Pairs of a name in the file and the name that is read in its place."""

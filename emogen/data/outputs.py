@@ -16,10 +16,10 @@ from typing import Any, TextIO
 from emogen.data.cells import is_missing, parse_structure, split_names
 from emogen.data.label_use import Renames, rename
 from emogen.data.rows import Problem, Row, find_column, read_lines, read_rows
-from emogen.emotions import parse_shares
+from emogen.emotions.labels import parse_shares
+from emogen.emotions.names import normalize_name
 from emogen.errors import DataError, SettingsError
 from emogen.files import open_data
-from emogen.label_names import normalize_name
 
 FORMATS = ("txt", "jsonl", "csv", "tsv")
 TEXT_COLUMN = "reply|text|output"

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from emogen.atomic import write_text
 from emogen.data.rows import Problem, Row, read_rows
-from emogen.emotions import Emotion, LabelSet, mixture, no_emotion, parse_emotion
+from emogen.emotions.labels import Emotion, LabelSet, mixture, no_emotion, parse_emotion
 from emogen.errors import DataError, SettingsError
+from emogen.files import write_text
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from emogen.atomic import write_text
 from emogen.decoding.control import Control, parse_control
-from emogen.emotions import Emotion, LabelSet
+from emogen.emotions.labels import Emotion, LabelSet
 from emogen.errors import CheckpointError, EmogenError, SettingsError
-from emogen.files import read_json
+from emogen.files import read_json, write_text
 
 CALIBRATION_FILE = "calibration.json"
 MOST_SHARPNESS = 100.0

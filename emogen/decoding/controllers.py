@@ -27,11 +27,11 @@ from torch.nn import functional
 
 from emogen.decoding.control import Control
 from emogen.decoding.sampling import Choose, Prefixes, looks, rows_at_once, taken
-from emogen.emotions import Emotion
+from emogen.emotions.labels import Emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
 from emogen.models.head import EmotionHead
-from emogen.text import EOS, PAD
+from emogen.text.tokenizer import EOS, PAD
 
 NEUTRAL = "neutral"
 _ASKED, _NONE, _NEUTRAL, _LABELS = 0, 1, 2, 3

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from emogen.data.batches import Limits
 from emogen.decoding.sampling import Sampling, row_normals, stream_of
 from emogen.decoding.texts import Prompt, Sample, Writer, sample
-from emogen.emotions import Emotion, LabelSet, no_emotion
+from emogen.emotions.labels import Emotion, LabelSet, no_emotion
 from emogen.errors import CheckpointError, DataError, SettingsError
-from emogen.losses import Gaussian
 from emogen.models.generator import Generator
+from emogen.models.losses import Gaussian
 from emogen.models.vae import TextVAE
-from emogen.text import BOS, EOS, PAD, Tokenizer
+from emogen.text.tokenizer import BOS, EOS, PAD, Tokenizer
 
 _ROWS = 256
 _SHOWN = 40

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.words import words
+from emogen.text.words import words
 
 ORDER = 4
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from emogen.decoding.draws import Draws
 from emogen.decoding.sampling import Generated, draw, looks
 from emogen.models.generator import Generator, reply_mask
-from emogen.text import EOS, PAD
+from emogen.text.tokenizer import EOS, PAD
 
 _FULL = 7 / 8
 

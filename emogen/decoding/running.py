@@ -17,7 +17,7 @@ from emogen.decoding.sampling import TRIES, Sampling, chooser, read_prefixes, ro
 from emogen.decoding.texts import Prompt, Row, Unfolding, Writer, controlled, streamed_rows
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
-from emogen.text import EOS
+from emogen.text.tokenizer import EOS
 
 _MORE_ROWS = 16
 _MORE_PLACES = 32

@@ -14,7 +14,7 @@ from torch.nn import functional
 from emogen.decoding.control import Control
 from emogen.errors import require
 from emogen.models.generator import Generator
-from emogen.text import EOS, PAD
+from emogen.text.tokenizer import EOS, PAD
 
 _BLOCK = 64
 _FEWEST_ROWS = 256

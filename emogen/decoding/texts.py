@@ -28,11 +28,11 @@ from emogen.decoding.sampling import (
     stream_of,
     token_loop,
 )
-from emogen.emotions import Emotion
+from emogen.emotions.labels import Emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
 from emogen.models.head import EmotionHead
-from emogen.text import EOS, PAD, Tokenizer
+from emogen.text.tokenizer import EOS, PAD, Tokenizer
 
 _ROWS = 256
 _SCORES = 1 << 26

@@ -35,10 +35,10 @@ from emogen.decoding.latent import LatentSpace, moved, posterior, refuse_unreada
 from emogen.decoding.sampling import Prefixes, Sampling, chooser, generate, row_normals, stream_of
 from emogen.decoding.texts import Guide
 from emogen.decoding.transfer_options import TransferOptions
-from emogen.emotions import Emotion, mixture
+from emogen.emotions.labels import Emotion, mixture
 from emogen.models.likelihood import reply_nll
-from emogen.text import BOS, PAD
-from emogen.words import word_spans, words
+from emogen.text.tokenizer import BOS, PAD
+from emogen.text.words import word_spans, words
 
 _LEAST = 1e-6
 _ROWS = 128

@@ -11,11 +11,11 @@ from torch import nn
 
 from emogen.checkpoint import Checkpoint
 from emogen.dialogue.match import Fit
-from emogen.emotions import no_emotion
-from emogen.judges.encoder import TextEncoder
+from emogen.emotions.labels import no_emotion
 from emogen.models.likelihood import reply_nll
-from emogen.text import EOS, PAD
-from emogen.train.mle import with_no_latent
+from emogen.recognition.encoder import TextEncoder
+from emogen.text.tokenizer import EOS, PAD
+from emogen.train.loops.mle import with_no_latent
 
 _AT_ONCE = 32
 _TOKENS_AT_ONCE = 2048

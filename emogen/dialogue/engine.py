@@ -17,7 +17,7 @@ from emogen.decoding.running import Asked, Piece, RunningBatch
 from emogen.decoding.sampling import Sampling
 from emogen.decoding.texts import Prompt
 from emogen.dialogue.writing import Ended, Writing
-from emogen.emotions import Emotion
+from emogen.emotions.labels import Emotion
 from emogen.errors import BusyError, EmogenError, SettingsError, log_failure
 
 _LOG = logging.getLogger(__name__)

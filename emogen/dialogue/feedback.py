@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, TextIO, get_args
 
 from emogen.data.preferences import Preference, Rating, usable_pairs, usable_ratings
-from emogen.emotions import Emotion, LabelSet
+from emogen.emotions.labels import Emotion, LabelSet
 from emogen.errors import DataError, EmogenError, SettingsError
 
 try:

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from functools import cached_property
 
-from emogen.text import SPECIAL, Tokenizer
+from emogen.text.tokenizer import SPECIAL, Tokenizer
 
 _LEAST_SHARE = 0.03
 _MOST_PIECES = 5_000

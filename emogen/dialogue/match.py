@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.emotions import Emotion
+from emogen.emotions.labels import Emotion
 from emogen.errors import DataError, SettingsError
 
 Fit = Callable[[Sequence[str]], NDArray[np.float64]]

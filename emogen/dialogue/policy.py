@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.atomic import write_text
-from emogen.emotion_space import NEUTRAL, POINTS, emotion_of, nearest, point_of, require_labels
-from emogen.emotions import EKMAN, TO_EKMAN, Emotion, LabelSet, mixture, no_emotion, parse_emotion
+from emogen.emotions.labels import EKMAN, TO_EKMAN, Emotion, LabelSet, mixture, no_emotion, parse_emotion
+from emogen.emotions.space import NEUTRAL, POINTS, emotion_of, nearest, point_of, require_labels
 from emogen.errors import DataError, SettingsError
-from emogen.files import parse_json, parse_toml, read_text
+from emogen.files import parse_json, parse_toml, read_text, write_text
 
 _KEYS = ("name", "intent", "user", "reply", "rows")
 _ROW_KEYS = ("emotion", "strength")

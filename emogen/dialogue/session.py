@@ -14,11 +14,11 @@ from emogen.dialogue.engine import Engine
 from emogen.dialogue.policy import Policy, find_policy
 from emogen.dialogue.state import DECAY, EmotionState, felt
 from emogen.dialogue.writing import Writing
-from emogen.emotion_space import Trajectory, trajectory
-from emogen.emotions import Emotion, LabelSet, is_word
+from emogen.emotions.labels import Emotion, LabelSet, is_word
+from emogen.emotions.names import AUTO
+from emogen.emotions.space import Trajectory, trajectory
 from emogen.errors import BusyError, SettingsError
-from emogen.judges.recognizer import Recognizer
-from emogen.label_names import AUTO
+from emogen.recognition.recognizer import Recognizer
 
 
 @dataclass(frozen=True)

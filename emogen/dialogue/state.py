@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from emogen.emotion_space import POINTS, Point, Points, coordinates, emotion_of, require_labels
-from emogen.emotions import Emotion, LabelSet, no_emotion
+from emogen.emotions.labels import Emotion, LabelSet, no_emotion
+from emogen.emotions.space import POINTS, Point, Points, coordinates, emotion_of, require_labels
 from emogen.errors import SettingsError
 
 DECAY = 0.5

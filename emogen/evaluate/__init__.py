@@ -50,7 +50,7 @@ from emogen.evaluate.significance import (
     paired_bootstrap,
 )
 from emogen.evaluate.similarity import bertscore, sentence_similarity
-from emogen.words import words
+from emogen.text.words import words
 
 __all__ = [
     "Agreement",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.emotion import Judge, checked_probabilities
-from emogen.words import word_spans, words
+from emogen.text.words import word_spans, words
 
 EXACT_WORDS = 6
 MOST_TEXTS = 5000
@@ -66,7 +66,7 @@ def shapley_words(text: str, value: Value, draws: int = 64, seed: int = 0, most_
     leave over; words that would grow together keep a blank between them. Blanks around the text are dropped.
 
     Args:
-        text: at least one word; words and signs as `emogen.words` has them.
+        text: at least one word; words and signs as `emogen.text.words` has them.
         value: texts -> their values [texts], for example `log_odds` of a label; called once, on texts that all differ and
             one of which is empty.
         draws: orders of the words, an even number; the error falls with its square root.

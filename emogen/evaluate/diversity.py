@@ -1,8 +1,9 @@
 """Diversity of a set of texts: how much they repeat themselves, each other, and what a model was trained on.
 
-Words are those of `emogen.words`: a Han or kana character, a punctuation mark and an emoji are words of their own. An n-gram
-never crosses two texts; a text shorter than `n` words, such as a blank one, has none. Each metric has a `_pool` or `_tally`
-form for tests between two systems. All hold their texts in memory: sample millions first with `resampling.reservoir`.
+Words are those of `emogen.text.words`: a Han or kana character, a punctuation mark and an emoji are words of
+their own. An n-gram never crosses two texts; a text shorter than `n` words, such as a blank one, has none.
+Each metric has a `_pool` or `_tally` form for tests between two systems. All hold their texts in memory:
+sample millions first with `resampling.reservoir`.
 """
 
 import math
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from emogen.errors import DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate.resampling import Counts, Pool, Tally, Values, added_up, mean_tally, pool
 from emogen.evaluate.score import Score, require_items, signature
-from emogen.words import WORDS_VERSION, words
+from emogen.text.words import WORDS_VERSION, words
 
 _METHOD1_EPSILON = 0.1
 
@@ -30,7 +31,7 @@ def distinct(texts: Sequence[str], n: int, seed: int = 0) -> Score:
 
     Args:
         texts: at least one; a text shorter than `n` words adds nothing.
-        n: words in an n-gram, 1 or more; words are those of `emogen.words`.
+        n: words in an n-gram, 1 or more; words are those of `emogen.text.words`.
         seed: of the half-samples.
 
     Returns:
@@ -175,7 +176,7 @@ def self_bleu(texts: Sequence[str], order: int = 4, seed: int = 0) -> Score:
 
     Args:
         texts: at least two; an empty text scores 0.
-        order: longest n-gram, 1 or more; words are those of `emogen.words`.
+        order: longest n-gram, 1 or more; words are those of `emogen.text.words`.
         seed: of the bootstrap.
 
     Returns:
@@ -213,7 +214,7 @@ def forward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4
     Args:
         texts: generated, at least one; an empty text scores 0.
         references: real, at least one; none belongs to any one text.
-        order: longest n-gram, 1 or more; words are those of `emogen.words`.
+        order: longest n-gram, 1 or more; words are those of `emogen.text.words`.
         seed: of the bootstrap.
 
     Returns:
@@ -243,7 +244,7 @@ def backward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 
     Args:
         texts: generated, at least one.
         references: real, at least one; an empty one scores 0.
-        order: longest n-gram, 1 or more; words are those of `emogen.words`.
+        order: longest n-gram, 1 or more; words are those of `emogen.text.words`.
         seed: of the bootstrap.
 
     Returns:
@@ -382,7 +383,7 @@ def copied_tally(texts: Sequence[str], seen: Seen) -> Tally:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long texts are, in words of `emogen.words` unless said.
+    """How long texts are, in words of `emogen.text.words` unless said.
 
     Attributes:
         mean: over the texts.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from emogen.errors import DataError
 from emogen.evaluate.resampling import Tally, Values, added_up
 from emogen.evaluate.score import Score, aligned, in_batches, signature
-from emogen.words import WORDS_VERSION, words
+from emogen.text.words import WORDS_VERSION, words
 
 LanguageModel = Callable[[Sequence[str]], Sequence[float] | NDArray[Any]]
 Nats = Iterable[float] | NDArray[Any] | LanguageModel
@@ -30,7 +30,7 @@ _MOST_EXPONENT = 709.0
 def perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32, seed: int = 0) -> Score:
     """Perplexity a word, exp(nats of all texts / words of all texts), with a bootstrap interval over the texts.
 
-    The words are those of `emogen.words` (a Chinese character is one) and one end a text, whatever the model's tokens are.
+    The words are those of `emogen.text.words` (a Chinese character is one) and one end a text, whatever the model's tokens are.
 
     Args:
         texts: at least one; an empty one has its end alone.

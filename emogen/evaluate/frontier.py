@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emogen.atomic import replacing
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.score import Score, require_items
+from emogen.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

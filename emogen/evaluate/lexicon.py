@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.emotions import EKMAN
+from emogen.emotions.labels import EKMAN
 from emogen.errors import SettingsError, UndefinedScoreError
 from emogen.evaluate.emotion import Judge, judged_labels
 from emogen.evaluate.resampling import Tally, mean_tally
 from emogen.evaluate.score import Score, require_pairs, signature
-from emogen.words import language_of, unspaced_script
+from emogen.text.words import language_of, unspaced_script
 
 POLARITIES = ("negative", "neutral", "positive")
 

@@ -30,7 +30,7 @@ from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.resampling import Tally, Values, added_up
 from emogen.evaluate.score import Score, require_items, require_pairs, signature
-from emogen.words import WORDS_VERSION, language_of, unspaced_script, words
+from emogen.text.words import WORDS_VERSION, language_of, unspaced_script, words
 
 Language = Literal["en", "zh", "char", "auto"]
 RougeKind = Literal["rouge1", "rouge2", "rougeL", "rougeLsum"]
@@ -250,7 +250,7 @@ def rouge(
         references: one list of references for each hypothesis.
         kind: `rouge1` and `rouge2` (n-grams), `rougeL` (longest common subsequence), `rougeLsum` (the same by lines).
         language: `en` takes rouge-score's own tokens, which are runs of a-z and 0-9 and nothing else; `zh` and `char` those of
-            `emogen.words`, which suit every script and keep emoji and punctuation; `auto` takes rouge-score's, unless
+            `emogen.text.words`, which suit every script and keep emoji and punctuation; `auto` takes rouge-score's, unless
             they would lose most words and symbols of the references (Han characters, Cyrillic words, emoji).
         seed: of the 1000 resamples.
 
@@ -439,7 +439,7 @@ def _sentence_values(metric: Metric, pairs: Iterable[_Pair]) -> NDArray[np.float
 
 
 class _Words:
-    """`emogen.words` as rouge-score wants a tokenizer."""
+    """`emogen.text.words` as rouge-score wants a tokenizer."""
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)

@@ -19,10 +19,10 @@ import click
 from click.core import ParameterSource
 
 from emogen import files
-from emogen.atomic import sha256, write_text
 from emogen.errors import DataError
 from emogen.evaluate.score import Score, toolkit_version
 from emogen.evaluate.significance import Comparison, holm
+from emogen.files import sha256, write_text
 
 _VERSIONED = ("torch", "transformers", "sentencepiece", "sacrebleu", "rouge-score", "nltk", "numpy")
 _MOST_DECIMALS = 6

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.emotions import LabelSet
+from emogen.emotions.labels import LabelSet
 from emogen.errors import DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate import diversity, fluency, overlap
 from emogen.evaluate.distribution import frechet, mauve

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emogen.errors import SettingsError
-from emogen.models.pretrained import Pretrained
 from emogen.models.transformer import Encoder, mean_of
-from emogen.words import words
+from emogen.pretrained.loading import Pretrained
+from emogen.text.words import words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

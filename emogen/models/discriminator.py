@@ -14,7 +14,7 @@ from emogen.errors import SettingsError
 from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.models.pretrained_encoder import PretrainedReader
 from emogen.models.transformer import Encoder, last_of, mean_of, present_tokens
-from emogen.text import PAD
+from emogen.text.tokenizer import PAD
 
 # A processor's cache holds the states of so many rows, which scores a third faster than going through memory.
 _ROWS_IN_CACHE = 128

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emogen.errors import SettingsError, require_whole
-from emogen.losses import Gaussian, standard_normal
+from emogen.models.losses import Gaussian, standard_normal
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, PretrainedBackbone
 from emogen.models.transformer import Block, last_of, present_tokens, rotation_of
-from emogen.text import BOS, PAD, TURN, UNKNOWN
+from emogen.text.tokenizer import BOS, PAD, TURN, UNKNOWN
 
 _NEVER = -1e4
 _LOG_VARIANCES = (-4.0, 4.0)

@@ -7,9 +7,9 @@ import sys
 import torch
 from torch import Tensor
 
-from emogen.losses import token_nll
 from emogen.models.chunks import in_chunks
 from emogen.models.generator import Generator, reply_mask
+from emogen.models.losses import token_nll
 
 
 def reply_nll(

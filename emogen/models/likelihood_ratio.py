@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from emogen.models.generator import Generator
 from emogen.models.likelihood import reply_nll
-from emogen.text import BOS
+from emogen.text.tokenizer import BOS
 
 _CHUNK = 4096
 

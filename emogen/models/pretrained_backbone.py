@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from emogen.errors import CheckpointError, SettingsError, require_whole
-from emogen.models.bases import Base
 from emogen.models.device import probe_bfloat16
-from emogen.models.pretrained import load_causal_model
 from emogen.models.transformer import last_of, write_cache
-from emogen.text import SPECIAL
+from emogen.pretrained.bases import Base
+from emogen.pretrained.loading import load_causal_model
+from emogen.text.tokenizer import SPECIAL
 
 # Transformers takes seconds to import: only where a pretrained model is asked for.
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from emogen.pretrained_text import PretrainedTokenizer
+    from emogen.text.base_tokenizer import PretrainedTokenizer
 
 _LORA_A, _LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
 _PROBE = "How are you?"
@@ -131,7 +131,7 @@ def load_base(base: Base, device: torch.device, full_precision: bool = False) ->
     Raises:
         CheckpointError: it cannot be read, is no causal language model, or has a tokenizer without end token.
     """
-    from emogen.pretrained_text import PretrainedTokenizer
+    from emogen.text.base_tokenizer import PretrainedTokenizer
 
     narrow = not full_precision and probe_bfloat16(device).is_faster
     found = load_causal_model(str(base.folder), "bfloat16" if narrow else "float32")

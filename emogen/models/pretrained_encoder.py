@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from emogen.errors import CheckpointError
-from emogen.models.pretrained import Pretrained
 from emogen.models.transformer import mean_of, present_tokens
-from emogen.pretrained_text import PretrainedTokenizer
-from emogen.text import BOS, EOS, SPECIAL, TURN, Tokenizer
+from emogen.pretrained.loading import Pretrained
+from emogen.text.base_tokenizer import PretrainedTokenizer
+from emogen.text.tokenizer import BOS, EOS, SPECIAL, TURN, Tokenizer
 
 # Transformers takes seconds to import: only where a pretrained model is asked for.
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from emogen.text import EOS, PAD
+from emogen.text.tokenizer import EOS, PAD
 
 _ROTARY_BASE = 10_000.0
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from emogen.errors import SettingsError
-from emogen.losses import Gaussian
 from emogen.models.generator import Generator, GeneratorConfig
+from emogen.models.losses import Gaussian
 from emogen.models.pretrained_backbone import BaseModel
 from emogen.models.pretrained_encoder import PretrainedReader
 from emogen.models.transformer import Encoder, mean_of, present_tokens

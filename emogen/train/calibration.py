@@ -13,7 +13,7 @@ from emogen.checkpoint import Checkpoint
 from emogen.decoding.calibration import MOST_SHARPNESS, Calibration
 from emogen.decoding.sampling import Sampling
 from emogen.decoding.texts import Guide
-from emogen.emotions import Emotion, LabelSet, mixture
+from emogen.emotions.labels import Emotion, LabelSet, mixture
 from emogen.train.config import CalibrationSettings
 
 STEPS = 11

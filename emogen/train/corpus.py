@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from emogen.atomic import sha256
 from emogen.data.batches import Batch, Limits, TokenArrays, token_arrays
 from emogen.data.check import split_of
 from emogen.data.corpora import data_folder, resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges, survey_labels
-from emogen.emotions import LabelSet
+from emogen.emotions.labels import LabelSet
+from emogen.emotions.names import fold_name
 from emogen.errors import DataError
-from emogen.label_names import fold_name
-from emogen.text import Tokenizer, train_tokenizer
+from emogen.files import sha256
+from emogen.text.tokenizer import Tokenizer, train_tokenizer
 from emogen.train.config import GeneratorRun
-from emogen.train.processes import after_first, from_first, is_first
+from emogen.train.run.processes import after_first, from_first, is_first
 
 _SHARES = (0.9, 0.05, 0.05)
 _SPLIT_SEED = 0

@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from emogen.atomic import sha256
 from emogen.checkpoint import Checkpoint, describe, find_checkpoint, generator_of, load, mark_latest, save_model
 from emogen.data.batches import Batch
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints
 from emogen.decoding.sampling import Sampling
 from emogen.decoding.texts import Prompt, Writer, sample
-from emogen.emotions import LabelSet, mixture
+from emogen.emotions.labels import LabelSet, mixture
 from emogen.errors import CheckpointError, Interrupted, SettingsError
-from emogen.models.bases import find_base
+from emogen.files import sha256
 from emogen.models.discriminator import (
     AnyDiscriminator,
     Discriminator,
@@ -31,28 +30,29 @@ from emogen.models.discriminator import (
 )
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
-from emogen.models.pretrained import Pretrained, load_encoder
 from emogen.models.pretrained_backbone import AdapterConfig, BaseModel, load_base
 from emogen.models.pretrained_encoder import PretrainedReader, pretrained_weights
 from emogen.models.vae import TextVAE, TextVaeConfig, adopt_decoder
-from emogen.text import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from emogen.pretrained.bases import find_base
+from emogen.pretrained.loading import Pretrained, load_encoder
+from emogen.text.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from emogen.train.config import LANGUAGE_MODEL, PRETRAINED, GanSettings, GeneratorRun, LmSettings, RunConfig, VaeSettings
 from emogen.train.corpus import Prepared, held_out_batches, prepare
-from emogen.train.experience import Adversaries
-from emogen.train.folder import (
+from emogen.train.gan.rewards import load_guide
+from emogen.train.gan.trajectories import Adversaries
+from emogen.train.loops.gan import train_gan
+from emogen.train.loops.mle import held_out_nll, train_mle
+from emogen.train.loops.vae import held_out_elbo, train_vae
+from emogen.train.run.folder import (
     is_resumable,
     order_of,
     read_train_file,
     write_train_file,
 )
-from emogen.train.gan import train_gan
-from emogen.train.launch import begun, drive, random_stream, refuse_other_data, training_batches
-from emogen.train.mle import held_out_nll, train_mle
-from emogen.train.processes import from_first
-from emogen.train.rewards import load_guide
-from emogen.train.run import Watch
-from emogen.train.state import Step, TrainState, adamw
-from emogen.train.vae import held_out_elbo, train_vae
+from emogen.train.run.launch import begun, drive, random_stream, refuse_other_data, training_batches
+from emogen.train.run.processes import from_first
+from emogen.train.run.run import Watch
+from emogen.train.run.state import Step, TrainState, adamw
 
 WARM_START = "warm-start"
 

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from emogen.checkpoint import load_classifier, read_weights, save_classifier, write_confusion
 from emogen.data.exchange import Exchange, Reading
 from emogen.data.fingerprints import Fingerprints, fingerprints, read_fingerprints
-from emogen.emotions import LabelSet
+from emogen.emotions.labels import LabelSet
 from emogen.errors import DataError
 from emogen.models.classifier import Backbone, Classifier, ClassifierConfig, emotion_probabilities
-from emogen.models.pretrained import load_encoder
-from emogen.train.classifier import (
+from emogen.pretrained.loading import load_encoder
+from emogen.text.words import scripts_of
+from emogen.train.config import ClassifierSettings
+from emogen.train.corpus import Corpus, open_corpus, refuse_rare_labels
+from emogen.train.loops.classifier import (
     Labelled,
     calibration,
     held_out_f1,
@@ -26,13 +29,10 @@ from emogen.train.classifier import (
     labelled_batches,
     train_classifier,
 )
-from emogen.train.config import ClassifierSettings
-from emogen.train.corpus import Corpus, open_corpus, refuse_rare_labels
-from emogen.train.folder import order_of
-from emogen.train.launch import begun, drive, random_stream, refuse_other_data
-from emogen.train.run import Watch
-from emogen.train.state import TrainState, adamw
-from emogen.words import scripts_of
+from emogen.train.run.folder import order_of
+from emogen.train.run.launch import begun, drive, random_stream, refuse_other_data
+from emogen.train.run.run import Watch
+from emogen.train.run.state import TrainState, adamw
 
 # Posts in English quote a word of another language now and then.
 _LOG = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from emogen.models.head import head_of
 from emogen.train.config import HeadSettings
 from emogen.train.corpus import held_out_batches
 from emogen.train.fit import prepared_for
-from emogen.train.head import held_out_head_nll, train_head
-from emogen.train.memory import keep_freed_memory
-from emogen.train.state import TrainState, adamw, check_precision
+from emogen.train.loops.head import held_out_head_nll, train_head
+from emogen.train.run.memory import keep_freed_memory
+from emogen.train.run.state import TrainState, adamw, check_precision
 
 
 def fit_head(files: Sequence[str], reading: Reading, settings: HeadSettings) -> tuple[Path, dict[str, float]]:

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emogen.atomic import sha256
 from emogen.checkpoint import Checkpoint, describe, find_checkpoint, load, mark_latest, save_model
 from emogen.data.batches import Limits
 from emogen.data.exchange import Reading
@@ -28,14 +27,13 @@ from emogen.data.preferences import (
     usable_pairs,
     usable_ratings,
 )
-from emogen.emotions import no_emotion
+from emogen.emotions.labels import no_emotion
 from emogen.errors import CheckpointError, DataError
+from emogen.files import sha256
 from emogen.models.generator import Generator
-from emogen.text import SentencePieceTokenizer, Tokenizer
+from emogen.text.tokenizer import SentencePieceTokenizer, Tokenizer
 from emogen.train.config import FeedbackSettings
-from emogen.train.folder import order_of, read_train_file
-from emogen.train.launch import begun, drive, random_stream, refuse_other_data
-from emogen.train.preference import (
+from emogen.train.loops.preference import (
     PairRows,
     RatedRows,
     fitting,
@@ -49,8 +47,10 @@ from emogen.train.preference import (
     train_preference,
     train_unpaired,
 )
-from emogen.train.run import Watch
-from emogen.train.state import Step, TrainState, adamw
+from emogen.train.run.folder import order_of, read_train_file
+from emogen.train.run.launch import begun, drive, random_stream, refuse_other_data
+from emogen.train.run.run import Watch
+from emogen.train.run.state import Step, TrainState, adamw
 
 COMMAND = "train-feedback"
 _LEAST_CONTEXTS = 2

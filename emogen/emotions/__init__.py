@@ -1,0 +1,1 @@
+"""Labels, mixtures and the space of valence, arousal and dominance."""

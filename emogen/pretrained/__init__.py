@@ -1,0 +1,1 @@
+"""Base models: where they are found, pulled and read."""

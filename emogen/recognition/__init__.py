@@ -1,0 +1,1 @@
+"""Classifiers in use: the recogniser, sentence encoders, and checks for leaks."""

@@ -1,0 +1,1 @@
+"""Words, and the tokenizers that make ids of text."""

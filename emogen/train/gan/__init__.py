@@ -1,0 +1,1 @@
+"""What adversarial training is made of: trajectories, rewards, the discriminator's step, safeguards."""

@@ -1,0 +1,1 @@
+"""The training loops: each a generator of steps."""

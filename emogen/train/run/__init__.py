@@ -1,0 +1,1 @@
+"""What stands around a loop: folder, log, resume, processes."""

@@ -1,0 +1,128 @@
+"""What every training command does around its loop: device, folder, what train.json keeps, and the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from emogen.data.batches import Batch, TokenArrays, ahead, batches
+from emogen.data.fingerprints import Fingerprints, write_fingerprints
+from emogen.emotions.labels import LabelSet
+from emogen.errors import CheckpointError, SettingsError
+from emogen.models.device import choose_device
+from emogen.train.config import GeneratorRun, RunConfig
+from emogen.train.run.folder import held, own_folder, read_train_file, remove_unused, write_model_card, write_train_file
+from emogen.train.run.memory import keep_freed_memory
+from emogen.train.run.processes import from_first, is_first, part, process_group, rank, world
+from emogen.train.run.run import Watch, explaining, resume, run
+from emogen.train.run.state import Step, TrainState, check_precision
+from emogen.version import __version__
+
+
+@contextmanager
+def begun(command: str, settings: RunConfig, resuming: bool) -> Iterator[tuple[Path, torch.device]]:
+    """The run's folder and device; a folder that is new and in which nothing came to stand goes away again.
+
+    Of several processes the first makes the folder and holds it.
+    """
+    keep_freed_memory()
+    device = choose_device(settings.device)
+    check_precision(settings.precision, device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    with process_group(device):
+        if world() > 1 and not isinstance(settings, GeneratorRun):
+            raise SettingsError(f"emogen {command} runs in one process, not {world()}; start it without torchrun")
+        folder, is_new = from_first(lambda: own_folder(command, settings, resuming))
+        torch.manual_seed(settings.seed)
+        try:
+            with held(folder) if is_first() else nullcontext(), explaining(settings, folder):
+                yield folder, device
+        finally:
+            if is_new and is_first():
+                remove_unused(folder)
+
+
+def random_stream(settings: RunConfig) -> torch.Generator:
+    """The random numbers of a run's own loop."""
+    return torch.Generator().manual_seed(settings.seed)
+
+
+def training_batches(arrays: TokenArrays, settings: RunConfig, state: TrainState, by_context: bool = False) -> Iterator[Batch]:
+    """This process's part of the batches that come after `state.step`; for CUDA pinned and prepared one ahead.
+
+    Args:
+        arrays: the training rows.
+        settings: rows a batch and process, the order's seed, and the device.
+        state: of the run.
+        by_context: as for `batches`.
+    """
+    rows = batches(arrays, settings.batch_size, settings.seed, state.step, by_context, part())
+    if choose_device(settings.device).type != "cuda":
+        return rows
+    own = torch.cuda.current_device()
+    return ahead(rows, Batch.pinned, lambda: torch.cuda.set_device(own))
+
+
+def refuse_other_data(sources: Mapping[str, str], folder: Path, resuming: bool) -> None:
+    """Raises CheckpointError where a run is resumed on other files than it began with."""
+    before = read_train_file(folder).get("sources", {}) if resuming else {}
+    if before and sorted(before.values()) != sorted(sources.values()):
+        now = ", ".join(sources)
+        raise CheckpointError(f"{folder}: the run began with {', '.join(before)}; {now} holds other rows; pass the same files")
+
+
+def drive(
+    folder: Path,
+    settings: RunConfig,
+    state: TrainState,
+    loop: Callable[[], Iterator[Step]],
+    watch: Watch,
+    facts: Mapping[str, Any],
+    rows: Fingerprints,
+    finish: Callable[[], LabelSet],
+) -> Path:
+    """Resumes what stands in the folder, runs the loop to its end, and leaves a whole checkpoint.
+
+    Of several processes the first writes.
+
+    Args:
+        folder: of the run.
+        settings: steps, minutes, looks.
+        state: filled from the folder where a state stands there.
+        loop: opened once `state` is what it was.
+        watch: held-out figures, preview, and how the model is saved.
+        facts: what train.json says, besides versions, steps and figures.
+        rows: fingerprints of all training rows.
+        finish: what is left to do with the model that was kept; gives its labels.
+    """
+    resume(state, folder)
+    _part_streams(settings.seed, state.step)
+    facts = {"emogen": __version__, "torch": torch.__version__, "processes": world(), **facts}
+    from_first(lambda: _note_begun(folder, facts, state, rows))
+    run(loop(), state, settings, folder, watch)
+    from_first(lambda: _note_finished(folder, facts, state, finish))
+    return folder
+
+
+def _part_streams(seed: int, step: int) -> None:
+    """Gives every process but the first another stream of PyTorch's own random numbers, which dropout takes."""
+    if not is_first():
+        torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))
+
+
+def _note_begun(folder: Path, facts: Mapping[str, Any], state: TrainState, rows: Fingerprints) -> None:
+    write_fingerprints(folder, rows)
+    write_train_file(folder, {**facts, "finished": False, "steps": state.step, "figures": state.figures})
+
+
+def _note_finished(folder: Path, facts: Mapping[str, Any], state: TrainState, finish: Callable[[], LabelSet]) -> None:
+    labels = finish()
+    facts = {**facts, "finished": True, "steps": state.step, "figures": state.figures}
+    write_model_card(folder, facts, labels)
+    write_train_file(folder, facts)
