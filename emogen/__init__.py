@@ -10,10 +10,10 @@
 Start here:
 
     load, load_recognizer    a model that writes, and a classifier that recognises emotion, from folders or as they ship
-    Checkpoint               a loaded model: sample, reply, replies, stream
-    Sample, Sampling         what was written; temperature, top_p and so on
+    EmotionModel             a loaded model: sample, reply, replies, stream
+    Sample, SamplingParams   what was written; temperature, top_p and so on
     Control                  guidance and the other ways to steer while decoding
-    Session, Manner          a conversation with an emotion state, and how it answers
+    Session, SessionConfig   a conversation with an emotion state, and how it answers
     Engine                   many conversations in one batch
 
 Scores of texts stand in `emogen.evaluate`, training in `emogen.train`, corpora in `emogen.data`; each page under docs/ has
@@ -24,28 +24,29 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from emogen.version import __version__
 
 if TYPE_CHECKING:
-    from emogen.checkpoint import Checkpoint, load
+    from emogen.checkpoint import EmotionModel, load
     from emogen.decoding.control import Control
-    from emogen.decoding.sampling import Sampling
+    from emogen.decoding.sampling import SamplingParams
     from emogen.decoding.texts import Sample
     from emogen.dialogue.engine import Engine
-    from emogen.dialogue.session import Manner, Session
+    from emogen.dialogue.session import Session, SessionConfig
     from emogen.recognition.recognizer import load_recognizer
 
 __all__ = [
-    "Checkpoint",
     "Control",
+    "EmotionModel",
     "Engine",
-    "Manner",
     "Sample",
-    "Sampling",
+    "SamplingParams",
     "Session",
+    "SessionConfig",
     "__version__",
     "load",
     "load_recognizer",
@@ -53,12 +54,12 @@ __all__ = [
 
 
 _HOMES = {
-    "Checkpoint": "emogen.checkpoint",
+    "EmotionModel": "emogen.checkpoint",
     "Control": "emogen.decoding.control",
     "Engine": "emogen.dialogue.engine",
-    "Manner": "emogen.dialogue.session",
+    "SessionConfig": "emogen.dialogue.session",
     "Sample": "emogen.decoding.texts",
-    "Sampling": "emogen.decoding.sampling",
+    "SamplingParams": "emogen.decoding.sampling",
     "Session": "emogen.dialogue.session",
     "load": "emogen.checkpoint",
     "load_recognizer": "emogen.recognition.recognizer",
@@ -81,8 +82,17 @@ def _let_threads_sleep() -> None:
 _let_threads_sleep()
 
 
+_RENAMED = {"Checkpoint": "EmotionModel", "Manner": "SessionConfig", "Sampling": "SamplingParams"}
+
+
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that `import emogen` loads no PyTorch."""
+    """Import a public name when it is first used, so that `import emogen` loads no PyTorch.
+
+    Names of 0.1 that have changed are understood until 0.2.
+    """
+    if name in _RENAMED:
+        warnings.warn(f"emogen.{name} is now emogen.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'emogen' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     return getattr(import_module(_HOMES[name]), name)

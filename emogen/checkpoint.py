@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from emogen.data.batches import Limits
 from emogen.decoding.calibration import Calibration, read_calibration
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import Sampling
-from emogen.decoding.texts import Guide, Prompt, Sample, Writer, sample, stream_steps
+from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.texts import Guide, Prompt, Sample, TextGenerator, sample, stream_steps
 from emogen.emotions.labels import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, SettingsError
 from emogen.files import read_bytes, read_json, read_text, replacing, write_text
@@ -77,7 +77,7 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class EmotionModel:
     """A loaded generator or VAE with all that text from it needs.
 
     Attributes:
@@ -121,7 +121,7 @@ class Checkpoint:
         emotion: str | Emotion | None = None,
         n: int = 1,
         context: str | Sequence[str] = (),
-        sampling: Sampling | None = None,
+        sampling: SamplingParams | None = None,
         seed: int = 0,
     ) -> list[Sample]:
         """Texts with the emotion that is asked for.
@@ -142,7 +142,7 @@ class Checkpoint:
         self,
         context: str | Sequence[str],
         emotion: str | Emotion | None = None,
-        sampling: Sampling | None = None,
+        sampling: SamplingParams | None = None,
         seed: int = 0,
     ) -> Sample:
         """The reply to an utterance, or to a dialogue, oldest first; arguments and errors as in `sample`."""
@@ -154,7 +154,7 @@ class Checkpoint:
         contexts: Sequence[str | Sequence[str]],
         emotions: Sequence[str | Emotion | None],
         n: int = 1,
-        sampling: Sampling | None = None,
+        sampling: SamplingParams | None = None,
         seed: int | Sequence[int] = 0,
         guide: Guide | None = None,
         latent: Tensor | None = None,
@@ -167,7 +167,7 @@ class Checkpoint:
         contexts: Sequence[str | Sequence[str]],
         emotions: Sequence[str | Emotion | None],
         n: int = 1,
-        sampling: Sampling | None = None,
+        sampling: SamplingParams | None = None,
         seed: int | Sequence[int] = 0,
         guide: Guide | None = None,
         latent: Tensor | None = None,
@@ -194,7 +194,7 @@ class Checkpoint:
         self,
         context: str | Sequence[str] = (),
         emotion: str | Emotion | None = None,
-        sampling: Sampling | None = None,
+        sampling: SamplingParams | None = None,
         seed: int = 0,
     ) -> Iterator[str]:
         """The text of `sample`, piece by piece as it is written; arguments as there, defaults as in `stream_replies`."""
@@ -204,7 +204,7 @@ class Checkpoint:
         self,
         contexts: Sequence[str | Sequence[str]],
         emotions: Sequence[str | Emotion | None],
-        sampling: Sampling | None = None,
+        sampling: SamplingParams | None = None,
         seed: int | Sequence[int] = 0,
     ) -> Iterator[tuple[int, str, bool]]:
         """Write a reply to each context, all in one batch: yield (number of the context, next piece, whether that ends it).
@@ -219,9 +219,9 @@ class Checkpoint:
         self,
         contexts: Sequence[str | Sequence[str]],
         emotions: Sequence[str | Emotion | None],
-        sampling: Sampling,
+        sampling: SamplingParams,
         seed: int | Sequence[int],
-    ) -> tuple[Sampling, list[Prompt]]:
+    ) -> tuple[SamplingParams, list[Prompt]]:
         """Build what the decoder takes, with one seed of all prompts or one of each."""
         options = replace(sampling, n=1)
         prompts = self.prompts(contexts, emotions, options.control)
@@ -244,19 +244,19 @@ class Checkpoint:
         told = (known.told(emotion) if known else None for emotion in asked)
         return [Prompt(*parts) for parts in zip(encoded, asked, told, strict=True)]
 
-    def writer(self, guide: Guide | None = None) -> Writer:
+    def writer(self, guide: Guide | None = None) -> TextGenerator:
         """The model as the decoder takes it."""
-        return Writer(self.generator, self.tokenizer, self.head, guide, str(self.folder))
+        return TextGenerator(self.generator, self.tokenizer, self.head, guide, str(self.folder))
 
     @property
-    def default_sampling(self) -> Sampling:
+    def default_sampling(self) -> SamplingParams:
         """The options for texts with an emotion that is asked for: for reading, not for measuring.
 
         Warmer, or guided more, texts name their emotion and stammer.
         """
-        return Sampling(temperature=0.6, top_p=0.95, control=Control(guidance=1.5), max_tokens=self._most_tokens)
+        return SamplingParams(temperature=0.6, top_p=0.95, control=Control(guidance=1.5), max_tokens=self._most_tokens)
 
-    def sampling_for(self, with_emotion: bool, streamed: bool = False) -> Sampling:
+    def sampling_for(self, with_emotion: bool, streamed: bool = False) -> SamplingParams:
         """Choose the options for replies that are given none: those that readers prefer.
 
         Args:
@@ -267,8 +267,8 @@ class Checkpoint:
         if with_emotion:
             return self.default_sampling
         if streamed:
-            return Sampling(temperature=0.4, top_p=0.95, max_tokens=self._most_tokens)
-        return Sampling(temperature=0.6, top_p=0.95, control=Control(mbr=_CANDIDATES), max_tokens=self._most_tokens)
+            return SamplingParams(temperature=0.4, top_p=0.95, max_tokens=self._most_tokens)
+        return SamplingParams(temperature=0.6, top_p=0.95, control=Control(mbr=_CANDIDATES), max_tokens=self._most_tokens)
 
     def _any_asked(self, emotions: Sequence[str | Emotion | None]) -> bool:
         return any(self.emotion(emotion).strength for emotion in emotions)
@@ -284,7 +284,7 @@ def load(
     trainable: bool = False,
     full_precision: bool = False,
     whole: bool = False,
-) -> Checkpoint:
+) -> EmotionModel:
     """Loads a generator or a VAE.
 
     Args:
@@ -314,7 +314,7 @@ def load(
     read_weights(folder, model)
     model.to(where).eval()
     head, calibration = read_head(folder, generator_of(model)), read_calibration(folder, description.labels)
-    found = Checkpoint(folder, description, model, tokenizer, head, calibration)
+    found = EmotionModel(folder, description, model, tokenizer, head, calibration)
     _refuse_mixed(found)
     return found
 
@@ -436,7 +436,7 @@ def better_than(folder: Path) -> str:
     return f"emogen pull {found.base}" if found else ""
 
 
-def faster_than(model: Checkpoint) -> str:
+def faster_than(model: EmotionModel) -> str:
     """The option that names a faster model: the small one that ships, where `model` has a pretrained backbone; else empty."""
     return f"--checkpoint {os.path.relpath(shipped('default'))}" if model.generator.config.adapter else ""
 
@@ -728,7 +728,7 @@ def _fitting(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"{folder / 'config.json'}: describes no model that can be built ({reason})") from None
 
 
-def _refuse_mixed(found: Checkpoint) -> None:
+def _refuse_mixed(found: EmotionModel) -> None:
     """Raises CheckpointError where config, labels and tokenizer are not of one model."""
     sizes = found.generator.config
     pairs = {"labels": (sizes.emotions, len(found.labels)), "token ids": (sizes.vocabulary, found.tokenizer.vocabulary)}

@@ -17,6 +17,30 @@ from emogen.files import read_toml
 
 T = TypeVar("T")
 Command = Callable[..., Any]
+# Old name -> new one; the old ones are understood until 0.2.
+RENAMED = {
+    "grace_seconds": "shutdown_timeout",
+    "least_pairs": "min_pairs",
+    "most_rows": "max_batch_size",
+    "most_waiting": "max_queue",
+    "open": "allow_unauthenticated",
+    "seconds": "reply_timeout",
+    "standardise": "scale_advantages",
+    "untold": "unconditional_share",
+}
+
+
+def current_option(name: str) -> str:
+    """Return an option's name of today, and say on standard error that the one given is old.
+
+    Args:
+        name: without its dashes in front.
+    """
+    new = RENAMED.get(name.replace("-", "_"), "").replace("_", "-")
+    if not new:
+        return name
+    click.echo(f"--{name} is now --{new}; the old name goes away in 0.2", err=True)
+    return new
 
 
 def setting(default: T, help_text: str) -> T:
@@ -105,6 +129,7 @@ def checked(values: Mapping[str, Any], settings: type, where: str) -> dict[str, 
     result: dict[str, object] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
+        name = RENAMED.get(name, name) if name not in names else name
         if name not in names:
             raise SettingsError(f"{where}: unknown setting {key!r}; known are {', '.join(sorted(names))}")
         result[name] = _typed(value, hints[name], f"{where}: {key}")
@@ -124,7 +149,7 @@ def as_toml(settings: object) -> str:
 def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Command]:
     kind = _plain(hint)
     flag = f"--{field.name.replace('_', '-')}"
-    envvar = f"EMOGEN_{field.name.upper()}"
+    envvar = [f"EMOGEN_{name.upper()}" for name in (field.name, *(old for old, new in RENAMED.items() if new == field.name))]
     shown = "" if field.default is None or field.default == "" else f"  [default: {field.default}]"
     help_text = field.metadata.get("help", "") + shown
     if kind is bool:

@@ -65,17 +65,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import emogen
-from emogen.checkpoint import Checkpoint, find_checkpoint, shipped
+from emogen.checkpoint import EmotionModel, find_checkpoint, shipped
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
-from emogen.decoding.sampling import Choose, Prefixes, Sampling, chooser, generate, row_uniforms, stream_of
+from emogen.decoding.sampling import Choose, PromptBatch, SamplingParams, chooser, fold_in, generate, row_uniforms
 from emogen.emotions.labels import EKMAN, no_emotion
 from emogen.errors import EmogenError, SettingsError
 from emogen.evaluate import bleu, copied, distinct_corrected, judged_labels, mean_length, rouge, unique
 from emogen.evaluate.report import command_of, read_json, write_result
-from emogen.evaluate.resampling import Tally, Values
+from emogen.evaluate.resampling import SumStatistic, Values
 from emogen.evaluate.score import Score, signature
 from emogen.files import replacing, sha256
 from emogen.models.device import probe_bfloat16
@@ -208,9 +208,9 @@ class Plan:
         return {name: self.models[name] for name in ("adapter", "default", "default_before") if name in self.models}
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> SamplingParams:
         """Decoding options of all systems."""
-        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+        return SamplingParams(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -548,7 +548,7 @@ def accuracy(asked: Sequence[str], judged: Sequence[str], judging: Judging) -> S
     wanted = np.array([[one == name for name in EKMAN.names] for one in asked], dtype=np.float64)
     hits = wanted * np.array([[one == other] for one, other in zip(asked, judged, strict=True)])
     fields = {"average": "macro", "judge": judging.judge.folder.name, "leak": judging.leak, "texts": len(asked)}
-    return Tally(np.concatenate([hits, wanted], 1), mean_recall, signature("emotion_accuracy", fields)).score()
+    return SumStatistic(np.concatenate([hits, wanted], 1), mean_recall, signature("emotion_accuracy", fields)).score()
 
 
 def mean_recall(sums: Values) -> Values:
@@ -570,7 +570,7 @@ def perplexity(nats: Values, tokens: Sequence[int], model: str) -> Score:
     """exp(nats of all texts / tokens of all texts), 1 or more."""
     sums = np.stack([nats, np.asarray(tokens, dtype=np.float64)], 1)
     fields = {"model": model, "unit": "token+end", "texts": len(tokens)}
-    return Tally(sums, lambda total: np.exp(total[..., 0] / total[..., 1]), signature("perplexity", fields)).score()
+    return SumStatistic(sums, lambda total: np.exp(total[..., 0] / total[..., 1]), signature("perplexity", fields)).score()
 
 
 def token_counts(texts: Sequence[str], base: CausalModel) -> list[int]:
@@ -771,14 +771,14 @@ def heldout_part(plan: Plan) -> Found:
     return Found(rows)
 
 
-def test_replies(corpus: str, most: int, adapter: Checkpoint) -> list[Exchange]:
+def test_replies(corpus: str, most: int, adapter: EmotionModel) -> list[Exchange]:
     """Test rows with a context that fits into the adapter's limit, drawn with a fixed seed."""
     rows = [row for row in held_out(corpus) if row.split == "test" and row.context]
     drawn = random.Random(2).sample(rows, min(most, len(rows)))
     return [replace(row, context=newest(row.context, adapter)) for row in drawn]
 
 
-def newest(context: Sequence[str], adapter: Checkpoint) -> tuple[str, ...]:
+def newest(context: Sequence[str], adapter: EmotionModel) -> tuple[str, ...]:
     """The newest utterances that fit into the adapter's limit with its marks; of the very last one maybe only its end.
 
     Raises:
@@ -799,7 +799,7 @@ def newest(context: Sequence[str], adapter: Checkpoint) -> tuple[str, ...]:
     raise SettingsError(f"{adapter.folder}: reads no context (context_tokens is {adapter.description.limits.context_tokens})")
 
 
-def fits(context: Sequence[str], adapter: Checkpoint) -> bool:
+def fits(context: Sequence[str], adapter: EmotionModel) -> bool:
     """Whether the adapter reads a context whole."""
     whole, nothing = (len(adapter.tokenizer.prefix(turns, sys.maxsize)) for turns in (context, ()))
     return whole - nothing <= adapter.description.limits.context_tokens
@@ -872,7 +872,7 @@ def reply_nats(base: Pretrained, rows: Sequence[Row]) -> Values:
 
 
 @torch.inference_mode()
-def adapter_nats(adapter: Checkpoint, rows: Sequence[Exchange]) -> Values:
+def adapter_nats(adapter: EmotionModel, rows: Sequence[Exchange]) -> Values:
     """The same under a checkpoint, asked for no emotion: of each reply and its end token."""
     most, tokenizer, generator = adapter.description.limits.context_tokens, adapter.tokenizer, adapter.generator
     before = [tokenizer.prefix(row.context, most) for row in rows]
@@ -963,7 +963,7 @@ def raced(contenders: Mapping[str, Timed], plan: Plan) -> Iterator[Mapping[str, 
         yield told({**facts, "tokens_per_second": statistics.median(run[name] for run in runs), "ratio": ratio})
 
 
-def own_speed(model: Checkpoint, asked: Sequence[Ask], plan: Plan, fixed: int) -> Timed:
+def own_speed(model: EmotionModel, asked: Sequence[Ask], plan: Plan, fixed: int) -> Timed:
     """The token loop of a checkpoint with an emotion for each row; with `fixed` tokens each, else up to the plan's limit."""
     limits, generator = model.description.limits, model.generator
     read = [model.tokenizer.prefix([ask.context] if ask.context else [], limits.context_tokens) for ask in asked]
@@ -974,8 +974,8 @@ def own_speed(model: Checkpoint, asked: Sequence[Ask], plan: Plan, fixed: int) -
 
     def timed(seed: int) -> float:
         began = time.perf_counter()
-        choose = chooser(sampling, row_uniforms([stream_of(seed, row) for row in range(len(read))], sampling.max_tokens))
-        prefixes = Prefixes(padded, lengths, with_no_latent(generator, emotions))
+        choose = chooser(sampling, row_uniforms([fold_in(seed, row) for row in range(len(read))], sampling.max_tokens))
+        prefixes = PromptBatch(padded, lengths, with_no_latent(generator, emotions))
         found = generate(generator, prefixes, sampling.max_tokens, endless(choose) if fixed else choose)
         return int((found.tokens != PAD).sum() - lengths.sum()) / (time.perf_counter() - began)
 

@@ -32,11 +32,11 @@ import numpy as np
 import torch
 
 import emogen
-from emogen.checkpoint import Checkpoint, save_model
+from emogen.checkpoint import EmotionModel, save_model
 from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate.diversity import backward_bleu, commonest, copied, forward_bleu, mean_length, self_bleu, unique
 from emogen.evaluate.fluency import perplexity
@@ -280,7 +280,7 @@ def start_of(folder: Path, label: str) -> Path:
     return start
 
 
-def write_start(model: Checkpoint, folder: Path, label: str) -> None:
+def write_start(model: EmotionModel, folder: Path, label: str) -> None:
     """The language model to whom the captions' label says nothing: each row that the GAN is trained on names it."""
     folder.mkdir(exist_ok=True)
     for name in ("tokenizer.model", "train.json", "rows.npy"):
@@ -291,7 +291,7 @@ def write_start(model: Checkpoint, folder: Path, label: str) -> None:
     save_model(folder, model.description, model.model)
 
 
-def loaded(folder: Path, system: str, label: str) -> Checkpoint:
+def loaded(folder: Path, system: str, label: str) -> EmotionModel:
     """The model, asked for no emotion as it was trained: a GAN with the captions' label."""
     model = emogen.load(folder)
     if system == "gan":
@@ -327,18 +327,18 @@ def published() -> Iterator[dict[str, object]]:
         yield {"system": f"published: {name}", "seed": 0, **forward, **diversity}
 
 
-def sampled(model: Checkpoint, samples: int, temperature: float, seed: int) -> list[str]:
+def sampled(model: EmotionModel, samples: int, temperature: float, seed: int) -> list[str]:
     """Captions from the model's whole distribution; they are kept beside it."""
     path = model.folder / f"samples-{samples}-at-{temperature:g}.json"
     if not path.exists():
-        options = Sampling(temperature=temperature, max_tokens=model.description.limits.reply_tokens + 1)
+        options = SamplingParams(temperature=temperature, max_tokens=model.description.limits.reply_tokens + 1)
         texts = [caption.text or "." for caption in model.sample(n=samples, sampling=options, seed=seed)]
         write_text(path, json.dumps(texts, ensure_ascii=False))
     kept: list[str] = read_json(path)
     return kept
 
 
-def likelihood(model: Checkpoint, test: Sequence[str]) -> dict[str, object]:
+def likelihood(model: EmotionModel, test: Sequence[str]) -> dict[str, object]:
     """How expected the test captions are, each with its end."""
     nats = own_model(model).nll(test)
     tokens = sum(len(model.tokenizer.encode(text)) + 1 for text in test)

@@ -48,7 +48,7 @@ from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import EKMAN, mixture
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate import bleu, perplexity, rouge
@@ -475,7 +475,7 @@ def written(model: Model, plan: Plan) -> list[list[str]]:
         contexts, emotions = zip(*asked, strict=True)
         texts = []
         for temperature in plan.temperature:
-            sampling = Sampling(temperature=temperature, max_tokens=most)
+            sampling = SamplingParams(temperature=temperature, max_tokens=most)
             drawn = found.replies(contexts, emotions, sampling=sampling, seed=model.seed)
             texts.append([each.text.strip() or "." for each in drawn])
         path.parent.mkdir(parents=True, exist_ok=True)

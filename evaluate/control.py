@@ -53,7 +53,7 @@ from control_writing import Bench, Setting, head_code
 from emotion_text import OWN, or_own, trained
 
 from emogen.cli import run
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import LabelSet
 from emogen.errors import SettingsError
 from emogen.evaluate.report import command_of, read_json, write_result
@@ -250,7 +250,7 @@ def prepared(plan: Plan) -> Bench:
         judges={name: load_recognizer(folder) for name, folder in folders.items()},
         leak={name: leak(folder, classifiers, starts, plan) for name, folder in folders.items()},
         language_model=or_own(plan.language_model, plan.work / "language", ready, plan.lm),
-        sampling=Sampling(top_p=plan.top_p, min_p=plan.min_p),
+        sampling=SamplingParams(top_p=plan.top_p, min_p=plan.min_p),
         each=plan.each,
         perplexity_each=plan.perplexity_each,
     )

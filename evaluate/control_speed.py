@@ -21,7 +21,7 @@ from control_choice import PLAIN
 from control_writing import Bench, Setting, decoding_code, guide_for, identity, kept, sampling_of
 
 import emogen
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import EmotionModel
 from emogen.decoding.control import parse_control
 from emogen.emotions.labels import Emotion, LabelSet, mixture
 from emogen.text.tokenizer import EOS
@@ -78,7 +78,7 @@ def raced(bench: Bench, controls: Sequence[str], race: Race) -> Runs:
     return runs
 
 
-def endless(folder: Path) -> Checkpoint:
+def endless(folder: Path) -> EmotionModel:
     """A checkpoint that does not end its texts."""
     model = emogen.load(folder, "auto")
     with torch.no_grad():
@@ -86,7 +86,7 @@ def endless(folder: Path) -> Checkpoint:
     return model
 
 
-def run_all(bench: Bench, model: Checkpoint, kinds: Mapping[str, str], race: Race) -> Runs:
+def run_all(bench: Bench, model: EmotionModel, kinds: Mapping[str, str], race: Race) -> Runs:
     """Every contender in turn, run after run."""
     many = targets(bench.labels, TARGETS)
     alone = [[target] * race.rows for target in many[::5]]
@@ -111,7 +111,7 @@ def cycled(emotions: Sequence[Emotion], rows: int) -> list[Emotion]:
 
 
 def contender(
-    bench: Bench, model: Checkpoint, control: str, batches: Sequence[Sequence[Emotion]], race: Race
+    bench: Bench, model: EmotionModel, control: str, batches: Sequence[Sequence[Emotion]], race: Race
 ) -> Callable[[int], float]:
     """Writes the batches from a seed, and gives their tokens a second: those of the texts that are kept."""
     setting = Setting("", control, 0.0, PLAIN.temperature)

@@ -24,15 +24,15 @@ import emogen
 import emogen.decoding
 import emogen.models.head
 import emogen.train.loops.head
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import EmotionModel
 from emogen.decoding.control import parse_control
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import LabelSet
 from emogen.evaluate.diversity import distinct_corrected, mean_length, self_bleu
 from emogen.evaluate.emotion import checked_probabilities, judged_labels
 from emogen.evaluate.fluency import perplexity
 from emogen.evaluate.report import read_json
-from emogen.evaluate.resampling import Tally, Values
+from emogen.evaluate.resampling import SumStatistic, Values
 from emogen.evaluate.score import Score, signature
 from emogen.files import sha256, write_text
 from emogen.recognition.recognizer import Recognizer
@@ -95,7 +95,7 @@ class Bench:
     judges: Mapping[str, Recognizer]
     leak: Mapping[str, str]
     language_model: str
-    sampling: Sampling
+    sampling: SamplingParams
     each: int
     perplexity_each: int
 
@@ -147,12 +147,12 @@ def hash_of(files: Sequence[Path]) -> str:
 
 
 @cache
-def loaded(folder: Path, _state: tuple[str, ...]) -> Checkpoint:
+def loaded(folder: Path, _state: tuple[str, ...]) -> EmotionModel:
     """A checkpoint, read once for each state of its files."""
     return emogen.load(folder, "auto")
 
 
-def sampling_of(setting: Setting, bench: Bench, model: Checkpoint) -> Sampling:
+def sampling_of(setting: Setting, bench: Bench, model: EmotionModel) -> SamplingParams:
     """The options of one decoding call; a text may be as long as those that the model learnt."""
     most, control = model.description.limits.reply_tokens + 1, parse_control(setting.control)
     return replace(bench.sampling, temperature=setting.temperature, control=control, max_tokens=most)
@@ -175,7 +175,7 @@ def written(bench: Bench, folder: Path, setting: Setting, asks: Sequence[Ask], s
     return texts
 
 
-def guide_for(sampling: Sampling, bench: Bench) -> Callable[[Sequence[str]], NDArray[np.float64]] | None:
+def guide_for(sampling: SamplingParams, bench: Bench) -> Callable[[Sequence[str]], NDArray[np.float64]] | None:
     """The guide's probabilities, where candidates are to be ranked."""
     return bench.guide.probabilities if sampling.control.rerank > 1 else None
 
@@ -227,12 +227,12 @@ def with_perplexity(asks: Sequence[Ask], each: int) -> list[int]:
     return places
 
 
-def accuracy_tally(asked: Sequence[str], judged: Sequence[str], labels: LabelSet, about: Mapping[str, object]) -> Tally:
+def accuracy_tally(asked: Sequence[str], judged: Sequence[str], labels: LabelSet, about: Mapping[str, object]) -> SumStatistic:
     """Share of texts with the emotion that was asked for, the mean over the emotions; `about` goes into the signature."""
     wanted = np.array([[one == name for name in labels.names] for one in asked], dtype=np.float64)
     hits = wanted * np.array([[one == other] for one, other in zip(asked, judged, strict=True)])
     fields = {"average": "macro", **about, "texts": len(asked)}
-    return Tally(np.concatenate([hits, wanted], 1), mean_recall, signature("emotion_accuracy", fields))
+    return SumStatistic(np.concatenate([hits, wanted], 1), mean_recall, signature("emotion_accuracy", fields))
 
 
 def judged_by(bench: Bench, reader: Recognizer, texts: Sequence[str]) -> list[str]:

@@ -23,17 +23,17 @@ from typing import Literal
 import click
 
 import emogen
-from emogen.checkpoint import Checkpoint, shipped
+from emogen.checkpoint import EmotionModel, shipped
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.decoding.control import Control, parse_control
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import EKMAN
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.report import write_result
 from emogen.evaluate.score import Score
-from emogen.evaluate.suite import Judging, Means, Options, System, evaluate
+from emogen.evaluate.suite import Judging, Options, Resources, System, evaluate
 from emogen.recognition.leak import refuse_leaks
 from emogen.recognition.recognizer import load_recognizer
 
@@ -189,11 +189,11 @@ def test_set(rows: Sequence[Exchange], limit: int, each: int, language: Language
     return TestSet([rows[at] for at in used], [moved[at] for at in sorted(everyday)], [moved[at] for at in balanced], language)
 
 
-def written(model: Checkpoint, found: TestSet, decoding: Decoding, control: Control, seed: int) -> list[str]:
+def written(model: EmotionModel, found: TestSet, decoding: Decoding, control: Control, seed: int) -> list[str]:
     """One reply to each context, with the emotion of the real one; raises SettingsError where the model does not know it."""
     emotions = [model.emotion(row.emotion.name) for row in found.rows]
     most = model.default_sampling.max_tokens
-    sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p, control=control, max_tokens=most)
+    sampling = SamplingParams(temperature=decoding.temperature, top_p=decoding.top_p, control=control, max_tokens=most)
     replies = model.replies([row.context for row in found.rows], emotions, sampling=sampling, seed=seed)
     return [closed_up(reply.text) for reply in replies]
 
@@ -213,7 +213,7 @@ def figures(found: TestSet, system: str, texts: Sequence[str], judging: Judging)
 
     People's replies are the references themselves, so they have no overlap.
     """
-    means, options = Means(judges=(judging,)), Options(language=found.language, lowercase=True)
+    means, options = Resources(judges=(judging,)), Options(language=found.language, lowercase=True)
     listed = [[found.rows[place].reply] for place in found.everyday]
     everyday = [texts[place] for place in found.everyday]
     references = None if [[text] for text in everyday] == listed else listed

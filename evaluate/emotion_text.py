@@ -20,12 +20,12 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import EmotionModel
 from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.data.fingerprints import fingerprint
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import EKMAN
 from emogen.errors import CheckpointError, DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate.distribution import frechet
@@ -305,9 +305,9 @@ def measured(
             yield {"system": folder.name.removeprefix(f"{ready.name}-"), "seed": seed, "temperature": temperature, **figures}
 
 
-def sampled(model: Checkpoint, asked: Sequence[str], temperature: float, seed: int) -> list[str]:
+def sampled(model: EmotionModel, asked: Sequence[str], temperature: float, seed: int) -> list[str]:
     """One text for each emotion that is asked for, from the model's whole distribution."""
-    options = Sampling(temperature=temperature, max_tokens=model.description.limits.reply_tokens + 1)
+    options = SamplingParams(temperature=temperature, max_tokens=model.description.limits.reply_tokens + 1)
     found = model.replies([()] * len(asked), asked, sampling=options, seed=seed)
     return [text.text or "." for text in found]
 

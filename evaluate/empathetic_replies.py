@@ -37,18 +37,18 @@ from reply_memory import Remembered, Turn, remember, remembered
 from reply_samples import drawn
 
 import emogen
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import EmotionModel
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
 from emogen.data.rows import Problem, Row, read_rows
 from emogen.decoding.minimum_risk import expected_utilities, least_risk
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import EMPATHETIC, TO_EKMAN, Emotion, map_names
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.emotion import emotion_accuracy, emotion_f1, judged_labels
 from emogen.evaluate.report import write_result
-from emogen.evaluate.resampling import Tally
+from emogen.evaluate.resampling import SumStatistic
 from emogen.evaluate.score import Score
 from emogen.evaluate.significance import holm, paired_bootstrap
 from emogen.evaluate.suite import Evaluation, Options, System, evaluate
@@ -100,7 +100,7 @@ class Decoding:
     Attributes:
         emotion: `none`, `speaker`, `recognised`, or one of the model's.
         seeds: their number.
-        temperature, top_p: of `Sampling`.
+        temperature, top_p: of `SamplingParams`.
         candidates: replies drawn to each context.
         neighbours: whether similar conversations give candidates and references too.
     """
@@ -381,10 +381,12 @@ def recalled(scene: Scene) -> Iterator[Entry]:
         yield Entry(NEIGHBOURS, 0, list(map(as_published, texts)), {"case": "mbr, few repeats"})
 
 
-def written(name: str, training: int, model: Checkpoint, scene: Scene, decoding: Decoding, judging: Judging) -> Iterator[Entry]:
+def written(
+    name: str, training: int, model: EmotionModel, scene: Scene, decoding: Decoding, judging: Judging
+) -> Iterator[Entry]:
     """A checkpoint's replies for each seed, chosen in each way, with the judged emotion where one was asked for."""
     emotions = asked(model, scene.trials, decoding.emotion, scene.recognised)
-    options = Sampling(n=decoding.candidates, temperature=decoding.temperature, top_p=decoding.top_p)
+    options = SamplingParams(n=decoding.candidates, temperature=decoding.temperature, top_p=decoding.top_p)
     options = replace(options, max_tokens=model.default_sampling.max_tokens)
     shown = ("emotion", "temperature", "top_p")
     facts = {"training": training, **{key: getattr(decoding, key) for key in shown}}
@@ -439,7 +441,7 @@ def most_useful(valued: Sequence[Mapping[str, float]], repeated: float) -> list[
     return found
 
 
-def asked(model: Checkpoint, trials: Sequence[Trial], choice: str, recognised: Sequence[str] = ()) -> list[Emotion]:
+def asked(model: EmotionModel, trials: Sequence[Trial], choice: str, recognised: Sequence[str] = ()) -> list[Emotion]:
     """The emotion to reply with in each trial; raises SettingsError where the model does not know it.
 
     Args:
@@ -520,10 +522,10 @@ def comparisons(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> 
     return [{**names, **asdict(tested), "p_holm": p} for (names, tested), p in zip(found, adjusted, strict=True)]
 
 
-def summed(found: Evaluation, metric: str) -> Tally | None:
+def summed(found: Evaluation, metric: str) -> SumStatistic | None:
     """What a metric of sums was computed from; None where a system lacks it."""
     basis = found.bases.get(metric)
-    return basis if isinstance(basis, Tally) else None
+    return basis if isinstance(basis, SumStatistic) else None
 
 
 def signatures(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:

@@ -34,7 +34,7 @@ import click
 import numpy as np
 import torch
 
-from emogen.checkpoint import Checkpoint, load, shipped
+from emogen.checkpoint import EmotionModel, load, shipped
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
@@ -90,7 +90,7 @@ class Bench:
         settings: of the training.
     """
 
-    old: Checkpoint
+    old: EmotionModel
     judge: Recognizer
     told: Asked
     fresh: Asked
@@ -151,11 +151,21 @@ def main(
 
 def told(settings: FeedbackSettings) -> dict[str, object]:
     """The settings that decide what is learnt."""
-    names = ("loss", "learning_rate", "epochs", "batch_size", "beta", "likelihood_weight", "smoothing", "held_out", "untold")
+    names = (
+        "loss",
+        "learning_rate",
+        "epochs",
+        "batch_size",
+        "beta",
+        "likelihood_weight",
+        "smoothing",
+        "held_out",
+        "unconditional_share",
+    )
     return {name: getattr(settings, name) for name in names}
 
 
-def asked(corpus: str, split: str, most: int, model: Checkpoint) -> Asked:
+def asked(corpus: str, split: str, most: int, model: EmotionModel) -> Asked:
     """Different contexts of a split, drawn evenly, and the model's labels in turn."""
     path, reading = resolve(corpus, Reading())
     found = {row.context: None for row in read_exchanges(path, reading) if row.split == split and row.context}
@@ -225,7 +235,7 @@ def fresh(seed: int) -> int:
     return 1000 + 2 * seed
 
 
-def replies(model: Checkpoint, to: Asked, seed: int) -> list[str]:
+def replies(model: EmotionModel, to: Asked, seed: int) -> list[str]:
     """A reply to each context, decoded as the model does by default."""
     return [sample.text for sample in model.replies(to.contexts, to.emotions, seed=seed)]
 

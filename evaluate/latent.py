@@ -44,7 +44,7 @@ from emotion_text import OWN, balanced, or_own
 from numpy.typing import NDArray
 
 import emogen
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import EmotionModel
 from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.data.exchange import Exchange, Reading
@@ -332,7 +332,7 @@ def rate_rows(lm: Path, vaes: Mapping[float, Path], corpus: str, rows: int, draw
         click.echo(f"{folder.name} measured: {figures}", err=True)
 
 
-def test_batches(loaded: Checkpoint, corpus: str, rows: int) -> Iterator[Batch]:
+def test_batches(loaded: EmotionModel, corpus: str, rows: int) -> Iterator[Batch]:
     """Rows spread evenly over the corpus's own test split, as the model reads them."""
     limits = loaded.description.limits
     config = GeneratorRun(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)

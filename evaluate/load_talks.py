@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import EmotionModel
 from emogen.decoding.control import parse_control
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.dialogue.policy import find_policy
 from emogen.dialogue.session import seed_of
 from emogen.dialogue.state import felt
@@ -76,13 +76,13 @@ class Answered:
 Talk = tuple[Turn, ...]
 
 
-def talks(model: Checkpoint, sessions: int, turns: int, seed: int) -> list[Talk]:
+def talks(model: EmotionModel, sessions: int, turns: int, seed: int) -> list[Talk]:
     """Conversations with emotions, mixtures, strengths, controls, temperatures and seeds of all kinds."""
     controls = (*_CONTROLS, *_HEAD) if model.head else _CONTROLS
     return [tuple(_turns(model, controls, number, turns, seed)) for number in range(sessions)]
 
 
-def _turns(model: Checkpoint, controls: tuple[str, ...], number: int, turns: int, seed: int) -> Iterator[Turn]:
+def _turns(model: EmotionModel, controls: tuple[str, ...], number: int, turns: int, seed: int) -> Iterator[Turn]:
     random, names = Random(f"{seed} {number}"), model.labels.names
     for turn in range(turns):
         first, second = random.sample(names, 2)
@@ -93,7 +93,7 @@ def _turns(model: Checkpoint, controls: tuple[str, ...], number: int, turns: int
         yield Turn(random.choice(_SAID), emotion, strength, random.choice(controls), temperature, own)
 
 
-def alone(model: Checkpoint, recognizer: Recognizer, talk: Talk) -> list[Answered]:
+def alone(model: EmotionModel, recognizer: Recognizer, talk: Talk) -> list[Answered]:
     """The replies of a conversation that nothing else is written beside."""
     context: list[str] = []
     found = []
@@ -108,11 +108,11 @@ def alone(model: Checkpoint, recognizer: Recognizer, talk: Talk) -> list[Answere
     return found
 
 
-def _options(model: Checkpoint, turn: Turn) -> Sampling:
+def _options(model: EmotionModel, turn: Turn) -> SamplingParams:
     return replace(model.default_sampling, control=parse_control(turn.control), temperature=turn.temperature)
 
 
-def _emotion(model: Checkpoint, recognizer: Recognizer, turn: Turn, users: list[str]) -> Emotion:
+def _emotion(model: EmotionModel, recognizer: Recognizer, turn: Turn, users: list[str]) -> Emotion:
     """As the server finds it: by the policy `soothe`, where the turn does not say."""
     if turn.emotion == "none":
         return model.emotion(None)

@@ -36,8 +36,8 @@ from torch import Tensor, nn
 
 from emogen.cli import run
 from emogen.data.batches import Batch
-from emogen.decoding.draws import Draws
-from emogen.decoding.sampling import Prefixes, generate, inverse_cdf
+from emogen.decoding.counter_rng import CounterRNG
+from emogen.decoding.sampling import PromptBatch, generate, inverse_cdf
 from emogen.errors import DataError
 from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.files import replacing, sha256, write_text
@@ -72,7 +72,7 @@ DENSE = GanConfig(
     discriminator_rate=1e-3,
     samples=8,
     warmup_steps=25,
-    standardise="yes",
+    scale_advantages="yes",
     kl_weight=0.0,
     mle_weight=10.0,
     chunk=8192,
@@ -86,7 +86,7 @@ SYSTEMS = {
 }
 ABLATIONS = {
     "without baseline": replace(DENSE, baseline="none"),
-    "without standardising": replace(DENSE, standardise="no"),
+    "without standardising": replace(DENSE, scale_advantages="no"),
     "without likelihood": replace(DENSE, mle_weight=0.0),
     "without entropy floor": replace(DENSE, entropy_weight=0.0),
     "without accuracy band": replace(DENSE, accuracy_floor=0.0, accuracy_ceiling=1.0),
@@ -177,11 +177,11 @@ def own_oracle(seed: int, vocabulary: int = VOCABULARY, width: int = WIDTH) -> O
 def drawn(oracle: Oracle, rows: int, length: int, key: int) -> Tensor:
     """Samples of the oracle, [rows, length]; another key gives others."""
     return torch.cat(
-        [_drawn(oracle, rows=part, draws=Draws(key), length=length) for part in torch.split(torch.arange(rows), CHUNK)]
+        [_drawn(oracle, rows=part, draws=CounterRNG(key), length=length) for part in torch.split(torch.arange(rows), CHUNK)]
     )
 
 
-def _drawn(oracle: Oracle, rows: Tensor, draws: Draws, length: int) -> Tensor:
+def _drawn(oracle: Oracle, rows: Tensor, draws: CounterRNG, length: int) -> Tensor:
     (words, state), sequence = oracle.start(len(rows)), []
     for place in range(length):
         log_probs, state = oracle.step(words, state)
@@ -238,14 +238,14 @@ def fresh_generator(vocabulary: int, seed: int, dropout: float = 0.0) -> Generat
 def sampled(generator: Generator, rows: int, length: int, temperature: float, key: int) -> Tensor:
     """Samples of the generator, [rows, 1 + length]."""
     generator.eval()
-    draws, parts = Draws(key), []
+    draws, parts = CounterRNG(key), []
     for numbers in torch.split(torch.arange(rows), CHUNK):
         given = as_batch(torch.full((len(numbers), 1), BOS))
 
         def choose(scores: Tensor, places: Tensor, number: int, numbers: Tensor = numbers) -> Tensor:
             return inverse_cdf((scores.float() / temperature).softmax(-1), draws.uniforms(numbers[places], number))
 
-        parts.append(generate(generator, Prefixes(given.tokens, given.reply_start, given.emotion), length, choose).tokens)
+        parts.append(generate(generator, PromptBatch(given.tokens, given.reply_start, given.emotion), length, choose).tokens)
     return torch.cat(parts)
 
 

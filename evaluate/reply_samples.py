@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import torch
 
-from emogen.checkpoint import Checkpoint
-from emogen.decoding.sampling import Sampling
+from emogen.checkpoint import EmotionModel
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import Emotion
 from emogen.files import replacing, sha256
 
@@ -20,10 +20,10 @@ AT_ONCE = 256
 
 
 def drawn(
-    model: Checkpoint,
+    model: EmotionModel,
     contexts: Sequence[Sequence[str]],
     emotions: Sequence[Emotion],
-    sampling: Sampling,
+    sampling: SamplingParams,
     folder: Path | None = None,
 ) -> list[list[str]]:
     """`sampling.n` replies to each context; what is in `folder` already is read there."""
@@ -44,7 +44,7 @@ def drawn(
 
 
 def _parts(
-    model: Checkpoint, contexts: Sequence[Sequence[str]], emotions: Sequence[Emotion], sampling: Sampling, first: int
+    model: EmotionModel, contexts: Sequence[Sequence[str]], emotions: Sequence[Emotion], sampling: SamplingParams, first: int
 ) -> Iterator[list[list[str]]]:
     """The replies from the context at `first` on, some contexts at a time."""
     # Products in bfloat16 where the processor has them take a third of the time; they change a reply, but not how good it is.
@@ -61,7 +61,7 @@ def _parts(
         torch.set_float32_matmul_precision(precision)
 
 
-def _key(model: Checkpoint, contexts: Sequence[Sequence[str]], emotions: Sequence[Emotion], sampling: Sampling) -> str:
+def _key(model: EmotionModel, contexts: Sequence[Sequence[str]], emotions: Sequence[Emotion], sampling: SamplingParams) -> str:
     """A hash of all that the replies depend on."""
     options = {**asdict(sampling), "control": str(sampling.control)}
     content = [sha256(model.folder / "model.safetensors"), list(map(list, contexts)), list(map(str, emotions)), options]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emogen.checkpoint import Checkpoint, load
+from emogen.checkpoint import EmotionModel, load
 from emogen.cli import cli, run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Reading, read_exchanges
@@ -56,7 +56,7 @@ def main(context: click.Context, preset: str, minutes: float, seeds: tuple[int, 
         click.echo(row)
 
 
-def trained(corpus: str, out: Path, preset: str, minutes: float, seed: int, threads: int) -> Checkpoint:
+def trained(corpus: str, out: Path, preset: str, minutes: float, seed: int, threads: int) -> EmotionModel:
     """Train a language model as the command does; no reply is too long for it."""
     time = ("--minutes", str(minutes), "--steps", "1000000", "--patience", "10")
     lengths = ("--reply-tokens", "120", "--context-tokens", "96")
@@ -65,7 +65,7 @@ def trained(corpus: str, out: Path, preset: str, minutes: float, seed: int, thre
     return load(out)
 
 
-def compared(models: dict[str, Checkpoint], test: str, seed: int) -> list[dict[str, object]]:
+def compared(models: dict[str, EmotionModel], test: str, seed: int) -> list[dict[str, object]]:
     """Of each language of a corpus' test rows both models' nats, and the gain."""
     found = [row for row in read_exchanges(locate(test)) if row.split == "test"]
     languages = np.array([language_of([*row.context, row.reply]) for row in found])
@@ -89,7 +89,7 @@ def compared(models: dict[str, Checkpoint], test: str, seed: int) -> list[dict[s
 
 
 @torch.no_grad()
-def nats_of(model: Checkpoint, corpus: str) -> NDArray[np.float64]:
+def nats_of(model: EmotionModel, corpus: str) -> NDArray[np.float64]:
     """Negative log-likelihood of each test reply of a corpus, in the order of its rows."""
     arrays = prepared_for(model, [corpus], Reading(), 0).arrays["test"]
     generator, sums = model.generator.eval(), list[float]()

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from emogen.cli import run
 from emogen.data.batches import Batch
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 from emogen.decoding.rollout import Reward, rollout_returns
-from emogen.decoding.sampling import Generated, Plain, Prefixes, generate
+from emogen.decoding.sampling import Generated, Plain, PromptBatch, generate
 from emogen.errors import require
 from emogen.evaluate.report import command_of, write_result
 from emogen.files import replacing
@@ -115,7 +115,7 @@ class Bench:
         return self.models.generator
 
     @property
-    def prefixes(self) -> Prefixes:
+    def prefixes(self) -> PromptBatch:
         """BOS for each row."""
         return begun(self.sizes.rows, self.device)
 
@@ -136,11 +136,11 @@ def bench(sizes: Sizes, device: torch.device, reading: Literal["sequence", "pref
     return Bench(sizes, models, Batch(tokens, torch.ones(conditions, dtype=torch.long), emotion).to(device), device)
 
 
-def begun(rows: int, device: torch.device) -> Prefixes:
+def begun(rows: int, device: torch.device) -> PromptBatch:
     """Rows of which nothing but BOS is written, without emotion."""
     condition = torch.tensor([[0.0, 1.0]], device=device).repeat(rows, 1)
     ones = torch.ones(rows, dtype=torch.long, device=device)
-    return Prefixes(torch.full((rows, 1), BOS, device=device), ones, condition)
+    return PromptBatch(torch.full((rows, 1), BOS, device=device), ones, condition)
 
 
 @torch.no_grad()
@@ -182,10 +182,10 @@ def reference_step(bench: Bench, optimizer: torch.optim.Optimizer) -> None:
     condition = bench.prefixes.condition
     tokens = reference_completed(generator, bench.prefixes.tokens, condition, sizes.tokens)
     emotion, samples = real.emotion.repeat_interleave(2, 0), len(tokens) // len(real)
-    rivals = score(bench.models.discriminator, real.tokens, real.emotion).repeat_interleave(samples)
+    real_scores = score(bench.models.discriminator, real.tokens, real.emotion).repeat_interleave(samples)
 
     def reward(tokens: Tensor, rows: Tensor) -> Tensor:
-        return (score(bench.models.discriminator, tokens, emotion) - rivals[rows]).sigmoid()
+        return (score(bench.models.discriminator, tokens, emotion) - real_scores[rows]).sigmoid()
 
     returns = reference_returns(generator, tokens, condition, sizes.tokens, reward, sizes.rollouts)
     log_probs = generator.logits(generator(tokens[:, :-1], condition)).float().log_softmax(-1)
@@ -224,15 +224,15 @@ def work(case: Case, bench: Bench) -> Callable[[], object]:
     return lambda: step(bench, gan_config(bench.sizes, case), state, next(keys))
 
 
-def written(bench: Bench, prefixes: Prefixes, key: int, keep_states: bool) -> Generated:
+def written(bench: Bench, prefixes: PromptBatch, key: int, keep_states: bool) -> Generated:
     """Replies of the full length."""
-    return generate(bench.generator, prefixes, bench.sizes.tokens, Plain(Draws(key).uniforms), keep_states)
+    return generate(bench.generator, prefixes, bench.sizes.tokens, Plain(CounterRNG(key).uniforms), keep_states)
 
 
 def completed(bench: Bench, generated: Generated, key: int) -> Tensor:
     """All rollouts of a step, without anything that judges them."""
     sizes, condition = bench.sizes, bench.prefixes.condition
-    draws = Draws(key)
+    draws = CounterRNG(key)
     return rollout_returns(bench.generator, generated, condition, sizes.tokens, no_reward, sizes.rollouts, draws, sizes.chunk)
 
 
@@ -243,8 +243,8 @@ def no_reward(tokens: Tensor, _rows: Tensor) -> Tensor:
 
 def step(bench: Bench, config: GanConfig, state: TrainState, key: int) -> None:
     """The generator's step of `train_gan`: replies, what they are worth, one update."""
-    replies = sample_replies(bench.models, bench.real, config, Draws(key))
-    experience = gather_experience(bench.models, bench.real, replies, config, Draws(~key))
+    replies = sample_replies(bench.models, bench.real, config, CounterRNG(key))
+    experience = gather_experience(bench.models, bench.real, replies, config, CounterRNG(~key))
     loss, _, _ = policy_loss(bench.models, replies, experience, config)
     update(loss, state.optimizers["generator"], scheduled(config.learning_rate, state), state)
 

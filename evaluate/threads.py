@@ -22,7 +22,7 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.checkpoint import Checkpoint, shipped
+from emogen.checkpoint import EmotionModel, shipped
 from emogen.cli import run
 from emogen.evaluate.report import command_of, write_result
 from emogen.files import sha256
@@ -102,7 +102,7 @@ def timed(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[float
         return seconds, sha256(out / "model.safetensors") if more else done.stdout
 
 
-def decoding(model: Checkpoint, runs: int) -> Iterator[Row]:
+def decoding(model: EmotionModel, runs: int) -> Iterator[Row]:
     """Seconds of texts that are written at once, by the number of threads; the shortest, which a busy machine spoils least."""
     # After emogen, which has set how threads wait.
     import torch

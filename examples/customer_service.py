@@ -18,7 +18,7 @@ import click
 from matplotlib.figure import Figure
 
 import emogen
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import EmotionModel
 from emogen.cli import run
 from emogen.dialogue.context_fit import mutual_information
 from emogen.dialogue.match import Aim, candidates, emotion_fit, rank
@@ -65,7 +65,7 @@ def main(checkpoint: str | None, choose: bool, picture: Path) -> None:
     click.echo(f"{course.as_text()}\ndrawn in {picture}")
 
 
-def converse(recognizer: Recognizer, model: Checkpoint, answer: Answer) -> Trajectory:
+def converse(recognizer: Recognizer, model: EmotionModel, answer: Answer) -> Trajectory:
     """The conversation, told while it goes on; gives the course of the customer's emotion."""
     policy = find_policy("soothe", recognizer.names, model.labels)
     states: list[EmotionState] = []
@@ -79,12 +79,12 @@ def converse(recognizer: Recognizer, model: Checkpoint, answer: Answer) -> Traje
     return trajectory([state.emotion for state in states])
 
 
-def written(model: Checkpoint, said: Sequence[str], asked: Emotion) -> str:
+def written(model: EmotionModel, said: Sequence[str], asked: Emotion) -> str:
     """A reply that the model writes; the length of the conversation seeds it."""
     return model.reply(said, asked, seed=len(said)).text
 
 
-def chosen(model: Checkpoint, recognizer: Recognizer, said: Sequence[str], asked: Emotion) -> str:
+def chosen(model: EmotionModel, recognizer: Recognizer, said: Sequence[str], asked: Emotion) -> str:
     """Of the approved sentences the one that fits emotion and context best, and was not said before."""
     left = [text for text in APPROVED if text not in said]
     emotion = Aim(emotion_fit(recognizer.over(model.labels), asked))

@@ -21,12 +21,12 @@ import click
 from demo_page import SYSTEMS, Curves, Findings, Line, Point, require_matplotlib, write_page
 
 import emogen
-from emogen.checkpoint import Checkpoint, shipped
+from emogen.checkpoint import EmotionModel, shipped
 from emogen.cli import cli, run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import EKMAN
 from emogen.errors import CheckpointError, EmogenError
 from emogen.evaluate import Score, bleu, distinct, emotion_accuracy, judged_labels, self_bleu
@@ -40,7 +40,7 @@ from emogen.train.loops.mle import held_out_nll
 CORPUS = "english.jsonl"
 MESSAGE = "My sister is moving in with us."
 # Cooler and guided less than for other texts: so small a model stammers the name of an emotion that is pressed.
-READING = Sampling(temperature=0.5, top_p=0.9, control=Control(guidance=1.3), max_tokens=41)
+READING = SamplingParams(temperature=0.5, top_p=0.9, control=Control(guidance=1.3), max_tokens=41)
 TEMPERATURES = (0.3, READING.temperature, 0.7, 1.0)
 START, VAE, ADVERSARIAL = SYSTEMS
 CHANCE = 1 / len(EKMAN)
@@ -158,7 +158,7 @@ def timed(part: str, seconds: dict[str, float]) -> Iterator[None]:
     click.echo(f"{part[0].upper()}{part[1:]} took {seconds[part]:.0f} s.")
 
 
-def seven_lines(models: Mapping[str, Checkpoint]) -> list[Line]:
+def seven_lines(models: Mapping[str, EmotionModel]) -> list[Line]:
     """Write one reply for each emotion by each model, with the same seed."""
     written = {
         name: model.replies([MESSAGE] * len(EKMAN), EKMAN.names, sampling=READING, seed=1) for name, model in models.items()
@@ -168,7 +168,7 @@ def seven_lines(models: Mapping[str, Checkpoint]) -> list[Line]:
     ]
 
 
-def frontier(name: str, model: Checkpoint, held_out: Sequence[Exchange], judge: Recognizer) -> Iterator[Point]:
+def frontier(name: str, model: EmotionModel, held_out: Sequence[Exchange], judge: Recognizer) -> Iterator[Point]:
     """Measure a model's replies to the test contexts, each with the emotion of the person's reply, over temperatures."""
     contexts, emotions = [row.context for row in held_out], [row.emotion for row in held_out]
     for temperature in TEMPERATURES:
@@ -189,7 +189,7 @@ def measure(texts: Sequence[str], held_out: Sequence[Exchange], judge: Recognize
     return scores if [[text] for text in texts] == references else scores | {"BLEU": bleu(texts, references, language="en")}
 
 
-def learning_curves(start: Checkpoint, out: Path) -> Curves:
+def learning_curves(start: EmotionModel, out: Path) -> Curves:
     """Read the logs of the two runs; the VAE's curve begins with the likelihood of the model that it began as."""
     valid = held_out_batches(prepared_for(start, [str(out / CORPUS)], Reading(), seed=0).arrays)
     vae, gan = (

@@ -20,8 +20,8 @@ import emogen
 from emogen.checkpoint import shipped
 from emogen.cli import run
 from emogen.data.exchange import Exchange
-from emogen.evaluate import Comparison, Report, Tally, as_table, paired_bootstrap
-from emogen.evaluate.suite import Evaluation, Judging, Means, System, evaluate
+from emogen.evaluate import Comparison, Report, SumStatistic, as_table, paired_bootstrap
+from emogen.evaluate.suite import Evaluation, Judging, Resources, System, evaluate
 from emogen.recognition.leak import refuse_leaks
 
 Write = Callable[[Sequence[str], str], str]
@@ -43,7 +43,7 @@ def main(model: str | None, texts: Path | None, rows: int) -> None:
     systems = {"emogen": [reply.text for reply in written], "theirs": theirs}
     judge = emogen.load_recognizer(shipped("judge"))
     judging = Judging("judge", judge.names.names, judge.probabilities, leak=refuse_leaks(judge.folder, [ours.folder]))
-    found = {name: evaluate(system(name, lines, held_out), Means(judges=(judging,))) for name, lines in systems.items()}
+    found = {name: evaluate(system(name, lines, held_out), Resources(judges=(judging,))) for name, lines in systems.items()}
     click.echo(as_table(report(found)))
 
 
@@ -76,11 +76,11 @@ def system(name: str, texts: Sequence[str], held_out: Sequence[Exchange]) -> Sys
 def report(found: dict[str, Evaluation]) -> Report:
     """The scores side by side, and the differences of all metrics that are sums over the texts."""
     (first, ours), (second, theirs) = found.items()
-    tallies = {name: basis for name, basis in ours.bases.items() if isinstance(basis, Tally)}
+    tallies = {name: basis for name, basis in ours.bases.items() if isinstance(basis, SumStatistic)}
     compared: list[tuple[str, str, str, Comparison]] = [
         (first, second, name, paired_bootstrap(basis, other))
         for name, basis in tallies.items()
-        if isinstance(other := theirs.bases.get(name), Tally)
+        if isinstance(other := theirs.bases.get(name), SumStatistic)
     ]
     notes = [f"{name}: {note}" for name, each in found.items() for note in each.notes]
     scores = {name: each.scores for name, each in found.items()}

@@ -19,7 +19,7 @@ import click
 import gradio as gr
 
 import emogen
-from emogen import Engine, Manner
+from emogen import Engine, SessionConfig
 from emogen.cli import run
 from emogen.dialogue.policy import BUILT_IN
 from emogen.dialogue.session import emotion_for
@@ -36,7 +36,7 @@ def replies(engine: Engine, recognizer: Recognizer) -> Reply:
     def reply(message: str, history: list[dict[str, Any]], choice: str, strength: float) -> Iterator[str]:
         turns = [(turn["role"], text_of(turn["content"])) for turn in history] + [("user", message)]
         state = felt(recognizer, [text for role, text in turns if role == "user"])
-        manner = Manner(policy=choice, strength=strength) if choice in BUILT_IN else Manner(choice, strength)
+        manner = SessionConfig(policy=choice, strength=strength) if choice in BUILT_IN else SessionConfig(choice, strength)
         writing = engine.write([text for _, text in turns], emotion_for(manner, state, engine), seed=len(turns))
         try:
             whole = ""

@@ -20,7 +20,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 import emogen
 from emogen import Engine
 from emogen.cli import run
-from emogen.dialogue.writing import Writing
+from emogen.dialogue.stream import ReplyStream
 from emogen.errors import SettingsError
 
 
@@ -43,7 +43,7 @@ class EmogenChat(BaseChatModel):
     def _llm_type(self) -> str:
         return "emogen"
 
-    def _write(self, messages: Sequence[BaseMessage], asked: dict[str, Any]) -> Writing:
+    def _write(self, messages: Sequence[BaseMessage], asked: dict[str, Any]) -> ReplyStream:
         """System messages are left out: the model follows no instructions but the emotion."""
         if asked.get("stop"):
             raise SettingsError("stop: the model ends its replies itself; leave it out")

@@ -31,11 +31,11 @@ import torch
 from default_model import JUDGE_SHARE, NATIVE, cleaned, relabelled, share_of, ship_model, shuffled, trained
 from tqdm import tqdm
 
-from emogen.checkpoint import Checkpoint, load
+from emogen.checkpoint import EmotionModel, load
 from emogen.cli import run
 from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
 from emogen.data.fingerprints import Fingerprints, fingerprint, read_fingerprints
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import EKMAN, mixture
 from emogen.recognition.recognizer import Recognizer, load_recognizer
 from emogen.train.config import ClassifierSettings
@@ -48,7 +48,7 @@ LEAST_SURE = 0.5
 MOST_ROWS = 14_000
 LEAST_ROWS = 4_000
 MOST_COPIES = 4
-WRITING = Sampling(temperature=0.9, top_k=60, max_tokens=32)
+WRITING = SamplingParams(temperature=0.9, top_k=60, max_tokens=32)
 TEXTS_AT_ONCE = 256
 
 
@@ -107,7 +107,7 @@ def asks(exchanges: Iterable[Exchange], seed: int) -> Iterator[Exchange]:
         yield replace(draw.choice(contexts[name]), emotion=mixture({name: 1.0}, EKMAN))
 
 
-def written(asked: Sequence[Exchange], model: Checkpoint, seed: int) -> Iterator[Exchange]:
+def written(asked: Sequence[Exchange], model: EmotionModel, seed: int) -> Iterator[Exchange]:
     """What the model replies to each, where it came to an end."""
     for at in tqdm(range(0, len(asked), TEXTS_AT_ONCE), unit="batch"):
         part = asked[at : at + TEXTS_AT_ONCE]

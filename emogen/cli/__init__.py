@@ -15,6 +15,7 @@ from typing import NoReturn
 import click
 
 from emogen.errors import ElsewhereError, EmogenError, Interrupted, SettingsError
+from emogen.options import current_option
 from emogen.version import __version__
 
 _COMMANDS = {
@@ -71,7 +72,7 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
 
 
-@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": current_option})
 @click.version_option(__version__, prog_name="emogen")
 def cli() -> None:
     """Emotional text: prepare data, train models, sample from them, recognise emotion, and score what was written.

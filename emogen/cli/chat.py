@@ -26,9 +26,9 @@ from emogen.errors import EmogenError, SettingsError
 if TYPE_CHECKING:
     from emogen.dialogue.engine import Engine
     from emogen.dialogue.feedback import FeedbackStore
-    from emogen.dialogue.session import Manner, Session, Turn
+    from emogen.dialogue.session import Session, SessionConfig, Turn
     from emogen.dialogue.state import EmotionState
-    from emogen.dialogue.writing import Writing
+    from emogen.dialogue.stream import ReplyStream
     from emogen.recognition.recognizer import Recognizer
 
 _COLOURS: Mapping[str, str] = {
@@ -94,11 +94,11 @@ def chat(
     A line is a turn, and so is a line of a pipe. Replies go to standard output, all else to standard error.
     """
     from emogen.dialogue.engine import Engine
-    from emogen.dialogue.session import Manner
+    from emogen.dialogue.session import SessionConfig
     from emogen.recognition.recognizer import load_recognizer
 
     model = decoding.model()
-    manner = Manner(emotion, decoding.strength, _named(policy), decay, seed=decoding.seed)
+    manner = SessionConfig(emotion, decoding.strength, _named(policy), decay, seed=decoding.seed)
     with ExitStack() as open_things:
         kept = open_things.enter_context(_appended(transcript)) if transcript else None
         engine = open_things.enter_context(Engine(model))
@@ -118,7 +118,7 @@ class _Talk:
         self,
         engine: Engine,
         recognizer: Recognizer,
-        manner: Manner,
+        manner: SessionConfig,
         decoding: Decoding,
         opinions: _Opinions,
         kept: TextIO | None,
@@ -182,7 +182,7 @@ class _Talk:
             case "/help":
                 _tell_commands()
 
-    def _adopt(self, manner: Manner, decoding: Decoding | None = None) -> None:
+    def _adopt(self, manner: SessionConfig, decoding: Decoding | None = None) -> None:
         from emogen.dialogue.session import leaves_to_policy
 
         self._session.manner = served = self._served(manner, decoding or self._decoding)
@@ -190,7 +190,7 @@ class _Talk:
         emotion = f"policy {served.policy or 'none'}" if is_left else f"emotion {served.emotion}"
         _note(f"{emotion}, strength {served.strength:g}, control {served.sampling.control if served.sampling else 'none'}")
 
-    def _served(self, manner: Manner, decoding: Decoding) -> Manner:
+    def _served(self, manner: SessionConfig, decoding: Decoding) -> SessionConfig:
         """Add the options of decoding; raise SettingsError for what model or recogniser cannot serve, so that no turn fails."""
         from emogen.dialogue.session import emotion_for, leaves_to_policy
         from emogen.dialogue.state import at_rest
@@ -202,7 +202,7 @@ class _Talk:
         self._engine.prepare(emotion=asked, sampling=sampling)
         return replace(manner, sampling=sampling)
 
-    def _show(self, writing: Writing) -> None:
+    def _show(self, writing: ReplyStream) -> None:
         """Prints a reply while it is written; an interruption ends the reply alone."""
         from emogen.dialogue.policy import told
 
@@ -279,7 +279,7 @@ def _require_command(name: str, value: str) -> None:
 
 
 def _named(policy: str | None) -> str | None:
-    """As `Manner` takes it."""
+    """As `SessionConfig` takes it."""
     from emogen.dialogue.policy import NO_POLICY
 
     return None if policy == NO_POLICY else policy
@@ -317,7 +317,7 @@ def _typed() -> str:
     return input()
 
 
-def _print_pieces(writing: Writing, asked: Emotion) -> None:
+def _print_pieces(writing: ReplyStream, asked: Emotion) -> None:
     try:
         for piece in on_one_line(writing):
             print_text(_painted(piece, asked, sys.stdout), nl=False)

@@ -15,7 +15,7 @@ from emogen.options import as_toml, settings_from, settings_options
 from emogen.train.config import CalibrationSettings, HeadSettings
 
 if TYPE_CHECKING:
-    from emogen.decoding.sampling import Sampling
+    from emogen.decoding.sampling import SamplingParams
     from emogen.train.calibration import Gain
 
 
@@ -80,7 +80,7 @@ def calibrate(config_file: Path | None, show_config: bool, **given: Any) -> None
     click.echo(model.folder)
 
 
-def _sampling(settings: CalibrationSettings, own: Sampling) -> Sampling:
+def _sampling(settings: CalibrationSettings, own: SamplingParams) -> SamplingParams:
     """The model's own options, but for what the settings say."""
     from emogen.decoding.control import parse_control
 

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from emogen.decoding.control import parse_control
 
 if TYPE_CHECKING:
-    from emogen.checkpoint import Checkpoint
-    from emogen.decoding.sampling import Sampling
+    from emogen.checkpoint import EmotionModel
+    from emogen.decoding.sampling import SamplingParams
     from emogen.decoding.texts import Sample
 
 _LONG_SECONDS = 20.0
@@ -32,7 +32,7 @@ class Decoding:
     Attributes:
         checkpoint: its folder.
         strength: of the emotion, 0 to 1.
-        temperature, top_k, top_p, min_p, max_tokens: as in `Sampling`.
+        temperature, top_k, top_p, min_p, max_tokens: as in `SamplingParams`.
         control: controllers and their weights.
         seed: of the random numbers; one drawn anew where none was given.
         device: cpu, cuda or auto.
@@ -49,7 +49,7 @@ class Decoding:
     seed: int
     device: str
 
-    def model(self, whole: bool = False) -> Checkpoint:
+    def model(self, whole: bool = False) -> EmotionModel:
         """The model; which one is said on standard error where nobody named it. `whole` and errors as for `load`."""
         from emogen.checkpoint import find_checkpoint, load, notice_of
 
@@ -58,8 +58,8 @@ class Decoding:
             click.echo(f"emogen: {notice_of(folder)}", err=True)
         return load(folder, self.device, whole=whole)
 
-    def sampling(self, model: Checkpoint, with_emotion: bool, streamed: bool = False) -> Sampling:
-        """The model's own options with those that were given; arguments as for `Checkpoint.sampling_for`."""
+    def sampling(self, model: EmotionModel, with_emotion: bool, streamed: bool = False) -> SamplingParams:
+        """The model's own options with those that were given; arguments as for `EmotionModel.sampling_for`."""
         names = ("temperature", "top_k", "top_p", "min_p", "max_tokens")
         given: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.control is not None:
@@ -108,7 +108,7 @@ def decoding_options(command: Command) -> Command:
     return with_decoding
 
 
-def show_progress(written: Iterable[Sample], total: int, model: Checkpoint) -> Iterator[Sample]:
+def show_progress(written: Iterable[Sample], total: int, model: EmotionModel) -> Iterator[Sample]:
     """Pass texts on; after two seconds show on a terminal how far they are, and say it where a faster model would be better."""
     from emogen.checkpoint import faster_than
 

@@ -42,8 +42,8 @@ from emogen.evaluate.suite import (
     Evaluation,
     Fluency,
     Judging,
-    Means,
     Options,
+    Resources,
     System,
     compare,
     evaluate,
@@ -221,7 +221,7 @@ def _run(request: Request, folder: Path) -> None:
     systems = _systems(request, folder)
     training, real = _texts(request.train, request, folder), _texts(request.real, request, folder)
     pairs = [_pair(first, second, systems) for first, second in request.compare]
-    means = Means(
+    means = Resources(
         training=training,
         real=real,
         judges=_judges(request),
@@ -257,7 +257,7 @@ def _systems(request: Request, folder: Path) -> list[_Named]:
     return list(named.values())
 
 
-def _evaluation(named: _Named, means: Means, request: Request) -> Evaluation:
+def _evaluation(named: _Named, means: Resources, request: Request) -> Evaluation:
     """The system's scores, over its training seeds where there are several."""
     runs = [evaluate(run, means, request.options, _watch) for run in named.runs]
     if len(runs) > 1:
@@ -414,7 +414,7 @@ class _Axes:
     diversity: str
 
 
-def _axes(request: Request, systems: Sequence[_Named], means: Means) -> _Axes | None:
+def _axes(request: Request, systems: Sequence[_Named], means: Resources) -> _Axes | None:
     """The metrics of the frontier, once it is known that it can be drawn; before anything is scored."""
     if not request.frontier:
         return None

@@ -16,10 +16,10 @@ from emogen.options import Command, as_toml, checked, settings_from, settings_op
 from emogen.train.config import FeedbackSettings
 
 if TYPE_CHECKING:
-    from emogen.checkpoint import Checkpoint
+    from emogen.checkpoint import EmotionModel
     from emogen.data.preferences import Preference, Rating
     from emogen.evaluate.report import Report
-    from emogen.evaluate.resampling import Tally
+    from emogen.evaluate.resampling import SumStatistic
     from emogen.recognition.recognizer import Recognizer
     from emogen.train.fit_preference import Preferred
 
@@ -94,7 +94,7 @@ def _fitted(address: str, settings: FeedbackSettings, resuming: bool) -> Preferr
     name, pairs, ratings = _opinions(address, settings)
     if settings.loss == "kto" and not ratings:
         raise DataError(f"{name}: holds no single opinions; kto learns from a store, or take --loss dpo")
-    enough = len(pairs) >= settings.least_pairs or len(ratings) < settings.least_pairs
+    enough = len(pairs) >= settings.min_pairs or len(ratings) < settings.min_pairs
     if settings.loss == "dpo" or (settings.loss == "auto" and enough):
         return fit_preference(pairs, name, settings, resuming)
     click.echo(f"emogen: {len(pairs)} pairs, {len(ratings)} single opinions: training on single opinions (KTO)", err=True)
@@ -138,8 +138,8 @@ class _Measured:
     """One metric before and after."""
 
     name: str
-    before: Tally
-    after: Tally
+    before: SumStatistic
+    after: SumStatistic
 
 
 def _report(
@@ -197,7 +197,7 @@ def _preferred(found: Preferred[Any]) -> list[_Measured]:
         return [_Measured("reward_preference", nothing, preference_tally(margins, owners))]
     owners = [pair.context for pair in found.held_out]
 
-    def tally(better_and_worse: Any) -> Tally:
+    def tally(better_and_worse: Any) -> SumStatistic:
         return preference_tally((better_and_worse[0] - better_and_worse[1]).tolist(), owners)
 
     gained = found.after - found.before
@@ -222,8 +222,8 @@ def _judged(found: Preferred[Any], reader: Recognizer, texts: int, settings: Fee
 
 
 def _accuracy(
-    model: Checkpoint, judge: Recognizer, held_out: Sequence[Preference | Rating], texts: int, seed: int, leak: str
-) -> Tally:
+    model: EmotionModel, judge: Recognizer, held_out: Sequence[Preference | Rating], texts: int, seed: int, leak: str
+) -> SumStatistic:
     """Of `texts` replies of each emotion, to the contexts of held-out pairs in turn."""
     from emogen.evaluate.emotion import emotion_accuracy_tally, judged_labels
 

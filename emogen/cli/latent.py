@@ -21,7 +21,7 @@ from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.files import read_json, read_text
 
 if TYPE_CHECKING:
-    from emogen.checkpoint import Checkpoint
+    from emogen.checkpoint import EmotionModel
     from emogen.decoding.latent import LatentSpace
     from emogen.decoding.texts import Guide
 
@@ -42,7 +42,7 @@ _OPTIONS = (
 class _Model:
     """A loaded VAE."""
 
-    checkpoint: Checkpoint
+    checkpoint: EmotionModel
     space: LatentSpace
 
 
@@ -117,11 +117,11 @@ def interpolate(
     """Write the texts on the way from the text FIRST to the text SECOND; the ends as the model gives them back."""
     _refuse_at_once(checkpoint, emotion, strength)
     from emogen.decoding.latent import interpolate as between
-    from emogen.decoding.sampling import Sampling
+    from emogen.decoding.sampling import SamplingParams
 
     model = _loaded(checkpoint, device)
     asked = model.checkpoint.emotion(emotion, strength)
-    options = Sampling(temperature=temperature, max_tokens=model.space.limits.reply_tokens + 1, seed=seed)
+    options = SamplingParams(temperature=temperature, max_tokens=model.space.limits.reply_tokens + 1, seed=seed)
     for number, found in enumerate(between(model.space, first, second, steps, asked, options)):
         content = {"share": number / (steps - 1), **dataclasses.asdict(found), "seed": seed}
         _print(found.text, content if as_json else None)

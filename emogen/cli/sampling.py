@@ -19,7 +19,7 @@ from emogen.errors import SettingsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from emogen.checkpoint import Checkpoint
+    from emogen.checkpoint import EmotionModel
     from emogen.decoding.texts import Guide
     from emogen.emotions.labels import Emotion
 
@@ -99,7 +99,7 @@ def _require_context(contexts: Sequence[str]) -> None:
         raise SettingsError("the context is empty; leave it out to write without one")
 
 
-def _write(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[str | None], asked: _Asked) -> None:
+def _write(model: EmotionModel, contexts: Sequence[str], emotions: Sequence[str | None], asked: _Asked) -> None:
     from emogen.dialogue.language import WrittenScripts
 
     if contexts and (mismatch := WrittenScripts(model.tokenizer).describe_mismatch(contexts[-1])):
@@ -111,7 +111,7 @@ def _write(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[str | 
         _write_whole(model, contexts, wanted, asked)
 
 
-def _write_whole(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[Emotion], asked: _Asked) -> None:
+def _write_whole(model: EmotionModel, contexts: Sequence[str], emotions: Sequence[Emotion], asked: _Asked) -> None:
     """Print texts once they are whole, all of them written in one batch or as few as hold them."""
     from emogen.decoding.postprocessing import parse_postprocessing
 
@@ -131,7 +131,7 @@ def _write_whole(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[
             print_text(text if len(emotions) == 1 else f"{found.emotion}\t{text}")
 
 
-def _near(model: Checkpoint, text: str, asked: _Asked) -> Tensor:
+def _near(model: EmotionModel, text: str, asked: _Asked) -> Tensor:
     """Latents around that of a text, one for each text to be written."""
     from emogen.decoding.latent import latent_space, near
 
@@ -139,7 +139,7 @@ def _near(model: Checkpoint, text: str, asked: _Asked) -> Tensor:
     return near(space, text, asked.count, asked.spread, asked.decoding.seed)
 
 
-def _guide(model: Checkpoint, asked: _Asked) -> Guide:
+def _guide(model: EmotionModel, asked: _Asked) -> Guide:
     from emogen.checkpoint import shipped
     from emogen.recognition.recognizer import load_recognizer
 
@@ -155,7 +155,7 @@ def _any_asked(emotions: Sequence[Emotion]) -> bool:
     return any(emotion.strength for emotion in emotions)
 
 
-def _streams(model: Checkpoint, emotions: Sequence[Emotion], asked: _Asked) -> bool:
+def _streams(model: EmotionModel, emotions: Sequence[Emotion], asked: _Asked) -> bool:
     """Decide whether texts are printed while they are written: as told, else on a terminal where no text is needed whole."""
     needs_whole = asked.as_json or bool(asked.post) or asked.count != 1 or asked.near is not None
     if asked.stream and needs_whole:
@@ -168,7 +168,7 @@ def _streams(model: Checkpoint, emotions: Sequence[Emotion], asked: _Asked) -> b
     return stdout_is_terminal() and not (needs_whole or chooses)
 
 
-def _stream(model: Checkpoint, contexts: Sequence[str], emotions: Sequence[Emotion], asked: _Asked) -> None:
+def _stream(model: EmotionModel, contexts: Sequence[str], emotions: Sequence[Emotion], asked: _Asked) -> None:
     """Print texts piece by piece, in order; all are written in one batch, and those behind the first wait for their turn."""
     options = asked.decoding.sampling(model, _any_asked(emotions), streamed=True)
     pieces = model.stream_replies([contexts] * len(emotions), emotions, options, [asked.decoding.seed] * len(emotions))

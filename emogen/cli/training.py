@@ -141,11 +141,11 @@ def _outcome(folder: Path) -> str:
 def _train(order: _Order[Any], fit: Callable[[], Path], describe: Callable[[Path], str] | None = None) -> None:
     """Train; say what came of it, and print the checkpoint's folder: of several processes in the first."""
     from emogen.models.device import choose_device
-    from emogen.train.run.processes import is_first, process_group
+    from emogen.train.run.processes import is_main_process, process_group
 
     with process_group(choose_device(order.settings.device)):
         folder = fit()
-        if is_first():
+        if is_main_process():
             if describe and (outcome := describe(folder)):
                 click.echo(f"emogen: {outcome}", err=True)
             click.echo(folder)

@@ -49,7 +49,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """Which rows of every batch one of several processes takes: a run of them, as many as any other takes, or one less.
 
     Attributes:
@@ -95,7 +95,7 @@ class Batch:
         """Of `values` [whole, ...] those of the rows that are here."""
         return values[self.before : self.before + len(self)]
 
-    def part(self, part: Part) -> Batch:
+    def part(self, part: Shard) -> Batch:
         """One process's rows of a whole batch."""
         places = part.of(len(self))
         tokens, reply_start, emotion = (each[places] for each in (self.tokens, self.reply_start, self.emotion))
@@ -178,7 +178,7 @@ def token_arrays(
 
 
 def batches(
-    arrays: TokenArrays, size: int, seed: int, start: int = 0, by_context: bool = False, part: Part = Part()
+    arrays: TokenArrays, size: int, seed: int, start: int = 0, by_context: bool = False, part: Shard = Shard()
 ) -> Iterator[Batch]:
     """Batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly.
 

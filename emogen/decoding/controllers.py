@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import Choose, Prefixes, looks, rows_at_once, taken
+from emogen.decoding.sampling import Choose, PromptBatch, looks, rows_at_once, taken
 from emogen.emotions.labels import Emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
@@ -89,7 +89,7 @@ def weights_of(emotions: Sequence[Emotion], controls: Sequence[Control], device:
 
 
 @dataclass(frozen=True)
-class Company:
+class ConditionBatch:
     """Rows, and the rows that stand beside them: the same text under other conditions.
 
     Attributes:
@@ -99,9 +99,9 @@ class Company:
         role: [all], 0 asked, 1 no emotion, 2 neutral, 3 and above a label.
     """
 
-    prefixes: Prefixes
+    prefixes: PromptBatch
     asked: int
-    owner: Tensor
+    row_index: Tensor
     role: Tensor
 
     @property
@@ -109,28 +109,28 @@ class Company:
         """[all], which rows are those that are asked for."""
         return self.role == _ASKED
 
-    def of(self, rows: Tensor) -> Company:
+    def of(self, rows: Tensor) -> ConditionBatch:
         """Those of `rows` [m] alone, in that order, with each its owner; owners keep their order and close up."""
         left, kept = self.owners(rows), self.prefixes
-        prefixes = Prefixes(kept.tokens[rows], kept.lengths[rows], kept.condition[rows])
-        return Company(prefixes, len(left), torch.searchsorted(left, self.owner[rows]), self.role[rows])
+        prefixes = PromptBatch(kept.tokens[rows], kept.lengths[rows], kept.condition[rows])
+        return ConditionBatch(prefixes, len(left), torch.searchsorted(left, self.row_index[rows]), self.role[rows])
 
     def owners(self, rows: Tensor) -> Tensor:
         """The numbers of those of `rows` that are asked for, rising."""
-        found, _ = self.owner[rows][self.is_asked[rows]].sort()
+        found, _ = self.row_index[rows][self.is_asked[rows]].sort()
         return found
 
-    def joined(self, others: Company) -> Company:
+    def joined(self, others: ConditionBatch) -> ConditionBatch:
         """With others behind them, whose owners are numbered on."""
         both = self.prefixes, others.prefixes
         longest = max(some.tokens.shape[1] for some in both)
         padded = [functional.pad(some.tokens, (0, longest - some.tokens.shape[1]), value=PAD) for some in both]
         lengths, condition = (torch.cat([getattr(some, name) for some in both]) for name in ("lengths", "condition"))
-        owner, role = torch.cat([self.owner, self.asked + others.owner]), torch.cat([self.role, others.role])
-        return Company(Prefixes(torch.cat(padded), lengths, condition), self.asked + others.asked, owner, role)
+        row_index, role = torch.cat([self.row_index, self.asked + others.row_index]), torch.cat([self.role, others.role])
+        return ConditionBatch(PromptBatch(torch.cat(padded), lengths, condition), self.asked + others.asked, row_index, role)
 
 
-def in_company(prefixes: Prefixes, weights: Weights, neutral: int | None) -> Company:
+def expand_conditions(prefixes: PromptBatch, weights: Weights, neutral: int | None) -> ConditionBatch:
     """The rows, and behind them the company that their weights need.
 
     Args:
@@ -147,10 +147,12 @@ def in_company(prefixes: Prefixes, weights: Weights, neutral: int | None) -> Com
         # A row that is told this label alone stands beside itself.
         itself = prefixes.condition[:, label] == 1
         wanted.append((_LABELS + label, every[(weights.bayes != 0) & ~itself], label))
-    owner = torch.cat([rows_of_role for _, rows_of_role, _ in wanted])
+    row_index = torch.cat([rows_of_role for _, rows_of_role, _ in wanted])
     role = torch.cat([torch.full_like(rows_of_role, role) for role, rows_of_role, _ in wanted])
     condition = torch.cat([_told(prefixes.condition[found], emotions, place) for _, found, place in wanted])
-    return Company(Prefixes(prefixes.tokens[owner], prefixes.lengths[owner], condition), rows, owner, role)
+    return ConditionBatch(
+        PromptBatch(prefixes.tokens[row_index], prefixes.lengths[row_index], condition), rows, row_index, role
+    )
 
 
 def _told(condition: Tensor, emotions: int, place: int | None) -> Tensor:
@@ -171,7 +173,7 @@ class Controlled:
 
     def __init__(
         self,
-        company: Company,
+        company: ConditionBatch,
         weights: Weights,
         choose: Choose,
         head: EmotionHead | None,
@@ -191,15 +193,15 @@ class Controlled:
         self.log_likelihoods = torch.zeros_like(weights.mixture) if log_likelihoods is None else log_likelihoods
         self._has_labels = bool(weights.bayes.any())
         self._rows: Tensor | None = None
-        self._seats: list[_Seats] = []
+        self._seats: list[_Layout] = []
 
     def of(self, rows: Tensor) -> Controlled:
-        """The choice for `rows` [m] alone, as in `Company.of`."""
+        """The choice for `rows` [m] alone, as in `ConditionBatch.of`."""
         left = self.company.owners(rows)
         return Controlled(self.company.of(rows), self.weights.of(left), self.choose, self.head, self.log_likelihoods[left])
 
     def joined(self, others: Controlled) -> Controlled:
-        """The choice for these rows and others, as in `Company.joined`."""
+        """The choice for these rows and others, as in `ConditionBatch.joined`."""
         likelihoods = torch.cat([self.log_likelihoods, others.log_likelihoods])
         company, weights = self.company.joined(others.company), self.weights.joined(others.weights)
         return Controlled(company, weights, self.choose, self.head or others.head, likelihoods)
@@ -224,18 +226,18 @@ class Controlled:
         for seats in self._seats:
             for some in seats.split(max(1, states // seats.places.shape[1])):
                 tokens[some.owners], log_probs[some.owners] = self._picked(generator, hidden[some.places], some, number)
-        owner, role = self.company.owner[rows], self.company.role[rows]
+        row_index, role = self.company.row_index[rows], self.company.role[rows]
         if not self._has_labels:
-            return tokens[owner], log_probs[owner]
-        counts = (role < _LABELS) | self._counting()[owner, (role - _LABELS).clamp(min=0)]
-        return torch.where(counts, tokens[owner], EOS), log_probs[owner]
+            return tokens[row_index], log_probs[row_index]
+        counts = (role < _LABELS) | self._counting()[row_index, (role - _LABELS).clamp(min=0)]
+        return torch.where(counts, tokens[row_index], EOS), log_probs[row_index]
 
     def _counting(self) -> Tensor:
         """Which labels count, [asked, labels]; none where one alone is left, since its probability is 1 whatever is written."""
         left = (self.weights.bayes[:, None] != 0) & (self.log_likelihoods > _GONE)
         return left & (left.sum(1, keepdim=True) > 1)
 
-    def _picked(self, generator: Generator, states: Tensor, seats: _Seats, number: int) -> tuple[Tensor, Tensor]:
+    def _picked(self, generator: Generator, states: Tensor, seats: _Layout, number: int) -> tuple[Tensor, Tensor]:
         """Tokens and their log probabilities for states [owners, places, width]."""
         moved, labels = self._scores(generator, states, seats)
         if labels is None:
@@ -247,7 +249,7 @@ class Controlled:
         self.log_likelihoods[at] = counting(before + labels.of(chosen), self.weights.mixture[at], bayes)
         return chosen, log_probs
 
-    def _scores(self, generator: Generator, states: Tensor, seats: _Seats) -> tuple[Tensor, Labels | None]:
+    def _scores(self, generator: Generator, states: Tensor, seats: _Layout) -> tuple[Tensor, Labels | None]:
         """Scores of rows [rows, vocabulary], moved by all but `bayes`; and what it needs of those under each label."""
         others, mixture = len(seats.roles), self.weights.mixture[seats.owners[:, None], seats.labels]
         if others == 1 and self.head is None and seats.are_labels:
@@ -274,7 +276,7 @@ class Controlled:
 
 
 @dataclass(frozen=True)
-class _Seats:
+class _Layout:
     """Where company sits among the rows of a step, for owners with as many labels each.
 
     Attributes:
@@ -291,33 +293,33 @@ class _Seats:
     labels: Tensor
     are_labels: bool
 
-    def split(self, size: int) -> Iterator[_Seats]:
+    def split(self, size: int) -> Iterator[_Layout]:
         """For so many owners at a time."""
         parts = (torch.split(whole, size) for whole in (self.owners, self.places, self.labels))
         for owners, places, labels in zip(*parts, strict=True):
             yield replace(self, owners=owners, places=places, labels=labels)
 
 
-def _seated(company: Company, rows: Tensor, counting: Tensor) -> list[_Seats]:
+def _seated(company: ConditionBatch, rows: Tensor, counting: Tensor) -> list[_Layout]:
     """The seats of a step: apart for owners with different numbers of labels that count [asked, labels]."""
-    owner, role = company.owner[rows], company.role[rows]
+    row_index, role = company.row_index[rows], company.role[rows]
     here = torch.arange(len(rows), device=rows.device)
     own = here[company.is_asked[rows]]
     places = torch.zeros(company.asked, _LABELS + counting.shape[1], dtype=torch.long, device=rows.device)
-    places[owner[own]] = own[:, None]
-    places[owner, role] = here
-    owners = owner[own]
+    places[row_index[own]] = own[:, None]
+    places[row_index, role] = here
+    owners = row_index[own]
     numbers = counting[owners].sum(1)
     apart = (owners[numbers == number] for number in sorted(set(numbers.tolist())))
     return [_seats_of(some, places[some], counting[some]) for some in apart]
 
 
-def _seats_of(owners: Tensor, places: Tensor, counting: Tensor) -> _Seats:
+def _seats_of(owners: Tensor, places: Tensor, counting: Tensor) -> _Layout:
     labels = counting.nonzero()[:, 1].view(len(owners), -1)
     others, beside = places[:, :_LABELS], places.gather(1, _LABELS + labels)
     roles = [_ASKED, *(others != others[:, :1]).any(0).nonzero().flatten().tolist()]
     are_labels = labels.shape[1] > 0 and bool((beside == others[:, :1]).any(1).all())
-    return _Seats(owners, torch.cat([others[:, roles], beside], 1), roles, labels, are_labels)
+    return _Layout(owners, torch.cat([others[:, roles], beside], 1), roles, labels, are_labels)
 
 
 @dataclass(frozen=True)

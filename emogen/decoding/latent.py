@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from emogen.data.batches import Limits
-from emogen.decoding.sampling import Sampling, row_normals, stream_of
-from emogen.decoding.texts import Prompt, Sample, Writer, sample
+from emogen.decoding.sampling import SamplingParams, fold_in, row_normals
+from emogen.decoding.texts import Prompt, Sample, TextGenerator, sample
 from emogen.emotions.labels import Emotion, LabelSet, no_emotion
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.models.generator import Generator
@@ -125,7 +125,7 @@ def near(space: LatentSpace, text: str, n: int, spread: float = 1.0, seed: int =
     if not 0 <= spread <= 100:
         raise SettingsError(f"--spread {spread:g}: allowed is 0 to 100")
     found = posterior(space, [text])
-    noise = row_normals([stream_of(seed, row) for row in range(n)], found.mean.shape[1]).to(found.mean.device)
+    noise = row_normals([fold_in(seed, row) for row in range(n)], found.mean.shape[1]).to(found.mean.device)
     return found.sample(spread * noise)
 
 
@@ -161,7 +161,7 @@ def interpolate(
     second: str,
     steps: int,
     emotion: Emotion | None = None,
-    sampling: Sampling | None = None,
+    sampling: SamplingParams | None = None,
 ) -> list[Sample]:
     """The texts on the straight line from one text to another; the ends as the decoder gives them back (Bowman et al. 2016).
 
@@ -176,11 +176,11 @@ def interpolate(
     Raises:
         DataError, SettingsError: as `path_between`.
     """
-    options = sampling or Sampling(temperature=0.0, max_tokens=space.limits.reply_tokens + 1)
+    options = sampling or SamplingParams(temperature=0.0, max_tokens=space.limits.reply_tokens + 1)
     return list(written(space, path_between(space, first, second, steps), emotion, options))
 
 
-def written(space: LatentSpace, latents: Tensor, emotion: Emotion | None, sampling: Sampling) -> Iterator[Sample]:
+def written(space: LatentSpace, latents: Tensor, emotion: Emotion | None, sampling: SamplingParams) -> Iterator[Sample]:
     """One text for each latent [rows, latent], all with the same emotion; `sampling.n` must be 1."""
     prompt = Prompt(space.tokenizer.prefix([], 0), no_emotion(space.labels) if emotion is None else emotion)
-    return sample(Writer(space.generator, space.tokenizer), [prompt] * len(latents), sampling, latents)
+    return sample(TextGenerator(space.generator, space.tokenizer), [prompt] * len(latents), sampling, latents)

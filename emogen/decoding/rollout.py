@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 from emogen.decoding.sampling import Generated, draw, looks
 from emogen.models.generator import Generator, reply_mask
 from emogen.text.tokenizer import EOS, PAD
@@ -54,7 +54,7 @@ class _Open:
         shifts, state = self.shifts[:, stay], self.state.index_select(2, stay)
         return _Open(at, row, start, number, place, token, end, shifts, state)
 
-    def next(self, generator: Generator, draws: Draws, last: int) -> _Open:
+    def next(self, generator: Generator, draws: CounterRNG, last: int) -> _Open:
         """With one token more; the places of those that have ended stop at `last`."""
         hidden, state = generator.step(self.token, self.place, self.shifts, self.state)
         uniforms = draws.uniforms(self.row, self.start, self.number, self.place + 1)
@@ -70,7 +70,7 @@ def rollout_returns(
     max_tokens: int,
     reward: Reward,
     rollouts: int,
-    draws: Draws,
+    draws: CounterRNG,
     chunk: int = 4096,
 ) -> Tensor:
     """Estimated return of each generated token: the mean reward of completions of the row up to and with that token.
@@ -120,7 +120,7 @@ def complete(
     rows: Tensor,
     places: Tensor,
     numbers: Tensor,
-    draws: Draws,
+    draws: CounterRNG,
 ) -> Tensor:
     """Completes `rows` of `generated`, each from its token at `places` on, several times.
 
@@ -168,7 +168,7 @@ def _first_tokens(
     rows: Tensor,
     places: Tensor,
     numbers: Tensor,
-    draws: Draws,
+    draws: CounterRNG,
 ) -> _Open:
     """The first token of each completion; arguments as for `complete`."""
     shifts = generator.shifts(condition)[:, rows]

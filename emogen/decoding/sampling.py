@@ -29,7 +29,7 @@ _COLDEST = 1e-6
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """Options of one decoding call.
 
     Attributes:
@@ -62,7 +62,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Prefixes:
+class PromptBatch:
     """What is given to the generator.
 
     Attributes:
@@ -150,7 +150,7 @@ class Chosen:
 
 @torch.no_grad()
 def generate(
-    generator: Generator, prefixes: Prefixes, max_tokens: int, choose: Choose | Picks, keep_states: bool = False
+    generator: Generator, prefixes: PromptBatch, max_tokens: int, choose: Choose | Picks, keep_states: bool = False
 ) -> Generated:
     """Reads each prefix, then chooses up to `max_tokens` tokens, until every row has its end token.
 
@@ -177,7 +177,7 @@ def generate(
 
 @torch.no_grad()
 def token_loop(
-    generator: Generator, prefixes: Prefixes, max_tokens: int, choose: Choose | Picks, leaving: bool = True
+    generator: Generator, prefixes: PromptBatch, max_tokens: int, choose: Choose | Picks, leaving: bool = True
 ) -> Iterator[Chosen]:
     """The token loop: reads the prefixes, then yields once a token; arguments as for `generate`.
 
@@ -200,7 +200,7 @@ def token_loop(
         hidden, state = generator.step(tokens, lengths[rows] + number, shifts, state)
 
 
-def read_prefixes(generator: Generator, prefixes: Prefixes, shifts: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+def read_prefixes(generator: Generator, prefixes: PromptBatch, shifts: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
     """Read prefixes, equal ones once: the candidates of one reply share theirs.
 
     Args:
@@ -277,7 +277,7 @@ def _drawn(scores: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     return ids.view(uniforms.shape), log_probs.view(uniforms.shape)
 
 
-def chooser(sampling: Sampling, uniforms: Tensor) -> Choose:
+def chooser(sampling: SamplingParams, uniforms: Tensor) -> Choose:
     """The choice that the options describe.
 
     Args:
@@ -297,7 +297,7 @@ def chooser(sampling: Sampling, uniforms: Tensor) -> Choose:
     return choose
 
 
-def filtered_draw(scores: Tensor, sampling: Sampling, uniforms: Tensor) -> Tensor:
+def filtered_draw(scores: Tensor, sampling: SamplingParams, uniforms: Tensor) -> Tensor:
     """One draw a row from `filtered` scores, without sorting them: top-p and min-p by rejection.
 
     A token drawn from all is kept if those likelier than it hold less than the share, which one pass tells. Where all tries
@@ -325,14 +325,14 @@ def filtered_draw(scores: Tensor, sampling: Sampling, uniforms: Tensor) -> Tenso
     return ids
 
 
-def _passes(weights: Tensor, ids: Tensor, sampling: Sampling) -> Tensor:
+def _passes(weights: Tensor, ids: Tensor, sampling: SamplingParams) -> Tensor:
     """Whether tokens [rows] are among those that top-p and min-p leave; the highest of the weights [rows, vocabulary] are 1."""
     own = weights.gather(1, ids[:, None])
     likelier = torch.where(weights > own, weights, 0.0).sum(-1)
     return (likelier < sampling.top_p * weights.sum(-1)) & (own.squeeze(1) >= sampling.min_p)
 
 
-def filtered(scores: Tensor, sampling: Sampling) -> Tensor:
+def filtered(scores: Tensor, sampling: SamplingParams) -> Tensor:
     """Scores [rows, vocabulary] with the tokens that top-k, top-p and min-p take away at minus infinity."""
     if 0 < sampling.top_k < scores.shape[-1]:
         scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], -math.inf)
@@ -391,7 +391,7 @@ def _search(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_uniforms(streams: Sequence[int], numbers: int) -> Tensor:
-    """Uniform random numbers [rows, numbers], each row from a stream of its own; see `stream_of`."""
+    """Uniform random numbers [rows, numbers], each row from a stream of its own; see `fold_in`."""
     generators = (torch.Generator().manual_seed(stream) for stream in streams)
     return torch.stack([torch.rand(numbers, generator=generator) for generator in generators])
 
@@ -402,7 +402,7 @@ def row_normals(streams: Sequence[int], numbers: int) -> Tensor:
     return torch.stack([torch.randn(numbers, generator=generator) for generator in generators])
 
 
-def stream_of(seed: int, row: int, candidate: int = 0) -> int:
+def fold_in(seed: int, row: int, candidate: int = 0) -> int:
     """The number of the random stream of a row, a pure function of seed and row; further candidates have others."""
     stream = _mixed(seed, row)
     return _mixed(stream, candidate) if candidate else stream

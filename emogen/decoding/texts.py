@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emogen.decoding.control import CHOICES, Control
-from emogen.decoding.controllers import Controlled, in_company, neutral_place, refuse_unserved, weights_of
+from emogen.decoding.controllers import Controlled, expand_conditions, neutral_place, refuse_unserved, weights_of
 from emogen.decoding.minimum_risk import least_risk
 from emogen.decoding.sampling import (
     TRIES,
     Choose,
     Generated,
     Picks,
-    Prefixes,
-    Sampling,
+    PromptBatch,
+    SamplingParams,
     chooser,
+    fold_in,
     generate,
     row_normals,
     row_uniforms,
-    stream_of,
     token_loop,
 )
 from emogen.emotions.labels import Emotion
@@ -71,7 +71,7 @@ class Prompt:
         tokens: context tokens and BOS, from `Tokenizer.prefix`.
         emotion: over the generator's labels.
         told: what the model is told in its place: the same, but for a calibration.
-        control: in place of that of `Sampling`.
+        control: in place of that of `SamplingParams`.
         seed: of its own random streams, so that its replies depend on no other prompt; else they go by its place in the call.
     """
 
@@ -83,7 +83,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Writer:
+class TextGenerator:
     """All that writes.
 
     Attributes:
@@ -126,7 +126,9 @@ class Row:
         return self.prompt.control or Control()
 
 
-def sample(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent: Tensor | None = None) -> Iterator[Sample]:
+def sample(
+    writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams, latent: Tensor | None = None
+) -> Iterator[Sample]:
     """`sampling.n` replies to each prompt, those of one prompt after another.
 
     Args:
@@ -145,7 +147,7 @@ def sample(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent
         yield from _kept(writer, part, written)
 
 
-def stream(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, str]]:
+def stream(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[tuple[int, str]]:
     """The replies of `sample`, as they are written: the number of a reply and the next piece of its text.
 
     Joined, the pieces of a reply are its text, but for blanks at its ends. All replies are in one batch. Arguments and errors
@@ -154,20 +156,20 @@ def stream(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Ite
     yield from ((row, piece) for row, piece, _ in stream_steps(writer, prompts, sampling) if piece)
 
 
-def stream_steps(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, str, bool]]:
+def stream_steps(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[tuple[int, str, bool]]:
     """As `stream`, a step of each reply at a time: its number, a piece that may be empty, and whether it has ended."""
     rows = streamed_rows(writer, prompts, sampling)
     if not rows:
         return
-    prefixes, choose = _begun(writer, rows, sampling)
-    written = [Unfolding(writer.tokenizer, sampling.max_tokens) for _ in rows]
+    prefixes, choose = _prepare(writer, rows, sampling)
+    written = [IncrementalDetokenizer(writer.tokenizer, sampling.max_tokens) for _ in rows]
     for chosen in token_loop(writer.generator, prefixes, sampling.max_tokens, choose):
         for row, token in zip(chosen.rows.tolist(), chosen.tokens.tolist(), strict=True):
             if row < len(rows) and token != PAD:
                 yield row, written[row].take(token), written[row].ended is not None
 
 
-class Unfolding:
+class IncrementalDetokenizer:
     """The text of one reply, piece by piece as its tokens are written; a character of several tokens comes whole.
 
     Attributes:
@@ -197,7 +199,7 @@ class Unfolding:
         return text[told:]
 
 
-def streamed_rows(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling) -> list[Row]:
+def streamed_rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[Row]:
     """The rows of `stream`; arguments and errors as there."""
     for prompt in prompts:
         if choice := (prompt.control or sampling.control).choice:
@@ -205,7 +207,7 @@ def streamed_rows(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling)
     return _rows(writer, prompts, sampling, None)
 
 
-def _rows(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent: Tensor | None) -> list[Row]:
+def _rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams, latent: Tensor | None) -> list[Row]:
     """The rows of a call, refused where the writer cannot serve them."""
     asked = [replace(prompt, control=prompt.control or sampling.control) for prompt in prompts]
     if asked:
@@ -220,7 +222,7 @@ def _rows(writer: Writer, prompts: Sequence[Prompt], sampling: Sampling, latent:
 
 
 def _stream(prompt: Prompt, number: int, place: int, seed: int) -> int:
-    return stream_of(seed, place) if prompt.seed is None else stream_of(prompt.seed, number)
+    return fold_in(seed, place) if prompt.seed is None else fold_in(prompt.seed, number)
 
 
 def _refuse_longer(prompt: int, reply: int, longest: int) -> None:
@@ -228,7 +230,7 @@ def _refuse_longer(prompt: int, reply: int, longest: int) -> None:
         raise SettingsError(f"--max-tokens {reply} behind {prompt} tokens of context: the model reads {longest}; lower it")
 
 
-def _parts(writer: Writer, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+def _parts(writer: TextGenerator, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """The rows, some at a time: as many as with their company bound the scores that are held, and the work of a step."""
     generator = writer.generator
     company = max((3 + generator.config.emotions * (row.control.bayes > 0) for row in rows), default=1)
@@ -239,16 +241,16 @@ def _parts(writer: Writer, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 def _candidate(row: Row, number: int) -> Row:
-    return replace(row, stream=stream_of(row.stream, 0, number)) if number else row
+    return replace(row, stream=fold_in(row.stream, 0, number)) if number else row
 
 
-def _written(writer: Writer, rows: Sequence[Row], sampling: Sampling) -> Iterator[Sample]:
+def _written(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> Iterator[Sample]:
     """The samples of rows that are decoded at once."""
-    prefixes, choose = _begun(writer, rows, sampling)
+    prefixes, choose = _prepare(writer, rows, sampling)
     yield from _samples(generate(writer.generator, prefixes, sampling.max_tokens, choose), rows, writer.tokenizer)
 
 
-def _begun(writer: Writer, rows: Sequence[Row], sampling: Sampling) -> tuple[Prefixes, Choose | Picks]:
+def _prepare(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> tuple[PromptBatch, Choose | Picks]:
     """What the token loop is given."""
     generator = writer.generator.eval()
     uniforms = row_uniforms([row.stream for row in rows], TRIES * sampling.max_tokens).to(generator.bias.device)
@@ -259,23 +261,23 @@ def _begun(writer: Writer, rows: Sequence[Row], sampling: Sampling) -> tuple[Pre
     return steered.company.prefixes, steered
 
 
-def controlled(writer: Writer, rows: Sequence[Row], choose: Choose) -> Controlled:
+def controlled(writer: TextGenerator, rows: Sequence[Row], choose: Choose) -> Controlled:
     """The rows in the company that their controls need, and the choice of their tokens; `choose` as in `Controlled`."""
     prefixes = _padded(rows, writer.generator)
     weights = weights_of([row.told for row in rows], [row.control for row in rows], prefixes.tokens.device)
-    company = in_company(prefixes, weights, neutral_place(rows[0].told))
+    company = expand_conditions(prefixes, weights, neutral_place(rows[0].told))
     return Controlled(company, weights, choose, writer.head)
 
 
 @torch.no_grad()
-def _padded(rows: Sequence[Row], generator: Generator) -> Prefixes:
+def _padded(rows: Sequence[Row], generator: Generator) -> PromptBatch:
     device = generator.bias.device
     tokens = [torch.tensor(row.prompt.tokens) for row in rows]
     condition = torch.tensor([row.told.condition for row in rows], device=device)
     noise = row_normals([row.stream for row in rows], generator.config.latent).to(device)
     drawn = generator.prior(condition).sample(noise)
     latents = [drawn[place] if row.latent is None else row.latent.to(device) for place, row in enumerate(rows)]
-    return Prefixes(
+    return PromptBatch(
         tokens=nn.utils.rnn.pad_sequence(tokens, batch_first=True, padding_value=PAD).to(device),
         lengths=torch.tensor([len(row) for row in tokens], device=device),
         condition=torch.cat([condition, torch.stack(latents)], 1),
@@ -291,7 +293,7 @@ def _samples(generated: Generated, rows: Sequence[Row], tokenizer: Tokenizer) ->
         yield Sample(tokenizer.decode(kept).strip(), row.prompt.emotion.shown, total, len(kept), EOS in kept)
 
 
-def _kept(writer: Writer, rows: Sequence[Row], written: Sequence[Sample]) -> Iterator[Sample]:
+def _kept(writer: TextGenerator, rows: Sequence[Row], written: Sequence[Sample]) -> Iterator[Sample]:
     """Of each row's candidates the one that its control chooses; the first where it is the only one."""
     left = iter(written)
     groups = [(row, [next(left) for _ in range(row.control.candidates)]) for row in rows]
@@ -305,7 +307,7 @@ def _kept(writer: Writer, rows: Sequence[Row], written: Sequence[Sample]) -> Ite
             yield own[0]
 
 
-def _log_probs(writer: Writer, texts: Sequence[str]) -> NDArray[np.float64]:
+def _log_probs(writer: TextGenerator, texts: Sequence[str]) -> NDArray[np.float64]:
     """What the guide finds, [texts, labels]; it is not asked where there is nothing to judge."""
     if not texts or writer.guide is None:
         return np.zeros((0, 0))

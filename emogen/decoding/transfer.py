@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emogen.decoding.latent import LatentSpace, moved, posterior, refuse_unreadable, written
-from emogen.decoding.sampling import Prefixes, Sampling, chooser, generate, row_normals, stream_of
+from emogen.decoding.sampling import PromptBatch, SamplingParams, chooser, fold_in, generate, row_normals
 from emogen.decoding.texts import Guide
 from emogen.decoding.transfer_options import TransferOptions
 from emogen.emotions.labels import Emotion, mixture
@@ -138,9 +138,9 @@ def plain_sentences(space: LatentSpace, emotion: Emotion, options: TransferOptio
     """
     if not options.sentences:
         return []
-    drawn = Sampling(temperature=_PLAIN, max_tokens=2 * _SENTENCE, seed=options.seed)
+    drawn = SamplingParams(temperature=_PLAIN, max_tokens=2 * _SENTENCE, seed=options.seed)
     condition = space.condition(emotion, 1)
-    noise = row_normals([stream_of(options.seed, row) for row in range(_DRAWN)], space.generator.config.latent)
+    noise = row_normals([fold_in(options.seed, row) for row in range(_DRAWN)], space.generator.config.latent)
     latents = space.generator.prior(condition).sample(noise.to(condition.device))
     texts = [found.text for found in written(space, latents, emotion, drawn)]
     counts = Counter(text[:end].strip() for text in texts if (end := _sentence_end(text)))
@@ -195,8 +195,8 @@ def _transferred(
     space: LatentSpace, text: str, emotion: Emotion, options: TransferOptions, guide: Guide, sentences: Sequence[str]
 ) -> Transferred:
     draw = random.Random(options.seed)
-    line, latents = _begun(space, text, emotion, options)
-    sampling = Sampling(
+    line, latents = _prepare(space, text, emotion, options)
+    sampling = SamplingParams(
         temperature=options.temperature, top_p=0.95, max_tokens=space.limits.reply_tokens + 1, seed=options.seed
     )
     fresh = [found.text for found in written(space, latents, emotion, sampling)] if options.samples else []
@@ -213,7 +213,7 @@ def _transferred(
     return pool[0]
 
 
-def _begun(space: LatentSpace, text: str, emotion: Emotion, options: TransferOptions) -> tuple[_Line, Tensor]:
+def _prepare(space: LatentSpace, text: str, emotion: Emotion, options: TransferOptions) -> tuple[_Line, Tensor]:
     """What the search knows, and the latents [samples, latent] of whole texts."""
     found = posterior(space, [text])
     priors = [space.generator.prior(space.condition(own, 1)) for own in (None, emotion)]
@@ -280,8 +280,8 @@ def _edited(space: LatentSpace, line: _Line, texts: Sequence[str], options: Tran
     most = min(2 * _SENTENCE, space.limits.reply_tokens + 1)
     stream = torch.Generator().manual_seed(draw.getrandbits(62))
     uniforms = torch.rand(len(gaps), most, generator=stream).to(device)
-    prefixes = Prefixes(tokens.to(device), lengths.to(device), line.condition.expand(len(gaps), -1))
-    choose = chooser(Sampling(temperature=options.temperature, top_p=0.95), uniforms)
+    prefixes = PromptBatch(tokens.to(device), lengths.to(device), line.condition.expand(len(gaps), -1))
+    choose = chooser(SamplingParams(temperature=options.temperature, top_p=0.95), uniforms)
     rows = generate(space.generator, prefixes, most, choose).tokens.tolist()
     return [_filled(space, gap, own, row) for gap, own, row in zip(gaps, begun, rows, strict=True)]
 

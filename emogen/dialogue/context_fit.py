@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import EmotionModel
 from emogen.dialogue.match import Fit
 from emogen.emotions.labels import no_emotion
 from emogen.models.likelihood import reply_nll
@@ -25,7 +25,7 @@ _MOST_CHARACTERS = 4096
 _SHOWN = 4096
 
 
-def mutual_information(model: Checkpoint, context: Sequence[str]) -> Fit:
+def mutual_information(model: EmotionModel, context: Sequence[str]) -> Fit:
     """Pointwise mutual information of a reply and the context, log p(reply | context) - log p(reply), in nats.
 
     Replies that would fit anywhere gain nothing by it. Both likelihoods are of the reply with its end, under no emotion; of a
@@ -60,7 +60,7 @@ def cosine(encoder: TextEncoder, context: Sequence[str]) -> Fit:
 
 
 @torch.inference_mode()
-def _nll(model: Checkpoint, prefix: Sequence[int], replies: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+def _nll(model: EmotionModel, prefix: Sequence[int], replies: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     """Nats of each reply and its end behind `prefix`, [replies]."""
     generator = model.generator.eval()
     device = generator.bias.device

@@ -12,11 +12,11 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from emogen.checkpoint import Checkpoint
-from emogen.decoding.running import Asked, Piece, RunningBatch
-from emogen.decoding.sampling import Sampling
+from emogen.checkpoint import EmotionModel
+from emogen.decoding.continuous import ContinuousBatch, Delta, Request
+from emogen.decoding.sampling import SamplingParams
 from emogen.decoding.texts import Prompt
-from emogen.dialogue.writing import Ended, Writing
+from emogen.dialogue.stream import Ended, ReplyStream
 from emogen.emotions.labels import Emotion
 from emogen.errors import BusyError, EmogenError, SettingsError, log_failure
 
@@ -29,8 +29,8 @@ class _Entry:
     """A reply that is asked for: all that it is written from, so that it can be written again."""
 
     prompt: Prompt
-    sampling: Sampling
-    writing: Writing
+    sampling: SamplingParams
+    writing: ReplyStream
     caller: str
 
 
@@ -38,32 +38,32 @@ class Engine:
     """Writes replies for any number of sessions, threads and event loops, each as it would be alone.
 
     All replies that are asked for at one time are written in one batch, which rows join and leave at every token. Each is what
-    `Checkpoint.reply` gives for its context, emotion, options and seed, whatever else is written beside it: token for token,
+    `EmotionModel.reply` gives for its context, emotion, options and seed, whatever else is written beside it: token for token,
     where the model computes in float32.
 
     Close it, or use it as a context manager, where the program goes on without it.
     """
 
-    def __init__(self, model: Checkpoint, most_rows: int = 64, most_waiting: int = 256) -> None:
+    def __init__(self, model: EmotionModel, max_batch_size: int = 64, max_queue: int = 256) -> None:
         """Starts its thread.
 
         Args:
             model: that writes; nobody else may train it meanwhile.
-            most_rows: replies that are written at once.
-            most_waiting: replies that may wait until there is room; more are refused.
+            max_batch_size: replies that are written at once.
+            max_queue: replies that may wait until there is room; more are refused.
 
         Raises:
             SettingsError: no rows, or a negative number that may wait.
         """
-        if most_waiting < 0:
-            raise SettingsError(f"most waiting {most_waiting}: allowed is 0 or more")
+        if max_queue < 0:
+            raise SettingsError(f"most waiting {max_queue}: allowed is 0 or more")
         self.model = model
-        self._batch = RunningBatch(model.writer(), most_rows)
-        self._most = most_rows + most_waiting
+        self._batch = ContinuousBatch(model.writer(), max_batch_size)
+        self._most = max_batch_size + max_queue
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._entered: dict[int, _Entry] = {}
         self._lock = threading.Lock()
-        self._unfinished: set[Writing] = set()
+        self._unfinished: set[ReplyStream] = set()
         self._is_open = True
         self._may_begin_again = True
         self._wrote_at: float | None = time.monotonic()
@@ -91,10 +91,10 @@ class Engine:
         self,
         context: str | Sequence[str],
         emotion: str | Emotion | None = None,
-        sampling: Sampling | None = None,
+        sampling: SamplingParams | None = None,
         seed: int = 0,
         caller: str = "",
-    ) -> Writing:
+    ) -> ReplyStream:
         """Asks for a reply; does not wait for it.
 
         Args:
@@ -111,7 +111,7 @@ class Engine:
         """
         prompt, options = self._request(context, emotion, sampling, seed)
         asked = self._batch.prepare(prompt, options, caller)
-        entry = _Entry(prompt, options, Writing(lambda: self._orders.put(partial(self._leave, entry))), caller)
+        entry = _Entry(prompt, options, ReplyStream(lambda: self._orders.put(partial(self._leave, entry))), caller)
         with self._lock:
             if not self._is_open:
                 raise BusyError("the engine is closed, or has failed; open another")
@@ -125,9 +125,9 @@ class Engine:
         self,
         context: str | Sequence[str] = (),
         emotion: str | Emotion | None = None,
-        sampling: Sampling | None = None,
+        sampling: SamplingParams | None = None,
         seed: int = 0,
-    ) -> Asked:
+    ) -> Request:
         """What `write` asks for, checked and not asked for; arguments and SettingsError as there."""
         return self._batch.prepare(*self._request(context, emotion, sampling, seed))
 
@@ -146,8 +146,8 @@ class Engine:
         self.close()
 
     def _request(
-        self, context: str | Sequence[str], emotion: str | Emotion | None, sampling: Sampling | None, seed: int
-    ) -> tuple[Prompt, Sampling]:
+        self, context: str | Sequence[str], emotion: str | Emotion | None, sampling: SamplingParams | None, seed: int
+    ) -> tuple[Prompt, SamplingParams]:
         asked = self.model.emotion(emotion)
         options = replace(sampling or self.model.sampling_for(asked.strength > 0, streamed=True), n=1, seed=seed)
         (prompt,) = self.model.prompts([context], [asked], options.control)
@@ -208,7 +208,7 @@ class Engine:
             for entry in entries.values():
                 self._finish(entry.writing, "failed", failure)
 
-    def _take(self, piece: Piece) -> None:
+    def _take(self, piece: Delta) -> None:
         entry = self._entered.get(piece.number)
         if entry is None:
             return
@@ -219,7 +219,7 @@ class Engine:
             del self._entered[piece.number]
             self._finish(entry.writing, piece.ended)
 
-    def _enter(self, entry: _Entry, prepared: Asked | None = None) -> None:
+    def _enter(self, entry: _Entry, prepared: Request | None = None) -> None:
         if entry.writing.ended:
             return
         try:
@@ -250,7 +250,7 @@ class Engine:
         for entry in entries.values():
             self._enter(entry)
 
-    def _finish(self, writing: Writing, ended: Ended, error: EmogenError | None = None) -> None:
+    def _finish(self, writing: ReplyStream, ended: Ended, error: EmogenError | None = None) -> None:
         writing.end(ended, error)
         with self._lock:
             self._unfinished.discard(writing)

@@ -9,11 +9,11 @@ from functools import cache
 
 import numpy as np
 
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.policy import Policy, find_policy
 from emogen.dialogue.state import DECAY, EmotionState, felt
-from emogen.dialogue.writing import Writing
+from emogen.dialogue.stream import ReplyStream
 from emogen.emotions.labels import Emotion, LabelSet, is_word
 from emogen.emotions.names import AUTO
 from emogen.emotions.space import Trajectory, trajectory
@@ -22,7 +22,7 @@ from emogen.recognition.recognizer import Recognizer
 
 
 @dataclass(frozen=True)
-class Manner:
+class SessionConfig:
     """How a session answers; it may be another at every turn.
 
     Attributes:
@@ -32,7 +32,7 @@ class Manner:
         policy: mirror, soothe, cheer, neutral, or a file: from what the user feels to the emotion of the reply; None asks for
             no emotion, which readers find the most empathetic.
         decay: what a turn of the user counts one turn later, 0 to 1.
-        sampling: decoding options, control among them, in place of those of `Checkpoint.sampling_for`.
+        sampling: decoding options, control among them, in place of those of `EmotionModel.sampling_for`.
         seed: the same seed and the same words of the user give the same conversation on a CPU.
     """
 
@@ -40,7 +40,7 @@ class Manner:
     strength: float = 1.0
     policy: str | None = None
     decay: float = DECAY
-    sampling: Sampling | None = None
+    sampling: SamplingParams | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class Turn:
     said: str
     state: EmotionState | None
     asked: Emotion
-    writing: Writing
+    writing: ReplyStream
     name: str
 
     @property
@@ -85,7 +85,7 @@ class Session:
     A reply depends on what was said in this session and on its manner alone: not on what else the engine writes.
     """
 
-    def __init__(self, engine: Engine, recognizer: Recognizer | None = None, manner: Manner | None = None) -> None:
+    def __init__(self, engine: Engine, recognizer: Recognizer | None = None, manner: SessionConfig | None = None) -> None:
         """Before anything is said.
 
         Args:
@@ -93,18 +93,18 @@ class Session:
             recognizer: of what the user feels; without one the replies have the emotion of the manner, or none.
             manner: how it answers; it may be set anew between turns.
         """
-        self.manner = manner or Manner()
+        self.manner = manner or SessionConfig()
         self._engine, self._recognizer = engine, recognizer
         self._turns: tuple[Turn, ...] = ()
         self._tries = 0
 
     @property
-    def manner(self) -> Manner:
+    def manner(self) -> SessionConfig:
         """How it answers. The file of its policy is read once, and again when the manner is set anew."""
         return self._manner
 
     @manner.setter
-    def manner(self, manner: Manner) -> None:
+    def manner(self, manner: SessionConfig) -> None:
         self._manner = manner
         self._find_policy = cache(find_policy)
 
@@ -127,7 +127,7 @@ class Session:
         """
         return trajectory([turn.state.emotion for turn in self._turns if turn.state])
 
-    def say(self, text: str) -> Writing:
+    def say(self, text: str) -> ReplyStream:
         """Answers; the reply is written while its pieces are read, and belongs to the conversation as far as it was written.
 
         Raises:
@@ -139,7 +139,7 @@ class Session:
         self._require_rest()
         return self._answer(self._turns, text, 0)
 
-    def again(self) -> Writing:
+    def again(self) -> ReplyStream:
         """Another reply to what was said last, in place of the one there is; errors as for `say`."""
         if not self._turns:
             raise SettingsError("nothing was said yet; there is no reply to be written again")
@@ -165,7 +165,7 @@ class Session:
         before = turns[-1].state if turns else None
         return felt(self._recognizer, further, self.manner.decay, before) if self._recognizer else None
 
-    def _answer(self, earlier: tuple[Turn, ...], text: str, tries: int) -> Writing:
+    def _answer(self, earlier: tuple[Turn, ...], text: str, tries: int) -> ReplyStream:
         state = self._felt(earlier, [text])
         asked = emotion_for(self.manner, state, self._engine, self._find_policy)
         context = earlier[-1].utterances if earlier else ()
@@ -176,7 +176,7 @@ class Session:
 
 
 def emotion_for(
-    manner: Manner,
+    manner: SessionConfig,
     state: EmotionState | None,
     engine: Engine,
     find: Callable[[str, LabelSet, LabelSet], Policy] = find_policy,

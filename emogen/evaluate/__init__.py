@@ -38,7 +38,7 @@ from emogen.evaluate.frontier import Axis, Point, axis, draw, hypervolume, paret
 from emogen.evaluate.lexicon import polarity_agreement, vader
 from emogen.evaluate.overlap import bleu, chrf, rouge, sentence_bleu, sentence_chrf, sentence_rouge, sentence_ter, ter
 from emogen.evaluate.report import Report, as_json, as_markdown, as_table
-from emogen.evaluate.resampling import Pool, Tally, bootstrap_interval, reservoir
+from emogen.evaluate.resampling import CountStatistic, SumStatistic, bootstrap_interval, reservoir
 from emogen.evaluate.score import Score
 from emogen.evaluate.significance import (
     Comparison,
@@ -58,15 +58,15 @@ __all__ = [
     "Axis",
     "Comparison",
     "Confusion",
+    "CountStatistic",
     "Judge",
     "Lengths",
     "Point",
-    "Pool",
     "Report",
     "Score",
     "SeedSpread",
     "Seen",
-    "Tally",
+    "SumStatistic",
     "Word",
     "agreement",
     "approximate_randomisation",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.errors import DataError, SettingsError, UndefinedScoreError
-from emogen.evaluate.resampling import Counts, Pool, Tally, Values, added_up, mean_tally, pool
+from emogen.evaluate.resampling import Counts, CountStatistic, SumStatistic, Values, added_up, mean_tally, pool
 from emogen.evaluate.score import Score, require_items, signature
 from emogen.text.words import WORDS_VERSION, words
 
@@ -46,7 +46,7 @@ def distinct(texts: Sequence[str], n: int, seed: int = 0) -> Score:
     return distinct_pool(texts, n).score(seed)
 
 
-def distinct_pool(texts: Sequence[str], n: int) -> Pool:
+def distinct_pool(texts: Sequence[str], n: int) -> CountStatistic:
     """The pool behind `distinct`; arguments and errors as there."""
     fields = {"n": n, "words": WORDS_VERSION, "texts": len(texts)}
     return _ngram_pool(texts, n, _share_of_kinds, signature("distinct", fields))
@@ -81,7 +81,7 @@ def distinct_corrected(texts: Sequence[str], n: int, sample: int = 1000, seed: i
     return distinct_corrected_pool(texts, n, sample).score(seed)
 
 
-def distinct_corrected_pool(texts: Sequence[str], n: int, sample: int = 1000) -> Pool:
+def distinct_corrected_pool(texts: Sequence[str], n: int, sample: int = 1000) -> CountStatistic:
     """The pool behind `distinct_corrected`; arguments and errors as there. Fewer than `sample` n-grams are taken whole."""
     if sample < 1:
         raise SettingsError(f"sample is {sample}: pass a number of n-grams of at least 1")
@@ -120,7 +120,7 @@ def ngram_entropy(texts: Sequence[str], n: int, seed: int = 0) -> Score:
     return ngram_entropy_pool(texts, n).score(seed)
 
 
-def ngram_entropy_pool(texts: Sequence[str], n: int) -> Pool:
+def ngram_entropy_pool(texts: Sequence[str], n: int) -> CountStatistic:
     """The pool behind `ngram_entropy`; arguments and errors as there."""
     fields = {"n": n, "words": WORDS_VERSION, "texts": len(texts)}
     pooled = _ngram_pool(texts, n, _entropy, signature("ngram_entropy", fields))
@@ -141,7 +141,7 @@ def unique(texts: Sequence[str], seed: int = 0) -> Score:
     return unique_pool(texts).score(seed)
 
 
-def unique_pool(texts: Sequence[str]) -> Pool:
+def unique_pool(texts: Sequence[str]) -> CountStatistic:
     """The pool behind `unique`; arguments and errors as there."""
     return pool(([text] for text in texts), _share_of_kinds, signature("unique", {"texts": len(texts)}))
 
@@ -160,7 +160,7 @@ def commonest(texts: Sequence[str], seed: int = 0) -> Score:
     return commonest_pool(texts).score(seed)
 
 
-def commonest_pool(texts: Sequence[str]) -> Pool:
+def commonest_pool(texts: Sequence[str]) -> CountStatistic:
     """The pool behind `commonest`; arguments and errors as there."""
     return pool(([text] for text in texts), _share_of_commonest, signature("commonest", {"texts": len(texts)}))
 
@@ -191,7 +191,7 @@ def self_bleu(texts: Sequence[str], order: int = 4, seed: int = 0) -> Score:
     return self_bleu_tally(texts, order).score(seed)
 
 
-def self_bleu_tally(texts: Sequence[str], order: int = 4) -> Tally:
+def self_bleu_tally(texts: Sequence[str], order: int = 4) -> SumStatistic:
     """The tally behind `self_bleu`; arguments and errors as there."""
     _check_order("order", order)
     if len(texts) < 2:
@@ -229,7 +229,7 @@ def forward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4
     return forward_bleu_tally(texts, references, order).score(seed)
 
 
-def forward_bleu_tally(texts: Sequence[str], references: Sequence[str], order: int = 4) -> Tally:
+def forward_bleu_tally(texts: Sequence[str], references: Sequence[str], order: int = 4) -> SumStatistic:
     """The tally behind `forward_bleu`; arguments and errors as there."""
     signed = signature("forward_bleu", _bleu_fields(texts, references, order))
     return mean_tally(_bleu_against_all(texts, references, order), signed)
@@ -259,7 +259,7 @@ def backward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 
     return backward_bleu_tally(texts, references, order).score(seed)
 
 
-def backward_bleu_tally(texts: Sequence[str], references: Sequence[str], order: int = 4) -> Tally:
+def backward_bleu_tally(texts: Sequence[str], references: Sequence[str], order: int = 4) -> SumStatistic:
     """The tally behind `backward_bleu`, an item a reference; arguments and errors as there."""
     signed = signature("backward_bleu", _bleu_fields(texts, references, order))
     return mean_tally(_bleu_against_all(references, texts, order), signed)
@@ -337,7 +337,7 @@ def novelty(texts: Sequence[str], training: Iterable[str], n: int = 4, seed: int
     return novelty_tally(texts, seen_in_training(texts, training, n)).score(seed)
 
 
-def novelty_tally(texts: Sequence[str], seen: Seen) -> Tally:
+def novelty_tally(texts: Sequence[str], seen: Seen) -> SumStatistic:
     """The tally behind `novelty`, of n-grams as long as those of `seen`.
 
     Raises:
@@ -347,7 +347,7 @@ def novelty_tally(texts: Sequence[str], seen: Seen) -> Tally:
     ngrams = (list(_joined_ngrams(words(text), seen.n)) for text in texts)
     sums = added_up((sum(ngram in seen.novel for ngram in owned), len(owned)) for owned in ngrams)
     fields = {"n": seen.n, "words": WORDS_VERSION, "texts": len(texts), "training": seen.training}
-    return Tally(sums, _share, signature("novelty", fields))
+    return SumStatistic(sums, _share, signature("novelty", fields))
 
 
 def copied(texts: Sequence[str], training: Iterable[str], seed: int = 0) -> Score:
@@ -370,7 +370,7 @@ def copied(texts: Sequence[str], training: Iterable[str], seed: int = 0) -> Scor
     return copied_tally(texts, seen_in_training(texts, training)).score(seed)
 
 
-def copied_tally(texts: Sequence[str], seen: Seen) -> Tally:
+def copied_tally(texts: Sequence[str], seen: Seen) -> SumStatistic:
     """The tally behind `copied`.
 
     Raises:
@@ -423,7 +423,7 @@ def mean_length(texts: Sequence[str], seed: int = 0) -> Score:
     return mean_length_tally(texts).score(seed)
 
 
-def mean_length_tally(texts: Sequence[str]) -> Tally:
+def mean_length_tally(texts: Sequence[str]) -> SumStatistic:
     """The tally behind `mean_length`; arguments and errors as there."""
     require_items(texts, "texts")
     fields = {"words": WORDS_VERSION, "texts": len(texts)}
@@ -454,7 +454,7 @@ def _normal(text: str) -> str:
     return " ".join(words(text))
 
 
-def _ngram_pool(texts: Sequence[str], n: int, metric: Callable[[Counts], float], signed: str) -> Pool:
+def _ngram_pool(texts: Sequence[str], n: int, metric: Callable[[Counts], float], signed: str) -> CountStatistic:
     _check_order("n", n)
     return pool((list(_ngrams(words(text), n)) for text in texts), metric, signed)
 

@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.errors import DataError, UndefinedScoreError
-from emogen.evaluate.resampling import RESAMPLES, Tally, Values, added_up, mean_tally, percentile_interval, wilson_interval
+from emogen.evaluate.resampling import (
+    RESAMPLES,
+    SumStatistic,
+    Values,
+    added_up,
+    mean_tally,
+    percentile_interval,
+    wilson_interval,
+)
 from emogen.evaluate.score import Score, require_items, require_pairs, signature
 
 Judge = Callable[[Sequence[str]], NDArray[Any]]
@@ -83,7 +91,7 @@ def emotion_accuracy(asked: Sequence[str], judged: Sequence[str], seed: int = 0)
     return emotion_accuracy_tally(asked, judged).score(seed)
 
 
-def emotion_accuracy_tally(asked: Sequence[str], judged: Sequence[str]) -> Tally:
+def emotion_accuracy_tally(asked: Sequence[str], judged: Sequence[str]) -> SumStatistic:
     """`emotion_accuracy` before its interval; a block of sums is hits and texts."""
     require_pairs(asked, judged, ("asked labels", "judged labels"))
     return mean_tally(_hits(asked, judged), signature("emotion_accuracy", {"texts": len(asked)}))
@@ -111,11 +119,11 @@ def emotion_f1(asked: Sequence[str], judged: Sequence[str], labels: Sequence[str
     return emotion_f1_tally(asked, judged, labels).score(seed)
 
 
-def emotion_f1_tally(asked: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> Tally:
+def emotion_f1_tally(asked: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> SumStatistic:
     """`emotion_f1` before its interval; a block of sums is the hits of each label, then its asked plus judged."""
     pairs = _placed_pairs(asked, judged, labels)
     fields = {"average": "macro", "labels": len(labels), "texts": len(asked)}
-    return Tally(added_up(_f1_rows(pairs, len(labels))), _f1_of_occurring, signature("emotion_f1", fields))
+    return SumStatistic(added_up(_f1_rows(pairs, len(labels))), _f1_of_occurring, signature("emotion_f1", fields))
 
 
 def multilabel_f1(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str], seed: int = 0) -> Score:
@@ -140,13 +148,13 @@ def multilabel_f1(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str]
     return multilabel_f1_tally(gold, found, labels).score(seed)
 
 
-def multilabel_f1_tally(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str]) -> Tally:
+def multilabel_f1_tally(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str]) -> SumStatistic:
     """`multilabel_f1` before its interval; a block of sums is the hits of each label, then its gold plus found."""
     require_pairs(gold, found, ("rows of gold labels", "rows of found labels"))
     wanted, given = _marks(gold, labels, "gold"), _marks(found, labels, "found")
     rows = (np.concatenate([own & other, own + other]) for own, other in zip(wanted, given, strict=True))
     fields = {"average": "macro", "zero_division": 0, "labels": len(labels), "texts": len(wanted)}
-    return Tally(added_up(rows), _f1_of_all, signature("multilabel_f1", fields))
+    return SumStatistic(added_up(rows), _f1_of_all, signature("multilabel_f1", fields))
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +220,7 @@ def calibration_error(probabilities: NDArray[Any], gold: Sequence[str], labels: 
     return calibration_error_tally(probabilities, gold, labels).score(seed)
 
 
-def calibration_error_tally(probabilities: NDArray[Any], gold: Sequence[str], labels: Sequence[str]) -> Tally:
+def calibration_error_tally(probabilities: NDArray[Any], gold: Sequence[str], labels: Sequence[str]) -> SumStatistic:
     """`calibration_error` before its interval; a block of sums is hits less confidence in each bin, then the texts."""
     given = checked_probabilities(probabilities, labels)
     require_pairs(given, gold, ("rows of probabilities", "gold labels"))
@@ -222,7 +230,7 @@ def calibration_error_tally(probabilities: NDArray[Any], gold: Sequence[str], la
     bins = np.searchsorted(inner_edges, confidence, side="left")
     rows = (_row(_BINS + 1, {place: gap, _BINS: 1.0}) for place, gap in zip(bins.tolist(), gaps.tolist(), strict=True))
     fields = {"bins": _BINS, "labels": len(labels), "texts": len(given)}
-    return Tally(added_up(rows), _mean_distance, signature("calibration_error", fields))
+    return SumStatistic(added_up(rows), _mean_distance, signature("calibration_error", fields))
 
 
 def corrected_accuracy(asked: Sequence[str], judged: Sequence[str], judge_confusion: Confusion, seed: int = 0) -> Score:
@@ -343,20 +351,20 @@ def agreement(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Agr
     return Agreement(agreement_tally(first, second).score(seed), kappa_tally(first, second).score(seed))
 
 
-def agreement_tally(first: Sequence[str], second: Sequence[str]) -> Tally:
+def agreement_tally(first: Sequence[str], second: Sequence[str]) -> SumStatistic:
     """Raw agreement before its interval; a block of sums is hits and texts."""
     require_pairs(first, second, ("labels of the first judge", "labels of the second"))
     return mean_tally(_hits(first, second), signature("agreement", {"texts": len(first)}))
 
 
-def kappa_tally(first: Sequence[str], second: Sequence[str]) -> Tally:
+def kappa_tally(first: Sequence[str], second: Sequence[str]) -> SumStatistic:
     """Cohen's kappa before its interval; a block of sums is hits, texts, labels of the first judge, of the second."""
     require_pairs(first, second, ("labels of the first judge", "labels of the second"))
     labels = sorted({*first, *second})
     pairs = _placed_pairs(first, second, labels).tolist()
     width = 2 + 2 * len(labels)
     rows = (_row(width, {0: one == other, 1: 1, 2 + one: 1, 2 + len(labels) + other: 1}) for one, other in pairs)
-    return Tally(added_up(rows), _kappa, signature("kappa", {"labels": len(labels), "texts": len(first)}))
+    return SumStatistic(added_up(rows), _kappa, signature("kappa", {"labels": len(labels), "texts": len(first)}))
 
 
 def _hits(left: Sequence[str], right: Sequence[str]) -> Iterator[float]:

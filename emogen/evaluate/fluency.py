@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.errors import DataError
-from emogen.evaluate.resampling import Tally, Values, added_up
+from emogen.evaluate.resampling import SumStatistic, Values, added_up
 from emogen.evaluate.score import Score, aligned, in_batches, signature
 from emogen.text.words import WORDS_VERSION, words
 
@@ -53,7 +53,7 @@ def perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 3
     return perplexity_tally(texts, nats, model, batch_size).score(seed)
 
 
-def perplexity_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> Tally:
+def perplexity_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
     """The tally behind `perplexity`; arguments and errors as there."""
     return _perplexity_tally("perplexity", texts, nats, model, batch_size)
 
@@ -78,7 +78,7 @@ def reverse_perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size:
     return reverse_perplexity_tally(texts, nats, model, batch_size).score(seed)
 
 
-def reverse_perplexity_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> Tally:
+def reverse_perplexity_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
     """The tally behind `reverse_perplexity`; arguments and errors as there."""
     return _perplexity_tally("reverse_perplexity", texts, nats, model, batch_size)
 
@@ -96,7 +96,7 @@ def nats_per_character(texts: Iterable[str], nats: Nats, model: str, batch_size:
     return nats_per_character_tally(texts, nats, model, batch_size).score(seed)
 
 
-def nats_per_character_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> Tally:
+def nats_per_character_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
     """The tally behind `nats_per_character`; arguments and errors as there."""
     fields = {"model": model, "unit": "character+end"}
     return _tally("nats_per_character", fields, _sums(texts, nats, batch_size, _characters), _ratio)
@@ -115,19 +115,19 @@ def nats_per_sentence(texts: Iterable[str], nats: Nats, model: str, batch_size: 
     return nats_per_sentence_tally(texts, nats, model, batch_size).score(seed)
 
 
-def nats_per_sentence_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> Tally:
+def nats_per_sentence_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
     """The tally behind `nats_per_sentence`; arguments and errors as there."""
     fields = {"model": model, "unit": "text"}
     return _tally("nats_per_sentence", fields, _sums(texts, nats, batch_size, lambda _text: 1), _ratio)
 
 
-def _perplexity_tally(name: str, texts: Iterable[str], nats: Nats, model: str, batch_size: int) -> Tally:
+def _perplexity_tally(name: str, texts: Iterable[str], nats: Nats, model: str, batch_size: int) -> SumStatistic:
     fields = {"model": model, "unit": "word+end", "words": WORDS_VERSION}
     return _tally(name, fields, _sums(texts, nats, batch_size, _words), _exp_ratio)
 
 
-def _tally(name: str, fields: Mapping[str, object], sums: Values, metric: Callable[[Values], Values]) -> Tally:
-    return Tally(sums, metric, signature(name, {**fields, "texts": int(sums[:, 2].sum())}))
+def _tally(name: str, fields: Mapping[str, object], sums: Values, metric: Callable[[Values], Values]) -> SumStatistic:
+    return SumStatistic(sums, metric, signature(name, {**fields, "texts": int(sums[:, 2].sum())}))
 
 
 def _sums(texts: Iterable[str], nats: Nats, batch_size: int, units: Callable[[str], int]) -> Values:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from emogen.emotions.labels import EKMAN
 from emogen.errors import SettingsError, UndefinedScoreError
 from emogen.evaluate.emotion import Judge, judged_labels
-from emogen.evaluate.resampling import Tally, mean_tally
+from emogen.evaluate.resampling import SumStatistic, mean_tally
 from emogen.evaluate.score import Score, require_pairs, signature
 from emogen.text.words import language_of, unspaced_script
 
@@ -100,7 +100,7 @@ def polarity_agreement(labels: Sequence[str], texts: Sequence[str], seed: int = 
     return polarity_agreement_tally(labels, texts).score(seed)
 
 
-def polarity_agreement_tally(labels: Sequence[str], texts: Sequence[str]) -> Tally:
+def polarity_agreement_tally(labels: Sequence[str], texts: Sequence[str]) -> SumStatistic:
     """`polarity_agreement` before its interval; a block of sums is hits and texts."""
     require_pairs(labels, texts, ("labels", "texts"))
     if language_of(texts) == "zh":

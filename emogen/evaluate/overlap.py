@@ -28,7 +28,7 @@ from sacrebleu.metrics.ter import TER
 from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
 
 from emogen.errors import DataError, SettingsError
-from emogen.evaluate.resampling import Tally, Values, added_up
+from emogen.evaluate.resampling import SumStatistic, Values, added_up
 from emogen.evaluate.score import Score, require_items, require_pairs, signature
 from emogen.text.words import WORDS_VERSION, language_of, unspaced_script, words
 
@@ -82,7 +82,7 @@ def bleu_tally(
     language: Language = "auto",
     lowercase: bool = False,
     effective_order: bool = False,
-) -> Tally:
+) -> SumStatistic:
     """What `bleu` is computed from; same arguments and errors."""
     settled, pairs = _settled(hypotheses, references, language, _language_of)
     return _tally("bleu", _bleu_metric(settled, lowercase, effective_order), pairs)
@@ -93,7 +93,7 @@ def bleu_tallies(
     references: Iterable[Sequence[str]],
     language: Language = "auto",
     lowercase: bool = False,
-) -> tuple[Tally, Tally]:
+) -> tuple[SumStatistic, SumStatistic]:
     """What `bleu` is computed from, without and with `effective_order`, in one reading of the texts; same errors.
 
     Both have one value where any hypothesis has four tokens. The second one compares with every other system's.
@@ -101,10 +101,10 @@ def bleu_tallies(
     settled, pairs = _settled(hypotheses, references, language, _language_of)
     plain = _tally("bleu", _bleu_metric(settled, lowercase, effective_order=False), pairs)
     values = _metric_of_sums(_bleu_metric(settled, lowercase, effective_order=True))
-    return plain, Tally(plain.sums, values, plain.signature.replace("|eff:no|", "|eff:yes|"))
+    return plain, SumStatistic(plain.sums, values, plain.signature.replace("|eff:no|", "|eff:yes|"))
 
 
-def has_four_tokens(tally: Tally) -> bool:
+def has_four_tokens(tally: SumStatistic) -> bool:
     """Tell whether any hypothesis behind a tally of BLEU has four tokens; without `effective_order` it is 0 where none has."""
     return bool(tally.sums[:, -1].any())
 
@@ -158,7 +158,7 @@ def chrf_tally(
     references: Iterable[Sequence[str]],
     language: Language = "auto",
     lowercase: bool = False,
-) -> Tally:
+) -> SumStatistic:
     """What `chrf` is computed from; same arguments and errors."""
     _check_language(language)
     return _tally(f"chrf|beta:{CHRF.BETA}", CHRF(lowercase=lowercase), _pairs(hypotheses, references))
@@ -214,7 +214,7 @@ def ter_tally(
     references: Iterable[Sequence[str]],
     language: Language = "auto",
     lowercase: bool = True,
-) -> Tally:
+) -> SumStatistic:
     """What `ter` is computed from; same arguments and errors."""
     settled, pairs = _settled(hypotheses, references, language, _language_of)
     tally = _tally("ter", _ter_metric(settled, lowercase), _parted(pairs, settled))
@@ -271,7 +271,7 @@ def rouge_tally(
     references: Iterable[Sequence[str]],
     kind: RougeKind,
     language: Language = "auto",
-) -> Tally:
+) -> SumStatistic:
     """What `rouge` is computed from; same arguments and errors."""
     return rouge_tallies(hypotheses, references, [kind], language)[kind]
 
@@ -281,7 +281,7 @@ def rouge_tallies(
     references: Iterable[Sequence[str]],
     kinds: Sequence[RougeKind] = ("rouge1", "rouge2", "rougeL"),
     language: Language = "auto",
-) -> dict[RougeKind, Tally]:
+) -> dict[RougeKind, SumStatistic]:
     """What `rouge` is computed from, for several kinds in one reading of the texts; same arguments and errors."""
     _check_kinds(kinds)
     settled, pairs = _settled(hypotheses, references, language, _rouge_language_of)
@@ -289,7 +289,8 @@ def rouge_tallies(
     scored = _rouge_values(_noting_numbers(pairs, numbers), kinds, settled)
     sums = added_up((*values, 1.0) for values in scored)
     return {
-        kind: Tally(sums[:, [column, -1]], _mean, _rouge_signature(kind, settled, numbers)) for column, kind in enumerate(kinds)
+        kind: SumStatistic(sums[:, [column, -1]], _mean, _rouge_signature(kind, settled, numbers))
+        for column, kind in enumerate(kinds)
     }
 
 
@@ -412,11 +413,11 @@ def _ter_metric(language: _Settled, lowercase: bool) -> TER:
     return TER(normalized=chinese, asian_support=chinese, case_sensitive=not lowercase)
 
 
-def _tally(name: str, metric: Metric, pairs: Iterable[_Pair]) -> Tally:
+def _tally(name: str, metric: Metric, pairs: Iterable[_Pair]) -> SumStatistic:
     numbers: set[int] = set()
     sums = added_up(_statistics(metric, _noting_numbers(pairs, numbers)))
     metric.num_refs = numbers.pop() if len(numbers) == 1 else -1
-    return Tally(sums, _metric_of_sums(metric), f"{name}|{metric.get_signature()}")
+    return SumStatistic(sums, _metric_of_sums(metric), f"{name}|{metric.get_signature()}")
 
 
 def _statistics(metric: Metric, pairs: Iterable[_Pair]) -> Iterator[list[float]]:

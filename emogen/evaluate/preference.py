@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from emogen.errors import DataError
-from emogen.evaluate.resampling import Tally, Values, added_up
+from emogen.evaluate.resampling import SumStatistic, Values, added_up
 from emogen.evaluate.score import Score, require_items, require_pairs, signature
 
 
@@ -29,7 +29,7 @@ def preference(margins: Sequence[float], owners: Sequence[Hashable] | None = Non
     return preference_tally(margins, owners).score(seed)
 
 
-def preference_tally(margins: Sequence[float], owners: Sequence[Hashable] | None = None) -> Tally:
+def preference_tally(margins: Sequence[float], owners: Sequence[Hashable] | None = None) -> SumStatistic:
     """`preference` before its interval; a block of sums is an owner's pairs preferred, and its pairs."""
     require_items(margins, "pairs")
     owned = range(len(margins)) if owners is None else owners
@@ -43,7 +43,7 @@ def preference_tally(margins: Sequence[float], owners: Sequence[Hashable] | None
         found[0] += 1.0 if margin > 0 else 0.5 if margin == 0 else 0.0
         found[1] += 1.0
     fields = {"ties": "half", "pairs": len(margins), "groups": len(sums)}
-    return Tally(added_up(sums.values()), _share, signature("preference", fields))
+    return SumStatistic(added_up(sums.values()), _share, signature("preference", fields))
 
 
 def _share(sums: Values) -> Values:

@@ -1,6 +1,6 @@
 """The resampling behind intervals and tests, and the two forms of metric that it knows.
 
-A `Tally` is a metric of sums over the items (BLEU, accuracy, any mean): bootstrapped. A `Pool` is a metric of how often things
+A `SumStatistic` is a metric of sums over the items (BLEU, accuracy, any mean): bootstrapped. A `CountStatistic` is a metric of how often things
 occur in all texts together (distinct n-grams): halved, since the duplicates of a bootstrap would bias it.
 """
 
@@ -27,7 +27,7 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Tally:
+class SumStatistic:
     """A metric that follows from sums over the items.
 
     Attributes:
@@ -77,7 +77,7 @@ def added_up(rows: Iterable[Sequence[float] | NDArray[Any]], most: int = MOST_BL
     return np.stack(blocks)
 
 
-def mean_tally(values: Iterable[float], signature: str) -> Tally:
+def mean_tally(values: Iterable[float], signature: str) -> SumStatistic:
     """The mean of one value an item, as a tally.
 
     Raises:
@@ -86,7 +86,7 @@ def mean_tally(values: Iterable[float], signature: str) -> Tally:
     sums = added_up((value, 1.0) for value in values)
     if not np.isfinite(sums).all():
         raise DataError(f"{signature.partition('|')[0]}: a value is not finite (nan or infinite); score the texts again")
-    return Tally(sums, _ratio, signature)
+    return SumStatistic(sums, _ratio, signature)
 
 
 def _ratio(sums: Values) -> Values:
@@ -95,7 +95,7 @@ def _ratio(sums: Values) -> Values:
 
 
 @dataclass(frozen=True)
-class Pool:
+class CountStatistic:
     """A metric of how often each kind of thing occurs in all texts together.
 
     Attributes:
@@ -131,7 +131,7 @@ class Pool:
         return lambda chosen: self.metric(np.bincount(places[chosen[self.owners]]))
 
 
-def pool(things: Iterable[Sequence[Hashable]], metric: Callable[[Counts], float], signature: str) -> Pool:
+def pool(things: Iterable[Sequence[Hashable]], metric: Callable[[Counts], float], signature: str) -> CountStatistic:
     """The things of each text, in the texts' order, as a pool.
 
     Raises:
@@ -144,7 +144,7 @@ def pool(things: Iterable[Sequence[Hashable]], metric: Callable[[Counts], float]
         sizes.append(len(owned))
     require_items(sizes, "texts")
     owners = np.repeat(np.arange(len(sizes)), sizes)
-    return Pool(np.array(kinds, dtype=np.int64), owners, len(sizes), metric, signature)
+    return CountStatistic(np.array(kinds, dtype=np.int64), owners, len(sizes), metric, signature)
 
 
 def percentile_interval(draws: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:

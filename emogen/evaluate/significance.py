@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.errors import DataError, SettingsError, UndefinedScoreError
-from emogen.evaluate.resampling import RESAMPLES, Pool, Tally, Values, bootstrap_sums, half_sample_interval, percentile_interval
+from emogen.evaluate.resampling import (
+    RESAMPLES,
+    CountStatistic,
+    SumStatistic,
+    Values,
+    bootstrap_sums,
+    half_sample_interval,
+    percentile_interval,
+)
 from emogen.evaluate.score import signature
 
 TRIALS = 10_000
@@ -29,7 +37,7 @@ _T_975 = (
     *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
 )
 
-Measured = TypeVar("Measured", Tally, Pool)
+Measured = TypeVar("Measured", SumStatistic, CountStatistic)
 _Items = tuple[int, ...]
 
 
@@ -74,7 +82,7 @@ class SeedSpread:
     high: float
 
 
-def paired_bootstrap(first: Tally, second: Tally, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
+def paired_bootstrap(first: SumStatistic, second: SumStatistic, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
     """Both systems on the same items, drawn with repetition: the interval of their difference, and a p-value.
 
     The interval is the percentile one. The p-value counts the resamples whose difference lies at least as far from the mean
@@ -108,15 +116,15 @@ def approximate_randomisation(first: Measured, second: Measured, seed: int = 0, 
 
     If the systems are alike, a swap changes nothing but chance, whatever the metric: there is no assumption about its
     distribution. p = (hits + 1) / (trials + 1), so it is never below 1 / (trials + 1). Where items are kept in blocks (see
-    `added_up`) a block is swapped as one. The interval of the difference is that of the paired bootstrap (for a `Tally`) or of
-    the same half-samples of both systems (for a `Pool`).
+    `added_up`) a block is swapped as one. The interval of the difference is that of the paired bootstrap (for a `SumStatistic`) or of
+    the same half-samples of both systems (for a `CountStatistic`).
 
     Args:
         first: a metric of the first system's texts.
-        second: the same metric of the second system's texts for the same items, in the same order. The hashes in a `Pool`
+        second: the same metric of the second system's texts for the same items, in the same order. The hashes in a `CountStatistic`
             must come from the same process.
         seed: of the swaps and of the interval.
-        trials: how many times all items are swapped or left; if None, 10,000 for a `Tally` and 1,000 for a `Pool`, which takes
+        trials: how many times all items are swapped or left; if None, 10,000 for a `SumStatistic` and 1,000 for a `CountStatistic`, which takes
             some twenty times as long for each.
 
     Raises:
@@ -125,11 +133,11 @@ def approximate_randomisation(first: Measured, second: Measured, seed: int = 0, 
 
     Source: Noreen 1989; Riezler & Maxwell 2005; Phipson & Smyth 2010 for the 1 added.
     """
-    trials = (TRIALS if isinstance(first, Tally) else POOL_TRIALS) if trials is None else trials
+    trials = (TRIALS if isinstance(first, SumStatistic) else POOL_TRIALS) if trials is None else trials
     _require_draws("trials", trials)
     _require_alike(first, second)
     found = _difference(first, second)
-    if isinstance(first, Tally):
+    if isinstance(first, SumStatistic):
         differences, (low, high) = _swapped_tallies(first, second, seed, trials), _bootstrapped(first, second, seed)
         interval = f"bs:{RESAMPLES}"
     else:
@@ -223,7 +231,7 @@ def _require_draws(name: str, number: int) -> None:
         raise SettingsError(f"{name} is {number}: pass at least 1, and some thousands for a p-value to report")
 
 
-def _require_alike(first: Tally | Pool, second: Tally | Pool) -> None:
+def _require_alike(first: SumStatistic | CountStatistic, second: SumStatistic | CountStatistic) -> None:
     if first.signature != second.signature:
         raise UndefinedScoreError(
             f"the first system is scored by {first.signature} and the second by {second.signature}: "
@@ -237,15 +245,15 @@ def _require_alike(first: Tally | Pool, second: Tally | Pool) -> None:
         )
 
 
-def _items(measured: Tally | Pool) -> _Items:
-    return measured.sums.shape if isinstance(measured, Tally) else (measured.texts,)
+def _items(measured: SumStatistic | CountStatistic) -> _Items:
+    return measured.sums.shape if isinstance(measured, SumStatistic) else (measured.texts,)
 
 
 def _shown(items: _Items) -> str:
     return " x ".join(map(str, items)) + (" sums" if len(items) > 1 else " texts")
 
 
-def _difference(first: Tally | Pool, second: Tally | Pool) -> float:
+def _difference(first: SumStatistic | CountStatistic, second: SumStatistic | CountStatistic) -> float:
     values = {"first": first.value, "second": second.value}
     for which, value in values.items():
         if not math.isfinite(value):
@@ -255,7 +263,7 @@ def _difference(first: Tally | Pool, second: Tally | Pool) -> float:
     return values["second"] - values["first"]
 
 
-def _rounding(first: Tally | Pool, second: Tally | Pool) -> float:
+def _rounding(first: SumStatistic | CountStatistic, second: SumStatistic | CountStatistic) -> float:
     """Differences this close are the same one, computed in another order."""
     return _ROUNDING * max(abs(first.value), abs(second.value))
 
@@ -268,17 +276,17 @@ def _share_as_far(differences: Values, found: float, rounding: float) -> float:
     return (int(hits) + 1) / (len(differences) + 1)
 
 
-def _resampled_differences(first: Tally, second: Tally, seed: int, resamples: int) -> Values:
+def _resampled_differences(first: SumStatistic, second: SumStatistic, seed: int, resamples: int) -> Values:
     """[resamples], both systems on the same draws."""
     ours, theirs = np.split(bootstrap_sums(np.hstack([first.sums, second.sums]), seed, resamples), 2, axis=-1)
     return second.metric(theirs) - first.metric(ours)
 
 
-def _bootstrapped(first: Tally, second: Tally, seed: int) -> tuple[float, float]:
+def _bootstrapped(first: SumStatistic, second: SumStatistic, seed: int) -> tuple[float, float]:
     return percentile_interval(_resampled_differences(first, second, seed, RESAMPLES))
 
 
-def _swapped_tallies(first: Tally, second: Tally, seed: int, trials: int) -> Values:
+def _swapped_tallies(first: SumStatistic, second: SumStatistic, seed: int, trials: int) -> Values:
     """[trials], the difference after swapping some blocks."""
     blocks = len(first.sums)
     ours, theirs = first.sums.sum(axis=0), second.sums.sum(axis=0)
@@ -298,7 +306,7 @@ def _swaps(items: int, seed: int, trials: int) -> Iterator[NDArray[np.bool_]]:
         yield random.integers(2, size=(min(at_once, trials - start), items), dtype=np.bool_)
 
 
-def _swapped_pools(first: Pool, second: Pool, seed: int, trials: int) -> Values:
+def _swapped_pools(first: CountStatistic, second: CountStatistic, seed: int, trials: int) -> Values:
     """[trials], the difference after swapping some texts."""
     places = np.unique(np.concatenate([first.kinds, second.kinds]), return_inverse=True)[1]
     owners = np.concatenate([first.owners, second.owners])
@@ -312,7 +320,7 @@ def _swapped_pools(first: Pool, second: Pool, seed: int, trials: int) -> Values:
     return np.array([difference(swapped) for swaps in _swaps(first.texts, seed, trials) for swapped in swaps])
 
 
-def _halved(first: Pool, second: Pool, found: float, seed: int) -> tuple[float, float]:
+def _halved(first: CountStatistic, second: CountStatistic, found: float, seed: int) -> tuple[float, float]:
     """Interval of the difference from halves of the items, the same of both systems."""
     ours, theirs = first.among(), second.among()
     no_bounds = (-math.inf, math.inf)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.errors import DataError
-from emogen.evaluate.resampling import Tally, mean_tally
+from emogen.evaluate.resampling import SumStatistic, mean_tally
 from emogen.evaluate.score import Score, aligned, in_batches, signature
 
 Vectors = NDArray[np.float64]
@@ -66,12 +66,12 @@ def bertscore(
 
 def bertscore_tally(
     hypotheses: Iterable[str], references: Iterable[Sequence[str]], encode: Encoder, encoder: str, batch_size: int = 64
-) -> Tally:
+) -> SumStatistic:
     """The tally behind `bertscore`; arguments and errors as there."""
     return mean_match_tally(token_matches(hypotheses, references, encode, batch_size), encoder)
 
 
-def mean_match_tally(matches: Iterable[Match], encoder: str) -> Tally:
+def mean_match_tally(matches: Iterable[Match], encoder: str) -> SumStatistic:
     """The tally behind `bertscore`, from matches that are there already, one a pair."""
     values = (match.f1 for match in matches)
     return _mean("bertscore", values, {"encoder": encoder, "idf": "no", "rescale": "no"})
@@ -140,14 +140,14 @@ def sentence_similarity(
     return sentence_similarity_tally(generated, source, encoder).score(seed)
 
 
-def sentence_similarity_tally(generated: Iterable[NDArray[Any]], source: Iterable[NDArray[Any]], encoder: str) -> Tally:
+def sentence_similarity_tally(generated: Iterable[NDArray[Any]], source: Iterable[NDArray[Any]], encoder: str) -> SumStatistic:
     """The tally behind `sentence_similarity`; arguments and errors as there."""
     pairs = aligned(generated, source, ("generated embeddings", "source embeddings"))
     cosines = (_cosine(*pair, number) for number, pair in enumerate(pairs))
     return _mean("sentence_similarity", cosines, {"encoder": encoder})
 
 
-def _mean(name: str, values: Iterable[float], fields: Mapping[str, object]) -> Tally:
+def _mean(name: str, values: Iterable[float], fields: Mapping[str, object]) -> SumStatistic:
     """The mean of a stream, signed with the number of values that came."""
     tally = mean_tally(values, name)
     return replace(tally, signature=signature(name, {**fields, "texts": int(tally.sums[:, 1].sum())}))

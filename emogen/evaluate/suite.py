@@ -38,7 +38,7 @@ from emogen.evaluate.emotion import (
 )
 from emogen.evaluate.lexicon import polarity_agreement_tally
 from emogen.evaluate.overlap import Language
-from emogen.evaluate.resampling import Pool, Tally, added_up, reservoir
+from emogen.evaluate.resampling import CountStatistic, SumStatistic, added_up, reservoir
 from emogen.evaluate.score import Score, aligned, in_batches, require_items
 from emogen.evaluate.significance import Comparison, approximate_randomisation, compare_seeds, over_seeds
 from emogen.evaluate.similarity import (
@@ -152,7 +152,7 @@ class Fluency:
 
 
 @dataclass(frozen=True)
-class Means:
+class Resources:
     """What systems are scored with, beside their own texts.
 
     Attributes:
@@ -213,7 +213,7 @@ class Evaluation:
 
     texts: int
     scores: Mapping[str, Score]
-    bases: Mapping[str, Tally | Pool]
+    bases: Mapping[str, SumStatistic | CountStatistic]
     lengths: diversity.Lengths
     confusions: Mapping[str, Confusion]
     notes: tuple[str, ...]
@@ -224,7 +224,7 @@ def evaluate_texts(
     texts: Sequence[str],
     references: Sequence[Sequence[str]] | None = None,
     asked: Sequence[str] | None = None,
-    means: Means | None = None,
+    means: Resources | None = None,
     options: Options | None = None,
 ) -> dict[str, Score]:
     """All scores of texts in memory that can be computed from what is given; a metric that cannot is not in the answer.
@@ -254,7 +254,7 @@ def evaluate_texts(
 
 def evaluate(
     system: System,
-    means: Means | None = None,
+    means: Resources | None = None,
     options: Options | None = None,
     watch: Watch = unwatched,
 ) -> Evaluation:
@@ -269,7 +269,7 @@ def evaluate(
     Raises:
         DataError, SettingsError: as `evaluate_texts`.
     """
-    job = _Job(system, means or Means(), options or Options(), watch)
+    job = _Job(system, means or Resources(), options or Options(), watch)
     _require_known_labels(job)
     found: list[_Measure] = []
     tasks = _tasks(job)
@@ -285,9 +285,9 @@ def evaluate(
     )
 
 
-def planned(system: System, means: Means | None = None, options: Options | None = None) -> list[str]:
+def planned(system: System, means: Resources | None = None, options: Options | None = None) -> list[str]:
     """The names of the scores that `evaluate` would try to compute, without going through the texts."""
-    job = _Job(system, means or Means(), options or Options(), unwatched)
+    job = _Job(system, means or Resources(), options or Options(), unwatched)
     return [name for task in _tasks(job) for name in task.names]
 
 
@@ -388,7 +388,7 @@ def _compared_over_seeds(first: Evaluation, second: Evaluation, seed: int) -> tu
 class _Measure:
     name: str
     score: Score
-    basis: Tally | Pool | None = None
+    basis: SumStatistic | CountStatistic | None = None
 
 
 @dataclass(frozen=True)
@@ -422,7 +422,7 @@ class _Job:
     """One system with all that it is scored with, and what is found on the way."""
 
     system: System
-    means: Means
+    means: Resources
     options: Options
     watch: Watch
     notes: list[str] = field(default_factory=list)
@@ -478,7 +478,7 @@ class _Job:
         """All texts."""
         return self.watch(self.system.texts, what, self.drawn.seen)
 
-    def measure(self, name: str, basis: Tally | Pool, mark: str = "") -> _Measure:
+    def measure(self, name: str, basis: SumStatistic | CountStatistic, mark: str = "") -> _Measure:
         """The score of a basis whose signature gets a mark."""
         signed = replace(basis, signature=basis.signature + mark)
         return _Measure(name, signed.score(self.options.seed), signed)
@@ -523,7 +523,7 @@ def _overlap_tasks(job: _Job) -> list[_Task]:
     language, lowercase = job.options.language, job.options.lowercase
     references = job.system.references or ()
 
-    def single(name: str, tally: Callable[..., Tally], *more: bool) -> _Task:
+    def single(name: str, tally: Callable[..., SumStatistic], *more: bool) -> _Task:
         def run() -> Iterator[_Measure]:
             yield job.measure(name, tally(job.watched(name), references, language, *more))
 
@@ -554,7 +554,7 @@ def _overlap_tasks(job: _Job) -> list[_Task]:
 
 
 def _diversity_tasks(job: _Job) -> list[_Task]:
-    pools: dict[str, Callable[[Sequence[str]], Tally | Pool]] = {
+    pools: dict[str, Callable[[Sequence[str]], SumStatistic | CountStatistic]] = {
         "distinct1": partial(diversity.distinct_pool, n=1),
         "distinct2": partial(diversity.distinct_pool, n=2),
         "distinct2_corrected": _distinct_corrected,
@@ -564,10 +564,10 @@ def _diversity_tasks(job: _Job) -> list[_Task]:
         "commonest": diversity.commonest_pool,
     }
 
-    def single(name: str, basis: Callable[[Sequence[str]], Tally | Pool]) -> _Task:
+    def single(name: str, basis: Callable[[Sequence[str]], SumStatistic | CountStatistic]) -> _Task:
         def run() -> Iterator[_Measure]:
             found = basis(job.drawn.texts)
-            if isinstance(found, Pool) and not len(found.kinds):
+            if isinstance(found, CountStatistic) and not len(found.kinds):
                 raise UndefinedScoreError("no text has enough words")
             yield job.measure(name, found, job.drawn.mark)
 
@@ -580,7 +580,7 @@ def _diversity_tasks(job: _Job) -> list[_Task]:
     return [*(single(name, basis) for name, basis in pools.items()), _Task(("mean_length",), lengths)]
 
 
-def _distinct_corrected(texts: Sequence[str]) -> Pool:
+def _distinct_corrected(texts: Sequence[str]) -> CountStatistic:
     try:
         return diversity.distinct_corrected_pool(texts, 2, _DISTINCT_SAMPLE)
     except UndefinedScoreError:
@@ -863,7 +863,7 @@ def _polarity(job: _Job) -> Iterator[_Measure]:
     yield job.measure("polarity_agreement", polarity_agreement_tally(job.drawn_asked, job.drawn.texts), job.drawn.mark)
 
 
-def _joined(tallies: Iterable[Tally], texts: int) -> Tally:
+def _joined(tallies: Iterable[SumStatistic], texts: int) -> SumStatistic:
     """One tally from those of parts, in bounded memory; each part is small enough that its blocks are single texts."""
     parts = iter(tallies)
     first = next(parts)
@@ -871,9 +871,9 @@ def _joined(tallies: Iterable[Tally], texts: int) -> Tally:
     return replace(first, sums=sums, signature=re.sub(r"\|texts:\d+", f"|texts:{texts}", first.signature))
 
 
-def _compared(first: Tally | Pool, second: Tally | Pool, seed: int) -> Comparison:
-    if isinstance(first, Tally) and isinstance(second, Tally):
+def _compared(first: SumStatistic | CountStatistic, second: SumStatistic | CountStatistic, seed: int) -> Comparison:
+    if isinstance(first, SumStatistic) and isinstance(second, SumStatistic):
         return approximate_randomisation(first, second, seed)
-    if isinstance(first, Pool) and isinstance(second, Pool):
+    if isinstance(first, CountStatistic) and isinstance(second, CountStatistic):
         return approximate_randomisation(first, second, seed)
     raise UndefinedScoreError("one is made of sums and the other of counts")

@@ -136,7 +136,7 @@ class Beside:
     control: Control
     tokens: Tensor
     mask: Tensor
-    owner: Tensor
+    row_index: Tensor
     role: Tensor
     places: Tensor
     prompt: int
@@ -176,11 +176,11 @@ def words_beside(
     width = max(map(len, texts), default=0)
     tokens = torch.tensor([[0] * (width - len(text)) + text for text in texts]).long().view(len(seats), width)
     mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts]).long().view(len(seats), width)
-    owner, role = torch.tensor(seats).long().view(-1, 2).unbind(1)
+    row_index, role = torch.tensor(seats).long().view(-1, 2).unbind(1)
     places = torch.arange(len(rows))[:, None].repeat(1, len(labels) + 1)
-    places[owner, role] = len(rows) + torch.arange(len(seats))
-    tokens, mask, owner, role, places = (part.to(input_ids.device) for part in (tokens, mask, owner, role, places))
-    return Beside(emotions, wanted, tokens, mask, owner, role, places, input_ids.shape[1])
+    places[row_index, role] = len(rows) + torch.arange(len(seats))
+    tokens, mask, row_index, role, places = (part.to(input_ids.device) for part in (tokens, mask, row_index, role, places))
+    return Beside(emotions, wanted, tokens, mask, row_index, role, places, input_ids.shape[1])
 
 
 def _served(control: str | Control) -> Control:
@@ -270,11 +270,11 @@ class EmotionLogitsProcessor(LogitsProcessor):
         source, chosen = self._sources(input_ids[:, :-1]), input_ids[:, -1]
         if self._labels is not None:
             self._likelihoods = self._likelihoods[source] + of_tokens(self._labels[source], chosen)
-        moved = self.beside.places[source[self.beside.owner], self.beside.role] - len(input_ids)
+        moved = self.beside.places[source[self.beside.row_index], self.beside.role] - len(input_ids)
         if not torch.equal(moved, torch.arange(len(moved), device=moved.device)):
             self._tokens, self._mask = self._tokens[moved], self._mask[moved]
             self._cache = _reordered(self.model, self._cache, moved)
-        added = chosen[self.beside.owner, None]
+        added = chosen[self.beside.row_index, None]
         self._tokens = torch.cat([self._tokens, added], 1)
         self._mask = torch.cat([self._mask, torch.ones_like(added)], 1)
 

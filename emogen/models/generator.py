@@ -216,8 +216,8 @@ class Generator(nn.Module):
         self.config = config
         prefix = config.adapter.prefix if config.adapter else 0
         self.inject = nn.Linear(config.emotions + 1 + config.latent, (1 + config.layers + prefix) * config.width, bias=False)
-        never = torch.zeros(config.vocabulary)
-        never[[PAD, UNKNOWN, BOS, TURN, *(base.tokenizer.marks if base else ())]] = _NEVER
+        suppress_mask = torch.zeros(config.vocabulary)
+        suppress_mask[[PAD, UNKNOWN, BOS, TURN, *(base.tokenizer.marks if base else ())]] = _NEVER
         if config.prior == "emotion":
             self.prior_map = nn.Linear(config.emotions + 1, 2 * config.latent, bias=False)
             nn.init.zeros_(self.prior_map.weight)
@@ -229,7 +229,7 @@ class Generator(nn.Module):
             self.bias = nn.Parameter(torch.zeros(config.vocabulary))
             self.backbone = LstmBackbone(config) if config.backbone == "lstm" else TransformerBackbone(config)
             self._initialise()
-        self.register_buffer("never", never.to(self.bias.dtype), persistent=False)
+        self.register_buffer("never", suppress_mask.to(self.bias.dtype), persistent=False)
 
     def _take_over(self, base: BaseModel, prefix: int) -> None:
         words = base.vocabulary()
@@ -303,7 +303,7 @@ class Generator(nn.Module):
         if len(rows) > _ROWS:
             rows = functional.pad(rows, (0, 0, 0, -len(rows) % _ROWS))
         vectors = self.embedding if self.output is None else self.output
-        scores = functional.linear(rows, vectors.weight, self.bias + self.never)  # type: ignore[operator]
+        scores = functional.linear(rows, vectors.weight, self.bias + self.suppress_mask)  # type: ignore[operator]
         return scores[: states.shape[:-1].numel()].view(*states.shape[:-1], -1)
 
     def shifts(self, condition: Tensor) -> Tensor:

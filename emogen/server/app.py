@@ -25,10 +25,10 @@ from emogen.errors import EmogenError
 from emogen.recognition.recognizer import Recognition, Recognizer
 from emogen.server.body import ClientLeftError
 from emogen.server.chat import Chat
-from emogen.server.emotion import Ears
+from emogen.server.emotion import EmotionService
 from emogen.server.errors import ApiError, as_api_error, log_place, of_validation
 from emogen.server.feedback import Opinions
-from emogen.server.gate import HOLDING, Door, Gate
+from emogen.server.gate import HOLDING, AccessMiddleware, AccessPolicy
 from emogen.server.limits import Keys, Knocks, Rate, Shares
 from emogen.server.metrics import Metrics
 from emogen.server.record import KEY, Record
@@ -66,9 +66,9 @@ def build_app(
         SettingsError: keys that are none, or a policy that does not fit recogniser and model.
         DataError: a policy's file that holds none.
     """
-    shares = Shares(settings.most_rows + settings.most_waiting)
-    metrics = Metrics(engine, settings.most_rows, clock)
-    ears = Ears(recognizer, engine.model.labels, settings.policy)
+    shares = Shares(settings.max_batch_size + settings.max_queue)
+    metrics = Metrics(engine, settings.max_batch_size, clock)
+    ears = EmotionService(recognizer, engine.model.labels, settings.policy)
     opinions = Opinions(store, engine.model.folder.resolve().name, engine.model.labels, settings.most_remembered)
     app = FastAPI(title="emogen", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_chat(app, Chat(engine, ears, opinions, settings), engine)
@@ -77,7 +77,7 @@ def build_app(
     _add_watching(app, engine, settings, metrics, shares, connections)
     _add_errors(app)
     keys = keys_of(settings)
-    door = Door(
+    door = AccessPolicy(
         Keys(keys),
         Rate(settings.requests_a_minute, clock),
         shares,
@@ -85,9 +85,9 @@ def build_app(
         settings.most_bytes,
         settings.body_seconds,
         settings.log_text,
-        local=not keys and not settings.open,
+        local=not keys and not settings.allow_unauthenticated,
     )
-    app.add_middleware(Gate, door=door, count=metrics.count)
+    app.add_middleware(AccessMiddleware, door=door, count=metrics.count)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -123,7 +123,7 @@ def _add_chat(app: FastAPI, chat: Chat, engine: Engine) -> None:
         return JSONResponse(shown)
 
 
-def _add_recognition(app: FastAPI, ears: Ears, settings: ServerSettings) -> None:
+def _add_recognition(app: FastAPI, ears: EmotionService, settings: ServerSettings) -> None:
     @app.post("/v1/recognize", response_model=None)
     async def recognize(body: RecognizeRequest, request: Request) -> Response:
         _require_few(body.texts, settings, "texts")
@@ -145,9 +145,9 @@ def _add_watching(
     @app.api_route("/readyz", methods=_READING, response_model=None)
     async def health(request: Request) -> Response:
         unfinished = engine.unfinished
-        is_full = shares.is_full or unfinished >= settings.most_rows + settings.most_waiting
+        is_full = shares.is_full or unfinished >= settings.max_batch_size + settings.max_queue
         status = "failed" if not await _writes(engine) else "busy" if is_full else "ready"
-        running = min(unfinished, settings.most_rows)
+        running = min(unfinished, settings.max_batch_size)
         figures = {
             "status": status,
             "running": running,
@@ -215,7 +215,7 @@ def _of_http(error: HTTPException, request: Request) -> ApiError:
     return ApiError(400, "the body is no JSON that can be read: not UTF-8, or nested too deeply", "invalid_json")
 
 
-def _recognised(found: list[Recognition], decay: float, ears: Ears) -> Mapping[str, object]:
+def _recognised(found: list[Recognition], decay: float, ears: EmotionService) -> Mapping[str, object]:
     state = at_rest(ears.heard)
     for each in found:
         state = state.after(each, decay)

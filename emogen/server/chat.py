@@ -13,18 +13,18 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import EmotionModel
 from emogen.decoding.control import parse_control
 from emogen.decoding.postprocessing import PostProcessing, parse_postprocessing
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.language import WrittenScripts
 from emogen.dialogue.session import leaves_to_policy, seed_of
 from emogen.dialogue.state import EmotionState
 from emogen.emotions.labels import Emotion
 from emogen.errors import SettingsError
-from emogen.server.choices import Choice, Cut, merged
-from emogen.server.emotion import Ears, emotion_from
+from emogen.server.choices import Choice, StopSequences, merged
+from emogen.server.emotion import EmotionService, emotion_from
 from emogen.server.errors import ApiError, as_api_error, log_place, naming
 from emogen.server.feedback import Opinions, Reply
 from emogen.server.limits import Holding
@@ -108,7 +108,7 @@ class Answer:
 class Chat:
     """Answers to requests for replies, all written by one engine."""
 
-    def __init__(self, engine: Engine, ears: Ears, opinions: Opinions, settings: ServerSettings) -> None:
+    def __init__(self, engine: Engine, ears: EmotionService, opinions: Opinions, settings: ServerSettings) -> None:
         """Of a server."""
         self._engine, self._ears, self._opinions, self._settings = engine, ears, opinions, settings
         self.model = engine.model.folder.resolve().name
@@ -198,7 +198,7 @@ class Chat:
         self, answer: Answer, request: ChatRequest, record: Record
     ) -> AsyncGenerator[tuple[Choice, str | None], None]:
         """As `merged`; replies are remembered once they are whole, and counted whatever happens."""
-        deadline = asyncio.get_running_loop().time() + self._settings.seconds
+        deadline = asyncio.get_running_loop().time() + self._settings.reply_timeout
         texts = dict.fromkeys(answer.choices, "")
         try:
             async with aclosing(merged(answer.choices, deadline)) as pieces:
@@ -234,7 +234,7 @@ class Chat:
         if (request.n or 1) > self._settings.most_choices:
             raise ApiError(400, f"n {request.n}: allowed is 1 to {self._settings.most_choices}", param="n")
 
-    def _sampling(self, request: ChatRequest, emotion: Emotion) -> Sampling:
+    def _sampling(self, request: ChatRequest, emotion: Emotion) -> SamplingParams:
         """The model's own options with those of the request."""
         own = self._engine.model.sampling_for(emotion.strength > 0, streamed=True)
         given: dict[str, Any] = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
@@ -268,7 +268,7 @@ class Chat:
         name: str,
         context: Sequence[str],
         emotion: Emotion,
-        sampling: Sampling,
+        sampling: SamplingParams,
         seed: int,
         request: ChatRequest,
         caller: str,
@@ -281,7 +281,7 @@ class Chat:
                 first = seed % 2**63
                 own = seed_of(first, index) if index else first
                 writing = self._engine.write(context, emotion, sampling, own, caller)
-                begun.append(Choice(index, f"{name}-{index}" if index else name, writing, Cut(request.stop)))
+                begun.append(Choice(index, f"{name}-{index}" if index else name, writing, StopSequences(request.stop)))
         except Exception:
             for choice in begun:
                 choice.writing.cancel()
@@ -298,7 +298,7 @@ class Chat:
 
     def _read(self, context: Sequence[str]) -> int:
         """How many tokens of a context the model reads."""
-        model: Checkpoint = self._engine.model
+        model: EmotionModel = self._engine.model
         return len(model.tokenizer.prefix(context, model.description.limits.context_tokens))
 
 

@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from emogen.dialogue.writing import Writing
+from emogen.dialogue.stream import ReplyStream
 from emogen.server.errors import ApiError
 
 Finish = Literal["stop", "length"]
 
 
-class Cut:
+class StopSequences:
     """The text of a reply up to the first of some texts in it, without blanks at its ends; shown as soon as that is known.
 
     Pieces, joined, are the same whether they are read as they come or at the end.
@@ -64,8 +64,8 @@ class Choice:
 
     index: int
     id: str
-    writing: Writing
-    cut: Cut
+    writing: ReplyStream
+    cut: StopSequences
 
     @property
     def finish(self) -> Finish:

@@ -26,7 +26,7 @@ def emotion_from(given: str | Mapping[str, float], strength: float, labels: Labe
         return parse_emotion(given, labels, strength)
 
 
-class Ears:
+class EmotionService:
     """What users feel, and the policies that answer it. One text after the other is recognised, beside the event loop."""
 
     def __init__(self, recognizer: Recognizer | None, labels: LabelSet, policy: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from emogen.server.body import ClientLeftError, Message, Receive, discard_body, read_body, replayed
 from emogen.server.errors import ApiError, as_api_error, log_place
 from emogen.server.limits import Holding, Keys, Knocks, Rate, Shares
-from emogen.server.record import UNKNOWN_ROUTE, Record, begun
+from emogen.server.record import UNKNOWN_ROUTE, Record, open_record
 from emogen.server.settings import is_loopback
 
 Scope = MutableMapping[str, Any]
@@ -28,7 +28,7 @@ _LAST_PORT = 65_535
 
 
 @dataclass(frozen=True)
-class Door:
+class AccessPolicy:
     """Who and what is let in.
 
     Attributes:
@@ -53,13 +53,13 @@ class Door:
     local: bool = False
 
 
-class Gate:
+class AccessMiddleware:
     """An ASGI application around another. Whatever happens in there, an answer of the right shape is given, and a line logged.
 
     The line, and what an unforeseen error leaves in the log, hold no text of a user and no key.
     """
 
-    def __init__(self, app: App, door: Door, count: Callable[[Record], None]) -> None:
+    def __init__(self, app: App, door: AccessPolicy, count: Callable[[Record], None]) -> None:
         """Around `app`; `count` takes the record of each request that is over."""
         self._app, self._door, self._count = app, door, count
 
@@ -68,7 +68,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = begun(scope)
+        record = open_record(scope)
         answer = _Answer(send, record)
         try:
             await self._let_in(scope, receive, answer)
@@ -112,7 +112,9 @@ class Gate:
         """Return who calls; raises ApiError 401, 403, 415 or 429."""
         if self._door.local and not is_loopback(host_of(_header(scope, b"host") or b"localhost")):
             raise ApiError(
-                403, "without keys this server answers to localhost and 127.0.0.1 alone; see --api-key, --open", "wrong_host"
+                403,
+                "without keys this server answers to localhost and 127.0.0.1 alone; see --api-key, --allow-unauthenticated",
+                "wrong_host",
             )
         address = scope["client"][0] if scope.get("client") else ""
         caller = await self._caller(_header(scope, b"authorization"), address)

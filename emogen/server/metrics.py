@@ -17,8 +17,8 @@ _WHOLE = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 class Metrics:
     """Counters of one server, in a registry of their own."""
 
-    def __init__(self, engine: Engine, most_rows: int, clock: Callable[[], float]) -> None:
-        """Of a server whose engine writes `most_rows` replies at once; `clock` in seconds."""
+    def __init__(self, engine: Engine, max_batch_size: int, clock: Callable[[], float]) -> None:
+        """Of a server whose engine writes `max_batch_size` replies at once; `clock` in seconds."""
         self._clock, self._made, self._text = clock, -math.inf, b""
         self._registry = CollectorRegistry()
         here = self._registry
@@ -33,9 +33,9 @@ class Metrics:
         self._cancelled = Counter("emogen_cancelled", "Requests whose client left before the end.", registry=here)
         self._feedback = Counter("emogen_feedback", "Opinions that were stored.", ("verdict",), registry=here)
         running = Gauge("emogen_running", "Replies that are being written.", registry=here)
-        running.set_function(lambda: min(engine.unfinished, most_rows))
+        running.set_function(lambda: min(engine.unfinished, max_batch_size))
         waiting = Gauge("emogen_waiting", "Replies that wait for room.", registry=here)
-        waiting.set_function(lambda: max(0, engine.unfinished - most_rows))
+        waiting.set_function(lambda: max(0, engine.unfinished - max_batch_size))
 
     def count(self, record: Record) -> None:
         """A request that is over."""

@@ -76,7 +76,7 @@ class Record:
         return json.dumps(content, ensure_ascii=False)
 
 
-def begun(scope: MutableMapping[str, Any]) -> Record:
+def open_record(scope: MutableMapping[str, Any]) -> Record:
     """A new record of an ASGI request, which the request has with it from here on."""
     method = str(scope["method"])
     record = Record(method if method in _METHODS else "other")

@@ -57,7 +57,7 @@ def _serve(settings: ServerSettings) -> None:
         connections = Connections(
             most_connections(settings.most_connections), settings.body_seconds, settings.body_seconds, time.monotonic
         )
-        engine = parts.enter_context(Engine(model, settings.most_rows, settings.most_waiting))
+        engine = parts.enter_context(Engine(model, settings.max_batch_size, settings.max_queue))
         config = uvicorn.Config(
             build_app(settings, engine, recognizer, store, connections=connections),
             http=cast("type[asyncio.Protocol]", connections.protocol()),
@@ -69,10 +69,10 @@ def _serve(settings: ServerSettings) -> None:
             proxy_headers=False,
             server_header=False,
             backlog=BACKLOG,
-            timeout_graceful_shutdown=round(settings.grace_seconds) + _LAST_WORDS_SECONDS,
+            timeout_graceful_shutdown=round(settings.shutdown_timeout) + _LAST_WORDS_SECONDS,
         )
         _log_to_stderr(settings.debug)
-        _Server(config, engine, connections, settings.grace_seconds).run(sockets=[place])
+        _Server(config, engine, connections, settings.shutdown_timeout).run(sockets=[place])
         if not engine.is_open:
             raise EmogenError("the engine failed twice, so that the server ends; its log says where, start it again")
 
@@ -83,9 +83,9 @@ class _Server(uvicorn.Server):
     It stops by itself, some seconds after the engine has failed for good: meanwhile it says so to those who look.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, connections: Connections, grace_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, connections: Connections, shutdown_timeout: float) -> None:
         super().__init__(config)
-        self._engine, self._connections, self._grace_seconds = engine, connections, grace_seconds
+        self._engine, self._connections, self._grace_seconds = engine, connections, shutdown_timeout
         self._failed_at: float | None = None
 
     async def on_tick(self, counter: int) -> bool:

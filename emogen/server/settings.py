@@ -15,8 +15,8 @@ from emogen.options import setting
 NO_RECOGNIZER = "none"
 _KEY = re.compile(r"[0-9A-Za-z._~+/-]+=*")
 _SMALLEST = {
-    "most_rows": 1,
-    "most_waiting": 0,
+    "max_batch_size": 1,
+    "max_queue": 0,
     "most_choices": 1,
     "most_messages": 1,
     "most_characters": 1,
@@ -39,7 +39,9 @@ class ServerSettings:
     )
     device: str = setting("cpu", "cpu, cuda or auto.")
     full_precision: bool = setting(True, "A pretrained backbone in float32: then no reply depends on those beside it.")
-    host: str = setting("127.0.0.1", "Address to listen on; another one than this machine's own needs keys, or --open.")
+    host: str = setting(
+        "127.0.0.1", "Address to listen on; another one than this machine's own needs keys, or --allow-unauthenticated."
+    )
     port: int = setting(8000, "0 takes a free one.")
     api_key: str = dataclasses.field(
         default="",
@@ -47,19 +49,19 @@ class ServerSettings:
         metadata={"help": "Keys, with commas between; better in $EMOGEN_API_KEY, since other users see command lines."},
     )
     api_key_file: str = setting("", "File with a key a line.")
-    open: bool = setting(False, "Let other machines in without a key.")
+    allow_unauthenticated: bool = setting(False, "Let other machines in without a key.")
     cors: str = setting("", "Origins of web pages that may call, with commas between, or *.")
     requests_a_minute: int = setting(0, "For each key, or each address where there are no keys; 0 is without limit.")
-    most_rows: int = setting(64, "Replies that are written at once.")
-    most_waiting: int = setting(256, "Replies that may wait; more are refused.")
+    max_batch_size: int = setting(64, "Replies that are written at once.")
+    max_queue: int = setting(256, "Replies that may wait; more are refused.")
     most_choices: int = setting(8, "Replies to one request.")
     most_messages: int = setting(256, "Messages, or texts to recognise, of one request.")
     most_characters: int = setting(20_000, "Of all messages together.")
     most_bytes: int = setting(1_000_000, "Of a request's body.")
     most_tokens: int = setting(256, "Of a reply; a request that asks for more gets so many.")
-    seconds: float = setting(60.0, "That writing a reply may take.")
+    reply_timeout: float = setting(60.0, "That writing a reply may take.")
     body_seconds: float = setting(10.0, "That sending a request's head or body may take, or reading nothing of an answer.")
-    grace_seconds: float = setting(20.0, "That replies have to be finished when the server is stopped.")
+    shutdown_timeout: float = setting(20.0, "That replies have to be finished when the server is stopped.")
     feedback: str = setting("", "Where opinions are stored: an SQLite file, or a database's address as SQLAlchemy writes it.")
     most_connections: int = setting(1000, "Open connections; never more than the process may have files.")
     most_remembered: int = setting(4096, "Newest replies that an opinion can name by their id alone.")
@@ -69,7 +71,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for name, smallest in _SMALLEST.items():
             require(getattr(self, name) >= smallest, name, getattr(self, name), f"{smallest} or more")
-        for name in ("seconds", "body_seconds", "grace_seconds"):
+        for name in ("reply_timeout", "body_seconds", "shutdown_timeout"):
             require(0 < getattr(self, name) <= 86_400, name, getattr(self, name), "above 0 and at most 86400")
         require(0 <= self.port <= 65_535, "port", self.port, "between 0 and 65535")
         require(bool(self.host.strip()), "host", repr(self.host), "an address or a name, such as 127.0.0.1")
@@ -100,10 +102,10 @@ def keys_of(settings: ServerSettings) -> tuple[str, ...]:
         # What a bearer token may be made of (RFC 6750, section 2.1); so no other file is taken for one of keys.
         if not _KEY.fullmatch(key):
             raise SettingsError(f"key {number} is no key; one is made of letters, digits and - . _ ~ + /, with = at its end")
-    if not keys and not settings.open and not is_loopback(settings.host):
+    if not keys and not settings.allow_unauthenticated and not is_loopback(settings.host):
         raise SettingsError(
             f"--host {settings.host}: other machines could call without a key; set EMOGEN_API_KEY or --api-key-file, or let "
-            "them in with --open"
+            "them in with --allow-unauthenticated"
         )
     return keys
 

@@ -9,9 +9,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.checkpoint import Checkpoint
+from emogen.checkpoint import EmotionModel
 from emogen.decoding.calibration import MOST_SHARPNESS, Calibration
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.decoding.texts import Guide
 from emogen.emotions.labels import Emotion, LabelSet, mixture
 from emogen.train.config import CalibrationSettings
@@ -29,7 +29,7 @@ Judged = Callable[[Sequence[Emotion]], Vector]
 
 
 def calibrated(
-    model: Checkpoint, guide: Guide, sampling: Sampling, settings: CalibrationSettings, signature: str
+    model: EmotionModel, guide: Guide, sampling: SamplingParams, settings: CalibrationSettings, signature: str
 ) -> Calibration:
     """Measures a model under the control of `sampling`.
 
@@ -90,7 +90,7 @@ def keep_what_helps(found: Calibration, gain: Gain) -> Calibration | None:
     return found if keeps_shares else replace(found, sharpness=1.0, preference=(0.0,) * len(found.labels))
 
 
-def judged_by(model: Checkpoint, guide: Guide, sampling: Sampling, texts: int, seed: int) -> Judged:
+def judged_by(model: EmotionModel, guide: Guide, sampling: SamplingParams, texts: int, seed: int) -> Judged:
     """Judge `texts` texts with each told emotion by the guide, seeds from `seed`; the model's own calibration has no part."""
     bare = replace(model, calibration=None)
 

@@ -85,7 +85,7 @@ class GanConfig:
     discriminator_reward: float = setting(1.0, "Weight of the discriminator's part in what a reply is worth.")
     emotion_reward: float = setting(0.0, "Weight of the guide's probability of the emotion that was asked for.")
     baseline: Literal["leave-one-out", "none"] = setting("leave-one-out", "What is taken off a return.")
-    standardise: Literal["yes", "no"] = setting("no", "Divide advantages by their deviation in the batch.")
+    scale_advantages: Literal["yes", "no"] = setting("no", "Divide advantages by their deviation in the batch.")
     clip: float = setting(0.2, "How far the probability ratio may move (PPO).")
     kl_weight: float = setting(0.05, "Of the divergence from the starting model, nats a token.")
     entropy_floor: float = setting(0.8, "Share of the starting model's entropy below which entropy is rewarded.")
@@ -345,17 +345,19 @@ class FeedbackSettings(PreferenceConfig, RunConfig):
     batch_size: int = setting(32, "Pairs an update.")
     validate_every: int = setting(0, "Updates between looks at the held-out pairs; 0 for once an epoch.")
     held_out: float = setting(0.2, "Share of the contexts whose pairs are held out.")
-    untold: float = setting(0.1, "Share of the pairs that are also trained under no emotion, for the sake of guidance.")
-    least_pairs: int = setting(20, "With fewer pairs, or single opinions, nothing is trained.")
+    unconditional_share: float = setting(
+        0.1, "Share of the pairs that are also trained under no emotion, for the sake of guidance."
+    )
+    min_pairs: int = setting(20, "With fewer pairs, or single opinions, nothing is trained.")
     loss: Literal["auto", "dpo", "kto"] = setting("auto", "dpo takes pairs, kto single opinions, auto pairs if there are some.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_run(least_steps=0)
-        for name in ("epochs", "least_pairs"):
+        for name in ("epochs", "min_pairs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(0 < self.held_out < 1, "held-out", self.held_out, "above 0 and below 1")
-        require(0 <= self.untold <= 1, "untold", self.untold, "between 0 and 1")
+        require(0 <= self.unconditional_share <= 1, "unconditional_share", self.unconditional_share, "between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from emogen.errors import DataError
 from emogen.files import sha256
 from emogen.text.tokenizer import Tokenizer, train_tokenizer
 from emogen.train.config import GeneratorRun
-from emogen.train.run.processes import after_first, from_first, is_first
+from emogen.train.run.processes import broadcast_from_main, is_main_process, main_process_first
 
 _SHARES = (0.9, 0.05, 0.05)
 _SPLIT_SEED = 0
@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TokenizedCorpus:
     """A corpus ready to train on.
 
     Attributes:
@@ -103,7 +103,7 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     labels: LabelSet | None = None,
     cache: Path | None = None,
-) -> Prepared:
+) -> TokenizedCorpus:
     """Reads, tokenises (once for given files, tokenizer and limits) and maps a corpus; of several processes the first reads.
 
     Args:
@@ -117,19 +117,19 @@ def prepare(
     Raises:
         DataError: a file or row that cannot be read, a label with a single row, nothing to train on.
     """
-    corpus = from_first(lambda: open_corpus(files, reading, labels))
-    tokenizer = tokenizer or from_first(
+    corpus = broadcast_from_main(lambda: open_corpus(files, reading, labels))
+    tokenizer = tokenizer or broadcast_from_main(
         lambda: train_tokenizer(_training_texts(corpus.exchanges(), config.seed), config.vocabulary, config.seed)
     )
     limits = Limits(config.context_tokens, config.reply_tokens)
     identity = hashlib.sha256(repr([*corpus.sources.items(), *(own for _, own in corpus.parts)]).encode()).hexdigest()
     cache = cache or data_folder() / "arrays"
-    arrays = after_first(lambda: token_arrays(identity, corpus.exchanges, tokenizer, corpus.labels, limits, cache))
+    arrays = main_process_first(lambda: token_arrays(identity, corpus.exchanges, tokenizer, corpus.labels, limits, cache))
     uncounted = f"held-out rows and replies of more than --reply-tokens {limits.reply_tokens} do not count"
     refuse_rare_labels(corpus, (arrays["train"].emotions[:, :-1] > 0).sum(0).tolist(), uncounted)
-    if is_first() and not len(arrays.get("valid", ())):
+    if is_main_process() and not len(arrays.get("valid", ())):
         _LOG.warning("emogen: note: no valid row: figures called held-out are of training rows; check the splits, or add rows")
-    return Prepared(tokenizer, corpus.labels, limits, arrays, corpus.sources)
+    return TokenizedCorpus(tokenizer, corpus.labels, limits, arrays, corpus.sources)
 
 
 def held_out_batches(arrays: dict[str, TokenArrays], split: str = "valid", rows: int = _HELD_OUT_ROWS) -> Iterator[Batch]:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from emogen.checkpoint import Checkpoint, describe, find_checkpoint, generator_of, load, mark_latest, save_model
+from emogen.checkpoint import EmotionModel, describe, find_checkpoint, generator_of, load, mark_latest, save_model
 from emogen.data.batches import Batch
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints
-from emogen.decoding.sampling import Sampling
-from emogen.decoding.texts import Prompt, Writer, sample
+from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.texts import Prompt, TextGenerator, sample
 from emogen.emotions.labels import LabelSet, mixture
 from emogen.errors import CheckpointError, Interrupted, SettingsError
 from emogen.files import sha256
@@ -37,7 +37,7 @@ from emogen.pretrained.bases import find_base
 from emogen.pretrained.loading import Pretrained, load_encoder
 from emogen.text.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from emogen.train.config import LANGUAGE_MODEL, PRETRAINED, GanSettings, GeneratorRun, LmSettings, RunConfig, VaeSettings
-from emogen.train.corpus import Prepared, held_out_batches, prepare
+from emogen.train.corpus import TokenizedCorpus, held_out_batches, prepare
 from emogen.train.gan.rewards import load_guide
 from emogen.train.gan.trajectories import Adversaries
 from emogen.train.loops.gan import train_gan
@@ -45,13 +45,13 @@ from emogen.train.loops.mle import held_out_nll, train_mle
 from emogen.train.loops.vae import held_out_elbo, train_vae
 from emogen.train.run.folder import (
     is_resumable,
-    order_of,
     read_train_file,
+    run_manifest,
     write_train_file,
 )
-from emogen.train.run.launch import begun, drive, random_stream, refuse_other_data, training_batches
-from emogen.train.run.processes import from_first
-from emogen.train.run.run import Watch
+from emogen.train.run.launch import open_run, random_stream, refuse_other_data, run_training, training_batches
+from emogen.train.run.processes import broadcast_from_main
+from emogen.train.run.run import RunHooks
 from emogen.train.run.state import Step, TrainState, adamw
 
 WARM_START = "warm-start"
@@ -73,9 +73,9 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
     Raises:
         EmogenError: unreadable data, a folder that holds another run, a loss that is not finite, an interruption.
     """
-    with begun("train-lm", settings, resuming) as (folder, device):
+    with open_run("train-lm", settings, resuming) as (folder, device):
         settings = _with_start(settings)
-        order = order_of("train-lm", files, reading, settings)
+        order = run_manifest("train-lm", files, reading, settings)
         if settings.init:
             start = _start_of_lm(settings.init, device)
             order |= _facts_of_start(start, folder, resuming)
@@ -106,9 +106,9 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
 
 def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resuming: bool = False) -> Path:
     """Trains an emotion-conditioned text VAE; arguments, result and errors as for `fit_lm`."""
-    with begun("train-vae", settings, resuming) as (folder, device):
+    with open_run("train-vae", settings, resuming) as (folder, device):
         settings = _with_start(settings)
-        order = order_of("train-vae", files, reading, settings)
+        order = run_manifest("train-vae", files, reading, settings)
         if settings.init:
             start = load(settings.init, device, trainable=True, whole=True)
             order |= _facts_of_start(start, folder, resuming)
@@ -135,7 +135,7 @@ def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resum
         )
 
 
-def _fresh_vae(settings: VaeSettings, data: Prepared, base: BaseModel | None) -> TextVAE:
+def _fresh_vae(settings: VaeSettings, data: TokenizedCorpus, base: BaseModel | None) -> TextVAE:
     encoder = load_encoder(settings.encoder) if settings.encoder else None
     reader = PretrainedReader(encoder, data.tokenizer, len(data.labels)) if encoder else None
     decoder = replace(_generator_config(settings, data, base), latent=settings.latent, prior=settings.prior)
@@ -143,7 +143,7 @@ def _fresh_vae(settings: VaeSettings, data: Prepared, base: BaseModel | None) ->
     return TextVAE(sizes, base, reader)
 
 
-def _begun_vae(start: Checkpoint, settings: VaeSettings) -> TextVAE:
+def _begun_vae(start: EmotionModel, settings: VaeSettings) -> TextVAE:
     """The VAE that is trained further, or one whose decoder begins as a language model."""
     if isinstance(start.model, TextVAE):
         return start.model
@@ -168,10 +168,10 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
             f"--steps {settings.steps}: the first --warmup-steps {settings.warmup_steps} train the discriminator alone, and "
             "the generator would learn nothing; raise the one or lower the other"
         )
-    with begun("train-gan", settings, resuming) as (folder, device):
+    with open_run("train-gan", settings, resuming) as (folder, device):
         settings = _with_start(settings)
         encoder = load_encoder(settings.discriminator) if settings.discriminator.startswith(PRETRAINED) else None
-        order = order_of("train-gan", files, reading, settings) | {"warm": asdict(warm)}
+        order = run_manifest("train-gan", files, reading, settings) | {"warm": asdict(warm)}
         start = load(settings.init or _warm_start(files, reading, warm, folder, order), device, trainable=True, whole=True)
         order |= _facts_of_start(start, folder, resuming)
         data = _same_data(prepared_for(start, files, reading, settings.seed), folder, resuming)
@@ -229,7 +229,7 @@ def _tokenizer(base: BaseModel | None, folder: Path, resuming: bool) -> Tokenize
     return load_tokenizer(path) if resuming and path.exists() else None
 
 
-def _adapt(generator: Generator, data: Prepared) -> None:
+def _adapt(generator: Generator, data: TokenizedCorpus) -> None:
     """Opens a pretrained backbone for training; its soft prefix begins as the names of the emotions."""
     if generator.config.adapter:
         generator.name_emotions([data.tokenizer.encode(name) for name in data.labels.names])
@@ -241,7 +241,7 @@ def _with_start(settings: Started) -> Started:
     return replace(settings, init=str(find_checkpoint(settings.init))) if settings.init else settings
 
 
-def _start_of_lm(init: str, device: torch.device) -> Checkpoint:
+def _start_of_lm(init: str, device: torch.device) -> EmotionModel:
     """The language model that is trained further; raises CheckpointError where another kind of model stands there."""
     start = load(init, device, trainable=True)
     if start.description.kind != "generator":
@@ -251,7 +251,7 @@ def _start_of_lm(init: str, device: torch.device) -> Checkpoint:
     return start
 
 
-def prepared_for(start: Checkpoint, files: Sequence[str], reading: Reading, seed: int) -> Prepared:
+def prepared_for(start: EmotionModel, files: Sequence[str], reading: Reading, seed: int) -> TokenizedCorpus:
     """The corpus with the tokenizer, the labels and the limits of the model that is trained further."""
     limits = start.description.limits
     rows = GeneratorRun(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens, seed=seed)
@@ -263,12 +263,12 @@ def _paced(settings: Chosen, generator: Generator) -> Chosen:
     return replace(settings, learning_rate=settings.pretrained_rate) if generator.config.adapter else settings
 
 
-def _same_data(data: Prepared, folder: Path, resuming: bool) -> Prepared:
+def _same_data(data: TokenizedCorpus, folder: Path, resuming: bool) -> TokenizedCorpus:
     refuse_other_data(data.sources, folder, resuming)
     return data
 
 
-def _generator_config(settings: LmSettings | VaeSettings, data: Prepared, base: BaseModel | None) -> GeneratorConfig:
+def _generator_config(settings: LmSettings | VaeSettings, data: TokenizedCorpus, base: BaseModel | None) -> GeneratorConfig:
     if base:
         sizes = base.model.config
         adapter = AdapterConfig(
@@ -300,7 +300,7 @@ def _warm_start(files: Sequence[str], reading: Reading, warm: VaeSettings, folde
     inside = folder / WARM_START
     if read_train_file(inside).get("finished", False):
         return inside
-    from_first(lambda: write_train_file(folder, read_train_file(folder) | order | {"finished": False}))
+    broadcast_from_main(lambda: write_train_file(folder, read_train_file(folder) | order | {"finished": False}))
     try:
         return fit_vae(files, reading, replace(warm, out=str(inside)), resuming=is_resumable(inside))
     except Interrupted as stopped:
@@ -308,7 +308,7 @@ def _warm_start(files: Sequence[str], reading: Reading, warm: VaeSettings, folde
         raise Interrupted(message, stopped.signal) from None
 
 
-def _facts_of_start(start: Checkpoint, folder: Path, resuming: bool) -> dict[str, Any]:
+def _facts_of_start(start: EmotionModel, folder: Path, resuming: bool) -> dict[str, Any]:
     """Where the start stands and what it was trained on; raises CheckpointError where a resumed run had another."""
     weights = sha256(start.folder / "model.safetensors")
     before = read_train_file(folder).get("start_sha256", weights) if resuming else weights
@@ -318,7 +318,7 @@ def _facts_of_start(start: Checkpoint, folder: Path, resuming: bool) -> dict[str
     return {"start": str(start.folder), "start_sha256": weights, "start_sources": sources}
 
 
-def _adversaries(start: Checkpoint, settings: GanSettings, encoder: Pretrained | None, device: torch.device) -> Adversaries:
+def _adversaries(start: EmotionModel, settings: GanSettings, encoder: Pretrained | None, device: torch.device) -> Adversaries:
     fixed = {id(weight): weight for weight in start.generator.parameters() if not weight.requires_grad}
     before = copy.deepcopy(start.model, fixed).eval().requires_grad_(False)
     guide = load_guide(settings.guide, start.labels, start.tokenizer, device) if settings.guide else None
@@ -331,7 +331,9 @@ def _adversaries(start: Checkpoint, settings: GanSettings, encoder: Pretrained |
     )
 
 
-def _discriminator(start: Checkpoint, before: Generator, settings: GanSettings, encoder: Pretrained | None) -> AnyDiscriminator:
+def _discriminator(
+    start: EmotionModel, before: Generator, settings: GanSettings, encoder: Pretrained | None
+) -> AnyDiscriminator:
     config = start.generator.config
     if settings.discriminator.startswith(LANGUAGE_MODEL):
         folders = settings.discriminator.removeprefix(LANGUAGE_MODEL).split(",")
@@ -352,7 +354,7 @@ def _discriminator(start: Checkpoint, before: Generator, settings: GanSettings, 
     return discriminator
 
 
-def _reader(folder: str, start: Checkpoint) -> Generator:
+def _reader(folder: str, start: EmotionModel) -> Generator:
     """A language model that stands in `folder`; raises SettingsError where it reads other rows than the model at the start."""
     found = load(folder, start.generator.bias.device, trainable=True)
     same = found.tokenizer.fingerprint == start.tokenizer.fingerprint and found.labels == start.labels
@@ -367,7 +369,7 @@ def _reader(folder: str, start: Checkpoint) -> Generator:
 def _drive(
     folder: Path,
     settings: RunConfig,
-    data: Prepared,
+    data: TokenizedCorpus,
     model: nn.Module,
     state: TrainState,
     loop: Loop,
@@ -382,7 +384,7 @@ def _drive(
     The rows that the models in `seen` were trained on count as rows that this one has seen.
     """
     if isinstance(own := data.tokenizer, SentencePieceTokenizer):
-        from_first(lambda: own.save(folder / "tokenizer.model"))
+        broadcast_from_main(lambda: own.save(folder / "tokenizer.model"))
     facts = {
         "sources": data.sources,
         "rows": {split: len(arrays) for split, arrays in data.arrays.items()},
@@ -390,7 +392,7 @@ def _drive(
         **about,
     }
     description = describe(model, data.labels, data.limits)
-    watch = Watch(
+    watch = RunHooks(
         validate=validate,
         preview=lambda: _preview(model, data.tokenizer, data.labels, state.step),
         save=lambda: save_model(folder, description, model),
@@ -401,8 +403,8 @@ def _drive(
         return loop(training_batches(data.arrays["train"], settings, state, by_context), state)
 
     known = [np.asarray(data.arrays["train"].fingerprints), *map(read_fingerprints, seen)]
-    drive(folder, settings, state, steps, watch, facts, np.concatenate(known), lambda: data.labels)
-    from_first(lambda: mark_latest(folder))
+    run_training(folder, settings, state, steps, watch, facts, np.concatenate(known), lambda: data.labels)
+    broadcast_from_main(lambda: mark_latest(folder))
     return folder
 
 
@@ -411,6 +413,8 @@ def _preview(model: nn.Module, tokenizer: Tokenizer, labels: LabelSet, seed: int
     generator = model.decoder if isinstance(model, TextVAE) else model
     assert isinstance(generator, Generator)
     name = labels.names[seed // 10 % len(labels)]
-    options = Sampling(temperature=0.7, top_p=0.9, seed=seed)
-    found = next(sample(Writer(generator, tokenizer), [Prompt(tokenizer.prefix([], 0), mixture({name: 1.0}, labels))], options))
+    options = SamplingParams(temperature=0.7, top_p=0.9, seed=seed)
+    found = next(
+        sample(TextGenerator(generator, tokenizer), [Prompt(tokenizer.prefix([], 0), mixture({name: 1.0}, labels))], options)
+    )
     return f"{name}: {found.text}"

@@ -29,9 +29,9 @@ from emogen.train.loops.classifier import (
     labelled_batches,
     train_classifier,
 )
-from emogen.train.run.folder import order_of
-from emogen.train.run.launch import begun, drive, random_stream, refuse_other_data
-from emogen.train.run.run import Watch
+from emogen.train.run.folder import run_manifest
+from emogen.train.run.launch import open_run, random_stream, refuse_other_data, run_training
+from emogen.train.run.run import RunHooks
 from emogen.train.run.state import TrainState, adamw
 
 # Posts in English quote a word of another language now and then.
@@ -74,7 +74,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
     Raises:
         EmogenError: unreadable data, a folder that holds another run, a loss that is not finite, an interruption.
     """
-    with begun("train-classifier", settings, resuming) as (folder, device):
+    with open_run("train-classifier", settings, resuming) as (folder, device):
         corpus = open_corpus(files, reading)
         refuse_other_data(corpus.sources, folder, resuming)
         rows = _by_split(corpus)
@@ -82,7 +82,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
         refuse_rare_labels(corpus, trained.tolist(), "held-out rows do not count")
         classifier = _classifier(settings, corpus.labels, _is_multi_label(settings, rows["train"])).to(device)
         classifier.config = replace(classifier.config, scripts=_scripts(rows["train"], classifier.config))
-        order = order_of("train-classifier", files, reading, settings)
+        order = run_manifest("train-classifier", files, reading, settings)
         settings = _completed(settings, classifier, len(rows["train"]))
         train, valid = (_labelled(rows[split], classifier) for split in ("train", "valid"))
         settings = _without_early_stop(settings, len(valid))
@@ -91,7 +91,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
             {"classifier": classifier}, {"classifier": adamw(classifier, settings.weight_decay)}, random_stream(settings)
         )
 
-        return drive(
+        return run_training(
             folder,
             settings,
             state,
@@ -102,7 +102,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
                 settings,
                 state,
             ),
-            Watch(
+            RunHooks(
                 validate=lambda: held_out_f1(classifier, valid, settings),
                 preview=lambda: "",
                 save=lambda: save_classifier(folder, corpus.labels, classifier),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emogen.checkpoint import Checkpoint, describe, find_checkpoint, load, mark_latest, save_model
+from emogen.checkpoint import EmotionModel, describe, find_checkpoint, load, mark_latest, save_model
 from emogen.data.batches import Limits
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import Fingerprints, fingerprints, read_fingerprints
@@ -47,9 +47,9 @@ from emogen.train.loops.preference import (
     train_preference,
     train_unpaired,
 )
-from emogen.train.run.folder import order_of, read_train_file
-from emogen.train.run.launch import begun, drive, random_stream, refuse_other_data
-from emogen.train.run.run import Watch
+from emogen.train.run.folder import read_train_file, run_manifest
+from emogen.train.run.launch import open_run, random_stream, refuse_other_data, run_training
+from emogen.train.run.run import RunHooks
 from emogen.train.run.state import Step, TrainState, adamw
 
 COMMAND = "train-feedback"
@@ -169,9 +169,9 @@ def fit_unpaired(
 def _fit(
     opinions: Sequence[Opined], source: str, settings: FeedbackSettings, resuming: bool, objective: _Objective[Opined, Rows]
 ) -> Preferred[Opined]:
-    with begun(COMMAND, settings, resuming) as (folder, device):
+    with open_run(COMMAND, settings, resuming) as (folder, device):
         start = load(_start_of(settings, folder, resuming), device, trainable=True)
-        order = order_of(COMMAND, [source], Reading(), replace(settings, checkpoint=str(start.folder)))
+        order = run_manifest(COMMAND, [source], Reading(), replace(settings, checkpoint=str(start.folder)))
         division = _divided(opinions, start, source, settings, objective)
         sources = {source: _digest(opinions)}
         refuse_other_data(sources, folder, resuming)
@@ -186,12 +186,12 @@ def _fit(
         if isinstance(start.tokenizer, SentencePieceTokenizer):
             start.tokenizer.save(folder / "tokenizer.model")
         description = describe(generator, start.labels, limits)
-        drive(
+        run_training(
             folder,
             paced,
             state,
             lambda: objective.train(generator, train, before, paced, state),
-            Watch(
+            RunHooks(
                 validate=lambda: objective.validate(generator, held_out, before_held_out, paced),
                 preview=lambda: "",
                 save=lambda: save_model(folder, description, generator),
@@ -215,7 +215,11 @@ def _fit(
 
 
 def _divided(
-    opinions: Sequence[Opined], start: Checkpoint, source: str, settings: FeedbackSettings, objective: _Objective[Opined, Rows]
+    opinions: Sequence[Opined],
+    start: EmotionModel,
+    source: str,
+    settings: FeedbackSettings,
+    objective: _Objective[Opined, Rows],
 ) -> _Division[Opined]:
     """The opinions that the model can read, divided by context; raises DataError where they are too few."""
     usable = objective.usable(opinions)
@@ -223,12 +227,12 @@ def _divided(
     fit = fitting(known, start.tokenizer, start.description.limits)
     left_out, unusable = len(usable) - len(fit), len(opinions) - len(usable)
     contexts = len({opinion.context for opinion in fit})
-    if len(fit) < settings.least_pairs or contexts < _LEAST_CONTEXTS:
+    if len(fit) < settings.min_pairs or contexts < _LEAST_CONTEXTS:
         reasons = ((left_out, "do not fit the model"), (unusable, "stand there twice, or have replies that are equal or blank"))
         more = ", ".join(f"{count} more {reason}" for count, reason in reasons if count)
         raise DataError(
             f"{source}: {len(fit)} {objective.name}, of {contexts} contexts{more and f' ({more})'}; "
-            f"{settings.least_pairs} {objective.name.split()[0]} of {_LEAST_CONTEXTS} contexts are needed (--least-pairs)"
+            f"{settings.min_pairs} {objective.name.split()[0]} of {_LEAST_CONTEXTS} contexts are needed (--min-pairs)"
         )
     return _Division(*split_by_context(fit, settings.held_out), left_out, unusable)
 
@@ -244,7 +248,7 @@ def _start_of(settings: FeedbackSettings, folder: Path, resuming: bool) -> Path:
 
 def _with_untold(pairs: Sequence[Opined], settings: FeedbackSettings) -> list[Opined]:
     """The opinions, and a share of them once more under no emotion."""
-    chosen = random.Random(settings.seed).sample(range(len(pairs)), round(settings.untold * len(pairs)))
+    chosen = random.Random(settings.seed).sample(range(len(pairs)), round(settings.unconditional_share * len(pairs)))
     found = list(pairs)
     found += [replace(pairs[place], emotion=no_emotion(pairs[place].emotion.labels)) for place in sorted(chosen)]
     return found
@@ -267,7 +271,7 @@ def _facts(division: _Division[Opined]) -> dict[str, Any]:
     }
 
 
-def _facts_of_start(start: Checkpoint) -> dict[str, Any]:
+def _facts_of_start(start: EmotionModel) -> dict[str, Any]:
     about = read_train_file(start.folder)
     return {
         "start": str(start.folder),
@@ -276,7 +280,7 @@ def _facts_of_start(start: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _seen(division: _Division[Opined], start: Checkpoint) -> Fingerprints:
+def _seen(division: _Division[Opined], start: EmotionModel) -> Fingerprints:
     """The rows that the new model knows: those of its start, and the replies of the pairs that it was trained on."""
     replies = fingerprints(reply for opinion in division.train for reply in opinion.replies)
     return np.concatenate([read_fingerprints(start.folder), replies])

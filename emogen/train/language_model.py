@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from emogen.checkpoint import Checkpoint, load
+from emogen.checkpoint import EmotionModel, load
 from emogen.data.batches import Limits, TokenArrays, batches, token_arrays
 from emogen.data.exchange import Exchange
 from emogen.emotions.labels import LabelSet, no_emotion
@@ -123,7 +123,7 @@ def load_language_model(name: str, device: str = "cpu") -> LanguageModel:
     return own_model(load(name, device))
 
 
-def own_model(checkpoint: Checkpoint) -> OwnModel:
+def own_model(checkpoint: EmotionModel) -> OwnModel:
     """A loaded generator as a language model."""
     return OwnModel(checkpoint.folder.name, checkpoint.generator, checkpoint.tokenizer, checkpoint.labels)
 

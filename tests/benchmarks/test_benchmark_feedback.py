@@ -69,7 +69,7 @@ def test_a_run_from_end_to_end(feedback, monkeypatch, tiny_checkpoint, rows_file
     written = feedback.replies
     # What it writes at random would be too long to be trained on.
     monkeypatch.setattr(feedback, "replies", lambda *asked: [text[:5] for text in written(*asked)])
-    small = {"least_pairs": 2, "batch_size": 4, "precision": "float32"}
+    small = {"min_pairs": 2, "batch_size": 4, "precision": "float32"}
     monkeypatch.setattr(feedback, "FeedbackSettings", partial(feedback.FeedbackSettings, **small))
     judge = tmp_path / "judge"
     save_classifier(judge, EKMAN, Classifier(ClassifierConfig(len(EKMAN), "ngrams", buckets=64, width=4)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 from emogen.decoding.rollout import rollout_returns
 from emogen.decoding.sampling import Plain, generate
 from emogen.models.device import probe_bfloat16
@@ -54,7 +54,9 @@ def test_both_give_the_same_returns_in_expectation(speed):
 
     torch.manual_seed(7)
     theirs = torch.stack([speed.reference_returns(made.generator, whole, condition, 4, reward, 20) for _ in range(20)])
-    ours = torch.stack([rollout_returns(made.generator, written, condition, 4, reward, 20, Draws(key)) for key in range(20)])
+    ours = torch.stack(
+        [rollout_returns(made.generator, written, condition, 4, reward, 20, CounterRNG(key)) for key in range(20)]
+    )
     error = ((theirs.var(0) + ours.var(0)) / 20).sqrt()
     assert ((theirs.mean(0) - ours.mean(0)).abs() <= 4.5 * error + 1e-5).all()
     assert (error > 0).any()
@@ -67,7 +69,7 @@ def test_the_reference_samples_the_model(speed):
     start = speed.begun(4000, torch.device("cpu"))
     torch.manual_seed(3)
     theirs = speed.reference_completed(made.generator, start.tokens, start.condition, 1)
-    ours = generate(made.generator, start, 1, Plain(Draws(0).uniforms)).tokens
+    ours = generate(made.generator, start, 1, Plain(CounterRNG(0).uniforms)).tokens
     expected = made.generator.logits(made.generator(start.tokens[:1], start.condition[:1]))[0, 0].softmax(0)
     deviation = (expected * (1 - expected) / 4000).sqrt()
     for tokens in (theirs, ours):

@@ -9,7 +9,7 @@ import pytest
 
 from emogen.data.exchange import read_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.errors import CheckpointError
 
 TOP = Path(__file__).parents[2]
@@ -206,7 +206,7 @@ def test_a_gan_of_captions_begins_as_its_language_model(workplace):
         module.loaded(work / folder, system, "neutral")
         for folder, system in (("lm-0", "lm"), ("start-0", "lm"), ("start-0", "gan"))
     )
-    plain = Sampling()
+    plain = SamplingParams()
     told = [start.sample(emotion, sampling=plain, seed=1)[0].text for emotion in ("neutral", None)]
     assert told == [before.sample(sampling=plain, seed=1)[0].text] * 2
     assert before.sample("neutral", sampling=plain, seed=1)[0].text != told[0]

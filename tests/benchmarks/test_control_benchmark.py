@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from emogen.emotions.labels import LabelSet
 from emogen.errors import CheckpointError, DataError, SettingsError
-from emogen.evaluate.resampling import Tally
+from emogen.evaluate.resampling import SumStatistic
 
 TOP = Path(__file__).parents[2]
 MODULES = ("writing", "choice", "texts", "speed", "calibration", "checks")
@@ -285,7 +285,7 @@ def test_a_point_is_that_of_the_texts_that_are_marked(control):
     texts = module_of("texts")
     labels = LabelSet(("good", "bad"))
     hits = module_of("writing").accuracy_tally(["good", "good", "bad"], ["good", "bad", "bad"], labels, {})
-    assert isinstance(hits, Tally)
+    assert isinstance(hits, SumStatistic)
     assert hits.value == 0.75
     measured = texts.Measured(hits.sums, lambda mask: mask.sum() / 4, np.array([6.0, 0, 4]), np.array([3.0, 0, 2]))
     assert measured.place(np.array([True, True, True])) == pytest.approx((0.75, 0.75, -2))

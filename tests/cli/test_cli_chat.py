@@ -17,8 +17,8 @@ from emogen.cli import chat as chat_module
 from emogen.cli.decoding import on_one_line
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.feedback import FeedbackStore
-from emogen.dialogue.session import Manner, Session
-from emogen.dialogue.writing import Writing
+from emogen.dialogue.session import Session, SessionConfig
+from emogen.dialogue.stream import ReplyStream
 from emogen.emotions.labels import EKMAN, GOEMOTIONS, parse_emotion
 from emogen.errors import EmogenError
 from emogen.recognition.recognizer import load_recognizer
@@ -51,7 +51,7 @@ def held(monkeypatch):
     written = []
 
     def write(*_, **__):
-        written.append(Writing(lambda: None))
+        written.append(ReplyStream(lambda: None))
         written[-1].add("Half a", 2)
         return written[-1]
 
@@ -71,7 +71,7 @@ def test_each_line_of_a_pipe_is_a_turn_of_a_session(talk, tiny_checkpoint):
     model = load(tiny_checkpoint)
     sampling = model.sampling_for(with_emotion=False, streamed=True)
     with Engine(model) as engine:
-        manner = Manner(sampling=replace(sampling, max_tokens=8), seed=1)
+        manner = SessionConfig(sampling=replace(sampling, max_tokens=8), seed=1)
         session = Session(engine, load_recognizer(), manner)
         assert replies == [" ".join(session.reply(text).split()) for text in said]
     assert talk(*said)[0] == replies
@@ -212,7 +212,7 @@ def test_an_interruption_cancels_the_reply_and_not_the_chat(talk, held, tmp_path
 
 def test_a_reply_that_fails_is_told_and_the_chat_goes_on(talk, monkeypatch):
     write = Engine.write
-    failed = Writing(lambda: None)
+    failed = ReplyStream(lambda: None)
     failed.end("failed", EmogenError("no memory left; ask again"))
     answers = iter([lambda *_, **__: failed, write])
     monkeypatch.setattr(Engine, "write", lambda *args, **options: next(answers)(*args, **options))

@@ -293,7 +293,7 @@ def test_a_stream_is_one_line_whatever_is_written(emogen, model, monkeypatch):
     """Line ends inside a text are blanks, wherever a piece is cut; blanks at the ends are gone."""
     pieces = [" ", " so", "\n", "happy\n", "\ntoday", "\u2028!", " ", "\n"]
     steps = ((0, piece, number == len(pieces)) for number, piece in enumerate(pieces, 1))
-    monkeypatch.setattr(checkpoint.Checkpoint, "stream_replies", lambda *_arguments: steps)
+    monkeypatch.setattr(checkpoint.EmotionModel, "stream_replies", lambda *_arguments: steps)
     status, out, _ = emogen("sample", "--checkpoint", model, "--emotion", "joy", "--stream", "--seed", "1")
     assert (status, out) == (0, "so happy today !\n")
 
@@ -307,7 +307,7 @@ def test_a_stream_shows_each_piece_at_once(model, monkeypatch, capsysbinary):
             yield 0, piece, not piece
             seen.append(capsysbinary.readouterr().out)
 
-    monkeypatch.setattr(checkpoint.Checkpoint, "stream_replies", pieces)
+    monkeypatch.setattr(checkpoint.EmotionModel, "stream_replies", pieces)
     with pytest.raises(SystemExit):
         main(["sample", "--checkpoint", str(model), "--emotion", "joy", "--stream"])
     assert seen == [b"so", b" happy", b" today"]

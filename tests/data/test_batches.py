@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from emogen.data.batches import Limits, Part, TokenArrays, ahead, batches, epoch_order, token_arrays
+from emogen.data.batches import Limits, Shard, TokenArrays, ahead, batches, epoch_order, token_arrays
 from emogen.data.exchange import Exchange
 from emogen.emotions.labels import EKMAN, parse_emotion
 from emogen.errors import DataError, EmogenError
@@ -216,7 +216,7 @@ def test_arrays_are_mapped_not_read(tmp_path):
 def test_parts_cover_rows_evenly(world):
     """Each row once, in order; no two parts differ by more than a row; none is empty where there are rows enough."""
     for rows in range(world, 20):
-        slices = [Part(number, world).of(rows) for number in range(world)]
+        slices = [Shard(number, world).of(rows) for number in range(world)]
         assert [row for places in slices for row in range(rows)[places]] == list(range(rows))
         sizes = {places.stop - places.start for places in slices}
         assert max(sizes) - min(sizes) <= 1
@@ -228,7 +228,7 @@ def test_parts_of_a_batch_are_the_batch_of_one_process(tmp_path, world, size, st
     """The same rows under the same numbers, from any start on, the last one of an epoch too: 7 rows leave 1 or 3 over."""
     arrays = arrays_of(tmp_path)["train"]
     order = [rows for rows in epochs(arrays, world * size, 4) if len(rows) >= world][start : start + 6]
-    loops = [batches(arrays, size, seed=3, start=start, part=Part(number, world)) for number in range(world)]
+    loops = [batches(arrays, size, seed=3, start=start, part=Shard(number, world)) for number in range(world)]
     for expected, *parts in zip(order, *loops, strict=False):
         assert [text for part in parts for text in rows_of(part)] == rows_of(arrays.batch(expected))
         numbers = torch.arange(len(expected))
@@ -244,7 +244,7 @@ def epochs(arrays, size, count):
 def test_a_batch_can_be_cut_into_parts(tmp_path):
     """Padding stays, and so does the place in the whole batch on the way to a device."""
     batch = arrays_of(tmp_path)["train"].batch(range(7))
-    parts = [batch.part(Part(number, 3)).to(torch.device("cpu")) for number in range(3)]
+    parts = [batch.part(Shard(number, 3)).to(torch.device("cpu")) for number in range(3)]
     assert [(part.before, len(part), part.after) for part in parts] == [(0, 2, 5), (2, 2, 3), (4, 3, 0)]
     assert torch.equal(torch.cat([part.tokens for part in parts]), batch.tokens)
     assert torch.equal(torch.cat([part.emotion for part in parts]), batch.emotion)
@@ -253,7 +253,7 @@ def test_a_batch_can_be_cut_into_parts(tmp_path):
 def test_more_processes_than_rows_are_refused(tmp_path):
     arrays = arrays_of(tmp_path)["train"]
     with pytest.raises(DataError, match=r"^7 rows .* in 8 processes; start fewer"):
-        next(batches(arrays, 1, seed=0, part=Part(2, 8)))
+        next(batches(arrays, 1, seed=0, part=Shard(2, 8)))
 
 
 # ---- one ahead

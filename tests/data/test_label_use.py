@@ -13,7 +13,7 @@ from emogen.data.label_use import LabelUse
 from emogen.emotions.labels import EKMAN, GOEMOTIONS, LabelSet
 from emogen.errors import DataError
 from emogen.train.config import RunConfig
-from emogen.train.run.folder import order_of, saved_data, write_train_file
+from emogen.train.run.folder import run_manifest, saved_data, write_train_file
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_reserved_words_as_labels_are_told(table) -> None:
 
 def test_a_resumed_run_reads_as_it_did(tmp_path) -> None:
     reading = Reading(labels=EKMAN, renames=(("none", "neutral"), ("谢", "joy")), skip_blank=True)
-    write_train_file(tmp_path, order_of("train-lm", ["rows.csv"], reading, RunConfig()))
+    write_train_file(tmp_path, run_manifest("train-lm", ["rows.csv"], reading, RunConfig()))
     assert saved_data(tmp_path) == (("rows.csv",), reading)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from emogen.checkpoint import load
 from emogen.decoding.calibration import Calibration, read_calibration, told_shares, write_calibration
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import EKMAN, Emotion, LabelSet, mixture, no_emotion
 from emogen.errors import CheckpointError, SettingsError
 from emogen.train.calibration import (
@@ -348,7 +348,7 @@ def guide(texts):
 def test_a_model_is_measured_and_told(tiny_checkpoint):
     """Under the control of the options, whatever calibration it has; under that control alone it is told what was found."""
     bare = load(tiny_checkpoint)
-    settings, options = CalibrationSettings(texts=2, seed=3), Sampling(control=Control(guidance=1.5), max_tokens=6)
+    settings, options = CalibrationSettings(texts=2, seed=3), SamplingParams(control=Control(guidance=1.5), max_tokens=6)
     found = calibrated(bare, guide, options, settings, "guide g")
     assert found.labels == EKMAN
     assert found.control == Control(guidance=1.5)

@@ -13,14 +13,23 @@ from emogen.decoding.controllers import (
     Controlled,
     Labels,
     counting,
-    in_company,
+    expand_conditions,
     log_posterior,
     neutral_place,
     refuse_unserved,
     weights_of,
 )
-from emogen.decoding.sampling import Prefixes, Sampling, chooser, filtered, generate, inverse_cdf, row_uniforms, stream_of
-from emogen.decoding.texts import Prompt, Writer, sample
+from emogen.decoding.sampling import (
+    PromptBatch,
+    SamplingParams,
+    chooser,
+    filtered,
+    fold_in,
+    generate,
+    inverse_cdf,
+    row_uniforms,
+)
+from emogen.decoding.texts import Prompt, TextGenerator, sample
 from emogen.emotions.labels import EKMAN, Emotion, LabelSet, mixture, no_emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator, GeneratorConfig
@@ -63,14 +72,14 @@ class Asked:
 def written(model, head, asked, uniforms, latent, temperature=0.7):
     """Replies to rows of one batch, and nothing of how `sample` makes them."""
     longest = max(len(row.prefix) for row in asked)
-    prefixes = Prefixes(
+    prefixes = PromptBatch(
         torch.tensor([[*row.prefix, *[PAD] * (longest - len(row.prefix))] for row in asked]),
         torch.tensor([len(row.prefix) for row in asked]),
         torch.cat([torch.tensor([row.emotion.condition for row in asked]), latent], 1),
     )
     weights = weights_of([row.emotion for row in asked], [row.control for row in asked], torch.device("cpu"))
-    company = in_company(prefixes, weights, neutral_place(asked[0].emotion))
-    choose = chooser(Sampling(temperature=temperature), uniforms)
+    company = expand_conditions(prefixes, weights, neutral_place(asked[0].emotion))
+    choose = chooser(SamplingParams(temperature=temperature), uniforms)
     return generate(model, company.prefixes, uniforms.shape[1], Controlled(company, weights, choose, head))
 
 
@@ -159,7 +168,7 @@ def test_tokens_and_their_log_probabilities_follow_the_formula(backbone, control
         Asked(mixture({"joy": 0.6, "fear": 0.4}, EKMAN, 0.5), control, (270, 271, TURN, BOS)),
         Asked(mixture({"neutral": 1.0}, EKMAN, 0.8), control, (262, TURN, BOS)),
     ]
-    uniforms, latent = row_uniforms([stream_of(3, row) for row in range(3)], MOST), torch.randn(3, 2)
+    uniforms, latent = row_uniforms([fold_in(3, row) for row in range(3)], MOST), torch.randn(3, 2)
     found = written(model, head, asked, uniforms, latent, temperature)
     plain = written(model, head, [Asked(row.emotion, Control(), row.prefix) for row in asked], uniforms, latent, temperature)
     assert found.tokens.tolist()[:3] != plain.tokens.tolist()[:3]
@@ -171,7 +180,7 @@ def test_tokens_and_their_log_probabilities_follow_the_formula(backbone, control
         taken = scores.log_softmax(-1)[times, reply]
         torch.testing.assert_close(found.log_probs[row, start : len(tokens)], taken, atol=2e-4, rtol=1e-4)
         if temperature:
-            kept = filtered(scores / temperature, Sampling()).softmax(-1)
+            kept = filtered(scores / temperature, SamplingParams()).softmax(-1)
             expected = inverse_cdf(kept, uniforms[row, : len(reply)])
         else:
             expected = scores.argmax(-1)
@@ -239,7 +248,7 @@ def test_what_is_left_out_is_bounded(weight):
     """The chance of each token moves by at most v d / p^v, where d are the odds of what has left and v is max(1, weight)."""
     model, least = generator("lstm", end=-50.0), max(1.0, weight)
     asked = [Asked(mixture({name: 1.0}, EKMAN), Control(bayes=weight)) for name in EKMAN.names] * 3
-    uniforms, latent = row_uniforms([stream_of(4, row) for row in range(21)], 16), torch.randn(21, 2)
+    uniforms, latent = row_uniforms([fold_in(4, row) for row in range(21)], 16), torch.randn(21, 2)
     found, moved, bounds = written(model, None, asked, uniforms, latent, 1.0), [], []
     for row, one in enumerate(asked):
         tokens, own = found.tokens[row], EKMAN.names.index(str(one.emotion))
@@ -266,11 +275,11 @@ def departures(monkeypatch):
 
     def watched(self, model, hidden, rows, number):
         tokens, log_probs = pick(self, model, hidden, rows, number)
-        owner, role = self.company.owner[rows], self.company.role[rows]
+        row_index, role = self.company.row_index[rows], self.company.role[rows]
         ended = torch.zeros(self.company.asked, dtype=torch.bool)
-        ended[owner[role == 0]] = tokens[role == 0] == EOS
-        for row in ((tokens == EOS) & ~ended[owner]).nonzero().flatten().tolist():
-            found.append((int(role[row]) - 3, self.weights.mixture[owner[row]].tolist()))
+        ended[row_index[role == 0]] = tokens[role == 0] == EOS
+        for row in ((tokens == EOS) & ~ended[row_index]).nonzero().flatten().tolist():
+            found.append((int(role[row]) - 3, self.weights.mixture[row_index[row]].tolist()))
         return tokens, log_probs
 
     monkeypatch.setattr(Controlled, "pick", watched)
@@ -286,7 +295,7 @@ def test_labels_leave_the_decoding_and_those_of_a_mixture_stay(backbone, departu
     )
     emotions = [mixture({"joy": 0.5, "fear": 0.5}, EKMAN), mixture({"anger": 0.2, "sadness": 0.8}, EKMAN)] * 4
     asked = [Asked(emotion, Control(bayes=2.0)) for emotion in emotions]
-    uniforms = row_uniforms([stream_of(5, row) for row in range(8)], 24)
+    uniforms = row_uniforms([fold_in(5, row) for row in range(8)], 24)
     written(model, None, asked, uniforms, torch.randn(8, 2))
     assert sizes[0] == 8 * 8
     assert 8 * 3 <= sizes[-1] < 8 * 6
@@ -298,8 +307,8 @@ def test_labels_leave_the_decoding_and_those_of_a_mixture_stay(backbone, departu
 def test_when_rows_are_looked_at_changes_nothing(backbone, monkeypatch):
     """As on a GPU, which looks seldom: labels that have left are decoded on, and no more heard."""
     model = generator(backbone, end=4.0)
-    writer, prompts = Writer(model, TOKENIZER, some_head(model)), targets(CONTROLS, 14)
-    options = Sampling(max_tokens=MOST)
+    writer, prompts = TextGenerator(model, TOKENIZER, some_head(model)), targets(CONTROLS, 14)
+    options = SamplingParams(max_tokens=MOST)
     expected = list(sample(writer, prompts, options))
     for every in (3, 100):
         for module in (controllers, sampling):
@@ -322,9 +331,9 @@ def test_strength_zero_and_default_weights_change_nothing(backbone, temperature)
     for other in others:
         assert torch.equal(other.tokens, first.tokens)
         assert torch.equal(other.log_probs, first.log_probs)
-    options = Sampling(temperature=temperature, max_tokens=MOST)
+    options = SamplingParams(temperature=temperature, max_tokens=MOST)
     prompts = [Prompt([BOS], mixture({"joy": 1.0}, EKMAN))] * 3
-    writer = Writer(model, TOKENIZER, head)
+    writer = TextGenerator(model, TOKENIZER, head)
     off = Control(guidance=1.0, expert=0.0, bayes=0.0, head=0.0, rerank=1)
     given = [Prompt(prompt.tokens, prompt.emotion, control=off) for prompt in prompts]
     assert list(sample(writer, given, options, latent)) == list(sample(writer, prompts, options, latent))
@@ -356,16 +365,16 @@ def test_company_is_as_large_as_the_controllers_need():
     emotions = [mixture({"joy": 1.0}, EKMAN)] * 5 + [mixture({"joy": 0.5, "fear": 0.5}, EKMAN)]
     latent = torch.arange(6.0)[:, None]
     condition = torch.cat([torch.tensor([emotion.condition for emotion in emotions]), latent], 1)
-    prefixes = Prefixes(torch.full((6, 1), BOS), torch.ones(6, dtype=torch.long), condition)
+    prefixes = PromptBatch(torch.full((6, 1), BOS), torch.ones(6, dtype=torch.long), condition)
     weights = weights_of(emotions, kinds, torch.device("cpu"))
-    found = in_company(prefixes, weights, EKMAN.position("neutral"))
+    found = expand_conditions(prefixes, weights, EKMAN.position("neutral"))
     assert found.asked == 6
-    assert torch.bincount(found.owner).tolist() == [1, 2, 2, 7, 1, 10]
+    assert torch.bincount(found.row_index).tolist() == [1, 2, 2, 7, 1, 10]
     assert torch.equal(found.prefixes.condition[:6], condition)
-    assert torch.equal(found.prefixes.condition[:, 8], found.owner.float())
+    assert torch.equal(found.prefixes.condition[:, 8], found.row_index.float())
     assert (found.prefixes.condition[6:, :8].sum(1) == 1).all()
     # Places: 7 is no emotion, 4 is neutral.
-    places = [found.prefixes.condition[6:, :8].argmax(1)[found.owner[6:] == row].tolist() for row in range(6)]
+    places = [found.prefixes.condition[6:, :8].argmax(1)[found.row_index[6:] == row].tolist() for row in range(6)]
     assert places == [[], [7], [4], [0, 1, 2, 4, 5, 6], [], [7, 4, *range(7)]]
 
 
@@ -404,12 +413,14 @@ MIX = [Control(), *EACH, Control(2.0, 0.5, 0.5, 1.0, 2), Control(guidance=4.0, h
 
 
 @BACKBONES
-@pytest.mark.parametrize("options", [Sampling(temperature=0, max_tokens=MOST), Sampling(max_tokens=MOST, temperature=0.8)])
+@pytest.mark.parametrize(
+    "options", [SamplingParams(temperature=0, max_tokens=MOST), SamplingParams(max_tokens=MOST, temperature=0.8)]
+)
 @pytest.mark.parametrize("controls", [*([control] for control in EACH), MIX], ids=lambda found: "+".join(map(str, found))[:40])
 def test_32_targets_in_one_batch_are_what_they_are_alone(backbone, options, controls, departures):
     """Token for token, greedy and seeded: whatever stands beside a row, and whether rows have left the batch before it."""
     model = generator(backbone, end=8.0)
-    writer, prompts = Writer(model, TOKENIZER, some_head(model), Guide()), targets(controls)
+    writer, prompts = TextGenerator(model, TOKENIZER, some_head(model), Guide()), targets(controls)
     together = list(sample(writer, prompts, options))
     assert (len(departures) > 10) == any(control.bayes for control in controls)
     assert_alike(together, [next(sample(writer, [prompt], options)) for prompt in prompts])
@@ -423,9 +434,9 @@ def test_32_targets_in_one_batch_are_what_they_are_alone(backbone, options, cont
 def test_rows_without_control_beside_rows_with_it_stay_as_they_are(backbone):
     """Those of a plain call, token for token."""
     model = generator(backbone)
-    writer, prompts = Writer(model, TOKENIZER, some_head(model)), targets([Control(), CONTROLS[-1]])
+    writer, prompts = TextGenerator(model, TOKENIZER, some_head(model)), targets([Control(), CONTROLS[-1]])
     plain = [prompt for prompt in prompts if prompt.control == Control()]
-    for options in (Sampling(temperature=0, max_tokens=MOST), Sampling(max_tokens=MOST)):
+    for options in (SamplingParams(temperature=0, max_tokens=MOST), SamplingParams(max_tokens=MOST)):
         mixed = list(sample(writer, prompts, options))
         assert_alike(mixed[::2], list(sample(writer, plain, options)))
 
@@ -446,4 +457,6 @@ def test_controllers_that_cannot_be_served():
     assert all("\n" not in str(error.value) for error in (no_head, no_guide))
     refuse_unserved(every, some_head(model), True, "here")
     refuse_unserved([Control(2.0, 1.0, 1.0)], None, False, "here")
-    assert math.isfinite(next(sample(Writer(model, TOKENIZER), [Prompt([BOS], no_emotion(EKMAN))], Sampling())).log_probability)
+    assert math.isfinite(
+        next(sample(TextGenerator(model, TOKENIZER), [Prompt([BOS], no_emotion(EKMAN))], SamplingParams())).log_probability
+    )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 
 MASK = (1 << 64) - 1
 COUNTERS = st.lists(st.integers(-(1 << 40), 1 << 40), max_size=4)
@@ -26,7 +26,7 @@ def test_the_same_as_in_plain_python(key, first, row, counters):
     expected = mixed(first + row, key)
     for counter in counters:
         expected = mixed(expected, counter)
-    found = Draws(key, first).uniforms(torch.tensor([row]), *counters)
+    found = CounterRNG(key, first).uniforms(torch.tensor([row]), *counters)
     assert found.dtype == torch.float32
     assert float(found[0]) == (expected >> 40) / 2**24
 
@@ -36,10 +36,10 @@ def test_uniform_over_rows_counters_and_keys(key):
     """Kolmogorov-Smirnov along each axis and a chi-square of pairs of neighbours; p values above one in a million."""
     numbers = torch.arange(20_000)
     columns = [
-        Draws(key).uniforms(numbers),
-        Draws(key).uniforms(torch.tensor(3), numbers),
-        Draws(key).uniforms(torch.tensor(3), 5, numbers, 7),
-        torch.cat([Draws(key + other).uniforms(torch.tensor([0])) for other in range(2_000)]),
+        CounterRNG(key).uniforms(numbers),
+        CounterRNG(key).uniforms(torch.tensor(3), numbers),
+        CounterRNG(key).uniforms(torch.tensor(3), 5, numbers, 7),
+        torch.cat([CounterRNG(key + other).uniforms(torch.tensor([0])) for other in range(2_000)]),
     ]
     for drawn in columns:
         assert drawn.min() >= 0
@@ -54,12 +54,12 @@ def test_neighbours_are_independent():
     """Over 40,000 rows: numbers of the next row, counter and key correlate with none (deviation 1 / 200)."""
     rows = torch.arange(40_000)
     drawn = [
-        Draws(0).uniforms(rows, 4),
-        Draws(0).uniforms(rows + 1, 4),
-        Draws(0).uniforms(rows, 5),
-        Draws(0).uniforms(rows, 4, 0),
-        Draws(0).uniforms(rows),
-        Draws(1).uniforms(rows, 4),
+        CounterRNG(0).uniforms(rows, 4),
+        CounterRNG(0).uniforms(rows + 1, 4),
+        CounterRNG(0).uniforms(rows, 5),
+        CounterRNG(0).uniforms(rows, 4, 0),
+        CounterRNG(0).uniforms(rows),
+        CounterRNG(1).uniforms(rows, 4),
     ]
     correlation = torch.corrcoef(torch.stack(drawn)) - torch.eye(len(drawn))
     assert correlation.abs().max() < 5 / 200
@@ -68,9 +68,9 @@ def test_neighbours_are_independent():
 def test_chunks_order_and_processes_change_nothing():
     """Rows in two parts, backwards, or as the rows from the fifth on of another process: the same numbers."""
     rows, places = torch.arange(12), torch.arange(7)
-    whole = Draws(9).uniforms(rows[:, None], places)
-    assert torch.equal(torch.cat([Draws(9).uniforms(part[:, None], places) for part in rows.split(5)]), whole)
-    assert torch.equal(Draws(9).uniforms(rows.flip(0)[:, None], places).flip(0), whole)
-    assert torch.equal(Draws(9, first=5).uniforms(torch.arange(7)[:, None], places), whole[5:])
-    assert torch.equal(torch.stack([Draws(9).uniforms(rows, place) for place in range(7)], 1), whole)
+    whole = CounterRNG(9).uniforms(rows[:, None], places)
+    assert torch.equal(torch.cat([CounterRNG(9).uniforms(part[:, None], places) for part in rows.split(5)]), whole)
+    assert torch.equal(CounterRNG(9).uniforms(rows.flip(0)[:, None], places).flip(0), whole)
+    assert torch.equal(CounterRNG(9, first=5).uniforms(torch.arange(7)[:, None], places), whole[5:])
+    assert torch.equal(torch.stack([CounterRNG(9).uniforms(rows, place) for place in range(7)], 1), whole)
     assert whole.unique().numel() == whole.numel()

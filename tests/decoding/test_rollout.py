@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 from emogen.decoding.rollout import complete, rollout_returns
-from emogen.decoding.sampling import Generated, Prefixes, generate, inverse_cdf
+from emogen.decoding.sampling import Generated, PromptBatch, generate, inverse_cdf
 from emogen.models.generator import Generator, GeneratorConfig, reply_mask
 from emogen.text.tokenizer import BOS, EOS, PAD, TURN
 
@@ -25,12 +25,12 @@ def written(backbone="lstm", count=12):
     def choose(scores, _rows, _number):
         return inverse_cdf(scores.softmax(-1), torch.rand(len(scores)))
 
-    found = generate(model, Prefixes(torch.tensor(rows), lengths, condition), MAX_TOKENS, choose, keep_states=True)
+    found = generate(model, PromptBatch(torch.tensor(rows), lengths, condition), MAX_TOKENS, choose, keep_states=True)
     return model, found, condition
 
 
 def returns_of(model, found, condition, reward, rollouts=3, **options):
-    return rollout_returns(model, found, condition, MAX_TOKENS, reward, rollouts, Draws(0), **options)
+    return rollout_returns(model, found, condition, MAX_TOKENS, reward, rollouts, CounterRNG(0), **options)
 
 
 @BACKBONES
@@ -68,10 +68,10 @@ def test_processes_change_nothing(backbone):
     rows, places = torch.tensor([7, 5, 10]), found.reply_start[[7, 5, 10]]
     part = Generated(found.tokens[5:], found.reply_start[5:], found.log_probs[5:], tuple(s[:, :, 5:] for s in found.states))
     numbers = torch.tensor([4, 0])
-    whole = complete(model, found, condition, MAX_TOKENS, rows, places, numbers, Draws(3))
-    alone = complete(model, part, condition[5:], MAX_TOKENS, rows - 5, places, numbers, Draws(3, first=5))
+    whole = complete(model, found, condition, MAX_TOKENS, rows, places, numbers, CounterRNG(3))
+    alone = complete(model, part, condition[5:], MAX_TOKENS, rows - 5, places, numbers, CounterRNG(3, first=5))
     assert torch.equal(alone, whole)
-    one = complete(model, found, condition, MAX_TOKENS, rows[1:2], places[1:2], numbers[:1], Draws(3))
+    one = complete(model, found, condition, MAX_TOKENS, rows[1:2], places[1:2], numbers[:1], CounterRNG(3))
     assert torch.equal(one[0], whole[2])
 
 
@@ -137,7 +137,7 @@ def test_completions_follow_the_model(backbone):
     first = found.tokens.gather(1, found.reply_start[:, None]).squeeze(1)
     chosen = (first != EOS).nonzero().squeeze(1)[:3]
     places = found.reply_start[chosen]
-    drawn = complete(model, found, condition, MAX_TOKENS, chosen, places, torch.arange(4000), Draws(1))
+    drawn = complete(model, found, condition, MAX_TOKENS, chosen, places, torch.arange(4000), CounterRNG(1))
     next_tokens = drawn.view(3, 4000, -1)[torch.arange(3), :, places + 1]
     expected = model.logits(model(found.tokens, condition)).softmax(-1)
     for number, row in enumerate(chosen.tolist()):

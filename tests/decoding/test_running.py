@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from emogen.decoding import running
+from emogen.decoding.continuous import ContinuousBatch
 from emogen.decoding.control import Control
-from emogen.decoding.running import RunningBatch
-from emogen.decoding.sampling import Sampling
-from emogen.decoding.texts import Prompt, Writer, sample, stream
+from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.texts import Prompt, TextGenerator, sample, stream
 from emogen.emotions.labels import EKMAN, LabelSet, mixture, no_emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator, GeneratorConfig
@@ -33,12 +33,12 @@ CONTROLS = [
     Control(guidance=4.0, head=0.5),
 ]
 FILTERS = [
-    Sampling(),
-    Sampling(temperature=0),
-    Sampling(temperature=0.8, top_p=0.9),
-    Sampling(temperature=1.2, top_k=20),
-    Sampling(min_p=0.05),
-    Sampling(top_p=0.3),
+    SamplingParams(),
+    SamplingParams(temperature=0),
+    SamplingParams(temperature=0.8, top_p=0.9),
+    SamplingParams(temperature=1.2, top_k=20),
+    SamplingParams(min_p=0.05),
+    SamplingParams(top_p=0.3),
 ]
 
 
@@ -82,7 +82,7 @@ def finished(model, tokenizer, end):
     head = head_of(model, 3)
     torch.nn.init.normal_(head.up, std=0.5)
     torch.nn.init.normal_(head.bias)
-    return Writer(model.eval().requires_grad_(False), tokenizer, head.eval().requires_grad_(False), name="here")
+    return TextGenerator(model.eval().requires_grad_(False), tokenizer, head.eval().requires_grad_(False), name="here")
 
 
 def asked(rows, most=14):
@@ -145,7 +145,7 @@ def gather(pieces, found):
 @BACKBONES
 def test_64_replies_joined_at_once_are_what_they_are_alone(backbone, written_by, expected_of):
     writer, rows = written_by(backbone), asked(64)
-    batch = RunningBatch(writer, most_rows=64)
+    batch = ContinuousBatch(writer, max_batch_size=64)
     numbers = [batch.join(*row) for row in rows]
     assert (batch.running, batch.waiting) == (0, 64)
     found = drained(batch)
@@ -164,7 +164,7 @@ def test_staggered_shuffled_and_cancelled(backbone, seed, written_by, expected_o
     writer, rows, chance = written_by(backbone), asked(64), random.Random(seed)
     left, joined, cancelled, found, largest = list(range(64)), {}, set(), {}, 0
     chance.shuffle(left)
-    batch = RunningBatch(writer, most_rows=10)
+    batch = ContinuousBatch(writer, max_batch_size=10)
     while left or not batch.is_idle:
         for _ in range(min(len(left), chance.randrange(12))):
             row = left.pop()
@@ -197,8 +197,8 @@ def test_staggered_shuffled_and_cancelled(backbone, seed, written_by, expected_o
 def test_controllers_join_one_after_another(backbone, reverse, written_by):
     """Each beside rows that have none of it yet, or that have all others."""
     writer, prompt = written_by(backbone), Prompt((BOS,), mixture({"joy": 0.6, "fear": 0.4}, EKMAN), seed=7)
-    rows = [(prompt, Sampling(max_tokens=12, control=control)) for control in CONTROLS[:: -1 if reverse else 1]]
-    batch, numbers, found = RunningBatch(writer), [], {}
+    rows = [(prompt, SamplingParams(max_tokens=12, control=control)) for control in CONTROLS[:: -1 if reverse else 1]]
+    batch, numbers, found = ContinuousBatch(writer), [], {}
     for row in rows:
         numbers.append(batch.join(*row))
         gather(batch.step(), found)
@@ -214,13 +214,14 @@ def test_labels_leave_the_batch_before_their_rows(backbone, written_by, monkeypa
     end, model.bias[EOS] = float(model.bias[EOS]), -50.0
     emotions = [mixture({"joy": 1.0}, EKMAN), mixture({"joy": 0.6, "fear": 0.4}, EKMAN), mixture({"anger": 1.0}, EKMAN, 0.5)]
     rows = [
-        (Prompt((BOS,), emotions[row % 3], seed=row), Sampling(max_tokens=30, control=Control(bayes=2.0))) for row in range(9)
+        (Prompt((BOS,), emotions[row % 3], seed=row), SamplingParams(max_tokens=30, control=Control(bayes=2.0)))
+        for row in range(9)
     ]
     try:
         expected = [alone(writer, *row) for row in rows]
         with monkeypatch.context() as patch:
             patch.setattr(model, "step", lambda *given: sizes.append(len(given[0])) or Generator.step(model, *given))
-            batch, found = RunningBatch(writer), {}
+            batch, found = ContinuousBatch(writer), {}
             numbers = [batch.join(*row) for row in rows[:6]]
             for _ in range(20):
                 gather(batch.step(), found)
@@ -243,10 +244,10 @@ def test_long_rows_beside_short_ones(backbone, written_by):
     writer = written_by(backbone)
     model = writer.generator
     end, model.bias[EOS] = float(model.bias[EOS]), -50.0
-    long = (Prompt((BOS,), mixture({"joy": 1.0}, EKMAN), seed=1), Sampling(max_tokens=90, control=Control(guidance=2.0)))
-    short = (Prompt((270,) * 50 + (TURN, BOS), no_emotion(EKMAN), seed=2), Sampling(max_tokens=9))
+    long = (Prompt((BOS,), mixture({"joy": 1.0}, EKMAN), seed=1), SamplingParams(max_tokens=90, control=Control(guidance=2.0)))
+    short = (Prompt((270,) * 50 + (TURN, BOS), no_emotion(EKMAN), seed=2), SamplingParams(max_tokens=9))
     try:
-        batch, found = RunningBatch(writer), {}
+        batch, found = ContinuousBatch(writer), {}
         first, second = batch.join(*long), batch.join(*short)
         for _ in range(70):
             gather(batch.step(), found)
@@ -262,10 +263,10 @@ def test_long_rows_beside_short_ones(backbone, written_by):
 def test_the_prior_and_the_mode_of_the_generator(written_by):
     """Latents are the reply's own; a generator in training mode writes the same."""
     writer = written_by("lstm")
-    prompt, options = Prompt((BOS,), mixture({"joy": 1.0}, EKMAN), seed=3), Sampling(max_tokens=12)
+    prompt, options = Prompt((BOS,), mixture({"joy": 1.0}, EKMAN), seed=3), SamplingParams(max_tokens=12)
     expected = alone(writer, prompt, options)
     writer.generator.train()
-    batch = RunningBatch(writer)
+    batch = ContinuousBatch(writer)
     number = batch.join(prompt, options)
     assert drained(batch)[number] == expected
 
@@ -275,13 +276,13 @@ def test_the_prior_and_the_mode_of_the_generator(written_by):
 
 def test_room_is_given_in_order_and_freed_at_once(written_by):
     """No more than the most are written; the next begins at the step behind an end, whatever the others do."""
-    batch = RunningBatch(written_by("lstm"), most_rows=2)
+    batch = ContinuousBatch(written_by("lstm"), max_batch_size=2)
     lengths = [1, 3, 2, 1]
     prompt = Prompt((BOS,), no_emotion(EKMAN), seed=1)
     model = written_by("lstm").generator
     end, model.bias[EOS] = float(model.bias[EOS]), -50.0
     try:
-        numbers = [batch.join(prompt, Sampling(max_tokens=most)) for most in lengths]
+        numbers = [batch.join(prompt, SamplingParams(max_tokens=most)) for most in lengths]
         steps = []
         while not batch.is_idle:
             steps.append([piece.number for piece in batch.step()])
@@ -293,7 +294,7 @@ def test_room_is_given_in_order_and_freed_at_once(written_by):
 
 
 def test_an_idle_batch_writes_nothing_and_starts_again(written_by):
-    batch = RunningBatch(written_by("lstm"))
+    batch = ContinuousBatch(written_by("lstm"))
     assert batch.is_idle
     assert batch.step() == []
     prompt, options = asked(3)[1]
@@ -307,7 +308,7 @@ def test_an_idle_batch_writes_nothing_and_starts_again(written_by):
 
 
 def test_cancelling_what_waits_runs_or_has_ended(written_by):
-    batch = RunningBatch(written_by("transformer"), most_rows=1)
+    batch = ContinuousBatch(written_by("transformer"), max_batch_size=1)
     running_one, waiting_one = (batch.join(*row) for row in (asked(14)[13], asked(14)[12]))
     batch.cancel(waiting_one)
     assert batch.waiting == 1
@@ -324,7 +325,7 @@ def test_cancelling_what_waits_runs_or_has_ended(written_by):
 
 def refused(writer, prompt=None, **options):
     with pytest.raises(SettingsError) as found:
-        RunningBatch(writer).join(prompt or Prompt((BOS,), no_emotion(EKMAN)), Sampling(**options))
+        ContinuousBatch(writer).join(prompt or Prompt((BOS,), no_emotion(EKMAN)), SamplingParams(**options))
     assert "\n" not in str(found.value)
     return str(found.value)
 
@@ -338,7 +339,7 @@ def test_what_cannot_be_written_is_refused_before_it_joins(written_by):
     headless = replace(writer, head=None)
     assert refused(headless, control=Control(head=1.0)).startswith("control head: here has no emotion head; ")
     with pytest.raises(SettingsError, match=r"^most rows 0: allowed is 1 or more$"):
-        RunningBatch(writer, most_rows=0)
+        ContinuousBatch(writer, max_batch_size=0)
 
 
 def test_a_prompt_for_another_model_is_refused(written_by):
@@ -356,12 +357,12 @@ def test_a_prompt_for_another_model_is_refused(written_by):
 
 def test_a_refusal_leaves_the_batch_as_it_was(written_by):
     writer, rows = written_by("lstm"), asked(8)
-    batch = RunningBatch(writer)
+    batch = ContinuousBatch(writer)
     numbers = [batch.join(*row) for row in rows[:4]]
     found = {}
     gather(batch.step(), found)
     with pytest.raises(SettingsError):
-        batch.join(Prompt((), no_emotion(EKMAN)), Sampling())
+        batch.join(Prompt((), no_emotion(EKMAN)), SamplingParams())
     numbers += [batch.join(*row) for row in rows[4:]]
     drained(batch, found)
     assert [found[number] for number in numbers] == [alone(writer, *row) for row in rows]
@@ -369,7 +370,7 @@ def test_a_refusal_leaves_the_batch_as_it_was(written_by):
 
 def test_callers_take_turns(written_by):
     """One who asks for much waits behind one who asks for little: the next row is of whom the fewest are written."""
-    batch = RunningBatch(written_by("lstm"), most_rows=2)
+    batch = ContinuousBatch(written_by("lstm"), max_batch_size=2)
     entered = [batch.prepare(*asked(1)[0], caller) for caller in "aaaaab"]
     for one in entered:
         batch.enter(one)

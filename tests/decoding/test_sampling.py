@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from emogen.decoding.sampling import (
-    Prefixes,
-    Sampling,
+    PromptBatch,
+    SamplingParams,
     chooser,
     filtered,
+    fold_in,
     generate,
     inverse_cdf,
     read_prefixes,
     row_normals,
     row_uniforms,
-    stream_of,
 )
 from emogen.emotions.labels import EKMAN, parse_emotion
 from emogen.errors import SettingsError
@@ -110,22 +110,22 @@ def test_broken_probabilities_give_an_id():
 def test_filters_equal_transformers(options, theirs):
     """The same tokens stay, with their scores."""
     scores = torch.randn(50, 40) * 2
-    torch.testing.assert_close(filtered(scores, Sampling(**options)), theirs(None, scores))
+    torch.testing.assert_close(filtered(scores, SamplingParams(**options)), theirs(None, scores))
 
 
 def test_filters_compose_and_default_to_nothing():
     """In the order top-k, top-p, min-p; a k beyond the vocabulary keeps all."""
     scores = torch.randn(50, 40) * 2
     expected = MinPLogitsWarper(0.1)(None, TopPLogitsWarper(0.8)(None, TopKLogitsWarper(20)(None, scores)))
-    torch.testing.assert_close(filtered(scores, Sampling(top_k=20, top_p=0.8, min_p=0.1)), expected)
-    assert torch.equal(filtered(scores, Sampling(top_k=100)), scores)
+    torch.testing.assert_close(filtered(scores, SamplingParams(top_k=20, top_p=0.8, min_p=0.1)), expected)
+    assert torch.equal(filtered(scores, SamplingParams(top_k=100)), scores)
 
 
 @pytest.mark.parametrize("tries", [1, 2, 4])
 @pytest.mark.parametrize("options", [{"top_p": 0.9}, {"top_p": 0.6}, {"min_p": 0.1}, {"top_p": 0.8, "min_p": 0.05}])
 def test_filtered_draws_follow_the_filtered_distribution(options, tries):
     """Chi-square of 40,000 draws within 4 deviations, however many tries there are before the filter itself is computed."""
-    scores, chosen = torch.randn(60) * 2, Sampling(temperature=1.3, max_tokens=1, **options)
+    scores, chosen = torch.randn(60) * 2, SamplingParams(temperature=1.3, max_tokens=1, **options)
     found = chooser(chosen, torch.rand(40_000, tries))(scores.expand(40_000, -1), torch.arange(40_000), 0)
     expected = 40_000 * filtered(scores[None] / 1.3, chosen)[0].softmax(0).double()
     counts = torch.bincount(found, minlength=60).double()
@@ -141,20 +141,20 @@ def test_no_temperature_is_greedy(temperature):
     """The likeliest token, whatever the random numbers; so is one too low for floating point."""
     scores = torch.randn(9, 30)
     scores[:, :3] = -1e4
-    found = chooser(Sampling(temperature=temperature), torch.rand(9, 1))(scores, torch.arange(9), 0)
+    found = chooser(SamplingParams(temperature=temperature), torch.rand(9, 1))(scores, torch.arange(9), 0)
     assert torch.equal(found, scores.argmax(1))
 
 
 def test_temperature_divides_the_scores():
     """Draws at temperature 2 are those of halved scores."""
     scores, uniforms, rows = torch.randn(99, 30), torch.rand(99, 1), torch.arange(99)
-    found = chooser(Sampling(temperature=2), uniforms)(scores, rows, 0)
-    assert torch.equal(found, chooser(Sampling(), uniforms)(scores / 2, rows, 0))
-    assert not torch.equal(found, chooser(Sampling(), uniforms)(scores, rows, 0))
+    found = chooser(SamplingParams(temperature=2), uniforms)(scores, rows, 0)
+    assert torch.equal(found, chooser(SamplingParams(), uniforms)(scores / 2, rows, 0))
+    assert not torch.equal(found, chooser(SamplingParams(), uniforms)(scores, rows, 0))
 
 
 def streams(seed, rows):
-    return [stream_of(seed, row) for row in range(rows)]
+    return [fold_in(seed, row) for row in range(rows)]
 
 
 def test_random_numbers_of_a_row_are_its_own():
@@ -168,9 +168,9 @@ def test_random_numbers_of_a_row_are_its_own():
 
 def test_streams_of_seeds_rows_and_candidates_differ():
     """The first candidate has the stream of its row; each is a number that a random generator takes as its seed."""
-    found = [stream_of(*place) for place in itertools.product((-1, 0, 1, 2**31), range(20), range(20))]
+    found = [fold_in(*place) for place in itertools.product((-1, 0, 1, 2**31), range(20), range(20))]
     assert len(set(found)) == len(found)
-    assert stream_of(5, 7, 0) == stream_of(5, 7)
+    assert fold_in(5, 7, 0) == fold_in(5, 7)
     assert all(0 <= stream < 2**63 for stream in found)
 
 
@@ -191,7 +191,7 @@ def test_the_two_kinds_of_random_numbers_are_independent():
 
 def greedy(model, prefixes, max_tokens=7):
     return generate(
-        model, prefixes, max_tokens, chooser(Sampling(temperature=0), torch.zeros(len(prefixes.lengths), max_tokens))
+        model, prefixes, max_tokens, chooser(SamplingParams(temperature=0), torch.zeros(len(prefixes.lengths), max_tokens))
     )
 
 
@@ -199,7 +199,7 @@ def prefixes_of(model, *rows):
     time = max(map(len, rows))
     tokens = torch.tensor([[*row, *[PAD] * (time - len(row))] for row in rows])
     condition = torch.linspace(-1, 1, len(rows) * (8 + model.config.latent)).view(len(rows), -1)
-    return Prefixes(tokens, torch.tensor([len(row) for row in rows]), condition)
+    return PromptBatch(tokens, torch.tensor([len(row) for row in rows]), condition)
 
 
 @BACKBONES
@@ -212,7 +212,7 @@ def test_prefixes_of_different_lengths_do_not_influence_each_other(backbone):
     found = greedy(model, together)
     for number, row in enumerate(rows):
         one = slice(number, number + 1)
-        alone = greedy(model, Prefixes(torch.tensor([row]), together.lengths[one], together.condition[one]))
+        alone = greedy(model, PromptBatch(torch.tensor([row]), together.lengths[one], together.condition[one]))
         written = alone.tokens[0]
         assert written[: len(row)].tolist() == row
         assert found.tokens[number, : len(written)].tolist() == written.tolist()
@@ -226,7 +226,7 @@ def test_replies_end_once_and_in_time(backbone):
     """Padding and nothing else behind the end token, and no reply is longer than asked for."""
     model = generator(backbone)
     together = prefixes_of(model, *([[BOS], [270, TURN, BOS]] * 100))
-    found = generate(model, together, 5, chooser(Sampling(), torch.rand(200, 5)))
+    found = generate(model, together, 5, chooser(SamplingParams(), torch.rand(200, 5)))
     lengths = []
     for row, start in zip(found.tokens.tolist(), found.reply_start.tolist(), strict=True):
         reply = row[start:]
@@ -243,7 +243,7 @@ def test_log_probability_is_the_likelihood(backbone):
     """That of the tokens read in one pass at temperature 1, whatever the sampling was."""
     model = generator(backbone)
     together = prefixes_of(model, [BOS], [270, TURN, BOS])
-    found = generate(model, together, 8, chooser(Sampling(temperature=0.7, top_p=0.9), torch.rand(2, 8)))
+    found = generate(model, together, 8, chooser(SamplingParams(temperature=0.7, top_p=0.9), torch.rand(2, 8)))
     scores = model.logits(model(found.tokens[:, :-1], together.condition)).log_softmax(-1)
     taken = scores.gather(2, found.tokens[:, 1:, None]).squeeze(2)
     places = torch.arange(1, found.tokens.shape[1])
@@ -254,10 +254,10 @@ def test_log_probability_is_the_likelihood(backbone):
 def test_first_token_follows_the_model():
     """Frequencies of 4,000 one-token replies against the model's own probabilities: each within 4.5 deviations."""
     model = generator(latent=0)
-    prefix = Prefixes(
+    prefix = PromptBatch(
         torch.full((4000, 1), BOS), torch.ones(4000, dtype=torch.long), torch.tensor([JOY.condition]).expand(4000, -1)
     )
-    drawn = generate(model, prefix, 1, chooser(Sampling(), row_uniforms(streams(2, 4000), 1))).tokens[:, 1]
+    drawn = generate(model, prefix, 1, chooser(SamplingParams(), row_uniforms(streams(2, 4000), 1))).tokens[:, 1]
     with torch.no_grad():
         expected = model.logits(model(prefix.tokens[:1], prefix.condition[:1]))[0, 0].softmax(0)
     found = torch.bincount(drawn, minlength=len(expected)) / 4000
@@ -269,11 +269,11 @@ def test_states_are_those_after_prefix_and_each_token():
     """One after the prefix and one for each further step; a row's first is that of the row alone."""
     model = generator()
     together = prefixes_of(model, [BOS], [270, TURN, BOS])
-    found = generate(model, together, 4, chooser(Sampling(), torch.rand(2, 4)), keep_states=True)
+    found = generate(model, together, 4, chooser(SamplingParams(), torch.rand(2, 4)), keep_states=True)
     longest = max((found.tokens != PAD).sum(1) - found.reply_start)
     assert len(found.states) == longest
-    alone = Prefixes(torch.tensor([[BOS]]), torch.tensor([1]), together.condition[:1])
-    state = generate(model, alone, 1, chooser(Sampling(), torch.rand(1, 1)), keep_states=True).states[0]
+    alone = PromptBatch(torch.tensor([[BOS]]), torch.tensor([1]), together.condition[:1])
+    state = generate(model, alone, 1, chooser(SamplingParams(), torch.rand(1, 1)), keep_states=True).states[0]
     torch.testing.assert_close(found.states[0][:, :, :1], state)
 
 
@@ -296,7 +296,7 @@ def test_states_are_those_after_prefix_and_each_token():
 def test_bad_options(name, value):
     """One line with the option, its value and what is allowed."""
     with pytest.raises(SettingsError, match=f"^--{name.replace('_', '-')} {value}: allowed is ") as caught:
-        replace(Sampling(), **{name: value})
+        replace(SamplingParams(), **{name: value})
     assert "\n" not in str(caught.value)
 
 
@@ -314,7 +314,7 @@ def test_equal_prefixes_are_read_once(backbone, monkeypatch):
     real = model.read
     monkeypatch.setattr(model, "read", lambda tokens, *rest: read.append(len(tokens)) or real(tokens, *rest))
     with torch.no_grad():
-        hidden, state = read_prefixes(model, Prefixes(rows, lengths, condition), shifts, 5)
+        hidden, state = read_prefixes(model, PromptBatch(rows, lengths, condition), shifts, 5)
         expected = real(rows, lengths, shifts, model.start(shifts, 5))
     assert read == [3]
     torch.testing.assert_close(hidden, expected[0])

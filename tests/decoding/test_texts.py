@@ -11,15 +11,15 @@ from emogen.decoding import texts
 from emogen.decoding.control import Control
 from emogen.decoding.sampling import (
     Chosen,
-    Prefixes,
-    Sampling,
+    PromptBatch,
+    SamplingParams,
     chooser,
+    fold_in,
     generate,
     row_normals,
     row_uniforms,
-    stream_of,
 )
-from emogen.decoding.texts import Prompt, Writer, sample, stream
+from emogen.decoding.texts import Prompt, TextGenerator, sample, stream
 from emogen.emotions.labels import EKMAN, no_emotion, parse_emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator, GeneratorConfig
@@ -42,11 +42,15 @@ def generator(backbone="lstm", latent=2, prior="standard"):
 
 
 def writer(backbone="lstm", latent=2, guide=None):
-    return Writer(generator(backbone, latent), TOKENIZER, guide=guide)
+    return TextGenerator(generator(backbone, latent), TOKENIZER, guide=guide)
 
 
 def replies(model, emotion=JOY, prefix=(BOS,), latent=None, **options):
-    return list(sample(Writer(model, TOKENIZER), [Prompt(prefix, emotion)], Sampling(**{"max_tokens": 8} | options), latent))
+    return list(
+        sample(
+            TextGenerator(model, TOKENIZER), [Prompt(prefix, emotion)], SamplingParams(**{"max_tokens": 8} | options), latent
+        )
+    )
 
 
 @BACKBONES
@@ -77,9 +81,11 @@ def test_what_a_sample_says_of_itself():
     assert {one.finished for one in found} == {True, False}
     assert all(one.tokens == 6 for one in found if not one.finished)
     assert all(one.log_probability < 0 for one in found)
-    normals, uniforms = row_normals([stream_of(0, 0)], 2), row_uniforms([stream_of(0, 0)], 6)
+    normals, uniforms = row_normals([fold_in(0, 0)], 2), row_uniforms([fold_in(0, 0)], 6)
     condition = torch.cat([torch.tensor(parse_emotion("joy=0.7,fear=0.3", EKMAN).condition), normals[0]])
-    row = generate(model, Prefixes(torch.tensor([[BOS]]), torch.tensor([1]), condition[None]), 6, chooser(Sampling(), uniforms))
+    row = generate(
+        model, PromptBatch(torch.tensor([[BOS]]), torch.tensor([1]), condition[None]), 6, chooser(SamplingParams(), uniforms)
+    )
     assert found[0].text == TOKENIZER.decode(row.tokens[0].tolist()).strip()
     assert found[0].log_probability == pytest.approx(float(row.log_probs.sum()), abs=1e-4)
     assert replies(model, no_emotion(EKMAN))[0].emotion == "none"
@@ -95,14 +101,14 @@ def test_prompts_of_one_call_keep_their_own(backbone):
         Prompt([270, 271, TURN, BOS], FEAR),
         Prompt([265, TURN, BOS], parse_emotion("anger", EKMAN)),
     ]
-    options = Sampling(n=2, temperature=0, max_tokens=8)
+    options = SamplingParams(n=2, temperature=0, max_tokens=8)
     latent = torch.linspace(-2, 2, 12).view(6, 2)
-    found = list(sample(Writer(model, TOKENIZER), prompts, options, latent))
+    found = list(sample(TextGenerator(model, TOKENIZER), prompts, options, latent))
     assert [one.emotion for one in found] == ["joy", "joy", "fear", "fear", "anger", "anger"]
     assert len({round(one.log_probability, 3) for one in found}) == 6
     for number, prompt in enumerate(prompts):
         two = slice(2 * number, 2 * number + 2)
-        alone = sample(Writer(model, TOKENIZER), [prompt], options, latent[two])
+        alone = sample(TextGenerator(model, TOKENIZER), [prompt], options, latent[two])
         for one, other in zip(alone, found[two], strict=True):
             assert one.text == other.text
             assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
@@ -126,7 +132,7 @@ def test_rows_at_once_change_no_text(backbone, bound, monkeypatch):
 def test_a_given_latent_is_taken():
     """The drawn one, given, changes nothing; another one does."""
     model = generator()
-    drawn = row_normals([stream_of(0, row) for row in range(3)], 2)
+    drawn = row_normals([fold_in(0, row) for row in range(3)], 2)
     assert replies(model, n=3, latent=drawn) == replies(model, n=3)
     assert replies(model, n=3, latent=drawn + 2) != replies(model, n=3)
 
@@ -135,7 +141,7 @@ def test_latents_are_drawn_from_the_models_own_prior():
     """Where each emotion has a prior of its own, the noise is moved and scaled as its mean and variance say."""
     model = generator(prior="emotion")
     torch.nn.init.normal_(model.prior_map.weight)
-    noise = row_normals([stream_of(0, row) for row in range(3)], 2)
+    noise = row_normals([fold_in(0, row) for row in range(3)], 2)
     for emotion in (JOY, parse_emotion("joy=0.5,fear=0.5", EKMAN, 0.5)):
         with torch.no_grad():
             mean, log_variance = model.prior_map(torch.tensor([emotion.condition])).chunk(2, -1)
@@ -152,25 +158,25 @@ def test_a_prompt_with_a_seed_depends_on_no_other(backbone):
     """Its replies are those of a call for it alone, wherever it stands; without a seed they go by its place."""
     made = writer(backbone)
     one, other = Prompt([BOS], JOY, seed=5), Prompt([270, TURN, BOS], FEAR, seed=6)
-    options = Sampling(n=2, max_tokens=8)
+    options = SamplingParams(n=2, max_tokens=8)
     alone = [[found.text for found in sample(made, [prompt], options)] for prompt in (one, other)]
     assert [found.text for found in sample(made, [other, one], options)] == alone[1] + alone[0]
-    assert [found.text for found in sample(made, [one], Sampling(n=2, max_tokens=8, seed=9))] == alone[0]
-    twins = [found.text for found in sample(made, [Prompt([BOS], JOY)] * 4, Sampling(max_tokens=8))]
+    assert [found.text for found in sample(made, [one], SamplingParams(n=2, max_tokens=8, seed=9))] == alone[0]
+    twins = [found.text for found in sample(made, [Prompt([BOS], JOY)] * 4, SamplingParams(max_tokens=8))]
     assert len(set(twins)) > 1
     assert [found.text for found in sample(made, [one, one], options)] == alone[0] * 2
 
 
 def test_what_the_model_is_told_stands_for_what_is_asked():
     """The text is that of the other emotion, the name remains."""
-    told = next(sample(writer(), [Prompt([BOS], JOY, told=FEAR, seed=1)], Sampling(max_tokens=8)))
+    told = next(sample(writer(), [Prompt([BOS], JOY, told=FEAR, seed=1)], SamplingParams(max_tokens=8)))
     assert told.emotion == "joy"
-    assert told.text == next(sample(writer(), [Prompt([BOS], FEAR, seed=1)], Sampling(max_tokens=8))).text
+    assert told.text == next(sample(writer(), [Prompt([BOS], FEAR, seed=1)], SamplingParams(max_tokens=8))).text
 
 
 def test_no_prompts_no_texts():
-    assert list(sample(writer(), [], Sampling())) == []
-    assert list(stream(writer(), [], Sampling())) == []
+    assert list(sample(writer(), [], SamplingParams())) == []
+    assert list(stream(writer(), [], SamplingParams())) == []
 
 
 def test_a_prompt_has_its_own_control():
@@ -178,13 +184,13 @@ def test_a_prompt_has_its_own_control():
     made, two = writer(), Control(guidance=2.5)
     plain, steered = ([Prompt([BOS], JOY, control=control, seed=1)] for control in (Control(), two))
     expected = {
-        control: next(sample(made, [Prompt([BOS], JOY, seed=1)], Sampling(max_tokens=8, control=control))).text
+        control: next(sample(made, [Prompt([BOS], JOY, seed=1)], SamplingParams(max_tokens=8, control=control))).text
         for control in (Control(), two)
     }
     assert expected[Control()] != expected[two]
     for prompts, control in ((plain, Control()), (steered, two)):
         for others in (Control(), two, Control(guidance=9.0)):
-            assert next(sample(made, prompts, Sampling(max_tokens=8, control=others))).text == expected[control]
+            assert next(sample(made, prompts, SamplingParams(max_tokens=8, control=others))).text == expected[control]
 
 
 # ---- candidates
@@ -216,11 +222,11 @@ def test_the_candidate_nearest_to_the_emotion_is_kept(asked):
     """Nearest by divergence, in an exhaustive search over all candidates; these differ, and begin with the text of one."""
     guide, emotion = Guide(), parse_emotion(asked, EKMAN)
     prompts = [Prompt([BOS], emotion), Prompt([270, TURN, BOS], emotion)]
-    options = Sampling(n=3, max_tokens=8, control=Control(rerank=5))
+    options = SamplingParams(n=3, max_tokens=8, control=Control(rerank=5))
     found = [one.text for one in sample(writer(guide=guide), prompts, options)]
     (candidates,) = guide.asked
     assert len(candidates) == 6 * 5
-    assert candidates[::5] == [one.text for one in sample(writer(), prompts, Sampling(n=3, max_tokens=8))]
+    assert candidates[::5] == [one.text for one in sample(writer(), prompts, SamplingParams(n=3, max_tokens=8))]
     for row, text in enumerate(found):
         own = candidates[5 * row : 5 * row + 5]
         assert text == min(own, key=lambda one: divergence(Guide()([one])[0], emotion.weights))
@@ -231,7 +237,7 @@ def test_the_candidate_nearest_to_the_emotion_is_kept(asked):
 @pytest.mark.parametrize(("strength", "allowed"), [(0.0, 1), (0.25, 2), (0.5, 3), (1.0, 5)])
 def test_a_weaker_emotion_chooses_among_fewer(strength, allowed):
     guide, emotion = Guide(), parse_emotion("joy", EKMAN, strength)
-    options = Sampling(n=8, max_tokens=8, control=Control(rerank=5))
+    options = SamplingParams(n=8, max_tokens=8, control=Control(rerank=5))
     found = [one.text for one in sample(writer(guide=guide), [Prompt([BOS], emotion)], options)]
     (candidates,) = guide.asked
     for row, text in enumerate(found):
@@ -242,11 +248,11 @@ def test_a_weaker_emotion_chooses_among_fewer(strength, allowed):
 def test_rows_rerank_as_many_as_each_asks_for(monkeypatch):
     """Those that ask for none beside them keep their first; few rows at once change nothing."""
     prompts = [Prompt([BOS], JOY, control=Control(rerank=count), seed=count) for count in (1, 4, 2, 1, 3)]
-    found = [one.text for one in sample(writer(guide=Guide()), prompts, Sampling(max_tokens=8))]
-    alone = [next(sample(writer(guide=Guide()), [prompt], Sampling(max_tokens=8))).text for prompt in prompts]
+    found = [one.text for one in sample(writer(guide=Guide()), prompts, SamplingParams(max_tokens=8))]
+    alone = [next(sample(writer(guide=Guide()), [prompt], SamplingParams(max_tokens=8))).text for prompt in prompts]
     assert found == alone
     monkeypatch.setattr(texts, "_ROWS", 3)
-    assert [one.text for one in sample(writer(guide=Guide()), prompts, Sampling(max_tokens=8))] == found
+    assert [one.text for one in sample(writer(guide=Guide()), prompts, SamplingParams(max_tokens=8))] == found
 
 
 def test_a_probability_of_zero_is_the_farthest():
@@ -255,7 +261,7 @@ def test_a_probability_of_zero_is_the_farthest():
     def guide(found):
         return np.array([[0.0] * 3 + [float(number == 2)] + [0.0] * 3 for number in range(len(found))])
 
-    options = Sampling(max_tokens=8, control=Control(rerank=4))
+    options = SamplingParams(max_tokens=8, control=Control(rerank=4))
     second = [one.text for one in sample(writer(guide=guide), [Prompt([BOS], JOY)], options)]
     spy = Guide()
     list(sample(writer(guide=spy), [Prompt([BOS], JOY)], options))
@@ -264,7 +270,7 @@ def test_a_probability_of_zero_is_the_farthest():
 
 def test_candidates_need_a_guide():
     with pytest.raises(SettingsError, match=r"^control rerank: the model names no guide; pass --guide FOLDER .*makes one\)$"):
-        list(sample(writer(), [Prompt([BOS], JOY)], Sampling(control=Control(rerank=2))))
+        list(sample(writer(), [Prompt([BOS], JOY)], SamplingParams(control=Control(rerank=2))))
 
 
 def likeness(text, other):
@@ -277,9 +283,9 @@ def likeness(text, other):
 def test_the_candidate_of_least_risk_is_kept():
     """By the literal definition over all candidates, which are those that a reranking draws; it needs no guide."""
     prompts, guide = [Prompt([BOS], JOY), Prompt([270, TURN, BOS], FEAR)], Guide()
-    list(sample(writer(guide=guide), prompts, Sampling(n=3, max_tokens=8, control=Control(rerank=5))))
+    list(sample(writer(guide=guide), prompts, SamplingParams(n=3, max_tokens=8, control=Control(rerank=5))))
     (candidates,) = guide.asked
-    found = list(sample(writer(), prompts, Sampling(n=3, max_tokens=8, control=Control(mbr=5))))
+    found = list(sample(writer(), prompts, SamplingParams(n=3, max_tokens=8, control=Control(mbr=5))))
     for row, one in enumerate(found):
         own = candidates[5 * row : 5 * row + 5]
         risk = [sum(1 - likeness(text, other) for other in own) for text in own]
@@ -293,12 +299,12 @@ def test_rows_choose_each_in_its_way(monkeypatch):
     controls = [Control(), Control(mbr=4), Control(rerank=3), Control(mbr=2, guidance=2)]
     prompts = [Prompt([BOS], JOY, control=control, seed=seed) for seed, control in enumerate(controls)]
     guide = Guide()
-    found = [one.text for one in sample(writer(guide=guide), prompts, Sampling(max_tokens=8))]
+    found = [one.text for one in sample(writer(guide=guide), prompts, SamplingParams(max_tokens=8))]
     assert [len(asked) for asked in guide.asked] == [3]
-    alone = [next(sample(writer(guide=Guide()), [prompt], Sampling(max_tokens=8))).text for prompt in prompts]
+    alone = [next(sample(writer(guide=Guide()), [prompt], SamplingParams(max_tokens=8))).text for prompt in prompts]
     assert found == alone
     monkeypatch.setattr(texts, "_ROWS", 3)
-    assert [one.text for one in sample(writer(guide=Guide()), prompts, Sampling(max_tokens=8))] == found
+    assert [one.text for one in sample(writer(guide=Guide()), prompts, SamplingParams(max_tokens=8))] == found
 
 
 # ---- streams
@@ -318,7 +324,7 @@ def test_pieces_make_the_text(backbone, control):
     """Several rows interleaved; also where bytes form no character, and where a text is cut in the middle of one."""
     made = writer(backbone)
     prompts = [Prompt([BOS], JOY, seed=1), Prompt([270, TURN, BOS], FEAR, seed=2)]
-    options = Sampling(n=20, max_tokens=7, control=control)
+    options = SamplingParams(n=20, max_tokens=7, control=control)
     pieces = list(stream(made, prompts, options))
     whole = [one.text for one in sample(made, prompts, options)]
     found = joined(pieces)
@@ -346,7 +352,7 @@ def test_characters_of_several_bytes_are_never_cut(monkeypatch):
     rows = [[*TOKENIZER.encode(text), EOS] for text in wanted]
     assert len(rows[0]) > 12
     monkeypatch.setattr(texts, "token_loop", scripted(rows, 40))
-    pieces = list(stream(writer(), [Prompt([BOS], JOY)] * 3, Sampling(max_tokens=40)))
+    pieces = list(stream(writer(), [Prompt([BOS], JOY)] * 3, SamplingParams(max_tokens=40)))
     found = joined(pieces)
     assert [found[row] for row in range(3)] == wanted
     assert all("�" not in piece for _, piece in pieces)
@@ -360,7 +366,7 @@ def test_half_a_character_at_the_end_is_shown(monkeypatch, end):
     """As a replacement character, as `sample` shows it, whether the model ended there or was cut."""
     rows = [[*TOKENIZER.encode("so 我")[:-1], *end]]
     monkeypatch.setattr(texts, "token_loop", scripted(rows, len(rows[0])))
-    assert joined(stream(writer(), [Prompt([BOS], JOY)], Sampling(max_tokens=len(rows[0])))) == {0: "so �"}
+    assert joined(stream(writer(), [Prompt([BOS], JOY)], SamplingParams(max_tokens=len(rows[0])))) == {0: "so �"}
 
 
 def test_a_stream_begins_before_the_text_is_whole(monkeypatch):
@@ -373,7 +379,7 @@ def test_a_stream_begins_before_the_text_is_whole(monkeypatch):
             yield Chosen(torch.arange(1), torch.tensor([token]), torch.zeros(1), torch.zeros(0))
 
     monkeypatch.setattr(texts, "token_loop", loop)
-    next(stream(writer(), [Prompt([BOS], JOY)], Sampling()))
+    next(stream(writer(), [Prompt([BOS], JOY)], SamplingParams()))
     assert len(steps) == 1
 
 
@@ -382,6 +388,6 @@ def test_a_stream_refuses_what_needs_whole_texts(choice):
     control = Control(**{choice: 2})
     message = rf"^control {choice}: chooses among whole texts, which a stream has not; leave it out$"
     with pytest.raises(SettingsError, match=message):
-        list(stream(writer(), [Prompt([BOS], JOY)], Sampling(control=control)))
+        list(stream(writer(), [Prompt([BOS], JOY)], SamplingParams(control=control)))
     with pytest.raises(SettingsError, match=message):
-        list(stream(writer(), [Prompt([BOS], JOY), Prompt([BOS], JOY, control=control)], Sampling()))
+        list(stream(writer(), [Prompt([BOS], JOY), Prompt([BOS], JOY, control=control)], SamplingParams()))

@@ -7,11 +7,11 @@ import pytest
 
 from emogen.checkpoint import load
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.errors import BusyError, EmogenError, SettingsError
 
-LONG = Sampling(max_tokens=40, temperature=2.0)
+LONG = SamplingParams(max_tokens=40, temperature=2.0)
 CONTROLS = [Control(), Control(guidance=2.0), Control(expert=1.0), Control(bayes=1.0)]
 
 
@@ -22,14 +22,14 @@ def model(tiny_checkpoint):
 
 @pytest.fixture
 def engine(model):
-    with Engine(model, most_rows=3) as started:
+    with Engine(model, max_batch_size=3) as started:
         yield started
 
 
 def asked(number):
     """Arguments of the reply with that number; no two alike."""
     emotion = ("joy", "sadness=0.5,fear=0.5", None)[number % 3]
-    return [f"How was day {number}?"], emotion, Sampling(control=CONTROLS[number % 4], max_tokens=5 + number, top_p=0.9)
+    return [f"How was day {number}?"], emotion, SamplingParams(control=CONTROLS[number % 4], max_tokens=5 + number, top_p=0.9)
 
 
 def alone(model, number):
@@ -83,7 +83,7 @@ def test_a_cancelled_reply_keeps_what_was_written_and_leaves_the_others_alone(mo
 
 
 def test_more_than_may_wait_are_refused_and_room_comes_back(model):
-    with Engine(model, most_rows=1, most_waiting=1) as engine:
+    with Engine(model, max_batch_size=1, max_queue=1) as engine:
         go_on = threading.Event()
         engine._orders.put(go_on.wait)
         asked_for = [engine.write([], "joy", LONG, seed=seed) for seed in range(2)]
@@ -96,7 +96,7 @@ def test_more_than_may_wait_are_refused_and_room_comes_back(model):
 
 
 def test_a_closed_engine_fails_what_is_left_and_takes_no_more(model):
-    engine, go_on = Engine(model, most_rows=1), threading.Event()
+    engine, go_on = Engine(model, max_batch_size=1), threading.Event()
     engine._orders.put(go_on.wait)
     asked_for = [engine.write([], "joy", LONG, seed=seed) for seed in range(50)]
     threading.Thread(target=go_on.set).start()
@@ -192,7 +192,7 @@ def test_a_thread_that_ends_all_the_same_leaves_nobody_waiting(model, monkeypatc
     def fail():
         raise error
 
-    engine, go_on = Engine(model, most_rows=1), threading.Event()
+    engine, go_on = Engine(model, max_batch_size=1), threading.Event()
     monkeypatch.setattr(engine._batch, "step", fail)
     monkeypatch.setattr(engine._batch, "clear", fail)
     engine._orders.put(go_on.wait)
@@ -237,8 +237,8 @@ def test_a_failure_outside_of_steps_begins_anew_once(model, monkeypatch, caplog)
     ("emotion", "sampling", "message"),
     [
         ("hunger", None, "'hunger' is not one of"),
-        ("joy", Sampling(control=Control(rerank=4)), "rerank"),
-        ("joy", Sampling(control=Control(head=1.0)), "head"),
+        ("joy", SamplingParams(control=Control(rerank=4)), "rerank"),
+        ("joy", SamplingParams(control=Control(head=1.0)), "head"),
     ],
 )
 def test_what_cannot_be_written_is_refused_where_it_is_asked_for(engine, emotion, sampling, message):
@@ -249,6 +249,6 @@ def test_what_cannot_be_written_is_refused_where_it_is_asked_for(engine, emotion
 
 def test_numbers_that_make_no_engine(model):
     with pytest.raises(SettingsError, match="most rows 0"):
-        Engine(model, most_rows=0)
+        Engine(model, max_batch_size=0)
     with pytest.raises(SettingsError, match="most waiting -1"):
-        Engine(model, most_waiting=-1)
+        Engine(model, max_queue=-1)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import pytest
 
 from emogen.checkpoint import load
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.policy import built_in, write_policy
-from emogen.dialogue.session import Manner, Session, emotion_for, seed_of
+from emogen.dialogue.session import Session, SessionConfig, emotion_for, seed_of
 from emogen.dialogue.state import at_rest
-from emogen.dialogue.writing import Writing
+from emogen.dialogue.stream import ReplyStream
 from emogen.emotions.labels import EKMAN, mixture, no_emotion, parse_emotion
 from emogen.errors import BusyError, DataError, SettingsError
 
@@ -37,7 +37,7 @@ def engine(tiny_checkpoint):
 
 
 def test_the_users_emotion_fades_and_the_policy_answers_it(engine):
-    session = Session(engine, ByWord(), Manner(policy="mirror", decay=0.5))
+    session = Session(engine, ByWord(), SessionConfig(policy="mirror", decay=0.5))
     assert session.state == at_rest(EKMAN)
     session.reply("such sadness")
     assert session.turns[-1].asked == parse_emotion("sadness", EKMAN)
@@ -50,8 +50,8 @@ def test_the_users_emotion_fades_and_the_policy_answers_it(engine):
 
 
 def test_a_reply_is_what_the_model_writes_for_the_whole_conversation(engine):
-    options = Sampling(temperature=1.0, max_tokens=8)
-    session = Session(engine, None, Manner(emotion="joy", strength=0.5, sampling=options, seed=4))
+    options = SamplingParams(temperature=1.0, max_tokens=8)
+    session = Session(engine, None, SessionConfig(emotion="joy", strength=0.5, sampling=options, seed=4))
     first, second = session.reply("How was day 1?"), session.reply("How was day 2?")
     emotion = parse_emotion("joy", EKMAN, 0.5)
     assert first == engine.model.reply("How was day 1?", emotion, options, seed_of(4, 0)).text
@@ -60,7 +60,7 @@ def test_a_reply_is_what_the_model_writes_for_the_whole_conversation(engine):
 
 
 def test_sessions_beside_each_other_are_what_they_are_alone(engine):
-    manners = [Manner(seed=seed, emotion=emotion) for seed, emotion in enumerate(("joy", "fear", None, "none"))]
+    manners = [SessionConfig(seed=seed, emotion=emotion) for seed, emotion in enumerate(("joy", "fear", None, "none"))]
 
     def opened():
         return [Session(engine, ByWord(), manner) for manner in manners]
@@ -75,7 +75,7 @@ def test_sessions_beside_each_other_are_what_they_are_alone(engine):
 
 
 def test_another_try_takes_the_place_of_the_last_reply(engine):
-    session = Session(engine, ByWord(), Manner(policy="mirror", sampling=Sampling(temperature=2.0, max_tokens=12)))
+    session = Session(engine, ByWord(), SessionConfig(policy="mirror", sampling=SamplingParams(temperature=2.0, max_tokens=12)))
     session.reply("some joy")
     before = session.turns[-1]
     texts = {before.writing.text, *(session.again().wait() for _ in range(3))}
@@ -95,7 +95,7 @@ def test_a_cancelled_reply_stands_as_far_as_it_was_written(engine):
 
 def test_one_reply_at_a_time(engine, monkeypatch):
     session = Session(engine)
-    monkeypatch.setattr(engine, "write", lambda *_: Writing(lambda: None))
+    monkeypatch.setattr(engine, "write", lambda *_: ReplyStream(lambda: None))
     session.say("hello")
     with pytest.raises(BusyError, match="still being written"):
         session.say("and?")
@@ -106,7 +106,7 @@ def test_one_reply_at_a_time(engine, monkeypatch):
 
 
 def test_a_manner_may_change_between_turns(engine):
-    session = Session(engine, ByWord(), Manner(emotion="joy"))
+    session = Session(engine, ByWord(), SessionConfig(emotion="joy"))
     session.reply("hello")
     session.manner = replace(session.manner, emotion="none")
     session.reply("hello")
@@ -117,7 +117,7 @@ def test_a_policys_file_is_read_once_for_each_manner(engine, tmp_path):
     """By each session for itself, and again when the manner is set anew."""
     path, said = tmp_path / "own.json", "such sadness"
     write_policy(path, built_in("cheer", EKMAN, EKMAN))
-    session, other = (Session(engine, ByWord(), Manner(policy=str(path), decay=0.0)) for _ in range(2))
+    session, other = (Session(engine, ByWord(), SessionConfig(policy=str(path), decay=0.0)) for _ in range(2))
     session.reply(said)
     path.unlink()
     session.reply(said)
@@ -134,12 +134,14 @@ def test_a_policys_file_is_read_once_for_each_manner(engine, tmp_path):
 def test_which_emotion_answers(engine):
     felt = at_rest(EKMAN).after(parse_emotion("fear", EKMAN))
     soothed = built_in("soothe", EKMAN, EKMAN).answer(felt.emotion)
-    assert emotion_for(Manner(policy="soothe"), felt, engine) == soothed
-    assert emotion_for(Manner(policy="soothe", strength=0.5), felt, engine) == replace(soothed, strength=soothed.strength / 2)
-    assert emotion_for(Manner(emotion="fear", strength=0.2), felt, engine) == parse_emotion("fear", EKMAN, 0.2)
-    assert emotion_for(Manner(emotion="none"), felt, engine) == no_emotion(EKMAN)
-    assert emotion_for(Manner(policy="soothe"), None, engine) == no_emotion(EKMAN)
-    assert emotion_for(Manner(), felt, engine) == no_emotion(EKMAN)
+    assert emotion_for(SessionConfig(policy="soothe"), felt, engine) == soothed
+    assert emotion_for(SessionConfig(policy="soothe", strength=0.5), felt, engine) == replace(
+        soothed, strength=soothed.strength / 2
+    )
+    assert emotion_for(SessionConfig(emotion="fear", strength=0.2), felt, engine) == parse_emotion("fear", EKMAN, 0.2)
+    assert emotion_for(SessionConfig(emotion="none"), felt, engine) == no_emotion(EKMAN)
+    assert emotion_for(SessionConfig(policy="soothe"), None, engine) == no_emotion(EKMAN)
+    assert emotion_for(SessionConfig(), felt, engine) == no_emotion(EKMAN)
 
 
 def test_seeds_of_turns_differ():
@@ -158,7 +160,7 @@ def test_what_makes_no_turn(engine):
     with pytest.raises(SettingsError, match="at least one turn"):
         session.course  # noqa: B018
     with pytest.raises(SettingsError, match="strength 2 is not between"):
-        Manner(strength=2.0)
+        SessionConfig(strength=2.0)
     with pytest.raises(SettingsError, match="policy 'kind' is not one of"):
-        Session(engine, ByWord(), Manner(policy="kind")).say("hello")
+        Session(engine, ByWord(), SessionConfig(policy="kind")).say("hello")
     assert session.turns == ()

@@ -13,7 +13,7 @@ from emogen.data.exchange import Reading
 from emogen.data.preferences import Preference, read_preferences, usable_pairs
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.feedback import Opinion, preferences
-from emogen.dialogue.session import Manner, emotion_for
+from emogen.dialogue.session import SessionConfig, emotion_for
 from emogen.dialogue.state import at_rest
 from emogen.emotions.labels import EKMAN, LabelSet, mixture, no_emotion, parse_emotion
 from emogen.errors import DataError
@@ -72,7 +72,7 @@ def test_a_label_goes_before_the_word_in_every_path(own_model, emogen, monkeypat
     status, found = served(own_model, emotion=word)
     assert (status, found["emogen"]["emotion"]) == (200, label)
     with Engine(model) as engine:
-        assert emotion_for(Manner(emotion=word), None, engine) == mixture({label: 1.0}, OWN)
+        assert emotion_for(SessionConfig(emotion=word), None, engine) == mixture({label: 1.0}, OWN)
 
 
 def test_chat_asks_for_the_label_too(own_model, emogen, monkeypatch):
@@ -93,7 +93,7 @@ def test_the_words_mean_no_emotion_and_the_policy_where_no_label_has_them(tiny_c
         assert (status, found["emogen"]["emotion"]) == (200, "none")
     with Engine(load(tiny_checkpoint)) as engine:
         felt = at_rest(EKMAN).after(parse_emotion("fear", EKMAN))
-        assert emotion_for(Manner(emotion="Auto"), felt, engine) == emotion_for(Manner(), felt, engine)
+        assert emotion_for(SessionConfig(emotion="Auto"), felt, engine) == emotion_for(SessionConfig(), felt, engine)
 
 
 @pytest.mark.parametrize(("word", "label"), [("Happy", "joy"), ("伤心", "sadness"), ("FEAR", "fear"), ("thankful", "joy")])

@@ -12,7 +12,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
 from emogen.errors import DataError, SettingsError
-from emogen.evaluate.resampling import Tally, bootstrap_interval, mean_tally, pool
+from emogen.evaluate.resampling import SumStatistic, bootstrap_interval, mean_tally, pool
 from emogen.evaluate.significance import (
     approximate_randomisation,
     compare_seeds,
@@ -43,7 +43,7 @@ def bleu_tally(hypotheses, references):
         BLEU(effective_order=True).sentence_score(text, [right]) for text, right in zip(hypotheses, references, strict=True)
     ]
     sums = np.array([[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores], dtype=np.float64)
-    return Tally(sums, corpus_bleu, "bleu")
+    return SumStatistic(sums, corpus_bleu, "bleu")
 
 
 def corpus_bleu(sums):
@@ -219,7 +219,7 @@ def test_what_cannot_be_compared_is_refused(test):
         test(mean([1, 2, 3]), mean([1, 2]))
     with pytest.raises(DataError, match="scored by mean and the second by rouge"):
         test(mean([1, 2]), mean_tally([1, 2], "rouge"))
-    broken = Tally(np.zeros((2, 1)), lambda sums: np.full(sums.shape[:-1], np.nan), "mean")
+    broken = SumStatistic(np.zeros((2, 1)), lambda sums: np.full(sums.shape[:-1], np.nan), "mean")
     with pytest.raises(DataError, match="mean: the first system's value is nan"):
         test(broken, broken)
     with pytest.raises(SettingsError, match="is 0: pass at least 1"):
@@ -228,7 +228,7 @@ def test_what_cannot_be_compared_is_refused(test):
 
 def test_a_metric_that_fails_for_some_draws_is_refused():
     """As one that is not defined where the sums are low."""
-    shaky = Tally(np.array([[0.0], [3.0]]), lambda sums: np.where(sums[..., 0] < 2, np.nan, sums[..., 0]), "shaky")
+    shaky = SumStatistic(np.array([[0.0], [3.0]]), lambda sums: np.where(sums[..., 0] < 2, np.nan, sums[..., 0]), "shaky")
     with pytest.raises(DataError, match="not finite for some draws"):
         paired_bootstrap(shaky, shaky)
 

@@ -18,8 +18,8 @@ from emogen.evaluate.suite import (
     Encoding,
     Fluency,
     Judging,
-    Means,
     Options,
+    Resources,
     System,
     compare,
     evaluate,
@@ -72,16 +72,16 @@ def test_scoring_needs_no_model_library():
 @pytest.mark.parametrize(
     ("system", "means", "expected"),
     [
-        (System("s", TEXTS), Means(), DIVERSITY),
-        (System("s", TEXTS, REFERENCES), Means(), [*OVERLAP, *DIVERSITY, "backward_bleu4"]),
-        (System("s", TEXTS), Means(real=TEXTS), [*DIVERSITY, "backward_bleu4"]),
-        (System("s", TEXTS), Means(training=TEXTS), [*DIVERSITY, "novelty", "copied"]),
+        (System("s", TEXTS), Resources(), DIVERSITY),
+        (System("s", TEXTS, REFERENCES), Resources(), [*OVERLAP, *DIVERSITY, "backward_bleu4"]),
+        (System("s", TEXTS), Resources(real=TEXTS), [*DIVERSITY, "backward_bleu4"]),
+        (System("s", TEXTS), Resources(training=TEXTS), [*DIVERSITY, "novelty", "copied"]),
         (
             System("s", TEXTS),
-            Means(language_model=MODEL),
+            Resources(language_model=MODEL),
             [*DIVERSITY, "perplexity", "nats_per_character", "nats_per_sentence"],
         ),
-        (System("s", TEXTS, asked=ASKED), Means(judges=(judge(),)), [*DIVERSITY, "emotion_accuracy", "emotion_f1"]),
+        (System("s", TEXTS, asked=ASKED), Resources(judges=(judge(),)), [*DIVERSITY, "emotion_accuracy", "emotion_f1"]),
     ],
 )
 def test_what_is_given_decides_what_is_computed(system, means, expected):
@@ -112,8 +112,8 @@ def test_lowercase_is_in_the_signature():
 
 
 def test_streams_give_what_lists_give():
-    means = Means(training=TEXTS[:9], judges=(judge(),))
-    streams = Means(training=Again(TEXTS[:9]), judges=(judge(),))
+    means = Resources(training=TEXTS[:9], judges=(judge(),))
+    streams = Resources(training=Again(TEXTS[:9]), judges=(judge(),))
     system = System("s", Again(TEXTS), Again(REFERENCES), Again(ASKED))
     assert dict(evaluate(system, streams).scores) == evaluate_texts(TEXTS, REFERENCES, ASKED, means)
 
@@ -122,7 +122,7 @@ def test_more_texts_than_a_chunk_are_one_tally(monkeypatch):
     """Equal to the metrics on whole lists, number of texts in the signature included."""
     monkeypatch.setattr("emogen.evaluate.suite._CHUNK", 7)
     monkeypatch.setattr("emogen.evaluate.suite._JUDGED_AT_ONCE", 11)
-    scores = evaluate_texts(TEXTS, asked=ASKED, means=Means(judges=(judge(),)))
+    scores = evaluate_texts(TEXTS, asked=ASKED, means=Resources(judges=(judge(),)))
     judged = [LABELS[row.argmax()] for row in judge().probabilities(TEXTS)]
     assert scores["emotion_f1"].value == pytest.approx(emotion_f1(ASKED, judged, LABELS).value)
     assert (scores["emotion_f1"].low, scores["emotion_f1"].high) == pytest.approx(
@@ -147,13 +147,13 @@ def test_sampled_texts_keep_their_references_and_emotions():
     """Each text equals its own reference and no other: only then are all cosines 1."""
     texts = ["".join(letter * (n >> 3 * place & 7) for place, letter in enumerate("aest")) for n in range(50)]
     system = System("s", texts, [[text] for text in texts])
-    scores = evaluate(system, Means(encoder=ENCODER), Options(sample=10)).scores
+    scores = evaluate(system, Resources(encoder=ENCODER), Options(sample=10)).scores
     assert scores["similarity"].value == pytest.approx(1)
     assert "best:cosine|seen:50" in scores["similarity"].signature
 
 
 def test_the_nearest_reference_counts():
-    scores = evaluate_texts(["aaa", "eee"], [["ttt", "aaa"], ["eee", "ttt"]], means=Means(encoder=ENCODER))
+    scores = evaluate_texts(["aaa", "eee"], [["ttt", "aaa"], ["eee", "ttt"]], means=Resources(encoder=ENCODER))
     assert scores["similarity"].value == pytest.approx(1)
     assert scores["bertscore"].value == pytest.approx(1)
     assert scores["frechet"].value > 0
@@ -179,12 +179,12 @@ def test_an_encoder_reads_every_text_once(real, at_once):
 
     texts = [f"{'ab' * n} text {n}" for n in range(70)]
     references = [[f"reference {n}", f"another {n * n}"][: 1 + n % 2] for n in range(70)]
-    given = Means(encoder=Encoding("counted", sentences, tokens, both if at_once else None), real=real)
+    given = Resources(encoder=Encoding("counted", sentences, tokens, both if at_once else None), real=real)
     found = evaluate_texts(texts, references, means=given)
     everything = sorted([*texts, *(text for listed in references for text in listed)])
     assert sorted(read["both" if at_once else "tokens"]) == everything
     assert sorted(read["sentences"]) == sorted([*([] if at_once else everything), *(real or [])])
-    plain = evaluate_texts(texts, references, means=Means(encoder=replace(ENCODER, name="counted"), real=real))
+    plain = evaluate_texts(texts, references, means=Resources(encoder=replace(ENCODER, name="counted"), real=real))
     for name in ("frechet", "similarity", "bertscore"):
         assert found[name] == plain[name]
     own = np.array([letters([text])[0] for text in texts])
@@ -196,17 +196,17 @@ def test_an_encoder_reads_every_text_once(real, at_once):
 def test_an_encoder_that_forgets_a_text_is_told():
     short = replace(ENCODER, tokens=lambda texts: ENCODER.tokens(texts)[1:])
     with pytest.raises(DataError, match="encoder letters gave 2 sentence vectors and the tokens of 1 texts for 2 texts"):
-        evaluate_texts(["a"], [["b"]], means=Means(encoder=short))
+        evaluate_texts(["a"], [["b"]], means=Resources(encoder=short))
 
 
 def test_real_texts_take_the_place_of_references():
-    given = evaluate_texts(TEXTS, REFERENCES, means=Means(real=TEXTS))
+    given = evaluate_texts(TEXTS, REFERENCES, means=Resources(real=TEXTS))
     assert given["backward_bleu4"].value > evaluate_texts(TEXTS, REFERENCES)["backward_bleu4"].value
     assert "references:60" in given["backward_bleu4"].signature
 
 
 def test_diversity_and_novelty_are_those_of_the_modules():
-    scores = evaluate_texts(TEXTS, means=Means(training=TEXTS[:9]), options=Options(seed=3))
+    scores = evaluate_texts(TEXTS, means=Resources(training=TEXTS[:9]), options=Options(seed=3))
     assert scores["distinct2"] == distinct(TEXTS, 2, seed=3)
     assert scores["novelty"] == novelty(TEXTS, TEXTS[:9], seed=3)
 
@@ -218,7 +218,7 @@ def test_reverse_perplexity_trains_on_the_texts_and_tests_on_the_real_ones():
         trained.extend(texts)
         return MODEL
 
-    scores = evaluate_texts(TEXTS, means=Means(real=["a b"], reverse=train))
+    scores = evaluate_texts(TEXTS, means=Resources(real=["a b"], reverse=train))
     assert trained == TEXTS
     # Two nats a character over two words and an end.
     assert scores["reverse_perplexity"].value == pytest.approx(np.exp(6 / 3))
@@ -228,7 +228,7 @@ def test_reverse_perplexity_trains_on_the_texts_and_tests_on_the_real_ones():
 def test_several_judges_are_told_apart():
     own = Confusion(np.array([[80, 20], [10, 90]]), LABELS)
     judges = (judge("one", own=own), judge("two", wrong=2, leak="none"))
-    found = evaluate(System("s", TEXTS, asked=ASKED), Means(judges=judges))
+    found = evaluate(System("s", TEXTS, asked=ASKED), Resources(judges=judges))
     names = ["emotion_accuracy:one", "emotion_f1:one", "emotion_accuracy_corrected:one"]
     names += ["emotion_accuracy:two", "emotion_f1:two", "agreement", "kappa"]
     assert list(found.scores)[-7:] == names
@@ -239,13 +239,13 @@ def test_several_judges_are_told_apart():
 
 def test_a_judge_without_held_out_texts_of_a_label_corrects_nothing():
     own = Confusion(np.array([[80, 20], [0, 0]]), LABELS)
-    found = evaluate(System("s", TEXTS, asked=ASKED), Means(judges=(judge(own=own),)))
+    found = evaluate(System("s", TEXTS, asked=ASKED), Resources(judges=(judge(own=own),)))
     assert "emotion_accuracy_corrected" not in found.scores
     assert any(note.startswith("emotion_accuracy_corrected left out") for note in found.notes)
 
 
 def test_what_cannot_be_computed_is_a_note_and_no_number():
-    found = evaluate(System("s", ["我很好"], asked=["joy"]), Means(encoder=ENCODER, real=["x", "y"]), Options(lexicon=True))
+    found = evaluate(System("s", ["我很好"], asked=["joy"]), Resources(encoder=ENCODER, real=["x", "y"]), Options(lexicon=True))
     left_out = {note.partition(" left out")[0] for note in found.notes}
     assert left_out == {"distinct2_corrected", "self_bleu4", "frechet", "polarity_agreement"}
     assert all(np.isfinite([score.value, score.low, score.high]).all() for score in found.scores.values())
@@ -283,9 +283,12 @@ def test_how_a_script_without_blanks_is_parted_is_said():
 @pytest.mark.parametrize(
     ("means", "said"),
     [
-        (Means(encoder=replace(ENCODER, sentences=lambda texts: np.full((len(texts), 4), np.nan)), real=TEXTS), "not finite"),
-        (Means(real=[]), "no real texts"),
-        (Means(real=TEXTS, reverse=lambda _: Fluency("m", lambda texts: [np.nan] * len(texts))), "nan"),
+        (
+            Resources(encoder=replace(ENCODER, sentences=lambda texts: np.full((len(texts), 4), np.nan)), real=TEXTS),
+            "not finite",
+        ),
+        (Resources(real=[]), "no real texts"),
+        (Resources(real=TEXTS, reverse=lambda _: Fluency("m", lambda texts: [np.nan] * len(texts))), "nan"),
     ],
 )
 def test_mistakes_are_no_notes(means, said):
@@ -304,21 +307,27 @@ def test_odd_texts_score_finitely(texts):
 @pytest.mark.parametrize(
     ("texts", "references", "asked", "means", "said"),
     [
-        ([], None, None, Means(), "no texts"),
-        (["a"], [["a"], ["b"]], None, Means(), "1 hypotheses"),
-        (["a"], [[]], None, Means(), r"references\[0\]"),
-        (["a", "b"], None, ["joy", "hope"], Means(judges=(judge(),)), r"texts\[1\]: emotion 'hope' is no label of judge judge"),
-        (["a", "b"], None, ["joy"], Means(judges=(judge(),)), "emotions asked for"),
+        ([], None, None, Resources(), "no texts"),
+        (["a"], [["a"], ["b"]], None, Resources(), "1 hypotheses"),
+        (["a"], [[]], None, Resources(), r"references\[0\]"),
+        (
+            ["a", "b"],
+            None,
+            ["joy", "hope"],
+            Resources(judges=(judge(),)),
+            r"texts\[1\]: emotion 'hope' is no label of judge judge",
+        ),
+        (["a", "b"], None, ["joy"], Resources(judges=(judge(),)), "emotions asked for"),
         (
             ["a"],
             None,
             ["joy"],
-            Means(judges=(Judging("j", LABELS, lambda _: np.array([[0.1, np.nan]])),)),
+            Resources(judges=(Judging("j", LABELS, lambda _: np.array([[0.1, np.nan]])),)),
             "j, .*sadness is nan",
         ),
-        (["a"], None, ["joy"], Means(judges=(Judging("j", LABELS, lambda _: np.zeros((3, 2))),)), "3 rows .* 1 texts"),
-        (["a"], None, None, Means(training=[]), "no training texts"),
-        (["a"], None, None, Means(language_model=Fluency("m", lambda _: [np.nan])), "nan"),
+        (["a"], None, ["joy"], Resources(judges=(Judging("j", LABELS, lambda _: np.zeros((3, 2))),)), "3 rows .* 1 texts"),
+        (["a"], None, None, Resources(training=[]), "no training texts"),
+        (["a"], None, None, Resources(language_model=Fluency("m", lambda _: [np.nan])), "nan"),
     ],
 )
 def test_mistakes_are_one_line(texts, references, asked, means, said):
@@ -329,7 +338,7 @@ def test_mistakes_are_one_line(texts, references, asked, means, said):
 
 def test_a_judge_without_emotions_asked_for_is_refused():
     with pytest.raises(SettingsError, match="which emotion"):
-        evaluate_texts(TEXTS, means=Means(judges=(judge(),)))
+        evaluate_texts(TEXTS, means=Resources(judges=(judge(),)))
     with pytest.raises(SettingsError, match="sample is 0"):
         Options(sample=0)
 
@@ -357,8 +366,8 @@ def test_a_system_of_short_texts_is_compared_in_bleu():
 
 
 def test_what_was_computed_in_another_way_is_not_compared():
-    first = evaluate(System("a", TEXTS), Means(training=TEXTS[:5]))
-    second = evaluate(System("b", TEXTS), Means(training=TEXTS[:6]))
+    first = evaluate(System("a", TEXTS), Resources(training=TEXTS[:5]))
+    second = evaluate(System("b", TEXTS), Resources(training=TEXTS[:6]))
     found, notes = compare(first, second)
     assert "novelty" not in found
     assert [note.partition(" ")[0] for note in notes] == ["novelty", "copied"]
@@ -373,5 +382,5 @@ def test_long_loops_are_watched():
         seen.append((what, total))
         return items
 
-    evaluate(System("ours", TEXTS, REFERENCES, ASKED), Means(judges=(judge(),)), watch=watch)
+    evaluate(System("ours", TEXTS, REFERENCES, ASKED), Resources(judges=(judge(),)), watch=watch)
     assert {("bleu", 60), ("rouge", 60), ("judging", 60), ("ours", len(OVERLAP) - 2 + len(DIVERSITY) + 2)} <= set(seen)

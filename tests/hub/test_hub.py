@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 import emogen.hub
 from emogen.checkpoint import describe, load, save_classifier, save_model, shipped
 from emogen.data.batches import Limits
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import LabelSet, parse_emotion
 from emogen.errors import CheckpointError, DataError, EmogenError, SettingsError
 from emogen.models.classifier import Classifier, ClassifierConfig
@@ -439,7 +439,7 @@ def test_greedy_replies_are_those_of_emogen(folder, model, tokenizer, cached):
     assert rows["input_ids"].shape[1] > LIMITS.context_tokens + 1
     found = model.generate(**rows, emotion=emotions, do_sample=False, use_cache=cached)
     written = replies(found, rows["input_ids"].shape[1])
-    expected = ours.replies(CONTEXTS, emotions, sampling=Sampling(temperature=0, max_tokens=LIMITS.reply_tokens + 1))
+    expected = ours.replies(CONTEXTS, emotions, sampling=SamplingParams(temperature=0, max_tokens=LIMITS.reply_tokens + 1))
     assert [tokenizer.decode(row, skip_special_tokens=True).strip() for row in written] == [one.text for one in expected]
     assert [len(row) for row in written] == [one.tokens for one in expected]
     assert len({one.text for one in expected}) > 2
@@ -661,7 +661,7 @@ def test_pipeline(folder):
     expected = [
         one.text
         for one in load(folder).replies(
-            CONTEXTS, ["sadness"] * 4, sampling=Sampling(temperature=0, max_tokens=LIMITS.reply_tokens + 1)
+            CONTEXTS, ["sadness"] * 4, sampling=SamplingParams(temperature=0, max_tokens=LIMITS.reply_tokens + 1)
         )
     ]
     alone = write(list(TEXTS), emotion="sadness", do_sample=False, return_full_text=False)
@@ -686,7 +686,7 @@ def test_the_model_that_ships():
     found = model.generate(**rows, emotion=emotions, do_sample=False)
     texts = tokenizer.batch_decode(found[:, rows["input_ids"].shape[1] :], skip_special_tokens=True)
     ours = load(folder)
-    greedy = Sampling(temperature=0)
+    greedy = SamplingParams(temperature=0)
     prompts = [ours.replies(["They called. I got the job."], [emotion], sampling=greedy) for emotion in emotions]
     assert [text.strip() for text in texts] == [one.text for (one,) in prompts]
     assert texts[0] != texts[1]

@@ -12,7 +12,7 @@ from emogen.data.batches import Limits
 from emogen.decoding import controllers
 from emogen.decoding.calibration import Calibration, write_calibration
 from emogen.decoding.control import Control, parse_control
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import EKMAN, LabelSet, parse_emotion
 from emogen.errors import SettingsError
 from emogen.hub.logits_processors import EmotionLogitsProcessor, emotions_of, express, generate_with_emotion, words_beside
@@ -378,7 +378,7 @@ def test_replies_are_those_of_emogen(folder, monkeypatch):
     asked = emotions_of(ASKED, LABELS, 0.8)
     seen = set()
     for control in OWN_CONTROLS:
-        sampling = Sampling(temperature=0, max_tokens=10, control=parse_control(control))
+        sampling = SamplingParams(temperature=0, max_tokens=10, control=parse_control(control))
         expected = ours.replies(contexts, asked, sampling=sampling)
         seen.add(tuple(one.text for one in expected))
         callable_ = {"custom_generate": generate_with_emotion, "tokenizer": tokenizer}
@@ -424,7 +424,7 @@ def test_calibration_beside_the_weights_is_heeded(tmp_path):
         options = {"emotion": "fear=0.5,joy=0.5", "do_sample": False}
         (written,) = replies(model.generate(**options, control=control), 1)
         (expected,) = ours.sample(
-            "fear=0.5,joy=0.5", sampling=Sampling(temperature=0, max_tokens=10, control=parse_control(control))
+            "fear=0.5,joy=0.5", sampling=SamplingParams(temperature=0, max_tokens=10, control=parse_control(control))
         )
         assert tokenizer.decode(written, skip_special_tokens=True).strip() == expected.text
     plain_control = model.generate(emotion=parse_emotion("joy", NO_NEUTRAL), control="guidance:2", do_sample=False)

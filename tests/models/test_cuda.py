@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emogen.data.batches import Batch
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 from emogen.emotions.labels import EKMAN, parse_emotion
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig
 from emogen.models.generator import Generator, GeneratorConfig
@@ -58,4 +58,6 @@ def test_adversarial_steps_run(backbone, estimator):
 def test_draws_are_those_of_the_cpu():
     """To the last bit."""
     rows = torch.arange(1000)
-    torch.testing.assert_close(Draws(7).uniforms(rows.cuda(), 3, 4).cpu(), Draws(7).uniforms(rows, 3, 4), atol=0, rtol=0)
+    torch.testing.assert_close(
+        CounterRNG(7).uniforms(rows.cuda(), 3, 4).cpu(), CounterRNG(7).uniforms(rows, 3, 4), atol=0, rtol=0
+    )

@@ -21,8 +21,8 @@ from emogen import checkpoint
 from emogen.checkpoint import load
 from emogen.data.exchange import Reading
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import Sampling
-from emogen.decoding.texts import Prompt, Writer, sample
+from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.texts import Prompt, TextGenerator, sample
 from emogen.emotions.labels import EKMAN, mixture, no_emotion
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.device import Bfloat16Support
@@ -158,12 +158,12 @@ def test_branches_go_on_by_themselves(folder):
 def test_a_batch_gives_what_its_rows_give_alone(folder):
     """Contexts of different lengths, another emotion each: greedy and sampled, token for token."""
     model, tokenizer = conditioned(folder)
-    writer = Writer(model, tokenizer)
+    writer = TextGenerator(model, tokenizer)
     contexts = [[], ["Day 3 was awful."], ["We won.", "I cried, so awful it was on day 4."], ["Day"]]
     prompts = [
         Prompt(tokenizer.prefix(context, 60), mixture({EKMAN.names[row]: 1.0}, EKMAN)) for row, context in enumerate(contexts)
     ]
-    for options in (Sampling(temperature=0, max_tokens=12), Sampling(max_tokens=12, seed=3)):
+    for options in (SamplingParams(temperature=0, max_tokens=12), SamplingParams(max_tokens=12, seed=3)):
         together = list(sample(writer, prompts, options))
         first = next(sample(writer, prompts[:1], options))
         assert together[0].text == first.text
@@ -380,7 +380,7 @@ def test_rows_longer_than_the_base_reads_are_refused(tiny_base, rows_file, tmp_p
 
 
 def test_replies_longer_than_the_base_reads_are_refused(adapter):
-    options = Sampling(max_tokens=90)
+    options = SamplingParams(max_tokens=90)
     with pytest.raises(SettingsError, match=r"--max-tokens 90 behind \d+ tokens of context: the model reads 94; lower it"):
         load(adapter).sample("joy", context="Day 3 was awful.", sampling=options)
 

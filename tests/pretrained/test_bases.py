@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import emogen
-from emogen import Sampling
+from emogen import SamplingParams
 from emogen.checkpoint import ADAPTER, best_shipped, shipped
 from emogen.errors import CheckpointError, EmogenError
 from emogen.models import bases, pulling
@@ -377,7 +377,9 @@ def test_smollm2_from_its_package():
         assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()) == " Paris"
     assert best_shipped() == shipped(ADAPTER)
     adapter = emogen.load(shipped(ADAPTER), full_precision=True)
-    sad, glad = (adapter.sample(name, context="Hello!", sampling=Sampling(temperature=0))[0] for name in ("sadness", "joy"))
+    sad, glad = (
+        adapter.sample(name, context="Hello!", sampling=SamplingParams(temperature=0))[0] for name in ("sadness", "joy")
+    )
     assert sad.text
     assert sad.text != glad.text
 

@@ -25,7 +25,7 @@ from emogen.checkpoint import (
     shipped,
 )
 from emogen.data.batches import Limits
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.emotions.labels import EKMAN, GOEMOTIONS, LabelSet, parse_emotion
 from emogen.errors import CheckpointError, EmogenError, SettingsError
 from emogen.models.classifier import Classifier, ClassifierConfig, emotion_probabilities
@@ -164,7 +164,7 @@ def test_emotions_are_names_mixtures_points_or_none(tiny_checkpoint):
 def test_what_the_model_reads_changes_what_it_writes(tiny_checkpoint):
     """Emotion and context reach the scores: the likelihood of greedy text is not the same without them."""
     model = emogen.load(tiny_checkpoint)
-    greedy = Sampling(temperature=0)
+    greedy = SamplingParams(temperature=0)
     asked = {"joy": model.sample("joy", sampling=greedy), "sadness": model.sample("sadness", sampling=greedy)}
     asked["context"] = model.sample("joy", context=["How was day 3?"], sampling=greedy)
     assert len({sample.log_probability for (sample,) in asked.values()}) == 3

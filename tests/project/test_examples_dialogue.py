@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from test_examples import EXAMPLES, example
 
 from emogen.checkpoint import load
-from emogen.decoding.sampling import Sampling
+from emogen.decoding.sampling import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.errors import SettingsError
 from emogen.recognition.recognizer import load_recognizer
@@ -38,7 +38,7 @@ def held(engine, monkeypatch):
     write = engine.write
 
     def held_write(context, emotion=None, sampling=None, seed=0):
-        asked.append((list(context), emotion, seed, write(context, emotion, Sampling(max_tokens=12), seed)))
+        asked.append((list(context), emotion, seed, write(context, emotion, SamplingParams(max_tokens=12), seed)))
         return asked[-1][-1]
 
     monkeypatch.setattr(engine, "write", held_write)
@@ -90,9 +90,9 @@ def test_the_page_streams_what_the_policy_or_the_visitor_asks_for(engine, recogn
 
 def test_a_visitor_who_leaves_cancels_his_reply(engine, recognizer, monkeypatch):
     pytest.importorskip("gradio")
-    from emogen.dialogue.writing import Writing
+    from emogen.dialogue.stream import ReplyStream
 
-    writing = Writing(lambda: None)
+    writing = ReplyStream(lambda: None)
     writing.add("Half", 1)
     monkeypatch.setattr(engine, "write", lambda *_, **__: writing)
     shown = example("gradio_chat").replies(engine, recognizer)("Hello", [], "joy", 1.0)

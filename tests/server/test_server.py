@@ -22,7 +22,7 @@ from emogen.dialogue.language import WrittenScripts
 from emogen.dialogue.policy import find_policy
 from emogen.dialogue.session import seed_of
 from emogen.dialogue.state import felt
-from emogen.dialogue.writing import Writing
+from emogen.dialogue.stream import ReplyStream
 from emogen.emotions.labels import EKMAN
 from emogen.errors import BusyError, CheckpointError, EmogenError, SettingsError
 from emogen.recognition.recognizer import Recognition
@@ -55,7 +55,7 @@ class Scripted:
         self.is_open, self.is_suspect = True, False
 
     def write(self, context, emotion=None, sampling=None, seed=0, caller=""):
-        writing = Writing(lambda: self.left.append(writing))
+        writing = ReplyStream(lambda: self.left.append(writing))
         self.writings.append(writing)
         return writing
 
@@ -538,7 +538,7 @@ def test_keys(serve):
 def test_without_keys_a_web_page_of_another_name_is_refused(serve):
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "[2001:db8::1]:80", "127.0.0.1@evil.example"):
         assert refused(serve().get("/v1/models", headers={"host": host}), 403)["code"] == "wrong_host"
-        assert serve(open=True).get("/v1/models", headers={"host": host}).status_code == 200
+        assert serve(allow_unauthenticated=True).get("/v1/models", headers={"host": host}).status_code == 200
     for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
         assert serve().get("/v1/models", headers={"host": host}).status_code == 200
     headers = {"host": "api.example", "authorization": "Bearer a"}
@@ -717,7 +717,7 @@ def test_health_is_true_of_an_engine_that_stands_still(serve, model, monkeypatch
 
 def test_health_tells_who_holds_places(serve, model):
     engine = Scripted(model)
-    client = serve(engine=engine, most_rows=2, most_waiting=2)
+    client = serve(engine=engine, max_batch_size=2, max_queue=2)
     assert client.get("/health").json() == {
         "status": "ready", "running": 0, "waiting": 0, "places": 0, "callers": 0, "arriving": 0, "connections": 0,
     }  # fmt: skip
@@ -729,7 +729,7 @@ def test_health_tells_who_holds_places(serve, model):
 
 def test_more_replies_than_a_share_are_refused(serve, model):
     """Eight of ten places are one caller's own, and then no more."""
-    client = serve(engine=Scripted(model), most_rows=5, most_waiting=5, most_choices=20)
+    client = serve(engine=Scripted(model), max_batch_size=5, max_queue=5, most_choices=20)
     assert refused(client.post(CHAT, json={**said("hello"), "n": 10}), 429)["code"] == "share_exceeded"
     assert refused(client.post(CHAT, json={**said("hello"), "n": 11}), 503)["code"] == "busy"
     assert client.get("/health").json()["places"] == 0
@@ -879,14 +879,14 @@ def test_an_error_in_mid_stream_is_an_event(model, error, told, caplog):
 
 def test_a_reply_that_takes_too_long(serve, model):
     engine = Scripted(model)
-    client = serve(engine=engine, seconds=0.01)
+    client = serve(engine=engine, reply_timeout=0.01)
     assert refused(client.post(CHAT, json={**said("hello"), "emotion": "joy"}), 503)["code"] == "timeout"
     assert engine.writings[0].ended == "cancelled"
 
 
 def test_more_requests_at_once_than_may(model):
     engine = Scripted(model)
-    app = build_app(ServerSettings(most_rows=1, most_waiting=0), engine)
+    app = build_app(ServerSettings(max_batch_size=1, max_queue=0), engine)
 
     async def crowd():
         first, _ = call(app, {**said("hello"), "emotion": "joy"}, asyncio.Event())

@@ -130,7 +130,7 @@ def test_a_server_that_is_stopped_finishes_its_replies(tiny_checkpoint):
 
 
 def test_what_cannot_be_finished_in_time_ends_with_an_error(tiny_checkpoint):
-    process, address = start(tiny_checkpoint, "--grace-seconds", "0.01", "--most-tokens", "4000")
+    process, address = start(tiny_checkpoint, "--shutdown-timeout", "0.01", "--most-tokens", "4000")
     with openai.OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0) as client:
         more = {"temperature": 2.0, "max_tokens": 4000, "n": 8, "seed": 5, "extra_body": {"emotion": "joy", "control": "none"}}
         stream = client.chat.completions.create(model="emogen", messages=TALK, stream=True, **more)

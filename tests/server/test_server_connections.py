@@ -103,7 +103,7 @@ def test_a_line_of_others_once_a_minute(clock):
 @pytest.fixture(scope="module")
 def port(tiny_checkpoint, tmp_path_factory):
     """A server that keeps eight connections, and gives a client a second to send."""
-    options = ["--port", "0", "--recognizer", "none", "--most-connections", "8", "--body-seconds", "1", "--most-rows", "2"]
+    options = ["--port", "0", "--recognizer", "none", "--most-connections", "8", "--body-seconds", "1", "--max-batch-size", "2"]
     command = [sys.executable, "-m", "emogen", "serve", "--checkpoint", str(tiny_checkpoint), *options]
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("w") as lines, subprocess.Popen(command, stderr=lines) as process:

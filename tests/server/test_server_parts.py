@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emogen.dialogue.writing import Writing
+from emogen.dialogue.stream import ReplyStream
 from emogen.errors import SettingsError
 from emogen.server.body import ClientLeftError, discard_body, read_body, replayed
-from emogen.server.choices import Choice, Cut, merged
+from emogen.server.choices import Choice, StopSequences, merged
 from emogen.server.errors import ApiError
 from emogen.server.gate import host_of
 from emogen.server.limits import Holding, Keys, Knocks, Rate, Shares
@@ -23,7 +23,7 @@ from emogen.server.settings import ServerSettings, keys_of
 
 @given(st.text("ab \n", max_size=30), st.text("ab \n", min_size=1, max_size=3), st.data())
 def test_a_cut_text_is_the_same_in_whatever_pieces_it_comes(text, stop, data):
-    cut, shown, left = Cut([stop]), [], text
+    cut, shown, left = StopSequences([stop]), [], text
     while left and not cut.is_over:
         size = data.draw(st.integers(1, len(left)))
         shown.append(cut.take(left[:size]))
@@ -34,7 +34,7 @@ def test_a_cut_text_is_the_same_in_whatever_pieces_it_comes(text, stop, data):
 
 
 def test_what_cannot_be_a_stop_is_shown_at_once():
-    cut = Cut(["END", "\n\n"])
+    cut = StopSequences(["END", "\n\n"])
     assert [cut.take(piece) for piece in (" one", " E", "Nd", " two\n", "three", " E", "ND four")] == [
         "one", "", " ENd", " two", "\nthree", "", "",
     ]  # fmt: skip
@@ -42,13 +42,13 @@ def test_what_cannot_be_a_stop_is_shown_at_once():
 
 
 def test_the_stop_that_is_whole_first_cuts():
-    cut = Cut(["abc", "b"])
+    cut = StopSequences(["abc", "b"])
     assert cut.take("a") + cut.take("b") == "a"
     assert cut.is_over
 
 
 def written(pieces, ended="end"):
-    writing = Writing(lambda: None)
+    writing = ReplyStream(lambda: None)
     for number, piece in enumerate(pieces, 1):
         writing.add(piece, number)
     writing.end(ended)
@@ -56,7 +56,9 @@ def written(pieces, ended="end"):
 
 
 def test_replies_are_read_as_one_stream():
-    choices = [Choice(index, str(index), written(pieces), Cut([])) for index, pieces in enumerate((["a", "b"], [], ["c"]))]
+    choices = [
+        Choice(index, str(index), written(pieces), StopSequences([])) for index, pieces in enumerate((["a", "b"], [], ["c"]))
+    ]
 
     async def read():
         return [(choice.index, piece) async for choice, piece in merged(choices, asyncio.get_running_loop().time() + 9)]
@@ -172,7 +174,7 @@ def test_this_machine_alone_needs_no_key(host):
 def test_other_machines_need_one(host):
     with pytest.raises(SettingsError, match="EMOGEN_API_KEY"):
         keys_of(ServerSettings(host=host))
-    assert keys_of(ServerSettings(host=host, open=True)) == ()
+    assert keys_of(ServerSettings(host=host, allow_unauthenticated=True)) == ()
     assert keys_of(ServerSettings(host=host, api_key="one")) == ("one",)
 
 
@@ -290,7 +292,8 @@ def test_keys_that_are_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("most_rows", 0), ("most_waiting", -1), ("seconds", 0.0), ("port", 70_000), ("cors", "page.example")]
+    ("name", "value"),
+    [("max_batch_size", 0), ("max_queue", -1), ("reply_timeout", 0.0), ("port", 70_000), ("cors", "page.example")],
 )
 def test_settings_that_are_impossible(name, value):
     with pytest.raises(SettingsError, match=f"--{name.replace('_', '-')} {value}: allowed is"):
@@ -310,7 +313,7 @@ def test_the_command_refuses_in_one_line(refusal, tiny_checkpoint, tmp_path, mon
         (("--checkpoint", tmp_path / "none"), 1, "no checkpoint there"),
         (("--checkpoint", tiny_checkpoint, "--recognizer", tmp_path), 1, "no classifier there"),
         (("--checkpoint", tiny_checkpoint, "--policy", "revenge"), 2, "is not one of mirror"),
-        (("--most-rows", "0"), 2, "--most-rows 0"),
+        (("--max-batch-size", "0"), 2, "--max-batch-size 0"),
         (("--config", tmp_path / "none.toml"), 2, "cannot be read"),
     ):
         found, line = refusal("serve", "--port", "0", *arguments)

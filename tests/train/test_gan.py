@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from emogen.data.batches import Batch
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 from emogen.decoding.rollout import rollout_returns
 from emogen.errors import SettingsError, TrainingError
 from emogen.models.classifier import Classifier, ClassifierConfig, emotion_probabilities
@@ -119,7 +119,7 @@ def judged_at_the_end(model, tokens, emotion):
 
 def estimated_gradient(model, estimator, random, discriminator, shuffled):
     """The estimator's gradient from 32 conditions of 4 replies."""
-    batch, draws = two_conditions(16), Draws(int(torch.randint(1 << 62, (), generator=random)))
+    batch, draws = two_conditions(16), CounterRNG(int(torch.randint(1 << 62, (), generator=random)))
     replies = sample_replies(Adversaries(model, model, discriminator), batch, TINY, draws)
     generated, condition, mask = replies.generated, replies.condition, replies.mask
 
@@ -356,14 +356,14 @@ def test_the_reward_is_that_of_the_whole_replies(estimator):
     models, batch = adversaries(estimator), real_batch()
     models.generator.eval()
     config = replace(SMALL, estimator=estimator)
-    replies = sample_replies(models, batch, config, Draws(0))
+    replies = sample_replies(models, batch, config, CounterRNG(0))
     tokens, emotion = replies.generated.tokens, batch.emotion.repeat_interleave(3, 0)
     if estimator == "dense":
         expected = judged_at_the_end(models.discriminator, tokens, emotion)
     else:
-        rivals = score(models.discriminator, batch.tokens, batch.emotion).repeat_interleave(3)
-        expected = (score(models.discriminator, tokens, emotion) - rivals).sigmoid()
-    found = gather_experience(models, batch, replies, config, Draws(1))
+        real_scores = score(models.discriminator, batch.tokens, batch.emotion).repeat_interleave(3)
+        expected = (score(models.discriminator, tokens, emotion) - real_scores).sigmoid()
+    found = gather_experience(models, batch, replies, config, CounterRNG(1))
     assert found.figures["reward"] == pytest.approx(float(expected.mean()))
 
 
@@ -376,7 +376,7 @@ def test_what_stands_behind_the_end_never_counts(estimator, behind):
         module.eval()
     models.generator.bias.data[EOS] = 1.0
     config = replace(SMALL, estimator=estimator)
-    replies = sample_replies(models, batch, config, Draws(0))
+    replies = sample_replies(models, batch, config, CounterRNG(0))
 
     def beyond(tokens):
         ends = (tokens == EOS).long()
@@ -389,7 +389,7 @@ def test_what_stands_behind_the_end_never_counts(estimator, behind):
     wider_batch = replace(batch, tokens=beyond(batch.tokens))
     assert not replies.mask[:, 2:].all()
     pairs, time = ((batch, replies), (wider_batch, wider)), replies.mask.shape[1]
-    found, again = (gather_experience(models, *pair, config, Draws(1)) for pair in pairs)
+    found, again = (gather_experience(models, *pair, config, CounterRNG(1)) for pair in pairs)
     assert again.figures["reward"] == pytest.approx(found.figures["reward"], abs=1e-6)
     for one, other in ((found.advantages, again.advantages), (replies.mask, wider.mask)):
         torch.testing.assert_close(other[:, :time], one)
@@ -407,14 +407,14 @@ def written_by(models, config, batch):
     """Replies of a generator in eval mode."""
     models.generator.eval()
     models.reference.eval()
-    return sample_replies(models, batch, config, Draws(0))
+    return sample_replies(models, batch, config, CounterRNG(0))
 
 
 def test_advantages_compare_replies_to_the_same_condition():
     """At the first token they add up to 0 over the samples of a condition (a property of the leave-one-out mean)."""
     models, batch, config = adversaries("dense"), real_batch(), replace(SMALL, estimator="dense")
     replies = written_by(models, config, batch)
-    found = gather_experience(models, batch, replies, config, Draws(1))
+    found = gather_experience(models, batch, replies, config, CounterRNG(1))
     first = found.advantages.gather(1, replies.generated.reply_start[:, None] - 1).view(6, 3)
     torch.testing.assert_close(first.sum(1), torch.zeros(6), atol=1e-6, rtol=0)
     assert first.abs().max() > 1e-4
@@ -425,7 +425,9 @@ def test_standardised_advantages_have_deviation_1():
     models, batch, config = adversaries(), real_batch(), replace(SMALL, rollouts=0)
     replies = written_by(models, config, batch)
     plain, scaled = (
-        gather_experience(models, batch, replies, replace(config, standardise=choice), Draws(1)).advantages[replies.mask]
+        gather_experience(models, batch, replies, replace(config, scale_advantages=choice), CounterRNG(1)).advantages[
+            replies.mask
+        ]
         for choice in ("no", "yes")
     )
     assert scaled.numpy().std() == pytest.approx(1, abs=1e-4)
@@ -436,7 +438,7 @@ def test_without_a_baseline_returns_are_the_advantages():
     """With no rollouts each token of a reply has the reply's own reward, a probability."""
     models, batch, config = adversaries(), real_batch(), replace(SMALL, rollouts=0, baseline="none")
     replies = written_by(models, config, batch)
-    found = gather_experience(models, batch, replies, config, Draws(1)).advantages
+    found = gather_experience(models, batch, replies, config, CounterRNG(1)).advantages
     own = found.max(1, keepdim=True).values
     torch.testing.assert_close(found, own * replies.mask)
     assert ((own > 0) & (own < 1)).all()
@@ -449,7 +451,7 @@ def test_a_constant_reward_teaches_nothing(estimator):
     for reward, taught in (("constant", False), ("discriminator", True)):
         config = replace(SMALL, estimator=estimator, reward=reward)
         replies = written_by(models, config, batch)
-        found = gather_experience(models, batch, replies, config, Draws(1))
+        found = gather_experience(models, batch, replies, config, CounterRNG(1))
         assert bool((found.advantages.abs() > 1e-6).any()) is taught
 
 
@@ -461,7 +463,7 @@ def test_shuffled_rewards_are_dealt_out_to_other_replies(estimator):
     config = replace(SMALL, estimator=estimator, rollouts=0, baseline="none")
     replies = written_by(models, config, batch)
     real, dealt = (
-        gather_experience(models, batch, replies, replace(config, reward=reward), Draws(1)).advantages
+        gather_experience(models, batch, replies, replace(config, reward=reward), CounterRNG(1)).advantages
         for reward in ("discriminator", "shuffled")
     )
     start = replies.generated.reply_start[:, None] - 1
@@ -475,7 +477,7 @@ def test_chunks_change_neither_loss_nor_gradient():
     """The vocabulary's scores for five places at once, computed again for the gradient, or for all."""
     models, batch, config = adversaries("dense"), real_batch(), replace(SMALL, estimator="dense", mle_weight=0.5)
     replies = written_by(models, config, batch)
-    found = gather_experience(models, batch, replies, config, Draws(1))
+    found = gather_experience(models, batch, replies, config, CounterRNG(1))
     losses = [
         policy_loss(models, replies, found, small)[0] + likelihood_loss(models, batch, small)
         for small in (config, replace(config, chunk=5))
@@ -499,7 +501,7 @@ def test_the_entropy_floor_pushes_only_from_below():
     models, batch = adversaries(), real_batch()
     config = replace(SMALL, rollouts=0, discriminator_reward=0.0, kl_weight=0.0)
     replies = written_by(models, config, batch)
-    found = gather_experience(models, batch, replies, config, Draws(1))
+    found = gather_experience(models, batch, replies, config, CounterRNG(1))
     for floor, weight in ((0.5, 0.0), (2.0, -0.1)):
         loss, _, _ = policy_loss(models, replies, found, replace(config, entropy_floor=floor, entropy_weight=0.1))
         spread = place_terms(models, replies, config)[2].mean()
@@ -556,7 +558,7 @@ def test_the_guide_rewards_the_emotion_that_was_asked_for():
     guided = replace(models, guide=Guide(classifier, torch.tensor([2, 0]), Words()))
     config = replace(SMALL, rollouts=0, baseline="none", discriminator_reward=0.0, emotion_reward=2.0)
     replies = written_by(guided, config, batch)
-    found = gather_experience(guided, batch, replies, config, Draws(1)).advantages.max(1).values
+    found = gather_experience(guided, batch, replies, config, CounterRNG(1)).advantages.max(1).values
     starts = replies.generated.reply_start.tolist()
     texts = [Words().decode(row[start:]) for row, start in zip(replies.generated.tokens.tolist(), starts, strict=True)]
     own = emotion_probabilities(classifier, texts)

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from emogen.data.batches import Batch
-from emogen.decoding.draws import Draws
-from emogen.decoding.sampling import Generated, Prefixes, generate, inverse_cdf
+from emogen.decoding.counter_rng import CounterRNG
+from emogen.decoding.sampling import Generated, PromptBatch, generate, inverse_cdf
 from emogen.errors import SettingsError
 from emogen.models.discriminator import (
     Discriminator,
@@ -32,7 +32,7 @@ from emogen.train.loops.gumbel import Relaxation, annealed, gumbel_loss, perturb
 READINGS = pytest.mark.parametrize("reading", ["sequence", "prefix"])
 BACKBONES = pytest.mark.parametrize("backbone", ["lstm", "transformer"])
 PLAIN = Relaxation(temperature=0.7)
-DRAWS = Draws(3)
+DRAWS = CounterRNG(3)
 
 
 def tiny_language(backbone="lstm"):
@@ -54,7 +54,7 @@ def sampled(model, batch, samples, longest, seed=0):
     """Replies of at most `longest` tokens, `samples` to each condition."""
     starts = batch.reply_start.repeat_interleave(samples)
     tokens = batch.tokens.repeat_interleave(samples, 0)[:, : int(starts.max())]
-    prefixes = Prefixes(
+    prefixes = PromptBatch(
         tokens.masked_fill(torch.arange(tokens.shape[1]) >= starts[:, None], PAD),
         starts,
         batch.emotion.repeat_interleave(samples, 0),
@@ -114,7 +114,7 @@ def test_over_all_words_the_noise_is_gumbel():
 
 
 def noise_of(rows, times=30, ids=200, noises=2, key=3, first=0):
-    source = gumbel._Noise(Draws(key, first), torch.ones(rows, times, dtype=torch.bool), noises, ids)
+    source = gumbel._Noise(CounterRNG(key, first), torch.ones(rows, times, dtype=torch.bool), noises, ids)
     return torch.stack([source.exponentials(draw, slice(0, rows * times)) for draw in range(noises)]).view(
         noises, rows, times, ids
     )
@@ -150,8 +150,8 @@ def test_the_value_is_the_loss_of_the_hard_rows(reading):
         found = score(discriminator, tokens, emotion)
         return found if reading == "sequence" else found.gather(1, (tokens != PAD).sum(1, keepdim=True) - 1).squeeze(1)
 
-    own, rivals = scores(generated.tokens, condition), scores(real.tokens, real.emotion).repeat_interleave(3)
-    expected = torch.log1p((rivals - own).exp()).mean()
+    own, real_scores = scores(generated.tokens, condition), scores(real.tokens, real.emotion).repeat_interleave(3)
+    expected = torch.log1p((real_scores - own).exp()).mean()
     found = gumbel_loss(model, discriminator, real, generated, condition, PLAIN, DRAWS)
     torch.testing.assert_close(found.detach(), expected)
 
@@ -161,14 +161,14 @@ def test_the_gradient_of_one_word_is_exact_as_the_temperature_falls(backbone):
     """Replies of one token and a linear score: the mean estimate against all three replies of each condition, enumerated."""
     model, real = tiny_language(backbone), two_conditions()
     discriminator = Linear(7, scale=0.05)
-    rivals = discriminator(real.tokens, real.emotion).detach()
+    real_scores = discriminator(real.tokens, real.emotion).detach()
     prefixes = torch.tensor([[BOS, PAD, PAD], [6, TURN, BOS]])
     states = model(prefixes, real.emotion)[[0, 1], real.reply_start - 1]
     probabilities = model.logits(states).softmax(-1)
     loss = torch.zeros(())
     for word in (5, 6, EOS):
         rows = functional.pad(prefixes, (0, 1)).scatter(1, real.reply_start[:, None], word)
-        value = -(discriminator(rows, real.emotion) - rivals).sigmoid().log()
+        value = -(discriminator(rows, real.emotion) - real_scores).sigmoid().log()
         loss = loss + (probabilities[:, word] * value.detach()).mean()
     exact = flat_gradient(loss, model)
     generated = sampled(model, real, 5_000, 1)
@@ -204,8 +204,10 @@ def straight_through(model, discriminator, real, generated, condition, temperatu
     one_hot = hard + functional.pad((soft - soft.detach()) * (mask & ~ended)[..., None], (0, 0, 1, 0))
     vectors = one_hot @ discriminator.embedding.weight.detach()
     with torch.no_grad():
-        rivals = of_whole_texts(discriminator(real.tokens, real.emotion), real.tokens).repeat_interleave(samples)
-    losses = functional.softplus(rivals - of_whole_texts(discriminator(generated.tokens, condition, vectors), generated.tokens))
+        real_scores = of_whole_texts(discriminator(real.tokens, real.emotion), real.tokens).repeat_interleave(samples)
+    losses = functional.softplus(
+        real_scores - of_whole_texts(discriminator(generated.tokens, condition, vectors), generated.tokens)
+    )
     grouped = losses.detach().view(-1, samples)
     advantages = samples / (samples - 1) * (grouped - grouped.mean(1, keepdim=True)).flatten()
     return (losses + advantages * decisions).mean()
@@ -243,8 +245,8 @@ def test_whether_to_end_is_learnt(backbone):
     condition = real.emotion.repeat_interleave(15, 0)
     log_probs = model.logits(model(tokens[:, :-1], condition)).log_softmax(-1).gather(2, tokens[:, 1:, None]).squeeze(2)
     probability = (log_probs * reply_mask(tokens, starts)).sum(1).exp()
-    rivals = discriminator(real.tokens, real.emotion).repeat_interleave(15)
-    loss = functional.softplus(rivals - discriminator(tokens, condition)).detach()
+    real_scores = discriminator(real.tokens, real.emotion).repeat_interleave(15)
+    loss = functional.softplus(real_scores - discriminator(tokens, condition)).detach()
     exact = flat_gradient((probability * loss).sum() / 2, model)
     generated = sampled(model, real, 2000, 3)
     condition = real.emotion.repeat_interleave(2000, 0)
@@ -257,13 +259,13 @@ def test_it_varies_less_than_reinforce():
     model, real = tiny_language(), two_conditions()
     discriminator = Linear(7, scale=0.05)
     condition = real.emotion.repeat_interleave(8, 0)
-    rivals = discriminator(real.tokens, real.emotion).detach().repeat_interleave(8)
+    real_scores = discriminator(real.tokens, real.emotion).detach().repeat_interleave(8)
     through, by_score = [], []
     for seed in range(200):
         generated = sampled(model, real, 8, 1, seed)
-        loss = gumbel_loss(model, discriminator, real, generated, condition, Relaxation(0.5), Draws(seed))
+        loss = gumbel_loss(model, discriminator, real, generated, condition, Relaxation(0.5), CounterRNG(seed))
         through.append(flat_gradient(loss, model))
-        value = functional.softplus(rivals - discriminator(generated.tokens, condition)).detach().view(2, 8)
+        value = functional.softplus(real_scores - discriminator(generated.tokens, condition)).detach().view(2, 8)
         advantage = (value - (value.sum(1, keepdim=True) - value) / 7).flatten()
         mask = reply_mask(generated.tokens, generated.reply_start)
         scores = model.logits(model(generated.tokens[:, :-1], condition)[mask])
@@ -309,7 +311,7 @@ def test_two_processes_are_one():
     def gradient(conditions, rows, first):
         batch = Batch(real.tokens[conditions], real.reply_start[conditions], real.emotion[conditions])
         mine = Generated(generated.tokens[rows], generated.reply_start[rows], generated.log_probs[rows])
-        loss = gumbel_loss(model, discriminator, batch, mine, condition[rows], PLAIN, Draws(3, first))
+        loss = gumbel_loss(model, discriminator, batch, mine, condition[rows], PLAIN, CounterRNG(3, first))
         return flat_gradient(loss, model)
 
     halves = gradient(slice(0, 2), slice(0, 6), 0), gradient(slice(2, 4), slice(6, 12), 6)
@@ -367,7 +369,7 @@ def test_it_teaches_a_generator_which_word_is_real():
     optimizer = torch.optim.Adam(model.parameters(), 0.1)
     for seed in range(30):
         generated = sampled(model, real, 8, 2, seed)
-        loss = gumbel_loss(model, discriminator, real, generated, real.emotion.repeat_interleave(8, 0), PLAIN, Draws(seed))
+        loss = gumbel_loss(model, discriminator, real, generated, real.emotion.repeat_interleave(8, 0), PLAIN, CounterRNG(seed))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from emogen.data.batches import Batch
-from emogen.decoding.sampling import Prefixes, Sampling, chooser, generate
+from emogen.decoding.sampling import PromptBatch, SamplingParams, chooser, generate
 from emogen.errors import TrainingError
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.likelihood import reply_nll
@@ -52,9 +52,9 @@ def test_four_examples_are_learnt_by_heart(backbone):
     assert figures[-1]["nll"] < 0.05 < figures[0]["nll"]
     places = torch.arange(7)
     prefix = examples.tokens.masked_fill(places >= examples.reply_start[:, None], PAD)[:, :4]
-    given = Prefixes(prefix, examples.reply_start, examples.emotion)
+    given = PromptBatch(prefix, examples.reply_start, examples.emotion)
     model.eval()
-    found = generate(model, given, 6, chooser(Sampling(temperature=0), torch.zeros(4, 6)))
+    found = generate(model, given, 6, chooser(SamplingParams(temperature=0), torch.zeros(4, 6)))
     assert found.tokens.tolist() == examples.tokens.tolist()
 
 

@@ -123,7 +123,7 @@ def test_optimum_of_a_language_of_two_sequences():
 
 
 def test_contexts_are_written_as_in_decoding(tiny_checkpoint):
-    """What `Checkpoint.prompts` gives the decoder stands in front of both replies, and the emotion is its condition."""
+    """What `EmotionModel.prompts` gives the decoder stands in front of both replies, and the emotion is its condition."""
     model = load(tiny_checkpoint)
     emotion = model.emotion("joy=0.6,fear=0.4", 0.5)
     context = ("A first utterance that is so long that the model does not read all of it. " * 4, "How was it?")
@@ -230,7 +230,7 @@ def pairs_of(labels, contexts=12):
 
 
 def settings(checkpoint, out, **changes):
-    small_run = {"steps": 12, "batch_size": 4, "learning_rate": 1e-2, "least_pairs": 5, "precision": "float32"}
+    small_run = {"steps": 12, "batch_size": 4, "learning_rate": 1e-2, "min_pairs": 5, "precision": "float32"}
     return FeedbackSettings(checkpoint=str(checkpoint), out=str(out), device="cpu", **(small_run | changes))
 
 
@@ -256,7 +256,9 @@ def test_a_run_leaves_a_new_checkpoint_and_the_old_one_alone(tiny_checkpoint, tm
 def test_what_the_new_folder_says(tiny_checkpoint, tmp_path):
     """Rows that a judge must not share, data by hash and no text of a user, and a card."""
     found = fit_preference(
-        pairs_of(load(tiny_checkpoint).labels), "feedback.db", settings(tiny_checkpoint, tmp_path / "new", untold=1.0)
+        pairs_of(load(tiny_checkpoint).labels),
+        "feedback.db",
+        settings(tiny_checkpoint, tmp_path / "new", unconditional_share=1.0),
     )
     seen = set(read_fingerprints(found.folder).tolist())
     held_out = {pair.context for pair in found.held_out}
@@ -273,7 +275,7 @@ def test_what_the_new_folder_says(tiny_checkpoint, tmp_path):
 
 def test_steps_follow_from_epochs(tiny_checkpoint, tmp_path):
     """9 pairs in batches of 4 are 3 updates an epoch."""
-    run = settings(tiny_checkpoint, tmp_path / "new", steps=0, epochs=2, untold=0.0)
+    run = settings(tiny_checkpoint, tmp_path / "new", steps=0, epochs=2, unconditional_share=0.0)
     found = fit_preference(pairs_of(load(tiny_checkpoint).labels), "x", run)
     assert json.loads((found.folder / "train.json").read_text(encoding="utf-8"))["steps"] == 6
 
@@ -329,7 +331,7 @@ def test_too_few_pairs_are_counted(tiny_checkpoint, tmp_path, contexts, least, s
         fit_preference(
             pairs_of(load(tiny_checkpoint).labels, contexts),
             "x",
-            settings(tiny_checkpoint, tmp_path / "new", least_pairs=least),
+            settings(tiny_checkpoint, tmp_path / "new", min_pairs=least),
         )
     assert not (tmp_path / "new").exists()
 
@@ -365,9 +367,9 @@ def test_the_decoder_of_a_vae_is_trained(rows_file, tmp_path, monkeypatch):
         ({"smoothing": 0.5}, "--smoothing 0.5"),
         ({"likelihood_weight": -1.0}, "--likelihood-weight -1.0"),
         ({"held_out": 1.0}, "--held-out 1.0"),
-        ({"untold": 1.5}, "--untold 1.5"),
+        ({"unconditional_share": 1.5}, "--unconditional-share 1.5"),
         ({"epochs": 0}, "--epochs 0"),
-        ({"least_pairs": 0}, "--least-pairs 0"),
+        ({"min_pairs": 0}, "--min-pairs 0"),
         ({"steps": -1}, "--steps -1"),
     ],
 )

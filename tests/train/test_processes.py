@@ -33,11 +33,11 @@ from emogen.train.loops.gan import train_gan
 from emogen.train.loops.mle import train_mle
 from emogen.train.loops.vae import train_vae
 from emogen.train.run.processes import (
-    after_first,
-    from_first,
-    is_first,
+    broadcast_from_main,
+    is_main_process,
     joint,
     largest,
+    main_process_first,
     part,
     process_group,
     rank,
@@ -188,9 +188,9 @@ def in_group(number, folder, task, *arguments):
 def talk(folder):
     """Asserts in both processes."""
     own = float(rank() + 1)
-    assert (world(), is_first(), part().world) == (2, rank() == 0, 2)
+    assert (world(), is_main_process(), part().world) == (2, rank() == 0, 2)
     assert total(torch.tensor([own, 1.0])).tolist() == [3.0, 2.0]
-    assert largest([own, -own, float("nan") if is_first() else own]) == [2.0, -1.0, float("inf")]
+    assert largest([own, -own, float("nan") if is_main_process() else own]) == [2.0, -1.0, float("inf")]
     check_joint(own)
     check_gradients(own)
     check_first(folder)
@@ -212,7 +212,7 @@ def check_gradients(own):
     parameters = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in shapes]
     for parameter in parameters[:2]:
         parameter.grad = torch.full_like(parameter, own)
-    if is_first():
+    if is_main_process():
         parameters[2].grad = torch.tensor(5.0)
     sum_gradients(parameters)
     assert [parameter.grad.tolist() for parameter in parameters[:3]] == [[[3.0] * 3] * 2, [3.0] * 2, 5.0]
@@ -221,13 +221,13 @@ def check_gradients(own):
 
 def check_first(folder):
     """The others get what it made, or make it where they find what it left."""
-    assert from_first(lambda: {"made": rank()}) == {"made": 0}
+    assert broadcast_from_main(lambda: {"made": rank()}) == {"made": 0}
 
     def make():
         (folder / f"made-{rank()}").touch()
         return sorted(path.name for path in folder.glob("made-*"))
 
-    assert after_first(make) == ["made-0", "made-1"][: rank() + 1]
+    assert main_process_first(make) == ["made-0", "made-1"][: rank() + 1]
 
 
 def check_errors():
@@ -236,11 +236,11 @@ def check_errors():
     def fail():
         raise SettingsError("no")
 
-    with pytest.raises(SettingsError if is_first() else ElsewhereError):
-        from_first(fail)
+    with pytest.raises(SettingsError if is_main_process() else ElsewhereError):
+        broadcast_from_main(fail)
     weight = nn.Linear(1, 1, bias=False)
     state = TrainState({}, {}, torch.Generator())
-    loss = weight(torch.ones(1)).sum() * (1.0 if is_first() else float("nan"))
+    loss = weight(torch.ones(1)).sum() * (1.0 if is_main_process() else float("nan"))
     before = weight.weight.clone()
     with pytest.raises(TrainingError, match="not finite"):
         update(loss, adamw(weight), 1.0, state)
@@ -257,11 +257,11 @@ def test_one_process_needs_no_group(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     value = torch.tensor(2.0, requires_grad=True)
     with process_group(torch.device("cpu")):
-        assert (rank(), world(), is_first()) == (0, 1, True)
+        assert (rank(), world(), is_main_process()) == (0, 1, True)
         assert joint(value) is value
         assert not total(value).requires_grad
         assert largest([3.0]) == [3.0]
-        assert after_first(lambda: from_first(lambda: 7)) == 7
+        assert main_process_first(lambda: broadcast_from_main(lambda: 7)) == 7
     for name, number in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", 1)):
         monkeypatch.setenv(name, str(number))
     with process_group(torch.device("cpu")):

@@ -17,7 +17,7 @@ from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingErr
 from emogen.train import run as run_module
 from emogen.train.config import GanSettings, GeneratorRun
 from emogen.train.run.folder import held
-from emogen.train.run.run import Watch, _on_one_line, explaining, refuse_overwriting, resume, run
+from emogen.train.run.run import RunHooks, _on_one_line, explaining, refuse_overwriting, resume, run
 from emogen.train.run.state import Step, TrainState, adamw
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and messages of POSIX")
@@ -40,7 +40,7 @@ class Toy:
         self.held_out = held_out or {}
         self.fails = fails or {}
         self.saved = []
-        self.watch = Watch(self.validate, lambda: f"text {self.state.step}", self.save, select)
+        self.watch = RunHooks(self.validate, lambda: f"text {self.state.step}", self.save, select)
         with torch.no_grad():
             self.model.weight.zero_()
 
@@ -276,7 +276,7 @@ def test_a_held_out_figure_that_is_no_number_ends_the_run(folder, value):
 
 def test_a_held_out_figure_past_all_bounds_ends_the_run(folder):
     toy = Toy(folder)
-    toy.watch = Watch(lambda: {"perplexity": math.exp(1e6)}, lambda: "", toy.save)
+    toy.watch = RunHooks(lambda: {"perplexity": math.exp(1e6)}, lambda: "", toy.save)
     with pytest.raises(TrainingError, match="figures grow past all bounds; lower the learning rate; the last good state"):
         toy.run()
 
@@ -318,7 +318,7 @@ def test_adversarial_training_can_lower_more(tmp_path):
 
 def test_memory_that_runs_short_while_held_out_rows_are_read(folder):
     toy = Toy(folder)
-    toy.watch = Watch(raising(MemoryError()), lambda: "", toy.save)
+    toy.watch = RunHooks(raising(MemoryError()), lambda: "", toy.save)
     with pytest.raises(TrainingError, match="out of memory"):
         toy.run()
 

@@ -21,11 +21,11 @@ from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.text.tokenizer import BOS, EOS
 from emogen.train.config import GanConfig
 from emogen.train.gan.safeguards import (
-    Limits,
-    Measured,
-    Verdict,
+    Action,
+    SafeguardConfig,
+    Signals,
+    check_step,
     distinct_pairs,
-    judge_step,
     rate_share,
     refresh_discriminator,
     return_to_start,
@@ -33,26 +33,26 @@ from emogen.train.gan.safeguards import (
 from emogen.train.loops.gan import Adversaries, train_gan
 from emogen.train.run.state import TrainState, adamw
 
-FINE = Verdict(False, False, False, ())
-LIMITS = Limits()
+FINE = Action(False, False, False, ())
+LIMITS = SafeguardConfig()
 
 
 def judged(values, limits=LIMITS, figures=None):
     """Verdicts on a sequence of what steps measured."""
     figures = {} if figures is None else figures
-    return [judge_step(step, figures, measured, limits) for step, measured in enumerate(values, 1)]
+    return [check_step(step, figures, measured, limits) for step, measured in enumerate(values, 1)]
 
 
 def rewards(*values):
-    return [Measured(0.5, 0.5, {"reward": value}) for value in values]
+    return [Signals(0.5, 0.5, {"reward": value}) for value in values]
 
 
 def accuracies(*values):
-    return [Measured(0.5, value, {"reward": 0.5}) for value in values]
+    return [Signals(0.5, value, {"reward": 0.5}) for value in values]
 
 
 def diversities(*values):
-    return [Measured(value, 0.5, {"reward": 0.5}) for value in values]
+    return [Signals(value, 0.5, {"reward": 0.5}) for value in values]
 
 
 @pytest.mark.parametrize("name", ["reward", "advantage", "loss"])
@@ -69,9 +69,9 @@ def diversities(*values):
 def test_broken_values_skip_the_update(name, value, said, caplog):
     """From the first step on; said in words, and logged with the step."""
     with caplog.at_level(logging.WARNING, "emogen.train.gan.safeguards"):
-        (verdict,) = judged([Measured(0.5, 0.5, {"other": 0.1, name: value})])
+        (verdict,) = judged([Signals(0.5, 0.5, {"other": 0.1, name: value})])
     expected = f"{name} {said}, in 1 updates in a row: the generator skips this one"
-    assert verdict == Verdict(True, False, False, (expected,))
+    assert verdict == Action(True, False, False, (expected,))
     assert caplog.messages == [f"step 1: {expected}"]
 
 
@@ -82,7 +82,7 @@ def test_broken_values_in_a_row_stop_the_run():
     verdicts = judged([*nine, *rewards(0.5), *nine], figures=figures)
     assert [verdict.skip_generator for verdict in verdicts] == [True] * 9 + [False] + [True] * 9
     with pytest.raises(TrainingError) as caught:
-        judge_step(20, figures, rewards(math.nan)[0], LIMITS)
+        check_step(20, figures, rewards(math.nan)[0], LIMITS)
     assert str(caught.value) == (
         "step 20: reward nan is not finite, in 10 updates in a row; lower --learning-rate and --discriminator-rate"
     )
@@ -133,14 +133,14 @@ def test_a_discriminator_at_100_percent_is_refreshed():
     assert due == [100, 150]
     said = "the discriminator was right in 100.0% of pairs for 50 steps"
     said += ": its last layer is shrunk to scores that are 3 apart at most"
-    assert verdicts[99] == Verdict(False, True, False, (said,))
+    assert verdicts[99] == Action(False, True, False, (said,))
     assert all(verdict == FINE for number, verdict in enumerate(verdicts, 1) if number not in due)
 
 
 def test_the_warm_up_counts_for_nothing_but_distinct():
     """There the generator cannot answer: no accuracy, no values; a broken row of updates goes on behind it."""
     figures = {}
-    assert judged([Measured(0.8)] * 200, figures=figures) == [FINE] * 200
+    assert judged([Signals(0.8)] * 200, figures=figures) == [FINE] * 200
     assert figures == pytest.approx(
         {"guard_full_steps": 0, "guard_distinct_seen": 20, "guard_distinct_start": 0.8} | {"guard_distinct": 0.8}
     )
@@ -153,7 +153,7 @@ def test_a_collapse_returns_the_generator():
     assert verdicts[:-1] == [FINE] * 26
     said = "distinct-2 of the replies fell from 0.800 to 0.383"
     said += ": the generator goes back to the starting model, at 0.5 of its learning rate from now on"
-    assert verdicts[-1] == Verdict(True, False, True, (said,))
+    assert verdicts[-1] == Action(True, False, True, (said,))
     assert rate_share(figures) == 0.5
     assert judged(diversities(0.8, 0.5, 0.6), figures=figures) == [FINE] * 3
     assert rate_share(figures) == 0.5
@@ -166,7 +166,7 @@ def test_the_fourth_collapse_stops_the_run():
     assert [number for number, verdict in enumerate(verdicts, 1) if verdict.return_generator] == [27, 34, 41]
     assert rate_share(figures) == 0.125
     with pytest.raises(TrainingError) as caught:
-        judge_step(48, figures, Measured(0.0), LIMITS)
+        check_step(48, figures, Signals(0.0), LIMITS)
     assert str(caught.value) == (
         "step 48: distinct-2 of the replies fell from 0.800 to 0.383, after 3 returns to the starting model; raise --kl-weight "
         "or --entropy-floor, or lower --learning-rate"
@@ -186,12 +186,12 @@ def test_no_collapse_without_a_value_below_half(start, others):
 
 
 STEPS = st.builds(
-    lambda distinct, accuracy, reward: Measured(distinct, accuracy, {"reward": reward}),
+    lambda distinct, accuracy, reward: Signals(distinct, accuracy, {"reward": reward}),
     st.sampled_from([0.0, 0.5, 1.0]),
     st.sampled_from([0.5, 1.0]),
     st.sampled_from([0.5, 40.0, math.nan]),
 )
-QUICK = Limits(skips=5, patience=3, settled=4, returns=5)
+QUICK = SafeguardConfig(skips=5, patience=3, settled=4, returns=5)
 
 
 def outcome(values, figures):
@@ -199,7 +199,7 @@ def outcome(values, figures):
     found = []
     for step, measured in enumerate(values, 1):
         try:
-            found.append(judge_step(step, figures, measured, QUICK))
+            found.append(check_step(step, figures, measured, QUICK))
         except TrainingError as error:
             return [*found, str(error)]
     return found
@@ -217,9 +217,7 @@ def test_a_resumed_run_judges_as_one_that_was_not_stopped(values, place):
     restored = json.loads(json.dumps(figures, allow_nan=False))
     later = outcome(values[place:], restored)
     assert len(first) + len(later) == len(whole)
-    assert [each for each in first + later if isinstance(each, Verdict)] == [
-        each for each in whole if isinstance(each, Verdict)
-    ]
+    assert [each for each in first + later if isinstance(each, Action)] == [each for each in whole if isinstance(each, Action)]
 
 
 def by_enumeration(tokens, mask, drawn):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emogen.checkpoint import load_classifier
 from emogen.data.batches import Batch
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 from emogen.decoding.rollout import Reward
 from emogen.emotions.labels import LabelSet
 from emogen.errors import SettingsError
@@ -62,7 +62,7 @@ def load_guide(folder: str | Path, labels: LabelSet, tokenizer: Tokenizer, devic
     return Guide(classifier, torch.tensor([known.names.index(name) for name in labels.names]), tokenizer)
 
 
-def relative_reward(discriminator: AnyDiscriminator, real: Batch, config: GanConfig, draws: Draws) -> Reward:
+def relative_reward(discriminator: AnyDiscriminator, real: Batch, config: GanConfig, draws: CounterRNG) -> Reward:
     """The reward of a generated row: the probability that the discriminator prefers it to the real reply of its condition.
 
     Args:
@@ -71,17 +71,17 @@ def relative_reward(discriminator: AnyDiscriminator, real: Batch, config: GanCon
         config: says how many samples, and whether a control takes the place of this reward.
         draws: of the control.
     """
-    rivals = of_whole_texts(score(discriminator, real.tokens, real.emotion), real.tokens)
+    real_scores = of_whole_texts(score(discriminator, real.tokens, real.emotion), real.tokens)
 
     def reward(tokens: Tensor, rows: Tensor) -> Tensor:
         condition = rows // config.samples
         scores = of_whole_texts(score(discriminator, tokens, real.emotion[condition]), tokens)
-        return controlled((scores - rivals[condition]).sigmoid(), config, draws)
+        return ablate_reward((scores - real_scores[condition]).sigmoid(), config, draws)
 
     return reward
 
 
-def controlled(rewards: Tensor, config: GanConfig, draws: Draws) -> Tensor:
+def ablate_reward(rewards: Tensor, config: GanConfig, draws: CounterRNG) -> Tensor:
     """Rewards [rows, ...] as they are, or of a control that can teach nothing: all 1, or dealt out to other rows at random."""
     if config.reward == "constant":
         return torch.ones_like(rewards)

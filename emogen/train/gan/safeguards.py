@@ -1,7 +1,7 @@
 """What adversarial training does when it goes wrong: broken rewards, a discriminator that is always right, a collapse.
 
-Each rule is judged once a step, speaks in words (a warning of this module's logger, and `Verdict.words`), and keeps what it
-remembers in the figures of the run's state, so that a resumed run goes on with it. Defaults are those of `Limits`.
+Each rule is judged once a step, speaks in words (a warning of this module's logger, and `Action.words`), and keeps what it
+remembers in the figures of the run's state, so that a resumed run goes on with it. Defaults are those of `SafeguardConfig`.
 
 1. Broken or exploding: a reward, advantage or loss that is not finite, is larger than `bound`, or lies more than `deviations`
    running deviations from its running mean (judged after `settled` steps; a deviation counts with at least a twentieth of the
@@ -35,7 +35,7 @@ from emogen.errors import TrainingError
 from emogen.models.discriminator import AnyDiscriminator, of_whole_texts, score
 from emogen.models.generator import Generator
 from emogen.models.trained import take_trained, trained_tensors
-from emogen.train.run.processes import is_first, joint_mean
+from emogen.train.run.processes import is_main_process, joint_mean
 
 _LOG = logging.getLogger(__name__)
 _PAIRS_A_ROW = 4
@@ -46,7 +46,7 @@ _DISTANCE = 3.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class SafeguardConfig:
     """Where the rules set in.
 
     Attributes:
@@ -71,7 +71,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Signals:
     """What a step found, the same in every process.
 
     Attributes:
@@ -86,7 +86,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Action:
     """What is to be done in this step, and why.
 
     Attributes:
@@ -102,7 +102,7 @@ class Verdict:
     words: tuple[str, ...]
 
 
-def judge_step(step: int, figures: dict[str, float], measured: Measured, limits: Limits) -> Verdict:
+def check_step(step: int, figures: dict[str, float], measured: Signals, limits: SafeguardConfig) -> Action:
     """Applies the three rules, and logs what is to be done.
 
     Args:
@@ -118,9 +118,9 @@ def judge_step(step: int, figures: dict[str, float], measured: Measured, limits:
     saturated = _saturated(figures, measured.accuracy, limits)
     collapsed = _collapsed(step, figures, measured.distinct, limits)
     words = tuple(said for said in (broken, saturated, collapsed) if said)
-    for said in words if is_first() else ():
+    for said in words if is_main_process() else ():
         _LOG.warning("step %d: %s", step, said)
-    return Verdict(bool(broken or collapsed), bool(saturated), bool(collapsed), words)
+    return Action(bool(broken or collapsed), bool(saturated), bool(collapsed), words)
 
 
 def rate_share(figures: Mapping[str, float]) -> float:
@@ -185,7 +185,7 @@ def return_to_start(generator: Generator, reference: Generator, optimizer: Optim
             value.zero_()
 
 
-def _broken(step: int, figures: dict[str, float], values: Mapping[str, float], limits: Limits) -> str:
+def _broken(step: int, figures: dict[str, float], values: Mapping[str, float], limits: SafeguardConfig) -> str:
     if not values:
         return ""
     faults = [said for name, value in values.items() if (said := _fault(figures, name, value, limits))]
@@ -199,7 +199,7 @@ def _broken(step: int, figures: dict[str, float], values: Mapping[str, float], l
     return f"{said}: the generator skips this one" if faults else ""
 
 
-def _fault(figures: Mapping[str, float], name: str, value: float, limits: Limits) -> str:
+def _fault(figures: Mapping[str, float], name: str, value: float, limits: SafeguardConfig) -> str:
     """What is wrong with a value; nothing where it is usual."""
     if not math.isfinite(value):
         return f"{name} {value:g} is not finite"
@@ -211,7 +211,7 @@ def _fault(figures: Mapping[str, float], name: str, value: float, limits: Limits
     return f"{name} {value:g} is more than {limits.deviations:g} running deviations from {mean:.3g}"
 
 
-def _reach(figures: Mapping[str, float], name: str, limits: Limits) -> float:
+def _reach(figures: Mapping[str, float], name: str, limits: SafeguardConfig) -> float:
     """How far from its running mean a value is usual."""
     if figures.get(f"guard_{name}_seen", 0.0) < limits.settled:
         return math.inf
@@ -219,7 +219,7 @@ def _reach(figures: Mapping[str, float], name: str, limits: Limits) -> float:
     return limits.deviations * max(least, math.sqrt(figures[f"guard_{name}_variance"]))
 
 
-def _note(figures: dict[str, float], name: str, value: float, limits: Limits) -> None:
+def _note(figures: dict[str, float], name: str, value: float, limits: SafeguardConfig) -> None:
     """Takes a value into its running mean and variance: all weigh the same at first, later ones fade after 100 steps."""
     if not abs(value) <= limits.bound:
         return
@@ -232,7 +232,7 @@ def _note(figures: dict[str, float], name: str, value: float, limits: Limits) ->
     figures[f"guard_{name}_variance"] = (1 - gain) * (variance + gain * change**2)
 
 
-def _saturated(figures: dict[str, float], accuracy: float, limits: Limits) -> str:
+def _saturated(figures: dict[str, float], accuracy: float, limits: SafeguardConfig) -> str:
     steps = figures.get("guard_full_steps", 0.0) + 1 if accuracy >= limits.accuracy else 0.0
     figures["guard_full_steps"] = steps % limits.patience
     if steps < limits.patience:
@@ -241,7 +241,7 @@ def _saturated(figures: dict[str, float], accuracy: float, limits: Limits) -> st
     return f"the discriminator was right in {accuracy:.1%} of pairs for {steps:.0f} steps: {remedy}"
 
 
-def _collapsed(step: int, figures: dict[str, float], distinct: float, limits: Limits) -> str:
+def _collapsed(step: int, figures: dict[str, float], distinct: float, limits: SafeguardConfig) -> str:
     start, now = _noted_distinct(figures, distinct, limits)
     if now >= limits.distinct * start:
         return ""
@@ -254,7 +254,7 @@ def _collapsed(step: int, figures: dict[str, float], distinct: float, limits: Li
     return f"{said}: the generator goes back to the starting model, at {rate_share(figures):g} of its learning rate from now on"
 
 
-def _noted_distinct(figures: dict[str, float], distinct: float, limits: Limits) -> tuple[float, float]:
+def _noted_distinct(figures: dict[str, float], distinct: float, limits: SafeguardConfig) -> tuple[float, float]:
     """Mean of the first values, and running mean, of distinct-2."""
     seen, start = figures.get("guard_distinct_seen", 0.0), figures.get("guard_distinct_start", 0.0)
     if seen < limits.settled:

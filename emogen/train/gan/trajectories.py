@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from emogen.data.batches import Batch
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 from emogen.decoding.rollout import rollout_returns
-from emogen.decoding.sampling import Generated, Plain, Prefixes, generate
+from emogen.decoding.sampling import Generated, Plain, PromptBatch, generate
 from emogen.models.chunks import in_chunks
 from emogen.models.discriminator import AnyDiscriminator, of_whole_texts, score
 from emogen.models.generator import Generator, reply_mask
@@ -20,7 +20,7 @@ from emogen.models.losses import Gaussian, clipped_policy_loss, entropy, leave_o
 from emogen.models.vae import TextVAE
 from emogen.text.tokenizer import PAD
 from emogen.train.config import GanConfig
-from emogen.train.gan.rewards import Guide, controlled, dense_returns, relative_reward
+from emogen.train.gan.rewards import Guide, ablate_reward, dense_returns, relative_reward
 from emogen.train.run.processes import joint_mean, total
 
 _LATENT = 1 << 32
@@ -64,7 +64,7 @@ class Replies:
 
 
 @dataclass(frozen=True)
-class Experience:
+class Trajectory:
     """What the tokens of replies are worth.
 
     Attributes:
@@ -76,7 +76,7 @@ class Experience:
     figures: dict[str, float]
 
 
-def sample_replies(models: Adversaries, real: Batch, config: GanConfig, draws: Draws) -> Replies:
+def sample_replies(models: Adversaries, real: Batch, config: GanConfig, draws: CounterRNG) -> Replies:
     """`config.samples` replies for each condition of `real`, drawn at temperature 1.
 
     A latent, where the generator has one, is drawn for each reply: from the prior, or for some samples of a VAE's decoder
@@ -87,13 +87,13 @@ def sample_replies(models: Adversaries, real: Batch, config: GanConfig, draws: D
     prefix = prefix.masked_fill(torch.arange(prefix.shape[1], device=prefix.device) >= starts[:, None], PAD)
     condition = torch.cat([real.emotion.repeat_interleave(config.samples, 0), _latents(models, real, config, draws)], 1)
     completed = config.estimator == "rollout" and config.rollouts > 0
-    prefixes = Prefixes(prefix, starts, condition)
+    prefixes = PromptBatch(prefix, starts, condition)
     generated = generate(models.generator, prefixes, config.max_tokens, Plain(draws.uniforms), completed)
     return Replies(generated, condition, reply_mask(generated.tokens, starts))
 
 
 @torch.no_grad()
-def _latents(models: Adversaries, real: Batch, config: GanConfig, draws: Draws) -> Tensor:
+def _latents(models: Adversaries, real: Batch, config: GanConfig, draws: CounterRNG) -> Tensor:
     rows = torch.arange(len(real) * config.samples, device=real.tokens.device)
     dimensions = torch.arange(models.generator.config.latent, device=rows.device)
     noise: Tensor = torch.special.ndtri(draws.uniforms(rows[:, None], _LATENT + dimensions).clamp(min=_SMALLEST))
@@ -107,7 +107,7 @@ def _latents(models: Adversaries, real: Batch, config: GanConfig, draws: Draws) 
 
 
 @torch.no_grad()
-def gather_experience(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: Draws) -> Experience:
+def gather_experience(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: CounterRNG) -> Trajectory:
     """What each token of the replies is worth by the config's estimator and the guide, less the baseline."""
     returns, worth = _judged(models, real, replies, config, draws)
     figures = {"reward": float(joint_mean(worth.mean(), len(worth)))} if len(worth) else {}
@@ -117,17 +117,17 @@ def gather_experience(models: Adversaries, real: Batch, replies: Replies, config
         emotion = models.guide.worth(replies.generated.tokens, replies.generated.reply_start, asked)
         returns = returns + config.emotion_reward * emotion[:, None] * replies.mask
         figures["emotion_reward"] = float(joint_mean(emotion.mean(), len(emotion)))
-    return Experience(_advantages(returns, replies.mask, config), figures)
+    return Trajectory(_advantages(returns, replies.mask, config), figures)
 
 
-def _judged(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: Draws) -> tuple[Tensor, Tensor]:
+def _judged(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: CounterRNG) -> tuple[Tensor, Tensor]:
     """The discriminator's part: returns [rows, time - 1], and what whole replies are worth, [rows]; none with `gumbel`."""
     tokens, mask = replies.generated.tokens, replies.mask
     if config.estimator == "gumbel":
         return torch.zeros(mask.shape, device=tokens.device), torch.empty(0)
     if config.estimator == "dense":
         odds = score(models.discriminator, tokens, real.emotion.repeat_interleave(config.samples, 0))
-        potential = controlled(odds.sigmoid() if config.potential == "probability" else odds, config, draws)
+        potential = ablate_reward(odds.sigmoid() if config.potential == "probability" else odds, config, draws)
         return dense_returns(potential, mask, config.discount), of_whole_texts(potential, tokens)
     reward = relative_reward(models.discriminator, real, config, draws)
     returns = rollout_returns(
@@ -140,7 +140,7 @@ def _advantages(returns: Tensor, mask: Tensor, config: GanConfig) -> Tensor:
     grouped = (-1, config.samples, mask.shape[1])
     if config.baseline == "leave-one-out":
         returns = leave_one_out(returns.view(grouped), mask.view(grouped)).view(mask.shape)
-    if config.standardise == "no":
+    if config.scale_advantages == "no":
         return returns
     places = total(mask.sum()).clamp(min=1)
     mean = total(returns.sum()) / places
@@ -149,7 +149,7 @@ def _advantages(returns: Tensor, mask: Tensor, config: GanConfig) -> Tensor:
 
 
 def policy_loss(
-    models: Adversaries, replies: Replies, experience: Experience, config: GanConfig, old: Tensor | None = None
+    models: Adversaries, replies: Replies, experience: Trajectory, config: GanConfig, old: Tensor | None = None
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
     """What the generator learns from rewards, and what holds it near the starting model.
 

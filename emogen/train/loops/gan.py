@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 from emogen.data.batches import Batch
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 from emogen.decoding.sampling import Generated
 from emogen.errors import TrainingError
 from emogen.train.config import GanConfig
 from emogen.train.gan.discriminator_step import cut_to, train_discriminator
 from emogen.train.gan.safeguards import (
-    Limits,
-    Measured,
+    SafeguardConfig,
+    Signals,
+    check_step,
     distinct_pairs,
-    judge_step,
     rate_share,
     refresh_discriminator,
     return_to_start,
 )
 from emogen.train.gan.trajectories import (
     Adversaries,
-    Experience,
     Replies,
+    Trajectory,
     gather_experience,
     likelihood_loss,
     policy_loss,
@@ -56,7 +56,7 @@ def train_gan(models: Adversaries, batches: Iterable[Batch], config: GanConfig, 
             figures = train_discriminator(models.discriminator, real, replies.generated.tokens, config, state)
             figures["distinct2"] = _distinct(replies)
             if state.step < config.warmup_steps:
-                words = judge_step(state.step + 1, state.figures, Measured(figures["distinct2"]), _limits(config)).words
+                words = check_step(state.step + 1, state.figures, Signals(figures["distinct2"]), _limits(config)).words
             else:
                 words = train_generator(models, real, replies, config, state, figures)
         state.step += 1
@@ -70,7 +70,7 @@ def train_generator(
     experience = gather_experience(models, real, replies, config, fresh_draws(state, real, config))
     loss, old, found = generator_loss(models, real, replies, experience, config, state)
     figures |= experience.figures | found
-    verdict = judge_step(state.step + 1, state.figures, _measured(experience, loss, figures), _limits(config))
+    verdict = check_step(state.step + 1, state.figures, _measured(experience, loss, figures), _limits(config))
     if verdict.refresh_discriminator:
         refresh_discriminator(models.discriminator, real, replies.generated.tokens)
     if verdict.return_generator:
@@ -87,7 +87,7 @@ def generator_loss(
     models: Adversaries,
     real: Batch,
     replies: Replies,
-    experience: Experience,
+    experience: Trajectory,
     config: GanConfig,
     state: TrainState,
     old: Tensor | None = None,
@@ -101,8 +101,8 @@ def generator_loss(
     return loss, old, figures
 
 
-def _limits(config: GanConfig) -> Limits:
-    return Limits(distinct=config.distinct_floor)
+def _limits(config: GanConfig) -> SafeguardConfig:
+    return SafeguardConfig(distinct=config.distinct_floor)
 
 
 def _distinct(replies: Replies) -> float:
@@ -110,10 +110,10 @@ def _distinct(replies: Replies) -> float:
     return float(joint_mean(found, len(replies.mask)))
 
 
-def _measured(experience: Experience, loss: Tensor, figures: dict[str, float]) -> Measured:
+def _measured(experience: Trajectory, loss: Tensor, figures: dict[str, float]) -> Signals:
     (advantage,) = largest([float(experience.advantages.abs().max())])
     values = {"the reward": figures.get("reward", 0.0), "the largest advantage": advantage, "the loss": float(loss.detach())}
-    return Measured(figures["distinct2"], figures["accuracy"], values)
+    return Signals(figures["distinct2"], figures["accuracy"], values)
 
 
 def _relaxed_loss(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, state: TrainState) -> Tensor:
@@ -131,9 +131,9 @@ def _relaxed_loss(models: Adversaries, real: Batch, replies: Replies, config: Ga
     return joint_mean(loss, len(replies.mask))
 
 
-def fresh_draws(state: TrainState, real: Batch, config: GanConfig) -> Draws:
+def fresh_draws(state: TrainState, real: Batch, config: GanConfig) -> CounterRNG:
     """Random numbers that were not used before, for the samples of a batch's conditions."""
-    return Draws(int(torch.randint(1 << 62, (), generator=state.random)), first=real.before * config.samples)
+    return CounterRNG(int(torch.randint(1 << 62, (), generator=state.random)), first=real.before * config.samples)
 
 
 def _check_samples(generated: Generated, state: TrainState) -> None:

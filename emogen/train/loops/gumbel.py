@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from emogen.data.batches import Batch
-from emogen.decoding.draws import Draws
+from emogen.decoding.counter_rng import CounterRNG
 from emogen.decoding.sampling import Generated
 from emogen.errors import SettingsError
 from emogen.models.discriminator import (
@@ -65,7 +65,7 @@ def gumbel_loss(
     generated: Generated,
     condition: Tensor,
     relaxation: Relaxation,
-    draws: Draws,
+    draws: CounterRNG,
 ) -> Tensor:
     """Relativistic loss of replies that were sampled, with a gradient that goes through their words to the generator alone.
 
@@ -100,13 +100,13 @@ def gumbel_loss(
     """
     if isinstance(discriminator, PretrainedDiscriminator | LikelihoodRatioDiscriminator):
         raise SettingsError("--estimator gumbel: this discriminator has no word vectors to learn from; use --estimator rollout")
-    losses, slopes = _word_slopes(discriminator, real, generated.tokens, relaxation.chunk)
+    losses, gradients = _word_slopes(discriminator, real, generated.tokens, relaxation.chunk)
     mask = reply_mask(generated.tokens, generated.reply_start)
     grouped = losses.view(len(real), -1, 1)
     advantages = leave_one_out(grouped, torch.ones_like(grouped, dtype=torch.bool)).view(-1, 1).expand(mask.shape)
     words = _Words(
         taken=generated.tokens[:, 1:][mask],
-        slopes=slopes[:, 1:][mask],
+        gradients=gradients[:, 1:][mask],
         vectors=discriminator.embedding.weight.detach(),
         advantages=advantages[mask] / len(mask),
         noise=_Noise(draws, mask, relaxation.noises, generator.config.vocabulary),
@@ -138,13 +138,13 @@ def perturbed_scores(probabilities: Tensor, taken: Tensor, exponentials: Tensor)
 class _Noise:
     """Exponential random numbers [places, vocabulary] that depend on key, row and place, whatever is drawn beside them.
 
-    Places and ids have a number each from `Draws`; the two are mixed in 32 bits, as that is done for each id at each place.
+    Places and ids have a number each from `CounterRNG`; the two are mixed in 32 bits, as that is done for each id at each place.
     """
 
-    def __init__(self, draws: Draws, mask: Tensor, number: int, vocabulary: int) -> None:
+    def __init__(self, draws: CounterRNG, mask: Tensor, number: int, vocabulary: int) -> None:
         rows, times = mask.nonzero().unbind(1)
         self.places = torch.stack([_integers(draws, rows, times, each) for each in range(number)])
-        self.ids = _integers(Draws(draws.key), torch.arange(vocabulary, device=rows.device), -1, -1)
+        self.ids = _integers(CounterRNG(draws.key), torch.arange(vocabulary, device=rows.device), -1, -1)
 
     def exponentials(self, draw: int, part: slice) -> Tensor:
         """Of the numbered draw, for some of the places.
@@ -175,13 +175,13 @@ class _Words:
     """
 
     taken: Tensor
-    slopes: Tensor
+    gradients: Tensor
     vectors: Tensor
     advantages: Tensor
     noise: _Noise
 
 
-def _integers(draws: Draws, rows: Tensor, *counters: Tensor | int) -> Tensor:
+def _integers(draws: CounterRNG, rows: Tensor, *counters: Tensor | int) -> Tensor:
     high, low = (draws.uniforms(rows, *counters, half) for half in range(2))
     bits: Tensor = (high * 2**_BITS).to(torch.int32) * 2 ** (32 - _BITS) + (low * 2 ** (32 - _BITS)).to(torch.int32)
     return bits
@@ -190,16 +190,16 @@ def _integers(draws: Draws, rows: Tensor, *counters: Tensor | int) -> Tensor:
 def _word_slopes(discriminator: Discriminator, real: Batch, tokens: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     """Relativistic losses [rows], and slopes of their mean by the word vectors [rows, time, width] of the generated rows."""
     samples = len(tokens) // len(real)
-    rivals = of_whole_texts(score(discriminator, real.tokens, real.emotion), real.tokens).repeat_interleave(samples)
+    real_scores = of_whole_texts(score(discriminator, real.tokens, real.emotion), real.tokens).repeat_interleave(samples)
     emotion = real.emotion.repeat_interleave(samples, 0)
-    losses, slopes = [], []
+    losses, gradients = [], []
     with without_dropout(discriminator):
-        pieces = (torch.split(rows, chunk) for rows in (tokens, emotion, rivals))
+        pieces = (torch.split(rows, chunk) for rows in (tokens, emotion, real_scores))
         for own, asked, rival in zip(*pieces, strict=True):
             vectors = discriminator.embedding(own).detach().requires_grad_()
             losses.append(functional.softplus(rival - of_whole_texts(discriminator(own, asked, vectors), own)))
-            slopes.append(torch.autograd.grad(losses[-1].sum() / len(tokens), vectors)[0])
-    return torch.cat(losses).detach(), torch.cat(slopes)
+            gradients.append(torch.autograd.grad(losses[-1].sum() / len(tokens), vectors)[0])
+    return torch.cat(losses).detach(), torch.cat(gradients)
 
 
 def _score_slopes(generator: Generator, states: Tensor, words: _Words, relaxation: Relaxation) -> tuple[Tensor, list[Tensor]]:
@@ -219,7 +219,7 @@ def _score_slopes(generator: Generator, states: Tensor, words: _Words, relaxatio
 
 def _relaxed_slopes(scores: Tensor, words: _Words, part: slice, relaxation: Relaxation) -> Tensor:
     """Slopes [places in the part, vocabulary] by the scores; computed in pieces that a processor's cache holds."""
-    worth = (words.slopes[part] @ words.vectors.T).float()
+    worth = (words.gradients[part] @ words.vectors.T).float()
     for at in range(0, len(worth), _PIECE):
         piece = slice(at, at + _PIECE)
         places = slice(part.start + at, min(part.start + at + _PIECE, part.stop))

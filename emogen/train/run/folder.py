@@ -40,9 +40,9 @@ def resumable_folder(out: str | None, command: str) -> Path:
             raise CheckpointError(f"{CHECKPOINTS}: no run of {command} to resume there; name its folder with --out")
         return max(runs, key=lambda path: path.stat().st_mtime).parent
     folder = Path(out)
-    begun = read_train_file(folder).get("command", command)
-    if begun != command:
-        raise CheckpointError(f"{folder}: holds a run of {begun}; go on with: emogen {begun} --resume --out {folder}")
+    open_run = read_train_file(folder).get("command", command)
+    if open_run != command:
+        raise CheckpointError(f"{folder}: holds a run of {open_run}; go on with: emogen {open_run} --resume --out {folder}")
     if not is_resumable(folder):
         raise CheckpointError(f"{folder}: no run to resume there; leave out --resume to start one")
     return folder
@@ -122,7 +122,7 @@ def is_resumable(folder: Path) -> bool:
     return (folder / TRAIN_FILE).exists() and not (folder / "config.json").exists()
 
 
-def order_of(command: str, files: Sequence[str], reading: Reading, settings: RunConfig) -> dict[str, Any]:
+def run_manifest(command: str, files: Sequence[str], reading: Reading, settings: RunConfig) -> dict[str, Any]:
     """What was asked for, as train.json keeps it."""
     return {"command": command, "files": list(files), "reading": asdict(reading), "settings": asdict(settings)}
 

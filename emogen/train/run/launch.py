@@ -18,14 +18,14 @@ from emogen.models.device import choose_device
 from emogen.train.config import GeneratorRun, RunConfig
 from emogen.train.run.folder import held, own_folder, read_train_file, remove_unused, write_model_card, write_train_file
 from emogen.train.run.memory import keep_freed_memory
-from emogen.train.run.processes import from_first, is_first, part, process_group, rank, world
-from emogen.train.run.run import Watch, explaining, resume, run
+from emogen.train.run.processes import broadcast_from_main, is_main_process, part, process_group, rank, world
+from emogen.train.run.run import RunHooks, explaining, resume, run
 from emogen.train.run.state import Step, TrainState, check_precision
 from emogen.version import __version__
 
 
 @contextmanager
-def begun(command: str, settings: RunConfig, resuming: bool) -> Iterator[tuple[Path, torch.device]]:
+def open_run(command: str, settings: RunConfig, resuming: bool) -> Iterator[tuple[Path, torch.device]]:
     """The run's folder and device; a folder that is new and in which nothing came to stand goes away again.
 
     Of several processes the first makes the folder and holds it.
@@ -38,13 +38,13 @@ def begun(command: str, settings: RunConfig, resuming: bool) -> Iterator[tuple[P
     with process_group(device):
         if world() > 1 and not isinstance(settings, GeneratorRun):
             raise SettingsError(f"emogen {command} runs in one process, not {world()}; start it without torchrun")
-        folder, is_new = from_first(lambda: own_folder(command, settings, resuming))
+        folder, is_new = broadcast_from_main(lambda: own_folder(command, settings, resuming))
         torch.manual_seed(settings.seed)
         try:
-            with held(folder) if is_first() else nullcontext(), explaining(settings, folder):
+            with held(folder) if is_main_process() else nullcontext(), explaining(settings, folder):
                 yield folder, device
         finally:
-            if is_new and is_first():
+            if is_new and is_main_process():
                 remove_unused(folder)
 
 
@@ -77,12 +77,12 @@ def refuse_other_data(sources: Mapping[str, str], folder: Path, resuming: bool) 
         raise CheckpointError(f"{folder}: the run began with {', '.join(before)}; {now} holds other rows; pass the same files")
 
 
-def drive(
+def run_training(
     folder: Path,
     settings: RunConfig,
     state: TrainState,
     loop: Callable[[], Iterator[Step]],
-    watch: Watch,
+    watch: RunHooks,
     facts: Mapping[str, Any],
     rows: Fingerprints,
     finish: Callable[[], LabelSet],
@@ -104,15 +104,15 @@ def drive(
     resume(state, folder)
     _part_streams(settings.seed, state.step)
     facts = {"emogen": __version__, "torch": torch.__version__, "processes": world(), **facts}
-    from_first(lambda: _note_begun(folder, facts, state, rows))
+    broadcast_from_main(lambda: _note_begun(folder, facts, state, rows))
     run(loop(), state, settings, folder, watch)
-    from_first(lambda: _note_finished(folder, facts, state, finish))
+    broadcast_from_main(lambda: _note_finished(folder, facts, state, finish))
     return folder
 
 
 def _part_streams(seed: int, step: int) -> None:
     """Gives every process but the first another stream of PyTorch's own random numbers, which dropout takes."""
-    if not is_first():
+    if not is_main_process():
         torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))
 
 

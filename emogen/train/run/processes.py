@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from emogen.data.batches import Part
+from emogen.data.batches import Shard
 from emogen.errors import ElsewhereError, SettingsError, TrainingError
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ def world() -> int:
     return dist.get_world_size() if _is_up() else 1
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes and decides."""
     return rank() == 0
 
 
-def part() -> Part:
+def part() -> Shard:
     """Which rows of every batch are this process's own."""
-    return Part(rank(), world())
+    return Shard(rank(), world())
 
 
 def total(value: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
         _sum_alike(list(alike))
 
 
-def from_first(make: Callable[[], Made]) -> Made:
+def broadcast_from_main(make: Callable[[], Made]) -> Made:
     """What `make` gives in the first process, in all: it is called there alone, when all have come here.
 
     What it gives must be small and made for pickling.
@@ -119,7 +119,7 @@ def from_first(make: Callable[[], Made]) -> Made:
     _meeting(dist.barrier)
     made: list[tuple[Made] | None] = [None]
     try:
-        if is_first():
+        if is_main_process():
             made = [(make(),)]
     finally:
         _meeting(lambda: dist.broadcast_object_list(made, 0))
@@ -128,14 +128,14 @@ def from_first(make: Callable[[], Made]) -> Made:
     return made[0][0]
 
 
-def after_first(make: Callable[[], Made]) -> Made:
+def main_process_first(make: Callable[[], Made]) -> Made:
     """`make` in the first process and then in the others, who find what it left on the disk.
 
     Raises:
         ElsewhereError: in the other processes, where it raises an error in the first.
     """
     made: list[Made] = []
-    from_first(lambda: made.append(make()))
+    broadcast_from_main(lambda: made.append(make()))
     return made[0] if made else make()
 
 

@@ -21,7 +21,7 @@ from emogen.emotions.names import is_visible
 from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingError
 from emogen.files import read_bytes, replacing, write_text
 from emogen.train.config import RunConfig
-from emogen.train.run.processes import from_first, is_first, largest
+from emogen.train.run.processes import broadcast_from_main, is_main_process, largest
 from emogen.train.run.state import Step, TrainState
 
 STATE_FILE = "train_state.pt"
@@ -35,7 +35,7 @@ _IN_A_MODEL = ("batch_size", "width", "layers", "vocabulary", "discriminator_wid
 
 
 @dataclass(frozen=True)
-class Watch:
+class RunHooks:
     """What a run looks at and keeps.
 
     Attributes:
@@ -68,7 +68,7 @@ class _Meanwhile:
         return means
 
 
-def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: str | Path, watch: Watch) -> None:
+def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: str | Path, watch: RunHooks) -> None:
     """Drives `loop` until its steps, its minutes or its patience are used up; state and model are saved at the end.
 
     Of several processes the first looks, logs and saves, and all leave the loop after the same step.
@@ -80,10 +80,10 @@ def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: str 
     folder = Path(folder)
     state.progress = _share_done(state, config)
     with explaining(config, folder, state):
-        from_first(lambda: None if (folder / STATE_FILE).exists() else _save(state, folder))
+        broadcast_from_main(lambda: None if (folder / STATE_FILE).exists() else _save(state, folder))
         _advance(loop, state, config, folder, watch)
         _look(state, folder, watch, None)
-        from_first(lambda: _save_again(state, folder))
+        broadcast_from_main(lambda: _save_again(state, folder))
 
 
 def resume(state: TrainState, folder: str | Path) -> None:
@@ -96,7 +96,7 @@ def resume(state: TrainState, folder: str | Path) -> None:
     path = folder / STATE_FILE
     if path.exists():
         state.restore(_content(path), str(path))
-    from_first(lambda: _tidy(folder, state))
+    broadcast_from_main(lambda: _tidy(folder, state))
 
 
 def _tidy(folder: Path, state: TrainState) -> None:
@@ -143,7 +143,7 @@ def explaining(config: RunConfig, folder: Path, state: TrainState | None = None)
         raise TrainingError(_with_kept(f"{_at(state)}out of memory; lower {lower}", folder)) from None
 
 
-def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path, watch: Watch) -> None:
+def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path, watch: RunHooks) -> None:
     meanwhile = _Meanwhile()
     began = time.monotonic() - state.figures.get("elapsed", 0.0)
     with _stop_requests() as asked, _progress(state, config) as bar:
@@ -152,16 +152,16 @@ def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder:
             meanwhile.add(step.figures)
             state.figures["elapsed"], stop = _agreed(time.monotonic() - began, asked)
             state.progress = _share_done(state, config)
-            if step.words and is_first():
+            if step.words and is_main_process():
                 _log(folder, state, {"words": step.words})
-            if state.step % _LOG_EVERY == 0 and is_first():
+            if state.step % _LOG_EVERY == 0 and is_main_process():
                 figures = meanwhile.take()
                 _log(folder, state, figures)
                 _show(bar, state, config, figures)
             if state.step % config.validate_every == 0:
                 _look(state, folder, watch, bar)
             if state.step % config.save_every == 0 or stop:
-                from_first(lambda: _save_again(state, folder))
+                broadcast_from_main(lambda: _save_again(state, folder))
             if stop:
                 raise Interrupted(f"stopped at step {state.step}, state saved; go on with --resume --out {folder}", stop)
         bar.update(state.step - bar.n)
@@ -169,7 +169,7 @@ def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder:
 
 def _agreed(elapsed: float, asked: list[int]) -> tuple[float, int]:
     """The first process's clock, and a signal that came to any process; 0 where none did."""
-    clock, signalled = largest([elapsed if is_first() else 0.0, asked[0] if asked else 0])
+    clock, signalled = largest([elapsed if is_main_process() else 0.0, asked[0] if asked else 0])
     return clock, int(signalled)
 
 
@@ -203,13 +203,13 @@ def _time_share(state: TrainState, config: RunConfig) -> float:
     return state.figures.get("elapsed", 0.0) / (60 * config.minutes) if config.minutes else 0.0
 
 
-def _look(state: TrainState, folder: Path, watch: Watch, bar: tqdm[None] | None) -> None:
+def _look(state: TrainState, folder: Path, watch: RunHooks, bar: tqdm[None] | None) -> None:
     """Held-out figures, a sample, and the model saved if it is the best so far (or if the newest is kept)."""
     if state.figures.get("looked") != state.step:
-        state.figures.update(from_first(lambda: _looked(state, folder, watch, bar)))
+        state.figures.update(broadcast_from_main(lambda: _looked(state, folder, watch, bar)))
 
 
-def _looked(state: TrainState, folder: Path, watch: Watch, bar: tqdm[None] | None) -> dict[str, float]:
+def _looked(state: TrainState, folder: Path, watch: RunHooks, bar: tqdm[None] | None) -> dict[str, float]:
     """Looks, and gives the figures of the state that change by it."""
     _refuse_broken_weights(state)
     figures = watch.validate()
@@ -300,7 +300,7 @@ def _progress(state: TrainState, config: RunConfig) -> tqdm[None]:
         mininterval=0.5 if terminal else 30.0,
         dynamic_ncols=terminal,
         smoothing=0.05,
-        disable=not is_first(),
+        disable=not is_main_process(),
     )
 
 

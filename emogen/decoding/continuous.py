@@ -13,8 +13,8 @@ from torch import Tensor
 
 from emogen.decoding.control import Control
 from emogen.decoding.controllers import Controlled
-from emogen.decoding.sampling import TRIES, Sampling, chooser, read_prefixes, row_uniforms
-from emogen.decoding.texts import Prompt, Row, Unfolding, Writer, controlled, streamed_rows
+from emogen.decoding.sampling import TRIES, SamplingParams, chooser, read_prefixes, row_uniforms
+from emogen.decoding.texts import IncrementalDetokenizer, Prompt, Row, TextGenerator, controlled, streamed_rows
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
 from emogen.text.tokenizer import EOS
@@ -26,11 +26,11 @@ _PLACES = 4
 
 
 @dataclass(frozen=True)
-class Piece:
+class Delta:
     """What one step has written of one reply.
 
     Attributes:
-        number: of the reply, `Asked.number`.
+        number: of the reply, `Request.number`.
         text: what comes next; empty where a character is not whole yet, and at an end token.
         tokens: of the reply so far, the end token included.
         ended: by what the reply has ended, its end token or the limit of its length; None while it goes on.
@@ -43,8 +43,8 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """A reply that is asked for, from `RunningBatch.prepare`; it is written once.
+class Request:
+    """A reply that is asked for, from `ContinuousBatch.prepare`; it is written once.
 
     Attributes:
         number: that its pieces have.
@@ -57,13 +57,13 @@ class Asked:
 
     number: int
     row: Row
-    filters: Sampling
+    filters: SamplingParams
     uniforms: Tensor
-    written: Unfolding
+    written: IncrementalDetokenizer
     caller: str = ""
 
 
-class RunningBatch:
+class ContinuousBatch:
     """Replies with prompts, controls, filters, lengths and seeds of their own, written in one batch a token a step.
 
     Each is, token for token, what `texts.stream` gives for its prompt alone. Nothing here waits or knows of threads: a caller
@@ -72,18 +72,18 @@ class RunningBatch:
     Source: batching by iteration, after Orca (Yu et al. 2022).
     """
 
-    def __init__(self, writer: Writer, most_rows: int = 64) -> None:
+    def __init__(self, writer: TextGenerator, max_batch_size: int = 64) -> None:
         """An empty batch.
 
         Args:
             writer: the generator and what steers it; its guide is not used.
-            most_rows: replies that are written at once, their company not counted; more wait, and different callers take turns.
+            max_batch_size: replies that are written at once, their company not counted; more wait, and different callers take turns.
         """
-        if most_rows < 1:
-            raise SettingsError(f"most rows {most_rows}: allowed is 1 or more")
-        self._writer, self._most_rows = writer, most_rows
-        self._waiting: list[Asked] = []
-        self._running: list[Asked] = []
+        if max_batch_size < 1:
+            raise SettingsError(f"most rows {max_batch_size}: allowed is 1 or more")
+        self._writer, self._most_rows = writer, max_batch_size
+        self._waiting: list[Request] = []
+        self._running: list[Request] = []
         self._numbers = itertools.count(1)
         self._rows: _Rows | None = None
 
@@ -102,7 +102,7 @@ class RunningBatch:
         """How many replies wait for room, or for the next step."""
         return len(self._waiting)
 
-    def join(self, prompt: Prompt, sampling: Sampling) -> int:
+    def join(self, prompt: Prompt, sampling: SamplingParams) -> int:
         """Asks for a reply, which begins with the next step where there is room; gives the number of its pieces.
 
         Arguments and errors as for `prepare`.
@@ -111,11 +111,11 @@ class RunningBatch:
         self.enter(asked)
         return asked.number
 
-    def enter(self, asked: Asked) -> None:
+    def enter(self, asked: Request) -> None:
         """Puts a reply that was prepared among those that wait."""
         self._waiting.append(asked)
 
-    def prepare(self, prompt: Prompt, sampling: Sampling, caller: str = "") -> Asked:
+    def prepare(self, prompt: Prompt, sampling: SamplingParams, caller: str = "") -> Request:
         """A reply to be entered, checked and with its random numbers. Alone of all methods, it is safe in any thread.
 
         Args:
@@ -133,8 +133,8 @@ class RunningBatch:
         (row,) = streamed_rows(self._writer, [prompt], sampling)
         filters = replace(sampling, control=Control(), max_tokens=1, seed=0)
         uniforms = row_uniforms([row.stream], TRIES * sampling.max_tokens).view(TRIES, sampling.max_tokens).T
-        written = Unfolding(self._writer.tokenizer, sampling.max_tokens)
-        return Asked(next(self._numbers), row, filters, uniforms, written, caller)
+        written = IncrementalDetokenizer(self._writer.tokenizer, sampling.max_tokens)
+        return Request(next(self._numbers), row, filters, uniforms, written, caller)
 
     def cancel(self, number: int) -> None:
         """Takes a reply out, at once; one that has ended meanwhile is let be."""
@@ -147,7 +147,7 @@ class RunningBatch:
         self._running, self._rows = [], None
 
     @torch.no_grad()
-    def step(self) -> list[Piece]:
+    def step(self) -> list[Delta]:
         """Writes one token of each running reply, and of as many that wait as there is room for.
 
         Returns:
@@ -159,7 +159,7 @@ class RunningBatch:
         if not self._rows:
             return []
         pieces = [
-            Piece(reply.number, reply.written.take(token), len(reply.written.tokens), reply.written.ended)
+            Delta(reply.number, reply.written.take(token), len(reply.written.tokens), reply.written.ended)
             for reply, token in zip(self._running, self._rows.pick().tolist(), strict=True)
         ]
         self._keep([piece.ended is None for piece in pieces])
@@ -169,7 +169,7 @@ class RunningBatch:
         """Reads the prefixes of some that wait: each of the caller who has the fewest being written, the first of those."""
         if not count:
             return
-        newcomers: list[Asked] = []
+        newcomers: list[Request] = []
         written = Counter(reply.caller for reply in self._running)
         for _ in range(count):
             chosen = min(self._waiting, key=lambda reply: written[reply.caller])
@@ -193,7 +193,7 @@ class RunningBatch:
 
     def _choose(self, scores: Tensor, owners: Tensor, _: int) -> Tensor:
         """See `Choose`: rows with the same filters at once, each with the random numbers of its own next token."""
-        replies = [self._running[owner] for owner in owners.tolist()]
+        replies = [self._running[row_index] for row_index in owners.tolist()]
         uniforms = torch.stack([reply.uniforms[len(reply.written.tokens)] for reply in replies]).to(scores.device)
         chosen = torch.zeros_like(owners)
         for filters in dict.fromkeys(reply.filters for reply in replies):
@@ -235,7 +235,7 @@ class _Rows:
         self._tokens, _ = self._choice.pick(self._generator, self._hidden, self._numbers, 0)
         company = self._choice.company
         asked = company.is_asked
-        return self._tokens.new_zeros(company.asked).index_put((company.owner[asked],), self._tokens[asked])
+        return self._tokens.new_zeros(company.asked).index_put((company.row_index[asked],), self._tokens[asked])
 
     def advance(self) -> None:
         """Reads the tokens that were picked."""
@@ -262,7 +262,7 @@ class _Rows:
 
         Between `pick` and `advance`.
         """
-        staying = stays.to(self._read.device)[self._choice.company.owner] & (self._tokens != EOS)
+        staying = stays.to(self._read.device)[self._choice.company.row_index] & (self._tokens != EOS)
         kept = staying.nonzero().squeeze(1)
         if len(kept) == len(staying):
             return
@@ -294,7 +294,7 @@ def _rounded_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def _refuse_foreign(writer: Writer, prompt: Prompt) -> None:
+def _refuse_foreign(writer: TextGenerator, prompt: Prompt) -> None:
     """Raises SettingsError for a prompt that the generator cannot read: it would end the replies beside it, too."""
     told, known, words = prompt.told or prompt.emotion, writer.generator.config.emotions, writer.generator.config.vocabulary
     if len(told.labels) != known:

@@ -11,7 +11,7 @@ from typing import Literal
 Ended = Literal["end", "limit", "cancelled", "failed"]
 
 
-class Writing:
+class ReplyStream:
     """A reply while it is written, and after.
 
     Iterated, with `for` or `async for`, it gives its pieces from the first on as they come; joined they are its text, but for

@@ -13,7 +13,7 @@ _BITS = 24
 
 
 @dataclass(frozen=True)
-class Draws:
+class CounterRNG:
     """A family of random numbers, one for every row and every combination of counters.
 
     Attributes:
