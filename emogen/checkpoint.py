@@ -106,15 +106,15 @@ class EmotionModel:
         """The model itself, or a VAE's decoder."""
         return generator_of(self.model)
 
-    def emotion(self, asked: str | Emotion | None, strength: float = 1.0) -> Emotion:
+    def emotion(self, target: str | Emotion | None, strength: float = 1.0) -> Emotion:
         """An emotion over the model's labels from `joy`, `joy=0.7,fear=0.3`, an Emotion, or None for no emotion."""
-        if asked is None:
+        if target is None:
             return no_emotion(self.labels)
-        if not isinstance(asked, Emotion):
-            return parse_emotion(asked, self.labels, strength)
-        if asked.labels != self.labels:
-            raise SettingsError(f"emotion {asked} is over other labels than the model's: {', '.join(self.labels.names)}")
-        return asked
+        if not isinstance(target, Emotion):
+            return parse_emotion(target, self.labels, strength)
+        if target.labels != self.labels:
+            raise SettingsError(f"emotion {target} is over other labels than the model's: {', '.join(self.labels.names)}")
+        return target
 
     def sample(
         self,
@@ -187,7 +187,7 @@ class EmotionModel:
         Raises:
             SettingsError: an emotion that the model does not know, or an impossible option.
         """
-        options, prompts = self._asked(contexts, emotions, sampling or self.sampling_for(self._any_asked(emotions)), seed)
+        options, prompts = self._target(contexts, emotions, sampling or self.sampling_for(self._any_asked(emotions)), seed)
         return sample(self.writer(guide), prompts, replace(options, n=n), latent)
 
     def stream(
@@ -212,10 +212,10 @@ class EmotionModel:
         Arguments and errors as in `iter_replies`; a control that chooses among whole texts is refused.
         """
         defaults = sampling or self.sampling_for(self._any_asked(emotions), streamed=True)
-        options, prompts = self._asked(contexts, emotions, defaults, seed)
+        options, prompts = self._target(contexts, emotions, defaults, seed)
         return stream_steps(self.writer(), prompts, options)
 
-    def _asked(
+    def _target(
         self,
         contexts: Sequence[str | Sequence[str]],
         emotions: Sequence[str | Emotion | None],
@@ -239,10 +239,10 @@ class EmotionModel:
             raise SettingsError(f"{len(contexts)} contexts for {len(emotions)} emotions; give one for each")
         turns = ([context] if isinstance(context, str) else context for context in contexts)
         encoded = (self.tokenizer.prefix(each, self.description.limits.context_tokens) for each in turns)
-        asked = [self.emotion(emotion) for emotion in emotions]
+        target = [self.emotion(emotion) for emotion in emotions]
         known = self.calibration if self.calibration and self.calibration.control == control else None
-        told = (known.told(emotion) if known else None for emotion in asked)
-        return [Prompt(*parts) for parts in zip(encoded, asked, told, strict=True)]
+        conditioning = (known.conditioning(emotion) if known else None for emotion in target)
+        return [Prompt(*parts) for parts in zip(encoded, target, conditioning, strict=True)]
 
     def writer(self, guide: Guide | None = None) -> TextGenerator:
         """The model as the decoder takes it."""

@@ -306,22 +306,22 @@ COUNT, TWO = click.IntRange(1), click.IntRange(2)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 def main(parts: str, out: Path, base: str, **options: Any) -> None:
     """Measure the adapter, its base and the default models; a part that is not asked for stays as it is in the result file."""
-    asked = parts_of(parts)
+    target = parts_of(parts)
     plan = Plan(base=find_base(base), **options)
     refuse_missing(plan)
     keep_freed_memory()
-    for name in asked:
+    for name in target:
         found = {"texts": texts_part, "heldout": heldout_part, "speed": speed_part}[name](plan)
         write_part(out, name, found, plan, command_of(RESULT.stem, click.get_current_context()))
 
 
 def parts_of(value: str) -> list[str]:
     """The parts by name, in the order in which they run; raises SettingsError for another name."""
-    asked = [name.strip() for name in value.split(",")]
-    for name in asked:
+    target = [name.strip() for name in value.split(",")]
+    for name in target:
         if name not in PARTS:
             raise SettingsError(f"--parts: {name!r} is not one of {', '.join(PARTS)}")
-    return [name for name in PARTS if name in asked]
+    return [name for name in PARTS if name in target]
 
 
 def refuse_missing(plan: Plan) -> None:
@@ -437,15 +437,15 @@ def texts_part(plan: Plan) -> Found:
     """Judged emotion, perplexity, diversity and overlap of people's texts and of what each system writes."""
     judging = Judging(load_recognizer(plan.judge), refuse_leaks(plan.judge, list(plan.authors.values()), plan.allow_leak))
     guide = load_recognizer(plan.guide)
-    real, asked = unseen_real(plan), asks("test", plan.samples, guide)
+    real, target = unseen_real(plan), asks("test", plan.samples, guide)
     authors = [checkpoint_author(name, folder, plan.max_tokens) for name, folder in plan.authors.items()]
     prompt, tried = best_prompt(plan, guide)
     base, rows = causal(plan.base), []
     for author in (prompt, *authors):
         for seed in range(plan.seeds):
-            rows.append(measured(author, seed, asked, plan, base, judging))
+            rows.append(measured(author, seed, target, plan, base, judging))
             click.echo(f"{author.system}: seed {seed} of {plan.seeds}", err=True)
-    contexts = {name: len({ask.context for ask in asked if ask.emotion == name and ask.context}) for name in EKMAN.names}
+    contexts = {name: len({ask.context for ask in target if ask.emotion == name and ask.context}) for name in EKMAN.names}
     notes = {"leak": judging.leak, "real_rows": counts(real), "contexts": contexts, "guide": plan.guide.name, "prompts": tried}
     wanted = [Ask(leading(row)) for row in real]
     people = {"system": "real", "seed": 0, **scored([row.reply for row in real], wanted, base, judging)}
@@ -460,15 +460,15 @@ def unseen_real(plan: Plan) -> list[Exchange]:
 
 
 def measured(
-    author: Author, seed: int, asked: Sequence[Ask], plan: Plan, base: CausalModel, judging: Judging
+    author: Author, seed: int, target: Sequence[Ask], plan: Plan, base: CausalModel, judging: Judging
 ) -> dict[str, object]:
     """The row of one system and seed."""
-    rounds = written(author, seed, asked, plan)
+    rounds = written(author, seed, target, plan)
     texts = in_order(rounds)
     facts = {"system": author.system, "seed": seed, "temperature": plan.temperature, "top_p": plan.top_p, **author.facts}
     speed = {"batch": plan.batch, "tokens_per_second": tokens_per_second(rounds, plan.batch, base)}
     shown = copied(texts, (reply for pairs in EXAMPLES.values() for _, reply in pairs))
-    return {**facts, **scored(texts, asked, base, judging), **overlap(texts, asked), "copied_examples": shown, **speed}
+    return {**facts, **scored(texts, target, base, judging), **overlap(texts, target), "copied_examples": shown, **speed}
 
 
 def checkpoint_author(system: str, folder: Path, max_tokens: int) -> Author:
@@ -478,33 +478,33 @@ def checkpoint_author(system: str, folder: Path, max_tokens: int) -> Author:
         model.emotion(name)
     sampling = replace(model.default_sampling, max_tokens=max_tokens)
 
-    def write(asked: Sequence[Ask], seed: int) -> list[str]:
-        contexts = [[ask.context] if ask.context else [] for ask in asked]
-        found = model.replies(contexts, [ask.emotion for ask in asked], sampling=sampling, seed=seed)
+    def write(target: Sequence[Ask], seed: int) -> list[str]:
+        contexts = [[ask.context] if ask.context else [] for ask in target]
+        found = model.replies(contexts, [ask.emotion for ask in target], sampling=sampling, seed=seed)
         return [" ".join(sample.text.split()) for sample in found]
 
     facts = {"temperature": sampling.temperature, "top_p": sampling.top_p, "guidance": sampling.control.guidance}
     return Author(system, f"{sha256(model.folder / 'model.safetensors')} {sampling}", write, facts)
 
 
-def written(author: Author, seed: int, asked: Sequence[Ask], plan: Plan) -> list[Round]:
+def written(author: Author, seed: int, target: Sequence[Ask], plan: Plan) -> list[Round]:
     """All texts of one seed, in batches of similar contexts; read from --work where they were written before."""
-    key = json.dumps([author.identity, asdict(plan.sampling), plan.batch, [asdict(ask) for ask in asked]])
+    key = json.dumps([author.identity, asdict(plan.sampling), plan.batch, [asdict(ask) for ask in target]])
     name = re.sub(r"\W+", "-", author.system)
     path = plan.work / f"{name}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.jsonl.gz"
     if not path.is_file():
-        write_rounds(path, rounds_of(author, seed, asked, plan.batch))
+        write_rounds(path, rounds_of(author, seed, target, plan.batch))
     with gzip.open(path, "rt", encoding="utf-8") as handle:
         return [Round(**json.loads(line)) for line in handle]
 
 
-def rounds_of(author: Author, seed: int, asked: Sequence[Ask], size: int) -> Iterator[Round]:
+def rounds_of(author: Author, seed: int, target: Sequence[Ask], size: int) -> Iterator[Round]:
     """The batches, timed; each has a random stream of its own. An empty text counts as a full stop."""
-    order = sorted(range(len(asked)), key=lambda place: len(asked[place].context))
+    order = sorted(range(len(target)), key=lambda place: len(target[place].context))
     for number, at in enumerate(range(0, len(order), size)):
         places = order[at : at + size]
         began = time.perf_counter()
-        texts = author.write([asked[place] for place in places], 100_000 * seed + number)
+        texts = author.write([target[place] for place in places], 100_000 * seed + number)
         yield Round(places, [text or "." for text in texts], time.perf_counter() - began)
 
 
@@ -528,9 +528,9 @@ def tokens_per_second(rounds: Sequence[Round], size: int, base: CausalModel) -> 
     return statistics.median(sum(token_counts(found.texts, base)) / found.seconds for found in full)
 
 
-def scored(texts: Sequence[str], asked: Sequence[Ask], base: CausalModel, judging: Judging) -> dict[str, object]:
+def scored(texts: Sequence[str], target: Sequence[Ask], base: CausalModel, judging: Judging) -> dict[str, object]:
     """What can be said of texts without references."""
-    emotions = [ask.emotion for ask in asked]
+    emotions = [ask.emotion for ask in target]
     judged = judged_labels(judging.judge.probabilities(texts), judging.judge.names.names)
     return {
         "n": len(texts),
@@ -543,11 +543,11 @@ def scored(texts: Sequence[str], asked: Sequence[Ask], base: CausalModel, judgin
     }
 
 
-def accuracy(asked: Sequence[str], judged: Sequence[str], judging: Judging) -> Score:
+def accuracy(target: Sequence[str], judged: Sequence[str], judging: Judging) -> Score:
     """Share of texts judged to have the emotion asked for, the mean over the emotions that were asked for, 0 to 1."""
-    wanted = np.array([[one == name for name in EKMAN.names] for one in asked], dtype=np.float64)
-    hits = wanted * np.array([[one == other] for one, other in zip(asked, judged, strict=True)])
-    fields = {"average": "macro", "judge": judging.judge.folder.name, "leak": judging.leak, "texts": len(asked)}
+    wanted = np.array([[one == name for name in EKMAN.names] for one in target], dtype=np.float64)
+    hits = wanted * np.array([[one == other] for one, other in zip(target, judged, strict=True)])
+    fields = {"average": "macro", "judge": judging.judge.folder.name, "leak": judging.leak, "texts": len(target)}
     return SumStatistic(np.concatenate([hits, wanted], 1), mean_recall, signature("emotion_accuracy", fields)).score()
 
 
@@ -558,10 +558,10 @@ def mean_recall(sums: Values) -> Values:
     return mean
 
 
-def by_emotion(asked: Sequence[str], judged: Sequence[str]) -> dict[str, float]:
+def by_emotion(target: Sequence[str], judged: Sequence[str]) -> dict[str, float]:
     """The share for each emotion."""
     hits = {
-        name: [one == other for one, other in zip(asked, judged, strict=True) if one == name] for name in sorted(set(asked))
+        name: [one == other for one, other in zip(target, judged, strict=True) if one == name] for name in sorted(set(target))
     }
     return {name: round(statistics.mean(map(float, found)), 3) for name, found in hits.items()}
 
@@ -585,9 +585,9 @@ def distinct_pairs(texts: Sequence[str]) -> dict[str, Score]:
     return {"distinct2_corrected": distinct_corrected(texts, 2, PAIRS)} if pairs >= PAIRS else {}
 
 
-def overlap(texts: Sequence[str], asked: Sequence[Ask]) -> dict[str, object]:
+def overlap(texts: Sequence[str], target: Sequence[Ask]) -> dict[str, object]:
     """BLEU and ROUGE-L of the replies against people's."""
-    pairs = [(text, [ask.reference]) for text, ask in zip(texts, asked, strict=True) if ask.reference]
+    pairs = [(text, [ask.reference]) for text, ask in zip(texts, target, strict=True) if ask.reference]
     replies, references = [text for text, _ in pairs], [listed for _, listed in pairs]
     figures = {"bleu": bleu(replies, references, "en", lowercase=True), "rougeL": rouge(replies, references, "rougeL", "en")}
     return {"n_replies": len(pairs), **figures}
@@ -622,11 +622,11 @@ def causal(base: Base, dtype: Literal["float32", "bfloat16"] = "float32") -> Cau
 
 def best_prompt(plan: Plan, guide: Recognizer) -> tuple[Author, dict[str, float]]:
     """The base with the prompt whose texts on valid contexts the guide judges right most often; and that figure for each."""
-    asked, authors, tried = asks("valid", plan.dev, guide), prompt_authors(plan), {}
+    target, authors, tried = asks("valid", plan.dev, guide), prompt_authors(plan), {}
     for name, author in authors.items():
-        texts = in_order(written(replace(author, system=f"dev {name}"), 0, asked, plan))
+        texts = in_order(written(replace(author, system=f"dev {name}"), 0, target, plan))
         judged = judged_labels(guide.probabilities(texts), guide.names.names)
-        tried[name] = accuracy([ask.emotion for ask in asked], judged, Judging(guide, "guide")).value
+        tried[name] = accuracy([ask.emotion for ask in target], judged, Judging(guide, "guide")).value
         click.echo(f"prompt {name}: {tried[name]:.3f}", err=True)
     return authors[max(tried, key=tried.__getitem__)], tried
 
@@ -648,8 +648,8 @@ def prompt_author(prompt: Prompt, base: Pretrained, ends: Sequence[int], plan: P
     """The base model behind one prompt."""
     options = drawn(plan) | {"max_new_tokens": plan.max_tokens}
 
-    def write(asked: Sequence[Ask], seed: int) -> list[str]:
-        read = [ids_of(prompt.text(ask.emotion, ask.context), base.tokenizer) for ask in asked]
+    def write(target: Sequence[Ask], seed: int) -> list[str]:
+        read = [ids_of(prompt.text(ask.emotion, ask.context), base.tokenizer) for ask in target]
         return [answer(ids, base.tokenizer) for ids in continued(base, read, seed, ends, options).tolist()]
 
     shown = [prompt.text(emotion, context) for emotion in EKMAN.names for context in ("", "Hello.")]
@@ -697,9 +697,9 @@ def forms_for(tokenizer: PreTrainedTokenizerBase) -> dict[str, Render]:
 
 def as_turns(tokenizer: PreTrainedTokenizerBase, emotion: str, examples: Sequence[Example], context: str) -> str:
     """The emotion in the system message, the examples as earlier turns."""
-    told = f"You write one short everyday message at a time. Each of your messages expresses {feeling(emotion)}."
+    conditioning = f"You write one short everyday message at a time. Each of your messages expresses {feeling(emotion)}."
     shown = [(one.context if context else "Write a message.", one.reply) for one in examples]
-    return chat(tokenizer, told, shown, context or "Write a message.")
+    return chat(tokenizer, conditioning, shown, context or "Write a message.")
 
 
 def as_requests(tokenizer: PreTrainedTokenizerBase, emotion: str, examples: Sequence[Example], context: str) -> str:
@@ -716,8 +716,8 @@ def as_system(tokenizer: PreTrainedTokenizerBase, emotion: str, examples: Sequen
     """Instruction and examples in the system message."""
     shown = "\n".join(f"- {one.context} -> {one.reply}" if context else f"- {one.reply}" for one in examples)
     task = "Reply to what the user says" if context else "Write a message"
-    told = f"{task} in one short sentence that expresses {feeling(emotion)}. Examples:\n{shown}"
-    return chat(tokenizer, told, [], context or "Write another one, not one of the examples.")
+    conditioning = f"{task} in one short sentence that expresses {feeling(emotion)}. Examples:\n{shown}"
+    return chat(tokenizer, conditioning, [], context or "Write another one, not one of the examples.")
 
 
 def as_fields(tokenizer: PreTrainedTokenizerBase, emotion: str, examples: Sequence[Example], context: str) -> str:
@@ -742,9 +742,9 @@ def feeling(emotion: str) -> str:
     return "no emotion at all" if emotion == "neutral" else emotion
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, told: str, shown: Sequence[tuple[str, str]], said: str) -> str:
-    """A dialogue in the model's chat format, up to where its next answer begins; without `told` with its own system message."""
-    turns = [{"role": "system", "content": told}] * bool(told)
+def chat(tokenizer: PreTrainedTokenizerBase, conditioning: str, shown: Sequence[tuple[str, str]], said: str) -> str:
+    """A dialogue in the model's chat format, up to where its next answer begins; without `conditioning` with its own system message."""
+    turns = [{"role": "system", "content": conditioning}] * bool(conditioning)
     for user, assistant in shown:
         turns += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
     turns.append({"role": "user", "content": said})
@@ -914,7 +914,7 @@ def waits(plan: Plan) -> Iterator[Mapping[str, object]]:
     }
     for case, arguments in cases.items():
         times = [to_first_line(arguments) for _ in range(plan.runs + 1)][1:]
-        yield told({"system": "speed", "case": case, "seed": 1, "runs": plan.runs, "seconds": statistics.median(times)})
+        yield conditioning({"system": "speed", "case": case, "seed": 1, "runs": plan.runs, "seconds": statistics.median(times)})
 
 
 def rates(plan: Plan) -> Iterator[Mapping[str, object]]:
@@ -927,15 +927,15 @@ def rates(plan: Plan) -> Iterator[Mapping[str, object]]:
     if probe_bfloat16(torch.device("cpu")).is_faster:
         bases["bfloat16"] = causal(plan.base, "bfloat16")
     each = max(2, math.ceil(plan.batch / len(EKMAN)))
-    asked = asks("test", each, load_recognizer(plan.guide))[: plan.batch]
+    target = asks("test", each, load_recognizer(plan.guide))[: plan.batch]
     for way, fixed in ((f"{plan.fixed} tokens each", plan.fixed), ("as they end", 0)):
-        contenders = {f"adapter, {way}": own_speed(adapter, asked, plan, fixed)}
+        contenders = {f"adapter, {way}": own_speed(adapter, target, plan, fixed)}
         for precision, base in bases.items():
-            contenders[f"generate in {precision}, {way}"] = base_speed(base.pretrained, asked, plan, fixed)
+            contenders[f"generate in {precision}, {way}"] = base_speed(base.pretrained, target, plan, fixed)
         yield from raced(contenders, plan)
 
 
-def told(row: Mapping[str, object]) -> Mapping[str, object]:
+def conditioning(row: Mapping[str, object]) -> Mapping[str, object]:
     """The row, shown to whoever waits."""
     click.echo(row, err=True)
     return row
@@ -960,14 +960,14 @@ def raced(contenders: Mapping[str, Timed], plan: Plan) -> Iterator[Mapping[str, 
     for name in contenders:
         ratio = statistics.median(run[name] / max(rate for other, rate in run.items() if other != name) for run in runs)
         facts = {"system": "speed", "case": name, "seed": 0, "batch": plan.batch, "runs": plan.runs}
-        yield told({**facts, "tokens_per_second": statistics.median(run[name] for run in runs), "ratio": ratio})
+        yield conditioning({**facts, "tokens_per_second": statistics.median(run[name] for run in runs), "ratio": ratio})
 
 
-def own_speed(model: EmotionModel, asked: Sequence[Ask], plan: Plan, fixed: int) -> Timed:
+def own_speed(model: EmotionModel, target: Sequence[Ask], plan: Plan, fixed: int) -> Timed:
     """The token loop of a checkpoint with an emotion for each row; with `fixed` tokens each, else up to the plan's limit."""
     limits, generator = model.description.limits, model.generator
-    read = [model.tokenizer.prefix([ask.context] if ask.context else [], limits.context_tokens) for ask in asked]
-    emotions = torch.tensor([model.emotion(ask.emotion).condition for ask in asked])
+    read = [model.tokenizer.prefix([ask.context] if ask.context else [], limits.context_tokens) for ask in target]
+    emotions = torch.tensor([model.emotion(ask.emotion).condition for ask in target])
     padded = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in read], batch_first=True, padding_value=PAD)
     lengths = torch.tensor([len(row) for row in read])
     sampling = replace(plan.sampling, max_tokens=fixed or plan.max_tokens)
@@ -991,9 +991,9 @@ def endless(choose: Choose) -> Choose:
     return chosen
 
 
-def base_speed(base: Pretrained, asked: Sequence[Ask], plan: Plan, fixed: int) -> Timed:
+def base_speed(base: Pretrained, target: Sequence[Ask], plan: Plan, fixed: int) -> Timed:
     """`transformers.generate` behind the bare contexts, which end where the base ends them unless tokens are `fixed`."""
-    read = [begun(ask.context, base.tokenizer) for ask in asked]
+    read = [begun(ask.context, base.tokenizer) for ask in target]
     end = end_ids(base.tokenizer)[0]
     options = drawn(plan) | {"max_new_tokens": fixed or plan.max_tokens, "min_new_tokens": fixed}
 

@@ -44,14 +44,14 @@ def main() -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the order of the systems, item by item.")
 def sheet(contexts: Path, systems: tuple[str, ...], folder: Path, seed: int) -> None:
     """Shuffle the replies of several systems to the same contexts (JSON lines with `context`; with `text` for a reply)."""
-    asked = [row["context"] for row in read_lines(contexts)]
+    target = [row["context"] for row in read_lines(contexts)]
     written = {name: read_lines(Path(file)) for name, file in map(named, systems)}
     for name, rows in written.items():
-        if len(rows) != len(asked):
-            raise DataError(f"{name}: {len(rows)} replies to {len(asked)} contexts; give one for each, in their order")
+        if len(rows) != len(target):
+            raise DataError(f"{name}: {len(rows)} replies to {len(target)} contexts; give one for each, in their order")
     order = random.Random(seed)
     items, key = [], {}
-    for number, context in enumerate(asked):
+    for number, context in enumerate(target):
         shuffled = order.sample(sorted(written), len(written))
         replies = {}
         for letter, name in zip(_LETTERS, shuffled, strict=False):

@@ -239,8 +239,8 @@ def trained(folder: Path, captions: Captions, settings: LmSettings | GanSettings
 def refuse_another(folder: Path, data: Path, settings: LmSettings | GanSettings) -> None:
     """Raises CheckpointError where the run was another than the one asked for; settings it did not know had their defaults."""
     run = read_train_file(folder)
-    held, asked = (without_paths(each) for each in (asdict(type(settings)()) | run["settings"], asdict(settings)))
-    other = [f"{name} {held[name]}, not {value}" for name, value in asked.items() if held[name] != value]
+    held, target = (without_paths(each) for each in (asdict(type(settings)()) | run["settings"], asdict(settings)))
+    other = [f"{name} {held[name]}, not {value}" for name, value in target.items() if held[name] != value]
     if sha256(data) not in run["sources"].values():
         other.append("other captions")
     if settings.init and sha256(Path(settings.init) / "model.safetensors") != run["start_sha256"]:

@@ -123,11 +123,11 @@ def figures(rows: Sequence[Exchange], probabilities: Any, found: Any, recognizer
     if recognizer.classifier.config.multi_label:
         gold = np.array([row.emotion.weights for row in rows]) > 0
         return {"emotion_f1": multilabel_f1(gold, found, names)}
-    asked, judged = [row.emotion.name for row in rows], judged_labels(probabilities, names)
+    target, judged = [row.emotion.name for row in rows], judged_labels(probabilities, names)
     return {
-        "emotion_f1": emotion_f1(asked, judged, names),
-        "emotion_accuracy": emotion_accuracy(asked, judged),
-        "calibration_error": calibration_error(probabilities, asked, names),
+        "emotion_f1": emotion_f1(target, judged, names),
+        "emotion_accuracy": emotion_accuracy(target, judged),
+        "calibration_error": calibration_error(probabilities, target, names),
     }
 
 

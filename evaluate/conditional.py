@@ -395,10 +395,10 @@ def learnt(folder: Path, ready: Ready, settings: LmSettings | GanSettings) -> Pa
 def refuse_other_run(folder: Path, data: Path, settings: LmSettings | VaeSettings | GanSettings) -> None:
     """Raises CheckpointError where the finished run had other settings, rows or another start than those asked for."""
     run = read_train_file(folder)
-    held, asked = run["settings"], asdict(settings)
+    held, target = run["settings"], asdict(settings)
     other = [
         f"{name} {held[name]}, not {value}"
-        for name, value in asked.items()
+        for name, value in target.items()
         if name in held and name not in PLACES and held[name] != value
     ]
     if sha256(data) not in run["sources"].values():
@@ -465,14 +465,14 @@ def task_rows(
 def written(model: Model, plan: Plan) -> list[list[str]]:
     """What a model writes at each temperature to the test's contexts and emotions; kept in a file beside it, and used again."""
     test = model.task.ready.test
-    asked = [(row.context, row.emotion.name) for row in test]
-    key = [sha256(model.folder / "model.safetensors"), model.seed, plan.temperature, asked]
+    target = [(row.context, row.emotion.name) for row in test]
+    key = [sha256(model.folder / "model.safetensors"), model.seed, plan.temperature, target]
     version = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     path = plan.models / "texts" / f"{model.task.ready.name}-{model.arm}-{model.seed}-{version}.json"
     if not path.is_file():
         found = emogen.load(model.folder, "auto")
         most = found.description.limits.reply_tokens + 1
-        contexts, emotions = zip(*asked, strict=True)
+        contexts, emotions = zip(*target, strict=True)
         texts = []
         for temperature in plan.temperature:
             sampling = SamplingParams(temperature=temperature, max_tokens=most)
@@ -485,14 +485,14 @@ def written(model: Model, plan: Plan) -> list[list[str]]:
 
 
 def figures(
-    texts: Sequence[str], asked: Sequence[Exchange], task: Task, judging: Judging, language: LanguageModel | None
+    texts: Sequence[str], target: Sequence[Exchange], task: Task, judging: Judging, language: LanguageModel | None
 ) -> dict[str, object]:
     """All that is measured of texts; against the test's own where they are not these themselves."""
-    names, real = [row.emotion.name for row in asked], [row.reply for row in task.ready.test]
+    names, real = [row.emotion.name for row in target], [row.reply for row in task.ready.test]
     found = scored(texts, names, task.ready, judging)
     if texts != real:
         found |= compared(texts, real, judging)
-        if task.name == "replies" and asked == task.ready.test:
+        if task.name == "replies" and target == task.ready.test:
             references = [[text] for text in real]
             found |= {"bleu": bleu(texts, references, "en", lowercase=True), "rougeL": rouge(texts, references, "rougeL", "en")}
     return found | ({"perplexity": perplexity(texts, language.nll, language.name)} if language else {})

@@ -334,12 +334,12 @@ def calibrated(plan: Plan, bench: Bench, choice: Choice) -> tuple[Setting, dict[
 
 def strength_setting(plan: Plan, bench: Bench, choice: Choice) -> Setting:
     """The control of these parts at the temperature at which it is as various as the controllers have to be."""
-    asked = Setting("strength", plan.strength_control, 0.0, 1.0)
+    target = Setting("strength", plan.strength_control, 0.0, 1.0)
 
     def look(setting: Setting) -> control_choice.Look:
         return control_choice.looked(bench, setting, plan.dev)
 
-    return control_choice.coldest_various(asked, sorted(plan.ladder), choice.floor, look).setting
+    return control_choice.coldest_various(target, sorted(plan.ladder), choice.floor, look).setting
 
 
 def speed_part(plan: Plan, bench: Bench, choice: Choice, _out: Path) -> Found:

@@ -91,11 +91,11 @@ def run_all(bench: Bench, model: EmotionModel, kinds: Mapping[str, str], race: R
     many = targets(bench.labels, TARGETS)
     alone = [[target] * race.rows for target in many[::5]]
     labels = [[mixture({name: 1.0}, bench.labels)] * race.rows for name in bench.labels.names]
-    asked = {ONE: labels, ALONE: alone, MANY: [cycled(many, race.rows)]}
+    target = {ONE: labels, ALONE: alone, MANY: [cycled(many, race.rows)]}
     contenders = {
         f"{name}, {case}": contender(bench, model, control, batches, race)
         for name, control in kinds.items()
-        for case, batches in asked.items()
+        for case, batches in target.items()
     }
     runs: Runs = {name: [] for name in contenders}
     for number in range(race.runs + 1):

@@ -160,9 +160,9 @@ def sampling_of(setting: Setting, bench: Bench, model: EmotionModel) -> Sampling
 
 def written(bench: Bench, folder: Path, setting: Setting, asks: Sequence[Ask], seed: int) -> list[str]:
     """A text for each ask by the model in `folder`; kept."""
-    told = [[ask.emotion, ask.strength] for ask in asks]
+    conditioning = [[ask.emotion, ask.strength] for ask in asks]
     state = [decoding_code(), identity(folder), identity(bench.guide.folder)]
-    key = [state, setting.control, setting.temperature, repr(bench.sampling), told, seed]
+    key = [state, setting.control, setting.temperature, repr(bench.sampling), conditioning, seed]
 
     def make() -> list[str]:
         model = loaded(folder, tuple(identity(folder)))
@@ -227,11 +227,11 @@ def with_perplexity(asks: Sequence[Ask], each: int) -> list[int]:
     return places
 
 
-def accuracy_tally(asked: Sequence[str], judged: Sequence[str], labels: LabelSet, about: Mapping[str, object]) -> SumStatistic:
+def accuracy_tally(target: Sequence[str], judged: Sequence[str], labels: LabelSet, about: Mapping[str, object]) -> SumStatistic:
     """Share of texts with the emotion that was asked for, the mean over the emotions; `about` goes into the signature."""
-    wanted = np.array([[one == name for name in labels.names] for one in asked], dtype=np.float64)
-    hits = wanted * np.array([[one == other] for one, other in zip(asked, judged, strict=True)])
-    fields = {"average": "macro", **about, "texts": len(asked)}
+    wanted = np.array([[one == name for name in labels.names] for one in target], dtype=np.float64)
+    hits = wanted * np.array([[one == other] for one, other in zip(target, judged, strict=True)])
+    fields = {"average": "macro", **about, "texts": len(target)}
     return SumStatistic(np.concatenate([hits, wanted], 1), mean_recall, signature("emotion_accuracy", fields))
 
 
@@ -242,11 +242,11 @@ def judged_by(bench: Bench, reader: Recognizer, texts: Sequence[str]) -> list[st
 
 def figures(bench: Bench, texts: Sequence[str], asks: Sequence[Ask]) -> dict[str, object]:
     """All that is measured of texts."""
-    asked = [ask.emotion for ask in asks]
+    target = [ask.emotion for ask in asks]
     found: dict[str, object] = {"n": len(texts)}
     for name, judge in bench.judges.items():
         about = {"judge": judge.folder.name, "leak": bench.leak[name]}
-        found[name] = accuracy_tally(asked, judged_by(bench, judge, texts), bench.labels, about).score()
+        found[name] = accuracy_tally(target, judged_by(bench, judge, texts), bench.labels, about).score()
     some = [texts[place] for place in with_perplexity(asks, bench.perplexity_each)]
     found["perplexity"] = perplexity(some, nats(bench, some), Path(bench.language_model.removeprefix("hf:")).name)
     found |= {f"distinct{n}_corrected": score for n in (2, 3) if (score := distinct_of(texts, n))}

@@ -54,11 +54,11 @@ def main(corpus: str, judge: Path, texts: int, concentration: float, seeds: int,
         for seed in range(seeds):
             random = np.random.default_rng([seed, round(100 * right)])
             gold, found = shifted(*test, recognizer.names.names, texts, concentration, random)
-            asked = claimed(gold, recognizer.names.names, right, random)
-            truth = float(np.mean([one == other for one, other in zip(asked, gold, strict=True)]))
-            scores = {"plain": emotion_accuracy(asked, found, seed)}
+            target = claimed(gold, recognizer.names.names, right, random)
+            truth = float(np.mean([one == other for one, other in zip(target, gold, strict=True)]))
+            scores = {"plain": emotion_accuracy(target, found, seed)}
             try:
-                scores["corrected"] = corrected_accuracy(asked, found, matrix, seed)
+                scores["corrected"] = corrected_accuracy(target, found, matrix, seed)
             except UndefinedScoreError as reason:
                 click.echo(f"seed {seed} at {right}: not corrected: {reason}", err=True)
             for system, score in scores.items():

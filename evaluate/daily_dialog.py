@@ -59,7 +59,7 @@ class TestSet:
     balanced: Sequence[int]
     language: Language
 
-    def asked(self, places: Sequence[int]) -> list[str]:
+    def target(self, places: Sequence[int]) -> list[str]:
         """The emotions of the real replies at these places."""
         return [self.rows[place].emotion.name for place in places]
 
@@ -131,15 +131,15 @@ def main(
 
     extra = {
         "leak": leak,
-        "replies": dict(Counter(found.asked(found.everyday))),
-        "replies_balanced": dict(Counter(found.asked(found.balanced))),
+        "replies": dict(Counter(found.target(found.everyday))),
+        "replies_balanced": dict(Counter(found.target(found.balanced))),
         "signatures": {metric: score.signature for row in rows for metric, score in row.items() if isinstance(score, Score)},
     }
     steering = "".join(f"--control {control} " for control in steered if controls)
-    asked = f"{steering}--language {language} --limit {limit} --each {each} {shown(decoding)}"
+    target = f"{steering}--language {language} --limit {limit} --each {each} {shown(decoding)}"
     models = "".join(f"--checkpoint {name}={folder.parent.name}/{folder.name} " for name, folder in folders.items())
     guided = "".join(f"--guide {guide.parent.name}/{guide.name} " for guide in guides) + "--allow-leak " * allow_leak
-    command = f"python evaluate/daily_dialog.py {models}--judge {chosen.parent.name}/{chosen.name} {guided}{asked}"
+    command = f"python evaluate/daily_dialog.py {models}--judge {chosen.parent.name}/{chosen.name} {guided}{target}"
     write_result(out, command, [Path(path), chosen, *folders.values()], rows, extra)
 
 
@@ -217,8 +217,8 @@ def figures(found: TestSet, system: str, texts: Sequence[str], judging: Judging)
     listed = [[found.rows[place].reply] for place in found.everyday]
     everyday = [texts[place] for place in found.everyday]
     references = None if [[text] for text in everyday] == listed else listed
-    even = evaluate(System(system, everyday, references, found.asked(found.everyday)), means, options).scores
-    some = System(system, [texts[place] for place in found.balanced], asked=found.asked(found.balanced))
+    even = evaluate(System(system, everyday, references, found.target(found.everyday)), means, options).scores
+    some = System(system, [texts[place] for place in found.balanced], target=found.target(found.balanced))
     judged = {f"{name}_balanced": score for name, score in evaluate(some, means, options).scores.items() if "emotion" in name}
     return {"n": len(everyday), "n_balanced": len(found.balanced), **even, **judged}
 

@@ -271,9 +271,9 @@ def or_own(language_model: str, folder: Path, ready: Ready, lm: LmSettings) -> s
 def refuse_another(folder: Path, data: Path, settings: RunConfig) -> None:
     """Raises CheckpointError where the finished run was another than the one asked for; 0 leaves a value open."""
     run = read_train_file(folder)
-    asked = {name: value for name, value in asdict(settings).items() if value and name != "out"}
-    held = {name: run["settings"].get(name) for name in asked}
-    other = [f"{name} {held[name]}, not {value}" for name, value in asked.items() if held[name] != value]
+    target = {name: value for name, value in asdict(settings).items() if value and name != "out"}
+    held = {name: run["settings"].get(name) for name in target}
+    other = [f"{name} {held[name]}, not {value}" for name, value in target.items() if held[name] != value]
     if sha256(data) not in run["sources"].values():
         other.append("other rows")
     if other:
@@ -290,45 +290,45 @@ def measured(
     ready: Ready, models: Sequence[Path], judging: Judging, draws: Sequence[tuple[float, int]]
 ) -> Iterable[dict[str, object]]:
     """The rows of one corpus, one at a time."""
-    asked = [row.emotion.name for row in ready.test]
+    target = [row.emotion.name for row in ready.test]
     real = [row.reply for row in ready.test]
-    yield {"system": "real", "seed": 0, **scored(real, asked, ready, judging)}
-    copied = balanced(ready.learnt, Counter(asked))
+    yield {"system": "real", "seed": 0, **scored(real, target, ready, judging)}
+    copied = balanced(ready.learnt, Counter(target))
     texts = [row.reply for row in copied]
     against = {**scored(texts, [row.emotion.name for row in copied], ready, judging), **compared(texts, real, judging)}
     yield {"system": "train", "seed": 0, **against}
     for folder in models:
         model = emogen.load(folder)
         for temperature, seed in draws:
-            texts = sampled(model, asked, temperature, seed)
-            figures = {**scored(texts, asked, ready, judging), **compared(texts, real, judging)}
+            texts = sampled(model, target, temperature, seed)
+            figures = {**scored(texts, target, ready, judging), **compared(texts, real, judging)}
             yield {"system": folder.name.removeprefix(f"{ready.name}-"), "seed": seed, "temperature": temperature, **figures}
 
 
-def sampled(model: EmotionModel, asked: Sequence[str], temperature: float, seed: int) -> list[str]:
+def sampled(model: EmotionModel, target: Sequence[str], temperature: float, seed: int) -> list[str]:
     """One text for each emotion that is asked for, from the model's whole distribution."""
     options = SamplingParams(temperature=temperature, max_tokens=model.description.limits.reply_tokens + 1)
-    found = model.replies([()] * len(asked), asked, sampling=options, seed=seed)
+    found = model.replies([()] * len(target), target, sampling=options, seed=seed)
     return [text.text or "." for text in found]
 
 
-def corrected(asked: Sequence[str], judged: Sequence[str], errors: Confusion) -> dict[str, object]:
+def corrected(target: Sequence[str], judged: Sequence[str], errors: Confusion) -> dict[str, object]:
     """The corrected accuracy; nothing where the judge's errors do not explain what it found."""
     try:
-        return {"emotion_accuracy_corrected": corrected_accuracy(asked, judged, errors)}
+        return {"emotion_accuracy_corrected": corrected_accuracy(target, judged, errors)}
     except UndefinedScoreError as reason:
         click.echo(f"not corrected: {reason}", err=True)
         return {}
 
 
-def scored(texts: Sequence[str], asked: Sequence[str], ready: Ready, judging: Judging) -> dict[str, object]:
+def scored(texts: Sequence[str], target: Sequence[str], ready: Ready, judging: Judging) -> dict[str, object]:
     """Judged emotion and diversity; novelty is against the generator's half."""
     judged = judged_labels(judging.judge.probabilities(texts), ready.labels)
     return {
         "n": len(texts),
-        "emotion_accuracy": emotion_accuracy(asked, judged),
-        **corrected(asked, judged, judging.errors),
-        "emotion_f1": emotion_f1(asked, judged, ready.labels),
+        "emotion_accuracy": emotion_accuracy(target, judged),
+        **corrected(target, judged, judging.errors),
+        "emotion_f1": emotion_f1(target, judged, ready.labels),
         **distinct_pairs(texts),
         "self_bleu4": self_bleu(texts),
         "novelty": novelty(texts, (row.reply for row in ready.learnt)),

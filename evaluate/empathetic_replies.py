@@ -385,7 +385,7 @@ def written(
     name: str, training: int, model: EmotionModel, scene: Scene, decoding: Decoding, judging: Judging
 ) -> Iterator[Entry]:
     """A checkpoint's replies for each seed, chosen in each way, with the judged emotion where one was asked for."""
-    emotions = asked(model, scene.trials, decoding.emotion, scene.recognised)
+    emotions = target(model, scene.trials, decoding.emotion, scene.recognised)
     options = SamplingParams(n=decoding.candidates, temperature=decoding.temperature, top_p=decoding.top_p)
     options = replace(options, max_tokens=model.default_sampling.max_tokens)
     shown = ("emotion", "temperature", "top_p")
@@ -393,8 +393,8 @@ def written(
     for seed in range(decoding.seeds):
         samples = drawn(model, scene.contexts, emotions, replace(options, seed=seed), scene.samples)
         for case, texts in chosen(samples, scene.remembered, decoding.candidates).items():
-            told = {"case": case, **facts} if case else facts
-            yield Entry(name, seed, list(map(as_published, texts)), {**told, **judged(judging, emotions, texts)})
+            conditioning = {"case": case, **facts} if case else facts
+            yield Entry(name, seed, list(map(as_published, texts)), {**conditioning, **judged(judging, emotions, texts)})
         click.echo(f"{name}: training {training}, seed {seed} of {decoding.seeds}", err=True)
 
 
@@ -441,7 +441,7 @@ def most_useful(valued: Sequence[Mapping[str, float]], repeated: float) -> list[
     return found
 
 
-def asked(model: EmotionModel, trials: Sequence[Trial], choice: str, recognised: Sequence[str] = ()) -> list[Emotion]:
+def target(model: EmotionModel, trials: Sequence[Trial], choice: str, recognised: Sequence[str] = ()) -> list[Emotion]:
     """The emotion to reply with in each trial; raises SettingsError where the model does not know it.
 
     Args:

@@ -92,7 +92,7 @@ class Bench:
 
     old: EmotionModel
     judge: Recognizer
-    told: Asked
+    conditioning: Asked
     fresh: Asked
     settings: FeedbackSettings
 
@@ -138,18 +138,18 @@ def main(
     bench = Bench(
         old=old,
         judge=load_recognizer(judged_by),
-        told=asked(corpus, "train", contexts, old),
-        fresh=asked(corpus, split, test, old),
+        conditioning=target(corpus, "train", contexts, old),
+        fresh=target(corpus, split, test, old),
         settings=settings,
     )
     rows = [row for seed in seeds for row in rows_of(bench, seed)]
     checks = checked(rows)
-    notes = {"split": split, "settings": told(settings), "leak": leak, "checks": checks}
+    notes = {"split": split, "settings": conditioning(settings), "leak": leak, "checks": checks}
     write_result(out, command_of("feedback", context), [Path(resolve(corpus, Reading())[0]), start, judged_by], rows, notes)
     click.echo("\n".join(f"{'holds' if check['holds'] else 'MISSED'}  {check['claim']}: {check['found']}" for check in checks))
 
 
-def told(settings: FeedbackSettings) -> dict[str, object]:
+def conditioning(settings: FeedbackSettings) -> dict[str, object]:
     """The settings that decide what is learnt."""
     names = (
         "loss",
@@ -165,7 +165,7 @@ def told(settings: FeedbackSettings) -> dict[str, object]:
     return {name: getattr(settings, name) for name in names}
 
 
-def asked(corpus: str, split: str, most: int, model: EmotionModel) -> Asked:
+def target(corpus: str, split: str, most: int, model: EmotionModel) -> Asked:
     """Different contexts of a split, drawn evenly, and the model's labels in turn."""
     path, reading = resolve(corpus, Reading())
     found = {row.context: None for row in read_exchanges(path, reading) if row.split == split and row.context}
@@ -213,19 +213,19 @@ def trained_on_single(store: FeedbackStore, settings: FeedbackSettings) -> dict[
 
 def rate(bench: Bench, store: FeedbackStore, seed: int) -> None:
     """The simulated user's opinions on two replies to each context."""
-    first, second = (replies(bench.old, bench.told, number) for number in (2 * seed, 2 * seed + 1))
+    first, second = (replies(bench.old, bench.conditioning, number) for number in (2 * seed, 2 * seed + 1))
     for place, (one, other) in enumerate(zip(first, second, strict=True)):
         if verdict := prefers(one, other):
             for number, (text, is_good) in enumerate(((one, verdict > 0), (other, verdict < 0))):
-                context, emotion = bench.told.contexts[place], bench.old.emotion(bench.told.emotions[place])
+                context, emotion = bench.conditioning.contexts[place], bench.old.emotion(bench.conditioning.emotions[place])
                 given: Verdict = "good" if is_good else "bad"
                 store.rate(Opinion(f"{place}-{number}", context, text, emotion, given, str(bench.old.folder.name)))
 
 
 def rate_single(bench: Bench, store: FeedbackStore, seed: int) -> None:
     """The simulated user's opinion on one reply to each context."""
-    for place, text in enumerate(replies(bench.old, bench.told, 2 * seed)):
-        context, emotion = bench.told.contexts[place], bench.old.emotion(bench.told.emotions[place])
+    for place, text in enumerate(replies(bench.old, bench.conditioning, 2 * seed)):
+        context, emotion = bench.conditioning.contexts[place], bench.old.emotion(bench.conditioning.emotions[place])
         given: Verdict = "good" if likes(text) else "bad"
         store.rate(Opinion(str(place), context, text, emotion, given, str(bench.old.folder.name)))
 

@@ -398,13 +398,13 @@ def transfer_rows(
     """Figures of the transfer and of both baselines; the texts are written into a file beside the models."""
     # What the VAE cannot read, nobody is asked for.
     readable = [row for row in rows if 0 < len(space.tokenizer.encode(row.reply)) <= space.limits.reply_tokens]
-    asked = trials(readable, space.labels.names)
-    sources, emotions = [trial.source for trial in asked], [trial.emotion for trial in asked]
+    target = trials(readable, space.labels.names)
+    sources, emotions = [trial.source for trial in target], [trial.emotion for trial in target]
     wanted = [mixture({name: 1.0}, space.labels) for name in emotions]
     found = transfer(space, sources, wanted, options, guide.over(space.labels))
     texts = {
         "copy": sources,
-        "phrase": [phrases.get(trial.emotion, f"I feel {trial.emotion}. {{}}").format(trial.source) for trial in asked],
+        "phrase": [phrases.get(trial.emotion, f"I feel {trial.emotion}. {{}}").format(trial.source) for trial in target],
         "transfer": [each.text for each in found],
     }
     write_text(kept.with_suffix(".json"), json.dumps({"asked": emotions, **texts}, ensure_ascii=False, indent=1) + "\n")
@@ -423,10 +423,10 @@ def transfer_rows(
             "language_model": judging.language.name,
         }
         scores = {
-            name: mean_tally(values.tolist(), signature(f"transfer_{name}", {"texts": len(asked), **about})).score()
+            name: mean_tally(values.tolist(), signature(f"transfer_{name}", {"texts": len(target), **about})).score()
             for name, values in (figures | beyond).items()
         }
-        yield {"system": system, "n": len(asked), **scores}
+        yield {"system": system, "n": len(target), **scores}
 
 
 def per_text(

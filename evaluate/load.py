@@ -142,10 +142,10 @@ async def _round(server: Server, sessions: int, control: str, seed: int) -> tupl
     began, heard = time.perf_counter(), list[Heard]()
 
     async def ask(number: int) -> None:
-        async with line(server.port) as asked:
+        async with line(server.port) as target:
             for turn in range(turns):
                 said = Turn("I lost my job this morning.", "sadness", 1.0, control, 0.85, seed * 10_000 + number * turns + turn)
-                heard.append(await asked.ask(said.body([])))
+                heard.append(await target.ask(said.body([])))
 
     await asyncio.gather(*map(ask, range(sessions)))
     seconds = time.perf_counter() - began

@@ -31,15 +31,15 @@ async def misbehave(server: Server, kind: Rude, answers: Counter[str], over: asy
 async def leave(server: Server, random: Random) -> str:
     """Ask for a stream, and leave in the middle of it."""
     turn = Turn("Tell me more about it.", "joy", 1.0, random.choice(CONTROLS), 1.0, random.randrange(1000))
-    async with line(server.port) as asked:
-        await asked.ask(turn.body([]), random.randint(1, 6))
+    async with line(server.port) as target:
+        await target.ask(turn.body([]), random.randint(1, 6))
     return "left in mid-stream"
 
 
 async def talk_nonsense(server: Server, random: Random) -> str:
     name, raw = random.choice(_NONSENSE)
-    async with line(server.port) as asked:
-        status, _ = await asked.send(raw)
+    async with line(server.port) as target:
+        status, _ = await target.send(raw)
     return f"{name}: {status}"
 
 

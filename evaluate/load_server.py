@@ -64,8 +64,8 @@ class Server:
     async def is_ready(self) -> bool:
         """Whether it answers, with nothing to write."""
         with suppress(BrokenError):
-            async with line(self.port) as asked:
-                _, health = await asked.get("/health")
+            async with line(self.port) as target:
+                _, health = await target.get("/health")
                 return bool(health["status"] == "ready" and not health["running"] + health["waiting"])
         return False
 
@@ -156,10 +156,10 @@ async def _until_heard(
 ) -> Heard:
     while True:
         try:
-            async with line(server.port) as asked:
-                heard = await asked.ask(turn.body(context))
+            async with line(server.port) as target:
+                heard = await target.ask(turn.body(context))
                 if rate:
-                    status, answer = await asked.post("/v1/feedback", {"id": heard.id, "verdict": "good"})
+                    status, answer = await target.post("/v1/feedback", {"id": heard.id, "verdict": "good"})
                     tally.rated += answer["stored"] if status == 200 else []
                 return heard
         except BrokenError:
@@ -211,8 +211,8 @@ def counts(tally: Tally) -> dict[str, object]:
     """How many replies were equal; the first that were not are told."""
     for found, expected in tally.others[:5]:
         click.echo(f"not equal: {found!r} where alone it is {expected!r}", err=True)
-    for told in tally.refused[:5]:
-        click.echo(f"refused: {told}", err=True)
+    for conditioning in tally.refused[:5]:
+        click.echo(f"refused: {conditioning}", err=True)
     replies = tally.equal + len(tally.others) + len(tally.refused)
     return {"replies": replies, "equal": tally.equal, "not_equal": len(tally.others), "refused": len(tally.refused)}
 

@@ -61,8 +61,8 @@ class Turn:
         """The request, behind the utterances of earlier turns."""
         roles = ("user", "assistant")
         messages = [{"role": roles[at % 2], "content": text or "..."} for at, text in enumerate([*context, self.said])]
-        asked = {"control": self.control, "temperature": self.temperature, "seed": self.seed, "strength": self.strength}
-        return {"model": "emogen", "messages": messages, **asked, **({"emotion": self.emotion} if self.emotion else {})}
+        target = {"control": self.control, "temperature": self.temperature, "seed": self.seed, "strength": self.strength}
+        return {"model": "emogen", "messages": messages, **target, **({"emotion": self.emotion} if self.emotion else {})}
 
 
 @dataclass(frozen=True)

@@ -304,8 +304,8 @@ class Study:
 
     def path(self, system: str, seed: int, settings: object) -> Path:
         """Where a model of these settings is kept."""
-        told = json.dumps([self.name, len(self.data.train), asdict(self.fit), settings], sort_keys=True)
-        key = hashlib.sha256(told.encode()).hexdigest()[:10]
+        conditioning = json.dumps([self.name, len(self.data.train), asdict(self.fit), settings], sort_keys=True)
+        key = hashlib.sha256(conditioning.encode()).hexdigest()[:10]
         return self.work / f"{system.replace(' ', '-')}-{self.length}-{seed}-{key}.safetensors"
 
     def settings(self, config: GanConfig) -> object:

@@ -180,9 +180,9 @@ async def _beside_hostile_clients(server: Server, replies: int, seed: int) -> li
 async def _reply_seconds(server: Server) -> float:
     """Seconds to a whole reply of the prober's; one that is refused counts as the time until one is not."""
     began = time.perf_counter()
-    async with line(server.port) as asked:
+    async with line(server.port) as target:
         while True:
-            status, _ = await asked.send(request(CHAT, json.dumps({**_SAID, "seed": 5}).encode(), PROBE))
+            status, _ = await target.send(request(CHAT, json.dumps({**_SAID, "seed": 5}).encode(), PROBE))
             if status == 200:
                 return time.perf_counter() - began
             await asyncio.sleep(0.05)
@@ -233,8 +233,8 @@ async def _hogging(server: Server, number: int) -> AsyncIterator[None]:
     async def ask() -> None:
         while True:
             with suppress(BrokenError):
-                async with line(server.port) as asked:
-                    status, _ = await asked.send(request(CHAT, body.replace(b'"stream": true, ', b""), HOG))
+                async with line(server.port) as target:
+                    status, _ = await target.send(request(CHAT, body.replace(b'"stream": true, ', b""), HOG))
                     if status != 200:
                         await asyncio.sleep(0.2)
 
@@ -309,10 +309,10 @@ async def _talk_on(server: Server, talk: Talk, known: Sequence[Answered], tally:
 async def _probe(server: Server, seen: Seen, over: asyncio.Event) -> None:
     """Compare what health says with whether a reply comes."""
     while not over.is_set():
-        async with line(server.port) as asked:
-            _, health = await asked.get("/health")
+        async with line(server.port) as target:
+            _, health = await target.get("/health")
             began = time.perf_counter()
-            status, _ = await asked.send(request(CHAT, json.dumps({**_SAID, "seed": 7}).encode(), PROBE))
+            status, _ = await target.send(request(CHAT, json.dumps({**_SAID, "seed": 7}).encode(), PROBE))
         if status == 200:
             seen.probes.append(time.perf_counter() - began)
         # Where all places are taken a reply may come or not; else health promises one.
@@ -350,8 +350,8 @@ def _as_row(server: Server, seen: Seen, minutes: float, descriptors: int, seed: 
     failed = sum(number for name, number in seen.answers.items() if name.endswith(": 500"))
     early = [size for seconds, size in seen.megabytes if seconds <= 120] or [server.megabytes]
     late = [size for _, size in seen.megabytes[-12:]]
-    for told in seen.untrue[:5]:
-        click.echo(f"not true: {told}", err=True)
+    for conditioning in seen.untrue[:5]:
+        click.echo(f"not true: {conditioning}", err=True)
     tally = counts(seen.talks)
     return {
         "part": "load",

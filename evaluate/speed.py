@@ -147,10 +147,10 @@ def begun(rows: int, device: torch.device) -> PromptBatch:
 def reference_completed(generator: Generator, tokens: Tensor, condition: Tensor, max_tokens: int) -> Tensor:
     """Rows [rows, 1 + max_tokens] that begin with `tokens` [rows, time], one step a token from the first one on."""
     kept = tokens.shape[1]
-    shifts = generator.shifts(condition)
-    state = generator.start(shifts, 1 + max_tokens)
+    condition_shift = generator.condition_shift(condition)
+    state = generator.init_cache(condition_shift, 1 + max_tokens)
     for place in range(kept):
-        hidden, state = generator.step(tokens[:, place], torch.full_like(tokens[:, 0], place), shifts, state)
+        hidden, state = generator.step(tokens[:, place], torch.full_like(tokens[:, 0], place), condition_shift, state)
     ended = (tokens == EOS).any(1)
     for place in range(kept, 1 + max_tokens):
         drawn = torch.multinomial(generator.logits(hidden).float().softmax(-1), 1).squeeze(1)
@@ -158,7 +158,7 @@ def reference_completed(generator: Generator, tokens: Tensor, condition: Tensor,
         ended = ended | (drawn == EOS)
         tokens = torch.cat([tokens, drawn[:, None]], 1)
         if place < max_tokens:
-            hidden, state = generator.step(drawn, torch.full_like(drawn, place), shifts, state)
+            hidden, state = generator.step(drawn, torch.full_like(drawn, place), condition_shift, state)
     return tokens
 
 
@@ -307,7 +307,7 @@ def tokens_of(case: Case, sizes: Sizes) -> int:
     return replies + (sizes.completed if case != "dense" else 0)
 
 
-def told(row: Row) -> Row:
+def conditioning(row: Row) -> Row:
     """The row, shown as it comes."""
     parts = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
     click.echo(", ".join(parts), err=True)
@@ -347,7 +347,7 @@ def against_reference(sizes: Sizes, plan: Plan) -> Iterator[Row]:
         for precision in precisions:
             row = own_row(case, sizes, precision, plan)
             ratio = seconds / float(str(row["seconds"]))
-            yield told({**row, "reference_seconds": seconds, "reference_repetitions": count, "ratio": ratio})
+            yield conditioning({**row, "reference_seconds": seconds, "reference_repetitions": count, "ratio": ratio})
 
 
 def by_threads(sizes: Sizes, plan: Plan) -> Iterator[Row]:
@@ -356,7 +356,7 @@ def by_threads(sizes: Sizes, plan: Plan) -> Iterator[Row]:
     torch.set_num_threads(1)
     try:
         for case in ("step", "rollouts", "dense", "sampling"):
-            yield told({**own_row(case, sizes, "float32", plan), "system": "threads", "case": case})
+            yield conditioning({**own_row(case, sizes, "float32", plan), "system": "threads", "case": case})
     finally:
         torch.set_num_threads(threads)
 
@@ -376,10 +376,10 @@ def costs(sizes: Sizes, plan: Plan, axes: Mapping[str, Sequence[int]]) -> Iterat
                 row = own_row(case, changed, "float32", plan)
                 found.append(float(str(row["seconds"])))
                 each = {"seconds": found[-1], "tokens": tokens_of(case, changed), "repetitions": row["repetitions"]}
-                yield told({"system": "cost", "seed": 0, "case": case, "axis": NAMES[axis], "value": value, **each})
+                yield conditioning({"system": "cost", "seed": 0, "case": case, "axis": NAMES[axis], "value": value, **each})
             expected = 2 if axis == "tokens" and case != "dense" else 1
             power = slope([math.log(value) for value in values], [math.log(seconds) for seconds in found])
-            yield told(
+            yield conditioning(
                 {"system": "power", "seed": 0, "case": case, "axis": NAMES[axis], "power": power, "expected_at_most": expected}
             )
 
@@ -398,7 +398,7 @@ def memory_row(sizes: Sizes, threads: int) -> Row:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         seconds, peak = pool.apply(whole_step, (sizes, threads))
     facts = {"rollouts": sizes.rollouts, "rows": sizes.rows, "tokens": sizes.tokens, "vocabulary": sizes.vocabulary}
-    return told({"system": "memory", "seed": 0, **facts, "chunk": sizes.chunk, "seconds": seconds, "gigabytes": peak})
+    return conditioning({"system": "memory", "seed": 0, **facts, "chunk": sizes.chunk, "seconds": seconds, "gigabytes": peak})
 
 
 def whole_step(sizes: Sizes, threads: int) -> tuple[float, float]:

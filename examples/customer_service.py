@@ -22,7 +22,7 @@ from emogen.checkpoint import EmotionModel
 from emogen.cli import run
 from emogen.dialogue.context_fit import mutual_information
 from emogen.dialogue.match import Aim, candidates, emotion_fit, rank
-from emogen.dialogue.policy import find_policy, told
+from emogen.dialogue.policy import conditioning, find_policy
 from emogen.dialogue.state import EmotionState, felt
 from emogen.emotions.labels import Emotion
 from emogen.emotions.space import Trajectory, trajectory
@@ -72,22 +72,24 @@ def converse(recognizer: Recognizer, model: EmotionModel, answer: Answer) -> Tra
     said: list[str] = []
     for line in CUSTOMER:
         states.append(felt(recognizer, [line], decay=0.5, before=states[-1] if states else None))
-        asked = policy.answer(states[-1].emotion)
+        target = policy.answer(states[-1].emotion)
         said.append(line)
-        said.append(answer(said, asked))
-        click.echo(f"customer: {line}\n  feels {told(states[-1].emotion)}\n  soothed by {told(asked)}\nwe: {said[-1]}\n")
+        said.append(answer(said, target))
+        click.echo(
+            f"customer: {line}\n  feels {conditioning(states[-1].emotion)}\n  soothed by {conditioning(target)}\nwe: {said[-1]}\n"
+        )
     return trajectory([state.emotion for state in states])
 
 
-def written(model: EmotionModel, said: Sequence[str], asked: Emotion) -> str:
+def written(model: EmotionModel, said: Sequence[str], target: Emotion) -> str:
     """A reply that the model writes; the length of the conversation seeds it."""
-    return model.reply(said, asked, seed=len(said)).text
+    return model.reply(said, target, seed=len(said)).text
 
 
-def chosen(model: EmotionModel, recognizer: Recognizer, said: Sequence[str], asked: Emotion) -> str:
+def chosen(model: EmotionModel, recognizer: Recognizer, said: Sequence[str], target: Emotion) -> str:
     """Of the approved sentences the one that fits emotion and context best, and was not said before."""
     left = [text for text in APPROVED if text not in said]
-    emotion = Aim(emotion_fit(recognizer.over(model.labels), asked))
+    emotion = Aim(emotion_fit(recognizer.over(model.labels), target))
     (best,) = rank(candidates(enumerate(left, 1)), emotion, Aim(mutual_information(model, said)), n=1)
     return best.text
 

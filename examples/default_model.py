@@ -206,7 +206,7 @@ def report(judge: Recognizer, exchanges: Sequence[Exchange]) -> dict[str, float]
     """Accuracy over rows, and its mean over emotions."""
     judged = judged_labels(judge.probabilities([e.reply for e in exchanges]), EKMAN.names)
     hits = [(e.emotion.name, e.emotion.weights[EKMAN.position(name)] > 0) for e, name in zip(exchanges, judged, strict=True)]
-    recalls = [[hit for asked, hit in hits if asked == name] for name in EKMAN.names]
+    recalls = [[hit for target, hit in hits if target == name] for name in EKMAN.names]
     return {
         "accuracy": sum(hit for _, hit in hits) / len(hits),
         "mean_recall": sum(sum(recall) / max(len(recall), 1) for recall in recalls) / len(EKMAN),

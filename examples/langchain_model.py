@@ -43,33 +43,33 @@ class EmogenChat(BaseChatModel):
     def _llm_type(self) -> str:
         return "emogen"
 
-    def _write(self, messages: Sequence[BaseMessage], asked: dict[str, Any]) -> ReplyStream:
+    def _write(self, messages: Sequence[BaseMessage], target: dict[str, Any]) -> ReplyStream:
         """System messages are left out: the model follows no instructions but the emotion."""
-        if asked.get("stop"):
+        if target.get("stop"):
             raise SettingsError("stop: the model ends its replies itself; leave it out")
         said = [str(message.text) for message in messages if message.type in ("human", "ai")]
-        options = {"emotion": self.emotion, "strength": self.strength, "seed": self.seed} | asked
+        options = {"emotion": self.emotion, "strength": self.strength, "seed": self.seed} | target
         emotion = self.engine.model.emotion(options["emotion"], options["strength"])
         return self.engine.write(said, emotion, seed=options["seed"])
 
-    def _stream(self, messages: list[BaseMessage], *_: Any, **asked: Any) -> Iterator[ChatGenerationChunk]:
-        writing = self._write(messages, asked)
+    def _stream(self, messages: list[BaseMessage], *_: Any, **target: Any) -> Iterator[ChatGenerationChunk]:
+        writing = self._write(messages, target)
         try:
             for piece in writing:
                 yield _chunk(piece)
         finally:
             writing.cancel()
 
-    async def _astream(self, messages: list[BaseMessage], *_: Any, **asked: Any) -> AsyncIterator[ChatGenerationChunk]:
-        writing = self._write(messages, asked)
+    async def _astream(self, messages: list[BaseMessage], *_: Any, **target: Any) -> AsyncIterator[ChatGenerationChunk]:
+        writing = self._write(messages, target)
         try:
             async for piece in writing:
                 yield _chunk(piece)
         finally:
             writing.cancel()
 
-    def _generate(self, messages: list[BaseMessage], *_: Any, **asked: Any) -> ChatResult:
-        return generate_from_stream(self._stream(messages, **asked))
+    def _generate(self, messages: list[BaseMessage], *_: Any, **target: Any) -> ChatResult:
+        return generate_from_stream(self._stream(messages, **target))
 
 
 def _chunk(piece: str) -> ChatGenerationChunk:

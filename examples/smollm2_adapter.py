@@ -88,10 +88,10 @@ def ship(work: Path, model: Path, target: Path) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 def make(work: Path, writer: Path, judge: Path, count: int, seed: int) -> None:
     """Write made.jsonl.gz, texts by the adapter for the training of a small model."""
-    asked = list(islice(asks(read_exchanges(work / "adapter.jsonl.gz", NATIVE), seed), count))
+    target = list(islice(asks(read_exchanges(work / "adapter.jsonl.gz", NATIVE), seed), count))
     guide = load_recognizer(work / "adapter-guide")
     with mixed_precision("auto", torch.device("cpu")):
-        kept = list(fresh(convincing(list(written(asked, load(writer), seed)), guide, LEAST_SURE), read_fingerprints(judge)))
+        kept = list(fresh(convincing(list(written(target, load(writer), seed)), guide, LEAST_SURE), read_fingerprints(judge)))
     click.echo(write_exchanges(work / "made.jsonl.gz", kept))
 
 
@@ -107,10 +107,10 @@ def asks(exchanges: Iterable[Exchange], seed: int) -> Iterator[Exchange]:
         yield replace(draw.choice(contexts[name]), emotion=mixture({name: 1.0}, EKMAN))
 
 
-def written(asked: Sequence[Exchange], model: EmotionModel, seed: int) -> Iterator[Exchange]:
+def written(target: Sequence[Exchange], model: EmotionModel, seed: int) -> Iterator[Exchange]:
     """What the model replies to each, where it came to an end."""
-    for at in tqdm(range(0, len(asked), TEXTS_AT_ONCE), unit="batch"):
-        part = asked[at : at + TEXTS_AT_ONCE]
+    for at in tqdm(range(0, len(target), TEXTS_AT_ONCE), unit="batch"):
+        part = target[at : at + TEXTS_AT_ONCE]
         found = model.replies([e.context for e in part], [e.emotion for e in part], 1, WRITING, seed + at)
         yield from (
             replace(e, reply=s.text) for e, s in zip(part, found, strict=True) if s.finished and len(s.text.split()) > 1

@@ -196,23 +196,23 @@ class _Talk:
         from emogen.dialogue.state import at_rest
 
         model = self._engine.model
-        asked = emotion_for(manner, at_rest(self._recognizer.names).after(None, manner.decay), self._engine)
+        target = emotion_for(manner, at_rest(self._recognizer.names).after(None, manner.decay), self._engine)
         has_policy = manner.policy is not None and leaves_to_policy(manner.emotion, model.labels)
-        sampling = decoding.sampling(model, asked.strength > 0 or has_policy, streamed=True)
-        self._engine.prepare(emotion=asked, sampling=sampling)
+        sampling = decoding.sampling(model, target.strength > 0 or has_policy, streamed=True)
+        self._engine.prepare(emotion=target, sampling=sampling)
         return replace(manner, sampling=sampling)
 
     def _show(self, writing: ReplyStream) -> None:
         """Prints a reply while it is written; an interruption ends the reply alone."""
-        from emogen.dialogue.policy import told
+        from emogen.dialogue.policy import conditioning
 
         turn = self._session.turns[-1]
-        click.echo(_painted(f"[{told(turn.asked)}]", turn.asked, sys.stderr), err=True)
+        click.echo(_painted(f"[{conditioning(turn.target)}]", turn.target, sys.stderr), err=True)
         try:
             if self._as_json:
                 writing.wait()
             else:
-                _print_pieces(writing, turn.asked)
+                _print_pieces(writing, turn.target)
         finally:
             writing.cancel()
             if writing.ended != "failed":
@@ -250,7 +250,7 @@ class _Opinions:
         if not session.turns or session.turns[-1].writing.ended not in ("end", "limit"):
             raise SettingsError("there is no whole reply to rate; say something first, or /again")
         turn = session.turns[-1]
-        opinion = Opinion(turn.name, turn.replied_to, turn.writing.text, turn.asked, verdict, self._model, self.session)
+        opinion = Opinion(turn.name, turn.replied_to, turn.writing.text, turn.target, verdict, self._model, self.session)
         self._opened().rate(opinion)
         _note(f"stored as {verdict}")
 
@@ -317,19 +317,19 @@ def _typed() -> str:
     return input()
 
 
-def _print_pieces(writing: ReplyStream, asked: Emotion) -> None:
+def _print_pieces(writing: ReplyStream, target: Emotion) -> None:
     try:
         for piece in on_one_line(writing):
-            print_text(_painted(piece, asked, sys.stdout), nl=False)
+            print_text(_painted(piece, target, sys.stdout), nl=False)
     finally:
         click.echo()
 
 
-def _painted(text: str, asked: Emotion, target: TextIO) -> str:
-    """In the colour of the heaviest label, or of its Ekman family, where `target` is a terminal that may show colours."""
-    if not asked.strength or not target.isatty() or os.environ.get("NO_COLOR"):
+def _painted(text: str, target: Emotion, output: TextIO) -> str:
+    """Colour a text by its heaviest label, or that label's Ekman family, where `output` is a terminal that may show colours."""
+    if not target.strength or not output.isatty() or os.environ.get("NO_COLOR"):
         return text
-    return click.style(text, fg=_COLOURS.get(TO_EKMAN.get(asked.name, asked.name)))
+    return click.style(text, fg=_COLOURS.get(TO_EKMAN.get(target.name, target.name)))
 
 
 def _bars(state: EmotionState) -> Iterator[str]:
@@ -348,8 +348,8 @@ def _record(turn: Turn, number: int, session: str) -> dict[str, object]:
         "id": turn.name,
         "said": turn.said,
         "felt": turn.state.as_object() if turn.state else None,
-        "emotion": turn.asked.shown,
-        "strength": round(turn.asked.strength, 6),
+        "emotion": turn.target.shown,
+        "strength": round(turn.target.strength, 6),
         "reply": turn.writing.text,
         "ended": turn.writing.ended,
     }

@@ -35,8 +35,8 @@ def train_head(files: tuple[str, ...], reading: Reading, config_file: Path | Non
     from emogen.train.fit_head import fit_head
 
     folder, figures = fit_head(files or ("starter",), with_renames_of(config_file, reading), settings)
-    told = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-    click.echo(f"emogen: held-out nats a token: {told}", err=True)
+    conditioning = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    click.echo(f"emogen: held-out nats a token: {conditioning}", err=True)
     click.echo(folder)
 
 
@@ -69,7 +69,7 @@ def calibrate(config_file: Path | None, show_config: bool, **given: Any) -> None
     signature = f"guide {recognizer.folder.name} {sha256(recognizer.folder / 'model.safetensors')[:12]}"
     found = calibrated(model, guide, sampling, settings, signature)
     gain = measure_gain(judged_by(model, guide, sampling, settings.texts, settings.seed + 1), found)
-    click.echo(f"emogen: mean error on new texts: {_told(gain)}", err=True)
+    click.echo(f"emogen: mean error on new texts: {_conditioning(gain)}", err=True)
     kept = found if settings.allow_worse == "yes" else keep_what_helps(found, gain)
     if kept is None:
         raise TrainingError(
@@ -89,7 +89,7 @@ def _sampling(settings: CalibrationSettings, own: SamplingParams) -> SamplingPar
     return dataclasses.replace(own, control=control, temperature=temperature)
 
 
-def _told(gain: Gain) -> str:
+def _conditioning(gain: Gain) -> str:
     parts = {"strengths": gain.strengths, "mixtures": gain.shares}
     return ", ".join(
         f"{name} {before:.3f} -> {after:.3f}{'' if after < before else ' (no truer)'}"

@@ -144,13 +144,13 @@ def _counted(exchanges: Iterable[Exchange], rows: Counter[str]) -> Iterator[Exch
 
 def _progress() -> Progress:
     """Tells of every further mebibyte: in one line that changes on a terminal, else in one line at the end."""
-    told: dict[str, int] = {}
+    conditioning: dict[str, int] = {}
 
     def tell(url: str, done: int, total: int | None) -> None:
         step, ended = done // _STEP, done == total
-        if not ended and (not sys.stderr.isatty() or told.get(url) == step):
+        if not ended and (not sys.stderr.isatty() or conditioning.get(url) == step):
             return
-        told[url] = step
+        conditioning[url] = step
         click.echo(f"\r{url}: {done / _STEP:.1f} MiB", err=True, nl=ended)
 
     return tell

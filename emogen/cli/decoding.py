@@ -112,15 +112,15 @@ def show_progress(written: Iterable[Sample], total: int, model: EmotionModel) ->
     """Pass texts on; after two seconds show on a terminal how far they are, and say it where a faster model would be better."""
     from emogen.checkpoint import faster_than
 
-    began, told = time.monotonic(), False
+    began, conditioning = time.monotonic(), False
     with tqdm(total=total, unit=" texts", delay=2, disable=None, leave=False, file=sys.stderr) as bar:
         for number, found in enumerate(written, 1):
             bar.update()
             left = (time.monotonic() - began) * (total - number) / number
-            if not told and left > _LONG_SECONDS and (faster := faster_than(model)):
+            if not conditioning and left > _LONG_SECONDS and (faster := faster_than(model)):
                 bar.clear()
                 click.echo(f"emogen: {total:,} texts by {model.folder.name} take {left:.0f} s more; faster: {faster}", err=True)
-                told = True
+                conditioning = True
             yield found
 
 

@@ -281,7 +281,7 @@ def _system(name: str, group: Group, request: Request) -> System:
         name=f"{name} seed {group.seed}" if group.seed else name,
         texts=group.texts,
         references=group.references if request.references else None,
-        asked=group.asked if request.judge or request.lexicon else None,
+        target=group.target if request.judge or request.lexicon else None,
         where=group.where,
     )
 

@@ -228,10 +228,10 @@ def _accuracy(
     from emogen.evaluate.emotion import emotion_accuracy_tally, judged_labels
 
     contexts = list(dict.fromkeys(pair.context for pair in held_out))
-    asked = [name for name in model.labels.names for _ in range(texts)]
-    replies = model.replies([contexts[place % len(contexts)] for place in range(len(asked))], asked, seed=seed)
+    target = [name for name in model.labels.names for _ in range(texts)]
+    replies = model.replies([contexts[place % len(contexts)] for place in range(len(target))], target, seed=seed)
     judged = judged_labels(judge.probabilities([reply.text for reply in replies]), judge.names.names)
-    tally = emotion_accuracy_tally(asked, judged)
+    tally = emotion_accuracy_tally(target, judged)
     return replace(tally, signature=f"{tally.signature}|judge:{judge.folder.name}|leak:{leak}")
 
 

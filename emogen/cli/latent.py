@@ -89,9 +89,9 @@ def transfer(
     from emogen.decoding.transfer import transfer as transferred
 
     model = _loaded(checkpoint, device)
-    asked = model.checkpoint.emotion(emotion, strength)
+    target = model.checkpoint.emotion(emotion, strength)
     chooses = _guide(model, guide, device)
-    for found in transferred(model.space, _lines(source), asked, options, chooses):
+    for found in transferred(model.space, _lines(source), target, options, chooses):
         _print(found.text, {**dataclasses.asdict(found), "seed": seed} if as_json else None)
 
 
@@ -120,9 +120,9 @@ def interpolate(
     from emogen.decoding.sampling import SamplingParams
 
     model = _loaded(checkpoint, device)
-    asked = model.checkpoint.emotion(emotion, strength)
+    target = model.checkpoint.emotion(emotion, strength)
     options = SamplingParams(temperature=temperature, max_tokens=model.space.limits.reply_tokens + 1, seed=seed)
-    for number, found in enumerate(between(model.space, first, second, steps, asked, options)):
+    for number, found in enumerate(between(model.space, first, second, steps, target, options)):
         content = {"share": number / (steps - 1), **dataclasses.asdict(found), "seed": seed}
         _print(found.text, content if as_json else None)
 

@@ -81,54 +81,54 @@ def match(**given: Any) -> None:
     """
     from emogen.dialogue.match import candidates, rank
 
-    asked = _Asked(**given)
-    _require_sense(asked)
+    target = _Asked(**given)
+    _require_sense(target)
     with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
-        source = open_source(asked.source, asked.format or "", Path(folder))
-        outputs = read_outputs(source, OutputColumns(asked.text_column))
+        source = open_source(target.source, target.format or "", Path(folder))
+        outputs = read_outputs(source, OutputColumns(target.text_column))
         kept = {output.line: output for output in outputs}
-    wanted, aim = _emotion_aim(asked)
+    wanted, aim = _emotion_aim(target)
     try:
         rows = candidates((line, output.text) for line, output in kept.items())
-        found = rank(rows, aim, _context_aim(asked), asked.count)
+        found = rank(rows, aim, _context_aim(target), target.count)
     except DataError as error:
-        raise DataError(f"{asked.source}: {error}") from None
+        raise DataError(f"{target.source}: {error}") from None
     for each in found:
         others = kept[each.line].others
         line = "\t".join([f"{each.fit:.3f}", each.text, *as_cells(others)])
-        print_text(_as_json(each, wanted, others) if asked.as_json else line)
+        print_text(_as_json(each, wanted, others) if target.as_json else line)
 
 
-def _require_sense(asked: _Asked) -> None:
+def _require_sense(target: _Asked) -> None:
     """Raises SettingsError for options that do not go together."""
-    if asked.emotion is not None and asked.policy is not None:
+    if target.emotion is not None and target.policy is not None:
         raise SettingsError("--emotion and --policy both say what the reply shows; give one of them")
-    if any(not turn.strip() for turn in asked.context):
+    if any(not turn.strip() for turn in target.context):
         raise SettingsError("the context is empty; leave it out to go by the emotion alone")
-    if asked.policy is not None and not asked.context:
+    if target.policy is not None and not target.context:
         raise SettingsError("--policy answers what somebody said; give --context")
-    if asked.emotion is None and asked.policy is None and not asked.context:
+    if target.emotion is None and target.policy is None and not target.context:
         raise SettingsError("nothing to fit: give --context, --emotion or both")
-    if asked.encoder and asked.checkpoint:
+    if target.encoder and target.checkpoint:
         raise SettingsError("--encoder and --checkpoint both judge the context; give one of them")
 
 
-def _emotion_aim(asked: _Asked) -> tuple[Emotion | None, Aim | None]:
+def _emotion_aim(target: _Asked) -> tuple[Emotion | None, Aim | None]:
     """The emotion that the reply is to show, and the fit to it."""
     from emogen.dialogue.match import Aim, emotion_fit
     from emogen.emotions.labels import parse_emotion
     from emogen.recognition.recognizer import load_recognizer
 
-    if asked.emotion is None and asked.policy is None:
+    if target.emotion is None and target.policy is None:
         return None, None
-    recognizer = load_recognizer(asked.recognizer, asked.device)
-    if asked.emotion is not None:
-        wanted = parse_emotion(asked.emotion, recognizer.names, asked.strength)
-        if not wanted.strength and not asked.context:
+    recognizer = load_recognizer(target.recognizer, target.device)
+    if target.emotion is not None:
+        wanted = parse_emotion(target.emotion, recognizer.names, target.strength)
+        if not wanted.strength and not target.context:
             raise SettingsError("nothing to fit: no emotion is asked for; name one, or give --context")
     else:
-        wanted = _answer(asked.policy or "", asked.context, asked.decay, recognizer)
-    return wanted, Aim(emotion_fit(recognizer.probabilities, wanted), asked.emotion_weight)
+        wanted = _answer(target.policy or "", target.context, target.decay, recognizer)
+    return wanted, Aim(emotion_fit(recognizer.probabilities, wanted), target.emotion_weight)
 
 
 def _answer(policy: str, context: Sequence[str], decay: float, recognizer: Recognizer) -> Emotion:
@@ -140,25 +140,25 @@ def _answer(policy: str, context: Sequence[str], decay: float, recognizer: Recog
     return chosen.answer(felt(recognizer, context[::-1][::2][::-1], decay).emotion)
 
 
-def _context_aim(asked: _Asked) -> Aim | None:
+def _context_aim(target: _Asked) -> Aim | None:
     from emogen.dialogue.match import Aim
 
-    if not asked.context:
+    if not target.context:
         return None
     from emogen.dialogue.context_fit import cosine, mutual_information
 
-    if asked.encoder:
+    if target.encoder:
         from emogen.recognition.encoder import load_text_encoder
 
-        weight = _COSINE_WEIGHT if asked.context_weight is None else asked.context_weight
-        return Aim(cosine(load_text_encoder(asked.encoder, asked.device), asked.context), weight)
+        weight = _COSINE_WEIGHT if target.context_weight is None else target.context_weight
+        return Aim(cosine(load_text_encoder(target.encoder, target.device), target.context), weight)
     from emogen.checkpoint import load
 
-    weight = _CONTEXT_WEIGHT if asked.context_weight is None else asked.context_weight
-    return Aim(mutual_information(load(asked.checkpoint, asked.device), asked.context), weight)
+    weight = _CONTEXT_WEIGHT if target.context_weight is None else target.context_weight
+    return Aim(mutual_information(load(target.checkpoint, target.device), target.context), weight)
 
 
 def _as_json(found: Match, wanted: Emotion | None, others: Mapping[str, object]) -> str:
-    asked = None if wanted is None else {"emotion": wanted.shown, "strength": round(wanted.strength, 6)}
-    content = {**found.as_object(), "asked": asked}
+    target = None if wanted is None else {"emotion": wanted.shown, "strength": round(wanted.strength, 6)}
+    content = {**found.as_object(), "asked": target}
     return json.dumps({**content, "row": others} if others else content, ensure_ascii=False)

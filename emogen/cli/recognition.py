@@ -56,12 +56,12 @@ def recognize(
 
     recognizer = load_recognizer(checkpoint, device)
     rows = iter(tqdm(_rows(source, text_column), unit="text", delay=2, disable=None))
-    told = False
+    conditioning = False
     while batch := list(islice(rows, 1 if explain else _AT_ONCE)):
         for (text, others), found in zip(batch, recognizer.recognize([text for text, _ in batch]), strict=True):
-            if not found.is_read and not told:
+            if not found.is_read and not conditioning:
                 click.echo(f"emogen: note: {recognizer.unread_note(text)}", err=True)
-                told = True
+                conditioning = True
             words = _explained(recognizer, text, found, seed) if explain and found.is_read else None
             line = _as_json(text, found, words, others) if as_json else _as_line(text, found, words, others)
             # Bytes, because texts are UTF-8 whatever the terminal's locale.

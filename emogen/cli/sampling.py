@@ -77,10 +77,10 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @_with_options
 def sample(contexts: tuple[str, ...], **options: Any) -> None:
     """Write texts with the emotion you ask for, one a line; without --emotion, one for each emotion the model knows."""
-    asked = _Asked(**options)
+    target = _Asked(**options)
     _require_context(contexts)
-    model = asked.decoding.model(whole=asked.near is not None)
-    _write(model, contexts, asked.emotions or model.labels.names, asked)
+    model = target.decoding.model(whole=target.near is not None)
+    _write(model, contexts, target.emotions or model.labels.names, target)
 
 
 @click.command("reply")
@@ -88,9 +88,9 @@ def sample(contexts: tuple[str, ...], **options: Any) -> None:
 @_with_options
 def reply(utterances: tuple[str, ...], **options: Any) -> None:
     """Reply to what was said, UTTERANCES of a dialogue from the oldest on; without --emotion, as fits what was said."""
-    asked = _Asked(**options)
+    target = _Asked(**options)
     _require_context(utterances)
-    _write(asked.decoding.model(), utterances, asked.emotions or (None,), asked)
+    _write(target.decoding.model(), utterances, target.emotions or (None,), target)
 
 
 def _require_context(contexts: Sequence[str]) -> None:
@@ -99,51 +99,51 @@ def _require_context(contexts: Sequence[str]) -> None:
         raise SettingsError("the context is empty; leave it out to write without one")
 
 
-def _write(model: EmotionModel, contexts: Sequence[str], emotions: Sequence[str | None], asked: _Asked) -> None:
+def _write(model: EmotionModel, contexts: Sequence[str], emotions: Sequence[str | None], target: _Asked) -> None:
     from emogen.dialogue.language import WrittenScripts
 
     if contexts and (mismatch := WrittenScripts(model.tokenizer).describe_mismatch(contexts[-1])):
         click.echo(f"emogen: {mismatch}", err=True)
-    wanted = [model.emotion(text, asked.decoding.strength) for text in emotions]
-    if _streams(model, wanted, asked):
-        _stream(model, contexts, wanted, asked)
+    wanted = [model.emotion(text, target.decoding.strength) for text in emotions]
+    if _streams(model, wanted, target):
+        _stream(model, contexts, wanted, target)
     else:
-        _write_whole(model, contexts, wanted, asked)
+        _write_whole(model, contexts, wanted, target)
 
 
-def _write_whole(model: EmotionModel, contexts: Sequence[str], emotions: Sequence[Emotion], asked: _Asked) -> None:
+def _write_whole(model: EmotionModel, contexts: Sequence[str], emotions: Sequence[Emotion], target: _Asked) -> None:
     """Print texts once they are whole, all of them written in one batch or as few as hold them."""
     from emogen.decoding.postprocessing import parse_postprocessing
 
-    post, seed = parse_postprocessing(asked.post), asked.decoding.seed
-    options = asked.decoding.sampling(model, _any_asked(emotions))
-    guide = _guide(model, asked) if options.control.rerank > 1 else None
-    latent = None if asked.near is None else _near(model, asked.near, asked).repeat(len(emotions), 1)
+    post, seed = parse_postprocessing(target.post), target.decoding.seed
+    options = target.decoding.sampling(model, _any_asked(emotions))
+    guide = _guide(model, target) if options.control.rerank > 1 else None
+    latent = None if target.near is None else _near(model, target.near, target).repeat(len(emotions), 1)
     # Each emotion has the seed to itself: its texts are those that are written when it is asked for alone.
     seeds = [seed] * len(emotions)
-    written = model.iter_replies([contexts] * len(emotions), emotions, asked.count, options, seeds, guide, latent)
-    for found in show_progress(written, asked.count * len(emotions), model):
+    written = model.iter_replies([contexts] * len(emotions), emotions, target.count, options, seeds, guide, latent)
+    for found in show_progress(written, target.count * len(emotions), model):
         text = post(found.text)
-        if asked.as_json:
+        if target.as_json:
             print_text(json.dumps({**dataclasses.asdict(found), "text": text, "seed": seed}, ensure_ascii=False))
         else:
             text = " ".join(text.split())
             print_text(text if len(emotions) == 1 else f"{found.emotion}\t{text}")
 
 
-def _near(model: EmotionModel, text: str, asked: _Asked) -> Tensor:
+def _near(model: EmotionModel, text: str, target: _Asked) -> Tensor:
     """Latents around that of a text, one for each text to be written."""
     from emogen.decoding.latent import latent_space, near
 
     space = latent_space(model.model, model.tokenizer, model.labels, model.description.limits, str(model.folder))
-    return near(space, text, asked.count, asked.spread, asked.decoding.seed)
+    return near(space, text, target.count, target.spread, target.decoding.seed)
 
 
-def _guide(model: EmotionModel, asked: _Asked) -> Guide:
+def _guide(model: EmotionModel, target: _Asked) -> Guide:
     from emogen.checkpoint import shipped
     from emogen.recognition.recognizer import load_recognizer
 
-    return load_recognizer(asked.guide or shipped("recognizer"), asked.decoding.device).over(model.labels)
+    return load_recognizer(target.guide or shipped("recognizer"), target.decoding.device).over(model.labels)
 
 
 def stdout_is_terminal() -> bool:
@@ -155,23 +155,23 @@ def _any_asked(emotions: Sequence[Emotion]) -> bool:
     return any(emotion.strength for emotion in emotions)
 
 
-def _streams(model: EmotionModel, emotions: Sequence[Emotion], asked: _Asked) -> bool:
+def _streams(model: EmotionModel, emotions: Sequence[Emotion], target: _Asked) -> bool:
     """Decide whether texts are printed while they are written: as told, else on a terminal where no text is needed whole."""
-    needs_whole = asked.as_json or bool(asked.post) or asked.count != 1 or asked.near is not None
-    if asked.stream and needs_whole:
+    needs_whole = target.as_json or bool(target.post) or target.count != 1 or target.near is not None
+    if target.stream and needs_whole:
         raise SettingsError(
             "--stream prints a text as it is written: leave out --json, --post, --near and -n, which need it whole"
         )
-    if asked.stream is not None:
-        return asked.stream
-    chooses = asked.decoding.sampling(model, _any_asked(emotions)).control.choice
+    if target.stream is not None:
+        return target.stream
+    chooses = target.decoding.sampling(model, _any_asked(emotions)).control.choice
     return stdout_is_terminal() and not (needs_whole or chooses)
 
 
-def _stream(model: EmotionModel, contexts: Sequence[str], emotions: Sequence[Emotion], asked: _Asked) -> None:
+def _stream(model: EmotionModel, contexts: Sequence[str], emotions: Sequence[Emotion], target: _Asked) -> None:
     """Print texts piece by piece, in order; all are written in one batch, and those behind the first wait for their turn."""
-    options = asked.decoding.sampling(model, _any_asked(emotions), streamed=True)
-    pieces = model.stream_replies([contexts] * len(emotions), emotions, options, [asked.decoding.seed] * len(emotions))
+    options = target.decoding.sampling(model, _any_asked(emotions), streamed=True)
+    pieces = model.stream_replies([contexts] * len(emotions), emotions, options, [target.decoding.seed] * len(emotions))
     for place, text in enumerate(in_turn(pieces, len(emotions))):
         mark = f"{emotions[place]}\t" if len(emotions) > 1 else ""
         # The mark comes with the first piece: where nothing can be written, nothing is printed.

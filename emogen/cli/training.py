@@ -217,9 +217,9 @@ def _saved(command: str, kind: type[Settings], given: dict[str, object]) -> Sett
         raise CheckpointError(f"{folder}: no train.json with settings to resume; start again with another --out")
     before, now = resolve(kind, {}, saved), resolve(kind, {**given, "out": str(folder)}, saved)
     for field in dataclasses.fields(kind):
-        began, asked = getattr(before, field.name), getattr(now, field.name)
-        if field.name in _FIXED and asked != began:
-            found = f"--{field.name.replace('_', '-')} {asked}: the run in {folder} began with {began}, which cannot change"
+        began, target = getattr(before, field.name), getattr(now, field.name)
+        if field.name in _FIXED and target != began:
+            found = f"--{field.name.replace('_', '-')} {target}: the run in {folder} began with {began}, which cannot change"
             raise SettingsError(f"{found}; leave it out, or start anew with another --out")
     return now
 

@@ -99,7 +99,7 @@ class Output:
     temperature: float | None
     line: int
     text: str
-    asked: str
+    target: str
     references: tuple[str, ...]
     others: Mapping[str, object] = field(default_factory=dict)
     seed: str = ""
@@ -146,7 +146,7 @@ class Group:
         return Stored(self.path, _TEXT_AT)
 
     @property
-    def asked(self) -> Stored:
+    def target(self) -> Stored:
         """The emotion asked for in each."""
         return Stored(self.path, _ASKED_AT)
 
@@ -302,7 +302,7 @@ class _Begun:
         if output.seed and len(self.seeds) <= _MOST_SEEDS:
             self.seeds.add(output.seed)
         self.empty += not output.text.strip()
-        self.handle.write(json.dumps([output.line, output.text, output.asked, output.references]) + "\n")
+        self.handle.write(json.dumps([output.line, output.text, output.target, output.references]) + "\n")
 
 
 def _begin(source: Source, output: Output, folder: Path, files: ExitStack, begun: int) -> _Begun:
@@ -352,7 +352,7 @@ def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[
         temperature=_temperature(f"{source.name}:{row.number}", fields.get("temperature")),
         line=row.number,
         text=_text(source, row, columns.text, "text"),
-        asked=rename(_asked(source, row, columns.emotion), columns.renames) if columns.emotion else "",
+        target=rename(_target(source, row, columns.emotion), columns.renames) if columns.emotion else "",
         references=references,
         others=_others(source, row, columns.text),
         seed=_seed(source, row, columns),
@@ -403,7 +403,7 @@ def _checked(source: Source, row: Row, text: object, what: str) -> str:
     return text
 
 
-def _asked(source: Source, row: Row, column: str) -> str:
+def _target(source: Source, row: Row, column: str) -> str:
     where = f"{source.name}:{row.number}"
     if source.format == "txt":
         raise DataError(f"{source.name}: lines of text name no emotion; give JSON lines or a table with a column for it")

@@ -115,8 +115,8 @@ def _hash(context: Sequence[str]) -> bytes:
 def as_json(pair: Preference | Rating) -> str:
     """Write a pair as one line of JSON that `read_preferences` reads back; of a rating `reply` and `good` stand there."""
     shares = shares_of(pair.emotion)
-    asked = pair.emotion.name if len(shares) == 1 else shares
-    record: dict[str, object] = {"context": list(pair.context), "emotion": asked if pair.emotion.strength else None}
+    target = pair.emotion.name if len(shares) == 1 else shares
+    record: dict[str, object] = {"context": list(pair.context), "emotion": target if pair.emotion.strength else None}
     if 0 < pair.emotion.strength < 1:
         record["strength"] = pair.emotion.strength
     if isinstance(pair, Rating):
@@ -199,13 +199,13 @@ def _text(fields: Mapping[str, object], name: str) -> str:
 
 
 def _emotion(fields: Mapping[str, object], labels: LabelSet) -> Emotion:
-    asked, strength = fields.get("emotion"), fields.get("strength", 1.0)
+    target, strength = fields.get("emotion"), fields.get("strength", 1.0)
     if isinstance(strength, bool) or not isinstance(strength, int | float):
         raise DataError(f"strength is {strength!r:.60}; a number between 0 and 1 is expected")
-    if asked is None:
+    if target is None:
         return no_emotion(labels)
-    if isinstance(asked, str):
-        return parse_emotion(asked, labels, strength)
-    if not isinstance(asked, dict) or not all(isinstance(share, int | float) for share in asked.values()):
-        raise DataError(f"emotion is {asked!r:.60}; write joy, joy=0.7,fear=0.3, or null for none")
-    return mixture(asked, labels, strength)
+    if isinstance(target, str):
+        return parse_emotion(target, labels, strength)
+    if not isinstance(target, dict) or not all(isinstance(share, int | float) for share in target.values()):
+        raise DataError(f"emotion is {target!r:.60}; write joy, joy=0.7,fear=0.3, or null for none")
+    return mixture(target, labels, strength)

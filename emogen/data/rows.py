@@ -93,12 +93,12 @@ class FileLayout:
     def notes(self) -> tuple[str, ...]:
         """Say in sentences what differs from UTF-8 with one object a line, or with the delimiter of the format."""
         usual = {"csv": ",", "tsv": "\t"}.get(self.format, self.delimiter)
-        told = {
+        conditioning = {
             f"the file is in {self.encoding.upper()}": self.encoding != "utf-8",
             f"cells are separated by {self.delimiter!r}": self.delimiter != usual,
             "the file is one JSON document, not one object a line; its objects are read as rows": self.is_document,
         }
-        return tuple(sentence for sentence, holds in told.items() if holds)
+        return tuple(sentence for sentence, holds in conditioning.items() if holds)
 
 
 def read_rows(
@@ -308,10 +308,10 @@ def _detect(path: str | Path, handle: io.BufferedReader, options: _FileOptions) 
         return FileLayout(chosen, encoding, is_document=_is_document(text)), head
     first = text.partition("\n")[0].rstrip("\r")
     # Spreadsheet programs write and read such a line.
-    told = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)
+    conditioning = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)
     usual = "\t" if chosen == "tsv" else ","
-    delimiter = options.delimiter or (told[1] if told else _likely_delimiter(first, usual))
-    return FileLayout(chosen, encoding, delimiter, skipped=int(bool(told))), head
+    delimiter = options.delimiter or (conditioning[1] if conditioning else _likely_delimiter(first, usual))
+    return FileLayout(chosen, encoding, delimiter, skipped=int(bool(conditioning))), head
 
 
 def _format_of(path: str | Path) -> str:

@@ -54,12 +54,12 @@ class Calibration:
                 f"sharpness of a calibration must be above 0 and at most {MOST_SHARPNESS:g}, and no preference larger than that"
             )
 
-    def told(self, asked: Emotion) -> Emotion:
+    def conditioning(self, target: Emotion) -> Emotion:
         """What the model is told for an emotion that is asked for."""
-        weights = told_shares(asked.weights, self.sharpness, self.preference)
+        weights = told_shares(target.weights, self.sharpness, self.preference)
         steps = np.linspace(0, 1, len(self.strengths[0]))
-        own = [float(np.interp(asked.strength, steps, row)) for row in self.strengths]
-        return Emotion(asked.labels, weights, min(1.0, math.fsum(w * s for w, s in zip(weights, own, strict=True))))
+        own = [float(np.interp(target.strength, steps, row)) for row in self.strengths]
+        return Emotion(target.labels, weights, min(1.0, math.fsum(w * s for w, s in zip(weights, own, strict=True))))
 
 
 def told_shares(shares: Sequence[float], sharpness: float, preference: Sequence[float]) -> tuple[float, ...]:

@@ -107,13 +107,13 @@ class ContinuousBatch:
 
         Arguments and errors as for `prepare`.
         """
-        asked = self.prepare(prompt, sampling)
-        self.enter(asked)
-        return asked.number
+        target = self.prepare(prompt, sampling)
+        self.enter(target)
+        return target.number
 
-    def enter(self, asked: Request) -> None:
+    def enter(self, target: Request) -> None:
         """Puts a reply that was prepared among those that wait."""
-        self._waiting.append(asked)
+        self._waiting.append(target)
 
     def prepare(self, prompt: Prompt, sampling: SamplingParams, caller: str = "") -> Request:
         """A reply to be entered, checked and with its random numbers. Alone of all methods, it is safe in any thread.
@@ -213,7 +213,7 @@ class _Rows:
         """Reads the prefixes of the rows of `choice`."""
         self._generator, self._choice = generator, choice
         prefixes = choice.company.prefixes
-        self._shifts = generator.shifts(prefixes.condition)
+        self._shifts = generator.condition_shift(prefixes.condition)
         self._hidden, self._room = read_prefixes(generator, prefixes, self._shifts, prefixes.tokens.shape[1])
         self._read = prefixes.lengths
         self._tokens = torch.zeros_like(self._read)
@@ -234,8 +234,8 @@ class _Rows:
         """The next tokens of those that are asked for, in the order in which they joined."""
         self._tokens, _ = self._choice.pick(self._generator, self._hidden, self._numbers, 0)
         company = self._choice.company
-        asked = company.is_asked
-        return self._tokens.new_zeros(company.asked).index_put((company.row_index[asked],), self._tokens[asked])
+        target = company.is_asked
+        return self._tokens.new_zeros(company.target).index_put((company.row_index[target],), self._tokens[target])
 
     def advance(self) -> None:
         """Reads the tokens that were picked."""
@@ -296,9 +296,15 @@ def _rounded_up(number: int, step: int) -> int:
 
 def _refuse_foreign(writer: TextGenerator, prompt: Prompt) -> None:
     """Raises SettingsError for a prompt that the generator cannot read: it would end the replies beside it, too."""
-    told, known, words = prompt.told or prompt.emotion, writer.generator.config.emotions, writer.generator.config.vocabulary
-    if len(told.labels) != known:
-        raise SettingsError(f"emotion {told} is over {len(told.labels)} labels, {writer.name} has {known}; take its own")
+    conditioning, known, words = (
+        prompt.conditioning or prompt.emotion,
+        writer.generator.config.emotions,
+        writer.generator.config.vocabulary,
+    )
+    if len(conditioning.labels) != known:
+        raise SettingsError(
+            f"emotion {conditioning} is over {len(conditioning.labels)} labels, {writer.name} has {known}; take its own"
+        )
     if not prompt.tokens:
         raise SettingsError("a prompt without tokens; begin it with `Tokenizer.prefix`, which gives one token at least")
     for place, token in enumerate(prompt.tokens):

@@ -95,12 +95,12 @@ class ConditionBatch:
     Attributes:
         prefixes: all of them, in any order.
         asked: how many are asked for.
-        owner: [all], whose company a row is: a number below `asked`, its own for a row that is asked for.
+        owner: [all], whose company a row is: a number below `target`, its own for a row that is asked for.
         role: [all], 0 asked, 1 no emotion, 2 neutral, 3 and above a label.
     """
 
     prefixes: PromptBatch
-    asked: int
+    target: int
     row_index: Tensor
     role: Tensor
 
@@ -126,8 +126,8 @@ class ConditionBatch:
         longest = max(some.tokens.shape[1] for some in both)
         padded = [functional.pad(some.tokens, (0, longest - some.tokens.shape[1]), value=PAD) for some in both]
         lengths, condition = (torch.cat([getattr(some, name) for some in both]) for name in ("lengths", "condition"))
-        row_index, role = torch.cat([self.row_index, self.asked + others.row_index]), torch.cat([self.role, others.role])
-        return ConditionBatch(PromptBatch(torch.cat(padded), lengths, condition), self.asked + others.asked, row_index, role)
+        row_index, role = torch.cat([self.row_index, self.target + others.row_index]), torch.cat([self.role, others.role])
+        return ConditionBatch(PromptBatch(torch.cat(padded), lengths, condition), self.target + others.target, row_index, role)
 
 
 def expand_conditions(prefixes: PromptBatch, weights: Weights, neutral: int | None) -> ConditionBatch:
@@ -149,20 +149,20 @@ def expand_conditions(prefixes: PromptBatch, weights: Weights, neutral: int | No
         wanted.append((_LABELS + label, every[(weights.bayes != 0) & ~itself], label))
     row_index = torch.cat([rows_of_role for _, rows_of_role, _ in wanted])
     role = torch.cat([torch.full_like(rows_of_role, role) for role, rows_of_role, _ in wanted])
-    condition = torch.cat([_told(prefixes.condition[found], emotions, place) for _, found, place in wanted])
+    condition = torch.cat([_conditioning(prefixes.condition[found], emotions, place) for _, found, place in wanted])
     return ConditionBatch(
         PromptBatch(prefixes.tokens[row_index], prefixes.lengths[row_index], condition), rows, row_index, role
     )
 
 
-def _told(condition: Tensor, emotions: int, place: int | None) -> Tensor:
+def _conditioning(condition: Tensor, emotions: int, place: int | None) -> Tensor:
     """The conditions with all weight at one place, whatever the latent; None leaves them."""
     if place is None:
         return condition
-    told = condition.clone()
-    told[:, : emotions + 1] = 0.0
-    told[:, place] = 1.0
-    return told
+    conditioning = condition.clone()
+    conditioning[:, : emotions + 1] = 0.0
+    conditioning[:, place] = 1.0
+    return conditioning
 
 
 class Controlled:
@@ -220,12 +220,12 @@ class Controlled:
         """
         if self._rows is not rows or (self._has_labels and looks(number, rows.device)):
             self._rows, self._seats = rows, _seated(self.company, rows, self._counting())
-        tokens = torch.zeros(self.company.asked, dtype=torch.long, device=rows.device)
-        log_probs = torch.zeros(self.company.asked, device=rows.device)
+        tokens = torch.zeros(self.company.target, dtype=torch.long, device=rows.device)
+        log_probs = torch.zeros(self.company.target, device=rows.device)
         states = rows_at_once(len(generator.bias), hidden.device)
         for seats in self._seats:
-            for some in seats.split(max(1, states // seats.places.shape[1])):
-                tokens[some.owners], log_probs[some.owners] = self._picked(generator, hidden[some.places], some, number)
+            for some in seats.split(max(1, states // seats.positions.shape[1])):
+                tokens[some.owners], log_probs[some.owners] = self._picked(generator, hidden[some.positions], some, number)
         row_index, role = self.company.row_index[rows], self.company.role[rows]
         if not self._has_labels:
             return tokens[row_index], log_probs[row_index]
@@ -267,11 +267,11 @@ class Controlled:
 
     def _moved(self, states: Tensor, roles: Sequence[int], owners: Tensor) -> Tensor:
         """The state [rows, width] whose scores are what guidance, expert and head ask for: scores are linear in the state."""
-        weights, asked = self.weights, states[:, 0].float()
-        moved = asked if self.head is None else self.head.steered(asked, weights.head[owners])
+        weights, target = self.weights, states[:, 0].float()
+        moved = target if self.head is None else self.head.steered(target, weights.head[owners])
         for role, weight in ((_NONE, weights.guidance), (_NEUTRAL, weights.expert)):
             if role in roles:
-                moved = moved + weight[owners, None] * (asked - states[:, roles.index(role)].float())
+                moved = moved + weight[owners, None] * (target - states[:, roles.index(role)].float())
         return moved
 
 
@@ -288,16 +288,16 @@ class _Layout:
     """
 
     owners: Tensor
-    places: Tensor
+    positions: Tensor
     roles: list[int]
     labels: Tensor
     are_labels: bool
 
     def split(self, size: int) -> Iterator[_Layout]:
         """For so many owners at a time."""
-        parts = (torch.split(whole, size) for whole in (self.owners, self.places, self.labels))
-        for owners, places, labels in zip(*parts, strict=True):
-            yield replace(self, owners=owners, places=places, labels=labels)
+        parts = (torch.split(whole, size) for whole in (self.owners, self.positions, self.labels))
+        for owners, positions, labels in zip(*parts, strict=True):
+            yield replace(self, owners=owners, positions=positions, labels=labels)
 
 
 def _seated(company: ConditionBatch, rows: Tensor, counting: Tensor) -> list[_Layout]:
@@ -305,18 +305,18 @@ def _seated(company: ConditionBatch, rows: Tensor, counting: Tensor) -> list[_La
     row_index, role = company.row_index[rows], company.role[rows]
     here = torch.arange(len(rows), device=rows.device)
     own = here[company.is_asked[rows]]
-    places = torch.zeros(company.asked, _LABELS + counting.shape[1], dtype=torch.long, device=rows.device)
-    places[row_index[own]] = own[:, None]
-    places[row_index, role] = here
+    positions = torch.zeros(company.target, _LABELS + counting.shape[1], dtype=torch.long, device=rows.device)
+    positions[row_index[own]] = own[:, None]
+    positions[row_index, role] = here
     owners = row_index[own]
     numbers = counting[owners].sum(1)
     apart = (owners[numbers == number] for number in sorted(set(numbers.tolist())))
-    return [_seats_of(some, places[some], counting[some]) for some in apart]
+    return [_seats_of(some, positions[some], counting[some]) for some in apart]
 
 
-def _seats_of(owners: Tensor, places: Tensor, counting: Tensor) -> _Layout:
+def _seats_of(owners: Tensor, positions: Tensor, counting: Tensor) -> _Layout:
     labels = counting.nonzero()[:, 1].view(len(owners), -1)
-    others, beside = places[:, :_LABELS], places.gather(1, _LABELS + labels)
+    others, beside = positions[:, :_LABELS], positions.gather(1, _LABELS + labels)
     roles = [_ASKED, *(others != others[:, :1]).any(0).nonzero().flatten().tolist()]
     are_labels = labels.shape[1] > 0 and bool((beside == others[:, :1]).any(1).all())
     return _Layout(owners, torch.cat([others[:, roles], beside], 1), roles, labels, are_labels)

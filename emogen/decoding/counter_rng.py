@@ -53,6 +53,6 @@ def _wrapped(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _shifted(value: Tensor, places: int) -> Tensor:
+def _shifted(value: Tensor, positions: int) -> Tensor:
     """Shifted right with zeros coming in; int64's own shift copies the sign."""
-    return (value >> places) & ((1 << (64 - places)) - 1)
+    return (value >> positions) & ((1 << (64 - positions)) - 1)

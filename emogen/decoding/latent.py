@@ -45,8 +45,8 @@ class LatentSpace:
 
     def condition(self, emotion: Emotion | None, rows: int) -> Tensor:
         """What the model is told for an emotion, or for none, [rows, emotions + 1]."""
-        told = no_emotion(self.labels) if emotion is None else emotion
-        return torch.tensor([told.condition] * rows, device=self.generator.bias.device)
+        conditioning = no_emotion(self.labels) if emotion is None else emotion
+        return torch.tensor([conditioning.condition] * rows, device=self.generator.bias.device)
 
     def rows(self, texts: Sequence[str]) -> Tensor:
         """Token ids of `BOS, text, EOS`, [texts, time], padded at the end, whatever their length."""

@@ -51,8 +51,8 @@ def utilities(candidates: Sequence[str], references: Sequence[str], order: int =
     ours, theirs = [words(text) for text in candidates], [words(text) for text in references]
     found = np.zeros((len(ours), len(theirs)))
     for n in range(1, order + 1):
-        places = {gram: place for place, gram in enumerate({gram for text in ours for gram in _grams(text, n)})}
-        shared = _shared(_counts(ours, n, places), _counts(theirs, n, places))
+        positions = {gram: place for place, gram in enumerate({gram for text in ours for gram in _grams(text, n)})}
+        shared = _shared(_counts(ours, n, positions), _counts(theirs, n, positions))
         found += 2 * shared / np.maximum(_numbers(ours, n)[:, None] + _numbers(theirs, n), 1)
     return found / order
 
@@ -67,12 +67,12 @@ def _numbers(texts: Sequence[Sequence[str]], n: int) -> NDArray[np.float64]:
     return np.array([max(0, len(text) - n + 1) for text in texts], float)
 
 
-def _counts(texts: Sequence[Sequence[str]], n: int, places: Mapping[tuple[str, ...], int]) -> NDArray[np.float32]:
+def _counts(texts: Sequence[Sequence[str]], n: int, positions: Mapping[tuple[str, ...], int]) -> NDArray[np.float32]:
     """How often each text holds each n-gram that has a place, [texts, places]."""
-    found = np.zeros((len(texts), len(places)), np.float32)
+    found = np.zeros((len(texts), len(positions)), np.float32)
     for row, text in enumerate(texts):
         for gram in _grams(text, n):
-            if (place := places.get(gram)) is not None:
+            if (place := positions.get(gram)) is not None:
                 found[row, place] += 1
     return found
 

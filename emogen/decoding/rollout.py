@@ -44,19 +44,19 @@ class _Open:
     place: Tensor
     token: Tensor
     end: Tensor
-    shifts: Tensor
+    condition_shift: Tensor
     state: Tensor
 
     def only(self, stay: Tensor) -> _Open:
         """Those at the indices `stay`."""
         columns = (self.at, self.row, self.start, self.number, self.place, self.token, self.end)
         at, row, start, number, place, token, end = (column[stay] for column in columns)
-        shifts, state = self.shifts[:, stay], self.state.index_select(2, stay)
-        return _Open(at, row, start, number, place, token, end, shifts, state)
+        condition_shift, state = self.condition_shift[:, stay], self.state.index_select(2, stay)
+        return _Open(at, row, start, number, place, token, end, condition_shift, state)
 
     def next(self, generator: Generator, draws: CounterRNG, last: int) -> _Open:
         """With one token more; the places of those that have ended stop at `last`."""
-        hidden, state = generator.step(self.token, self.place, self.shifts, self.state)
+        hidden, state = generator.step(self.token, self.place, self.condition_shift, self.state)
         uniforms = draws.uniforms(self.row, self.start, self.number, self.place + 1)
         token, _ = draw(generator, hidden, uniforms)
         return replace(self, place=(self.place + 1).clamp(max=last), token=token, state=state)
@@ -118,11 +118,11 @@ def complete(
     condition: Tensor,
     max_tokens: int,
     rows: Tensor,
-    places: Tensor,
+    positions: Tensor,
     numbers: Tensor,
     draws: CounterRNG,
 ) -> Tensor:
-    """Completes `rows` of `generated`, each from its token at `places` on, several times.
+    """Completes `rows` of `generated`, each from its token at `positions` on, several times.
 
     All completions of a prefix draw their first token from the same scores, which are computed once.
 
@@ -143,8 +143,8 @@ def complete(
     capacity = int(generated.reply_start.max()) + max_tokens
     # One column more: rows that have ended write there.
     kept = functional.pad(generated.tokens[rows], (0, capacity + 1 - generated.tokens.shape[1]), value=PAD)
-    kept = kept.masked_fill(torch.arange(capacity + 1, device=rows.device) > places[:, None], PAD)
-    going = _first_tokens(generator, generated, condition, max_tokens, rows, places, numbers, draws)
+    kept = kept.masked_fill(torch.arange(capacity + 1, device=rows.device) > positions[:, None], PAD)
+    going = _first_tokens(generator, generated, condition, max_tokens, rows, positions, numbers, draws)
     kept = kept.repeat_interleave(len(numbers), 0)
     writing = torch.ones_like(going.at, dtype=torch.bool)
     for step in range(max_tokens):
@@ -166,17 +166,17 @@ def _first_tokens(
     condition: Tensor,
     max_tokens: int,
     rows: Tensor,
-    places: Tensor,
+    positions: Tensor,
     numbers: Tensor,
     draws: CounterRNG,
 ) -> _Open:
     """The first token of each completion; arguments as for `complete`."""
-    shifts = generator.shifts(condition)[:, rows]
-    state = generator.backbone.branch(generated.states, rows, places - generated.reply_start[rows])
-    hidden, state = generator.step(generated.tokens[rows, places], places, shifts, state)
-    uniforms = draws.uniforms(rows[:, None], places[:, None], numbers, places[:, None] + 1)
+    condition_shift = generator.condition_shift(condition)[:, rows]
+    state = generator.backbone.fork_cache(generated.states, rows, positions - generated.reply_start[rows])
+    hidden, state = generator.step(generated.tokens[rows, positions], positions, condition_shift, state)
+    uniforms = draws.uniforms(rows[:, None], positions[:, None], numbers, positions[:, None] + 1)
     tokens, _ = draw(generator, hidden, uniforms)
-    row, start = rows.repeat_interleave(len(numbers)), places.repeat_interleave(len(numbers))
+    row, start = rows.repeat_interleave(len(numbers)), positions.repeat_interleave(len(numbers))
     return _Open(
         at=torch.arange(len(row), device=row.device),
         row=row,
@@ -185,6 +185,6 @@ def _first_tokens(
         place=start + 1,
         token=tokens.flatten(),
         end=generated.reply_start[row] + max_tokens,
-        shifts=shifts.repeat_interleave(len(numbers), 1),
+        condition_shift=condition_shift.repeat_interleave(len(numbers), 1),
         state=state.repeat_interleave(len(numbers), 2),
     )

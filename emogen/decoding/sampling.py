@@ -166,9 +166,9 @@ def generate(
     log_probs = torch.zeros(tokens.shape, device=tokens.device)
     states = []
     for number, chosen in enumerate(token_loop(generator, prefixes, max_tokens, choose, leaving=not keep_states)):
-        places = lengths[chosen.rows] + number
-        tokens[chosen.rows, places] = chosen.tokens
-        log_probs[chosen.rows, places] = chosen.log_probs
+        positions = lengths[chosen.rows] + number
+        tokens[chosen.rows, positions] = chosen.tokens
+        log_probs[chosen.rows, positions] = chosen.log_probs
         if keep_states:
             states.append(chosen.state)
     used = int((tokens != PAD).sum(1).max())
@@ -183,8 +183,8 @@ def token_loop(
 
     Once a quarter of the rows have ended, the others go on alone if `leaving`.
     """
-    lengths, shifts = prefixes.lengths, generator.shifts(prefixes.condition)
-    hidden, state = read_prefixes(generator, prefixes, shifts, prefixes.tokens.shape[1] + max_tokens)
+    lengths, condition_shift = prefixes.lengths, generator.condition_shift(prefixes.condition)
+    hidden, state = read_prefixes(generator, prefixes, condition_shift, prefixes.tokens.shape[1] + max_tokens)
     rows = torch.arange(len(lengths), device=lengths.device)
     writing = torch.ones_like(rows, dtype=torch.bool)
     for number in range(max_tokens):
@@ -195,12 +195,17 @@ def token_loop(
         if number + 1 == max_tokens or not left:
             return
         if leaving and 4 * left <= 3 * len(rows):
-            rows, tokens, shifts, state = rows[writing], tokens[writing], shifts[:, writing], state[:, :, writing]
+            rows, tokens, condition_shift, state = (
+                rows[writing],
+                tokens[writing],
+                condition_shift[:, writing],
+                state[:, :, writing],
+            )
             writing = writing[writing]
-        hidden, state = generator.step(tokens, lengths[rows] + number, shifts, state)
+        hidden, state = generator.step(tokens, lengths[rows] + number, condition_shift, state)
 
 
-def read_prefixes(generator: Generator, prefixes: PromptBatch, shifts: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+def read_prefixes(generator: Generator, prefixes: PromptBatch, condition_shift: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
     """Read prefixes, equal ones once: the candidates of one reply share theirs.
 
     Args:
@@ -217,11 +222,13 @@ def read_prefixes(generator: Generator, prefixes: PromptBatch, shifts: Tensor, c
     _, place = torch.cat([part.double() for part in parts], 1).unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
     count = int(place.max()) + 1
     if count == len(place):
-        return generator.read(prefixes.tokens, prefixes.lengths, shifts, generator.start(shifts, capacity))
+        return generator.prefill(
+            prefixes.tokens, prefixes.lengths, condition_shift, generator.init_cache(condition_shift, capacity)
+        )
     numbers = torch.arange(len(place), device=place.device)
     first = numbers.new_full((count,), len(place)).scatter_reduce(0, place, numbers, "amin")
-    state = generator.start(shifts[:, first], capacity)
-    hidden, state = generator.read(prefixes.tokens[first], prefixes.lengths[first], shifts[:, first], state)
+    state = generator.init_cache(condition_shift[:, first], capacity)
+    hidden, state = generator.prefill(prefixes.tokens[first], prefixes.lengths[first], condition_shift[:, first], state)
     return hidden[place], state[:, :, place]
 
 
@@ -349,13 +356,13 @@ def _nucleus(scores: Tensor, share: float) -> Tensor:
     probabilities = scores.softmax(-1)
     width = min(_NUCLEUS, scores.shape[-1])
     while True:
-        best, places = probabilities.topk(width)
+        best, positions = probabilities.topk(width)
         upto = best.cumsum(-1)
         if width == scores.shape[-1] or bool((upto[:, -1] >= share).all()):
             break
         width = min(4 * width, scores.shape[-1])
-    kept = scores.gather(-1, places).masked_fill(upto - best >= share, -math.inf)
-    return torch.full_like(scores, -math.inf).scatter(-1, places, kept)
+    kept = scores.gather(-1, positions).masked_fill(upto - best >= share, -math.inf)
+    return torch.full_like(scores, -math.inf).scatter(-1, positions, kept)
 
 
 def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:

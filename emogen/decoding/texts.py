@@ -77,7 +77,7 @@ class Prompt:
 
     tokens: Sequence[int]
     emotion: Emotion
-    told: Emotion | None = None
+    conditioning: Emotion | None = None
     control: Control | None = None
     seed: int | None = None
 
@@ -116,9 +116,9 @@ class Row:
     latent: Tensor | None
 
     @property
-    def told(self) -> Emotion:
+    def conditioning(self) -> Emotion:
         """What the model is told."""
-        return self.prompt.told or self.prompt.emotion
+        return self.prompt.conditioning or self.prompt.emotion
 
     @property
     def control(self) -> Control:
@@ -179,7 +179,7 @@ class IncrementalDetokenizer:
     def __init__(self, tokenizer: Tokenizer, most: int) -> None:
         """Of a reply that is cut after `most` tokens."""
         self.tokens: list[int] = []
-        self._tokenizer, self._most, self._told = tokenizer, most, 0
+        self._tokenizer, self._most, self._conditioning = tokenizer, most, 0
 
     @property
     def ended(self) -> Literal["end", "limit"] | None:
@@ -195,8 +195,8 @@ class IncrementalDetokenizer:
         # Bytes of a character that is not whole yet are shown as a replacement character.
         if not self.ended and text.endswith("�"):
             return ""
-        told, self._told = self._told, max(self._told, len(text))
-        return text[told:]
+        conditioning, self._conditioning = self._conditioning, max(self._conditioning, len(text))
+        return text[conditioning:]
 
 
 def streamed_rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[Row]:
@@ -209,12 +209,12 @@ def streamed_rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: Sa
 
 def _rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams, latent: Tensor | None) -> list[Row]:
     """The rows of a call, refused where the writer cannot serve them."""
-    asked = [replace(prompt, control=prompt.control or sampling.control) for prompt in prompts]
-    if asked:
-        refuse_unserved([prompt.control or Control() for prompt in asked], writer.head, writer.guide is not None, writer.name)
-        longest = max(len(prompt.tokens) for prompt in asked)
+    target = [replace(prompt, control=prompt.control or sampling.control) for prompt in prompts]
+    if target:
+        refuse_unserved([prompt.control or Control() for prompt in target], writer.head, writer.guide is not None, writer.name)
+        longest = max(len(prompt.tokens) for prompt in target)
         _refuse_longer(longest, sampling.max_tokens, writer.generator.backbone.longest)
-    numbered = [(prompt, number) for prompt in asked for number in range(sampling.n)]
+    numbered = [(prompt, number) for prompt in target for number in range(sampling.n)]
     return [
         Row(prompt, _stream(prompt, number, place, sampling.seed), None if latent is None else latent[place])
         for place, (prompt, number) in enumerate(numbered)
@@ -264,8 +264,8 @@ def _prepare(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParam
 def controlled(writer: TextGenerator, rows: Sequence[Row], choose: Choose) -> Controlled:
     """The rows in the company that their controls need, and the choice of their tokens; `choose` as in `Controlled`."""
     prefixes = _padded(rows, writer.generator)
-    weights = weights_of([row.told for row in rows], [row.control for row in rows], prefixes.tokens.device)
-    company = expand_conditions(prefixes, weights, neutral_place(rows[0].told))
+    weights = weights_of([row.conditioning for row in rows], [row.control for row in rows], prefixes.tokens.device)
+    company = expand_conditions(prefixes, weights, neutral_place(rows[0].conditioning))
     return Controlled(company, weights, choose, writer.head)
 
 
@@ -273,7 +273,7 @@ def controlled(writer: TextGenerator, rows: Sequence[Row], choose: Choose) -> Co
 def _padded(rows: Sequence[Row], generator: Generator) -> PromptBatch:
     device = generator.bias.device
     tokens = [torch.tensor(row.prompt.tokens) for row in rows]
-    condition = torch.tensor([row.told.condition for row in rows], device=device)
+    condition = torch.tensor([row.conditioning.condition for row in rows], device=device)
     noise = row_normals([row.stream for row in rows], generator.config.latent).to(device)
     drawn = generator.prior(condition).sample(noise)
     latents = [drawn[place] if row.latent is None else row.latent.to(device) for place, row in enumerate(rows)]
@@ -318,5 +318,5 @@ def _log_probs(writer: TextGenerator, texts: Sequence[str]) -> NDArray[np.float6
 def _nearest(row: Row, log_probs: NDArray[np.float64]) -> int:
     """The candidate nearest to the row's emotion: with the smallest divergence of its probabilities from the mixture."""
     # A weaker emotion chooses among fewer.
-    allowed = 1 + round((row.control.rerank - 1) * row.told.strength)
-    return int(np.argmax(log_probs[:allowed] @ np.asarray(row.told.weights)))
+    allowed = 1 + round((row.control.rerank - 1) * row.conditioning.strength)
+    return int(np.argmax(log_probs[:allowed] @ np.asarray(row.conditioning.weights)))

@@ -121,9 +121,9 @@ def transfer(
         DataError: a text that is blank, or longer than the model reads.
     """
     options, guide = options or TransferOptions(), guide or own_guide(space)
-    asked = repeat(emotion) if isinstance(emotion, Emotion) else emotion
+    target = repeat(emotion) if isinstance(emotion, Emotion) else emotion
     sentences: dict[Emotion, list[str]] = {}
-    for number, (text, own) in enumerate(zip(texts, asked, strict=False), first):
+    for number, (text, own) in enumerate(zip(texts, target, strict=False), first):
         refuse_unreadable(space, text, f"line {number + 1}")
         if own not in sentences:
             sentences[own] = plain_sentences(space, own, options, guide)
@@ -149,8 +149,8 @@ def plain_sentences(space: LatentSpace, emotion: Emotion, options: TransferOptio
         return []
     fit = np.log(np.maximum(guide(found) @ np.asarray(emotion.weights), _LEAST))
     nats = _a_word(space, found, _usual(space, emotion))
-    worth = fit + np.log([counts[text] for text in found]) - nats
-    return [found[place] for place in np.argsort(-worth, kind="stable")[: options.sentences]]
+    reward = fit + np.log([counts[text] for text in found]) - nats
+    return [found[place] for place in np.argsort(-reward, kind="stable")[: options.sentences]]
 
 
 def own_guide(space: LatentSpace) -> Guide:
@@ -166,8 +166,8 @@ def own_guide(space: LatentSpace) -> Guide:
 
 def _usual(space: LatentSpace, emotion: Emotion) -> Tensor:
     """The condition [1, emotions + 1 + latent] of an emotion with the prior's mean for a latent."""
-    told = space.condition(emotion, 1)
-    return torch.cat([told, space.generator.prior(told).mean], 1)
+    conditioning = space.condition(emotion, 1)
+    return torch.cat([conditioning, space.generator.prior(conditioning).mean], 1)
 
 
 def kept(source: str, text: str) -> float:

@@ -110,7 +110,7 @@ class Engine:
                 or that chooses among whole texts.
         """
         prompt, options = self._request(context, emotion, sampling, seed)
-        asked = self._batch.prepare(prompt, options, caller)
+        target = self._batch.prepare(prompt, options, caller)
         entry = _Entry(prompt, options, ReplyStream(lambda: self._orders.put(partial(self._leave, entry))), caller)
         with self._lock:
             if not self._is_open:
@@ -118,7 +118,7 @@ class Engine:
             if len(self._unfinished) >= self._most:
                 raise BusyError(f"{self.unfinished} replies are being written or wait, which is all that may; ask again later")
             self._unfinished.add(entry.writing)
-            self._orders.put(partial(self._enter, entry, asked))
+            self._orders.put(partial(self._enter, entry, target))
         return entry.writing
 
     def prepare(
@@ -148,9 +148,9 @@ class Engine:
     def _request(
         self, context: str | Sequence[str], emotion: str | Emotion | None, sampling: SamplingParams | None, seed: int
     ) -> tuple[Prompt, SamplingParams]:
-        asked = self.model.emotion(emotion)
-        options = replace(sampling or self.model.sampling_for(asked.strength > 0, streamed=True), n=1, seed=seed)
-        (prompt,) = self.model.prompts([context], [asked], options.control)
+        target = self.model.emotion(emotion)
+        options = replace(sampling or self.model.sampling_for(target.strength > 0, streamed=True), n=1, seed=seed)
+        (prompt,) = self.model.prompts([context], [target], options.control)
         return prompt, options
 
     def _work(self) -> None:
@@ -223,9 +223,9 @@ class Engine:
         if entry.writing.ended:
             return
         try:
-            asked = prepared or self._batch.prepare(entry.prompt, entry.sampling, entry.caller)
-            self._batch.enter(asked)
-            self._entered[asked.number] = entry
+            target = prepared or self._batch.prepare(entry.prompt, entry.sampling, entry.caller)
+            self._batch.enter(target)
+            self._entered[target.number] = entry
         except Exception as error:
             self._finish(entry.writing, "failed", _failed(error, "a reply could not join the running batch"))
 

@@ -124,22 +124,22 @@ def rank(choice: Sequence[Candidate], emotion: Aim | None = None, context: Aim |
     return [_match(choice[place], int(place), total, parts) for place in best]
 
 
-def emotion_fit(probabilities: Probabilities, asked: Emotion) -> Fit:
+def emotion_fit(probabilities: Probabilities, target: Emotion) -> Fit:
     """The log probability of the asked mixture y of strength s: s * sum of y_e * log p_e, in nats.
 
     It is highest where the text's probabilities p are y itself. A probability below one in a million counts as that; of a
     text the first 4,096 characters are read.
 
     Args:
-        probabilities: over the labels of `asked`; called with at most 256 texts.
+        probabilities: over the labels of `target`; called with at most 256 texts.
         asked: the emotion.
     """
-    weights = np.array(asked.weights)
+    weights = np.array(target.weights)
 
     def fit(texts: Sequence[str]) -> NDArray[np.float64]:
         batches = _batches([text[:_MOST_CHARACTERS] for text in texts])
         parts = [np.log(np.maximum(probabilities(some), _LEAST)) @ weights for some in batches]
-        return asked.strength * np.concatenate([np.zeros(0), *parts])
+        return target.strength * np.concatenate([np.zeros(0), *parts])
 
     return fit
 

@@ -64,7 +64,7 @@ class Turn:
     context: tuple[str, ...]
     said: str
     state: EmotionState | None
-    asked: Emotion
+    target: Emotion
     writing: ReplyStream
     name: str
 
@@ -167,11 +167,11 @@ class Session:
 
     def _answer(self, earlier: tuple[Turn, ...], text: str, tries: int) -> ReplyStream:
         state = self._felt(earlier, [text])
-        asked = emotion_for(self.manner, state, self._engine, self._find_policy)
+        target = emotion_for(self.manner, state, self._engine, self._find_policy)
         context = earlier[-1].utterances if earlier else ()
         seed = seed_of(self.manner.seed, len(earlier), tries)
-        writing = self._engine.write((*context, text), asked, self.manner.sampling, seed)
-        self._turns, self._tries = (*earlier, Turn(context, text, state, asked, writing, uuid.uuid4().hex)), tries
+        writing = self._engine.write((*context, text), target, self.manner.sampling, seed)
+        self._turns, self._tries = (*earlier, Turn(context, text, state, target, writing, uuid.uuid4().hex)), tries
         return writing
 
 
@@ -186,9 +186,9 @@ def emotion_for(
     Raises:
         SettingsError: one that the model does not know, or a policy that does not fit the labels of model and recogniser.
     """
-    asked = None if leaves_to_policy(manner.emotion, engine.model.labels) else manner.emotion
-    if asked is not None or state is None or manner.policy is None:
-        return engine.model.emotion(asked, manner.strength)
+    target = None if leaves_to_policy(manner.emotion, engine.model.labels) else manner.emotion
+    if target is not None or state is None or manner.policy is None:
+        return engine.model.emotion(target, manner.strength)
     answer = find(manner.policy, state.labels, engine.model.labels).answer(state.emotion)
     return replace(answer, strength=answer.strength * manner.strength)
 

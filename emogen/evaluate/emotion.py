@@ -72,7 +72,7 @@ def checked_probabilities(probabilities: NDArray[Any], labels: Sequence[str]) ->
     return given
 
 
-def emotion_accuracy(asked: Sequence[str], judged: Sequence[str], seed: int = 0) -> Score:
+def emotion_accuracy(target: Sequence[str], judged: Sequence[str], seed: int = 0) -> Score:
     """Share of texts whose judged emotion is the one asked for, with a bootstrap interval.
 
     A judge that is often wrong lowers it however good the texts are: see `corrected_accuracy`.
@@ -88,16 +88,16 @@ def emotion_accuracy(asked: Sequence[str], judged: Sequence[str], seed: int = 0)
     Raises:
         DataError: if the lists differ in length or are empty.
     """
-    return emotion_accuracy_tally(asked, judged).score(seed)
+    return emotion_accuracy_tally(target, judged).score(seed)
 
 
-def emotion_accuracy_tally(asked: Sequence[str], judged: Sequence[str]) -> SumStatistic:
+def emotion_accuracy_tally(target: Sequence[str], judged: Sequence[str]) -> SumStatistic:
     """`emotion_accuracy` before its interval; a block of sums is hits and texts."""
-    require_pairs(asked, judged, ("asked labels", "judged labels"))
-    return mean_tally(_hits(asked, judged), signature("emotion_accuracy", {"texts": len(asked)}))
+    require_pairs(target, judged, ("asked labels", "judged labels"))
+    return mean_tally(_hits(target, judged), signature("emotion_accuracy", {"texts": len(target)}))
 
 
-def emotion_f1(asked: Sequence[str], judged: Sequence[str], labels: Sequence[str], seed: int = 0) -> Score:
+def emotion_f1(target: Sequence[str], judged: Sequence[str], labels: Sequence[str], seed: int = 0) -> Score:
     """Mean over the labels of F1 = 2 hits / (asked + judged), with a bootstrap interval.
 
     A label neither asked for nor judged, in the data or in one resample, has no F1 and is left out of the mean.
@@ -116,13 +116,13 @@ def emotion_f1(asked: Sequence[str], judged: Sequence[str], labels: Sequence[str
 
     Source: the averaged F1 of Opitz & Burst 2019, Macro F1 and Macro F1.
     """
-    return emotion_f1_tally(asked, judged, labels).score(seed)
+    return emotion_f1_tally(target, judged, labels).score(seed)
 
 
-def emotion_f1_tally(asked: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> SumStatistic:
+def emotion_f1_tally(target: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> SumStatistic:
     """`emotion_f1` before its interval; a block of sums is the hits of each label, then its asked plus judged."""
-    pairs = _placed_pairs(asked, judged, labels)
-    fields = {"average": "macro", "labels": len(labels), "texts": len(asked)}
+    pairs = _placed_pairs(target, judged, labels)
+    fields = {"average": "macro", "labels": len(labels), "texts": len(target)}
     return SumStatistic(added_up(_f1_rows(pairs, len(labels))), _f1_of_occurring, signature("emotion_f1", fields))
 
 
@@ -184,14 +184,14 @@ class Confusion:
         return shares
 
 
-def confusion(asked: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> Confusion:
+def confusion(target: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> Confusion:
     """Counts of the pairs (asked, judged); with true labels for the asked ones it is the judge's own confusion.
 
     Raises:
         DataError: if the lists differ in length, are empty or hold a label that is not in `labels`.
     """
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
-    np.add.at(counts, tuple(_placed_pairs(asked, judged, labels).T), 1)
+    np.add.at(counts, tuple(_placed_pairs(target, judged, labels).T), 1)
     return Confusion(counts, tuple(labels))
 
 
@@ -233,7 +233,7 @@ def calibration_error_tally(probabilities: NDArray[Any], gold: Sequence[str], la
     return SumStatistic(added_up(rows), _mean_distance, signature("calibration_error", fields))
 
 
-def corrected_accuracy(asked: Sequence[str], judged: Sequence[str], judge_confusion: Confusion, seed: int = 0) -> Score:
+def corrected_accuracy(target: Sequence[str], judged: Sequence[str], judge_confusion: Confusion, seed: int = 0) -> Score:
     """Share of texts whose true emotion is the one asked for, estimated from a judge that errs in a known way.
 
     The texts asked to express `a` are judged `j` with probability sum over t of p_a[t] M[t, j], where p_a[t] is the share of
@@ -274,17 +274,17 @@ def corrected_accuracy(asked: Sequence[str], judged: Sequence[str], judge_confus
     Source: Saerens et al. 2002, Adjusting the outputs of a classifier to new a priori probabilities; Forman 2008,
     Quantifying counts and costs via classification; Wilson 1927 for the least interval.
     """
-    found = confusion(asked, judged, judge_confusion.labels).counts
+    found = confusion(target, judged, judge_confusion.labels).counts
     places = np.flatnonzero(found.sum(axis=1))
     drawn, judges = _resampled(found[places], judge_confusion, seed)
     _require_explained(found[places], judge_confusion, seed)
     few = slice(1 + _BIAS_RESAMPLES)
     bounded = _true_shares(drawn[few], judges[few]) * drawn[few].sum(axis=2, keepdims=True)
     unbounded = drawn[1:] @ np.linalg.inv(judges[1:])
-    kept, free = (texts[:, np.arange(len(places)), places].sum(axis=1) / len(asked) for texts in (bounded, unbounded))
+    kept, free = (texts[:, np.arange(len(places)), places].sum(axis=1) / len(target) for texts in (bounded, unbounded))
     value = float(np.clip(2 * kept[0] - kept[1:].mean(), 0, 1))
-    signed = _corrected_signature(f"corrected_accuracy|bias_bs:{_BIAS_RESAMPLES}", len(asked), judge_confusion, seed)
-    return _around(value, np.clip(free, 0, 1), len(asked), signed)
+    signed = _corrected_signature(f"corrected_accuracy|bias_bs:{_BIAS_RESAMPLES}", len(target), judge_confusion, seed)
+    return _around(value, np.clip(free, 0, 1), len(target), signed)
 
 
 def corrected_shares(judged: Sequence[str], judge_confusion: Confusion, seed: int = 0) -> dict[str, Score]:
@@ -392,10 +392,10 @@ def _places(given: Sequence[str], labels: Sequence[str], name: str) -> NDArray[n
     return np.array([place[label] for label in given], dtype=np.int64)
 
 
-def _placed_pairs(asked: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
+def _placed_pairs(target: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
     """[texts, 2], the places of both labels."""
-    require_pairs(asked, judged, ("asked labels", "judged labels"))
-    return np.stack([_places(asked, labels, "asked"), _places(judged, labels, "judged")], axis=1)
+    require_pairs(target, judged, ("asked labels", "judged labels"))
+    return np.stack([_places(target, labels, "asked"), _places(judged, labels, "judged")], axis=1)
 
 
 def _f1_rows(pairs: NDArray[np.int64], labels: int) -> Iterator[Values]:

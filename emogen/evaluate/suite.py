@@ -89,7 +89,7 @@ class System:
     name: str
     texts: Iterable[str]
     references: Iterable[Sequence[str]] | None = None
-    asked: Iterable[str] | None = None
+    target: Iterable[str] | None = None
     where: Callable[[int], str] = "texts[{}]".format
 
 
@@ -158,7 +158,7 @@ class Resources:
     Attributes:
         training: what the systems were trained on, gone through once a system; gives novelty and copied.
         real: real texts that belong to no text in particular; None takes the references.
-        judges: of emotions, for systems with `asked`.
+        judges: of emotions, for systems with `target`.
         encoder: gives Fréchet distance, similarity, BERTScore and, if asked for, MAUVE.
         language_model: gives perplexity.
         reverse: trains a language model on texts, for reverse perplexity on the real ones.
@@ -223,7 +223,7 @@ class Evaluation:
 def evaluate_texts(
     texts: Sequence[str],
     references: Sequence[Sequence[str]] | None = None,
-    asked: Sequence[str] | None = None,
+    target: Sequence[str] | None = None,
     means: Resources | None = None,
     options: Options | None = None,
 ) -> dict[str, Score]:
@@ -249,7 +249,7 @@ def evaluate_texts(
     >>> round(scores["rouge1"].value, 6), scores["unique"].value
     (1.0, 1.0)
     """
-    return dict(evaluate(System("texts", texts, references, asked), means, options).scores)
+    return dict(evaluate(System("texts", texts, references, target), means, options).scores)
 
 
 def evaluate(
@@ -461,7 +461,7 @@ class _Job:
     @cached_property
     def drawn_asked(self) -> list[str]:
         """What was asked for in the sampled texts."""
-        return self.sample(self.system.asked or (), "emotions")[0]
+        return self.sample(self.system.target or (), "emotions")[0]
 
     @cached_property
     def paired(self) -> _Paired:
@@ -744,9 +744,9 @@ def _reversed(job: _Job, train: Callable[[Sequence[str]], Fluency]) -> Iterator[
 
 def _emotion_tasks(job: _Job) -> list[_Task]:
     tasks: list[_Task] = []
-    if job.system.asked is not None and job.means.judges:
+    if job.system.target is not None and job.means.judges:
         tasks.append(_Task(tuple(_judged_names(job.means.judges)), lambda: _judged(job)))
-    if job.system.asked is not None and job.options.lexicon:
+    if job.system.target is not None and job.options.lexicon:
         tasks.append(_Task(("polarity_agreement",), lambda: _polarity(job)))
     return tasks
 
@@ -771,20 +771,20 @@ def _of_pair(pair: tuple[Judging, Judging], judges: Sequence[Judging]) -> str:
 
 def _require_known_labels(job: _Job) -> None:
     """Before anything is computed: a judge that cannot give a label that was asked for would only ever be wrong there."""
-    if job.system.asked is None and (job.means.judges or job.options.lexicon):
+    if job.system.target is None and (job.means.judges or job.options.lexicon):
         raise SettingsError(f"{job.system.name}: a judge or lexicon needs to know which emotion each text was to express")
     for judge in job.means.judges:
         unknown: dict[str, list[int]] = {}
-        for number, label in enumerate(job.system.asked or ()):
+        for number, label in enumerate(job.system.target or ()):
             if _label_of(judge, label) is None:
                 unknown.setdefault(label, []).append(number)
         if unknown:
             raise DataError(_unknown_to(judge, unknown, job.system.where))
 
 
-def _label_of(judge: Judging, asked: str) -> str | None:
+def _label_of(judge: Judging, target: str) -> str | None:
     """The judge's label that is meant by what was asked for; None where it has none."""
-    return asked if asked in judge.labels else LabelSet(judge.labels).find(asked)
+    return target if target in judge.labels else LabelSet(judge.labels).find(target)
 
 
 def _unknown_to(judge: Judging, unknown: Mapping[str, list[int]], where: Callable[[int], str]) -> str:
@@ -799,9 +799,9 @@ def _unknown_to(judge: Judging, unknown: Mapping[str, list[int]], where: Callabl
 
 def _judged(job: _Job) -> Iterator[_Measure]:
     judges = job.means.judges
-    asked, verdicts = _verdicts(job)
+    target, verdicts = _verdicts(job)
     for judge, judged in zip(judges, verdicts, strict=True):
-        yield from _of_judge(job, judge, asked, judged)
+        yield from _of_judge(job, judge, target, judged)
     for (one, first), (other, second) in combinations(zip(judges, verdicts, strict=True), 2):
         suffix, mark = _of_pair((one, other), judges), f"|judges:{one.identity},{other.identity}"
         yield job.measure(f"agreement{suffix}", agreement_tally(first, second), mark)
@@ -810,14 +810,14 @@ def _judged(job: _Job) -> Iterator[_Measure]:
 
 def _verdicts(job: _Job) -> tuple[list[str], list[list[str]]]:
     """The label asked for in each text, and for each judge its labels: 8 bytes each, since equal labels are one string."""
-    asked: list[str] = []
+    target: list[str] = []
     verdicts: list[list[str]] = [[] for _ in job.means.judges]
-    pairs = aligned(job.watched("judging"), job.system.asked or (), ("texts", "emotions asked for"))
+    pairs = aligned(job.watched("judging"), job.system.target or (), ("texts", "emotions asked for"))
     for batch in in_batches(pairs, _JUDGED_AT_ONCE):
         for judge, judged in zip(job.means.judges, verdicts, strict=True):
-            judged.extend(_labels(job, judge, [text for text, _ in batch], len(asked)))
-        asked.extend(sys.intern(label) for _, label in batch)
-    return asked, verdicts
+            judged.extend(_labels(job, judge, [text for text, _ in batch], len(target)))
+        target.extend(sys.intern(label) for _, label in batch)
+    return target, verdicts
 
 
 def _labels(job: _Job, judge: Judging, texts: Sequence[str], start: int) -> list[str]:
@@ -831,28 +831,28 @@ def _labels(job: _Job, judge: Judging, texts: Sequence[str], start: int) -> list
         raise DataError(f"judge {judge.name}, texts from {job.system.where(start)} on: {error}") from None
 
 
-def _of_judge(job: _Job, judge: Judging, asked: Sequence[str], judged: Sequence[str]) -> Iterator[_Measure]:
+def _of_judge(job: _Job, judge: Judging, target: Sequence[str], judged: Sequence[str]) -> Iterator[_Measure]:
     suffix, mark = _suffix(judge, job.means.judges), f"|judge:{judge.identity}|leak:{judge.leak}"
     # Known since `_require_known_labels`.
-    own = {name: _label_of(judge, name) or name for name in dict.fromkeys(asked)}
+    own = {name: _label_of(judge, name) or name for name in dict.fromkeys(target)}
     changed = ", ".join(f"{name!r} as {label!r}" for name, label in own.items() if name != label)
     if changed:
         job.notes.append(f"{job.system.name}: for judge {judge.name}, what was asked for is read {changed}")
-    asked = [own[name] for name in asked]
-    job.confusions[judge.name] = confusion(asked, judged, judge.labels)
-    yield job.measure(f"emotion_accuracy{suffix}", emotion_accuracy_tally(asked, judged), mark)
-    chunks = (slice(start, start + _CHUNK) for start in range(0, len(asked), _CHUNK))
-    tallies = (emotion_f1_tally(asked[chunk], judged[chunk], judge.labels) for chunk in chunks)
-    yield job.measure(f"emotion_f1{suffix}", _joined(tallies, len(asked)), mark)
+    target = [own[name] for name in target]
+    job.confusions[judge.name] = confusion(target, judged, judge.labels)
+    yield job.measure(f"emotion_accuracy{suffix}", emotion_accuracy_tally(target, judged), mark)
+    chunks = (slice(start, start + _CHUNK) for start in range(0, len(target), _CHUNK))
+    tallies = (emotion_f1_tally(target[chunk], judged[chunk], judge.labels) for chunk in chunks)
+    yield job.measure(f"emotion_f1{suffix}", _joined(tallies, len(target)), mark)
     if judge.own:
-        yield from _corrected(job, judge.own, f"emotion_accuracy_corrected{suffix}", asked, judged, mark)
+        yield from _corrected(job, judge.own, f"emotion_accuracy_corrected{suffix}", target, judged, mark)
 
 
 def _corrected(
-    job: _Job, own: Confusion, name: str, asked: Sequence[str], judged: Sequence[str], mark: str
+    job: _Job, own: Confusion, name: str, target: Sequence[str], judged: Sequence[str], mark: str
 ) -> Iterator[_Measure]:
     try:
-        score = corrected_accuracy(asked, judged, own, job.options.seed)
+        score = corrected_accuracy(target, judged, own, job.options.seed)
     except UndefinedScoreError as reason:
         job.notes.append(f"{name} left out: {reason}")
     else:

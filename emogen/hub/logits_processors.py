@@ -41,7 +41,7 @@ def express(emotion: str | None) -> str:
 
 
 def emotions_of(
-    asked: Asked | Sequence[Asked], labels: LabelSet = EKMAN, strength: float = 1.0, rows: int | None = None
+    target: Asked | Sequence[Asked], labels: LabelSet = EKMAN, strength: float = 1.0, rows: int | None = None
 ) -> list[Emotion]:
     """What each row asks for.
 
@@ -54,7 +54,7 @@ def emotions_of(
     Raises:
         SettingsError: an emotion that is unknown or over other labels, or as many as do not fit the rows.
     """
-    several = [asked] if asked is None or isinstance(asked, str | Emotion) else list(asked)
+    several = [target] if target is None or isinstance(target, str | Emotion) else list(target)
     found = [_emotion(each, labels, strength) for each in several]
     refuse_mismatch(len(found), rows)
     return found * rows if len(found) == 1 and rows else found
@@ -68,10 +68,10 @@ def refuse_mismatch(emotions: int, rows: int | None) -> None:
         )
 
 
-def _emotion(asked: Asked, labels: LabelSet, strength: float) -> Emotion:
-    if asked is None:
+def _emotion(target: Asked, labels: LabelSet, strength: float) -> Emotion:
+    if target is None:
         return no_emotion(labels)
-    emotion = parse_emotion(asked, labels, strength) if isinstance(asked, str) else asked
+    emotion = parse_emotion(target, labels, strength) if isinstance(target, str) else target
     if emotion.labels != labels:
         raise SettingsError(f"emotion {emotion} is over other labels than the model's: {', '.join(labels.names)}")
     return emotion
@@ -88,7 +88,7 @@ def control_of(control: str | Control) -> Control:
     return found
 
 
-def guided(asked: Tensor, none: Tensor | None, neutral: Tensor | None, weights: Weights) -> Tensor:
+def guided(target: Tensor, none: Tensor | None, neutral: Tensor | None, weights: Weights) -> Tensor:
     """What guidance and expert make of scores, or of the states that scores are linear in; `controllers` has the formulas.
 
     Args:
@@ -97,11 +97,11 @@ def guided(asked: Tensor, none: Tensor | None, neutral: Tensor | None, weights: 
         neutral: with the neutral label, likewise.
         weights: of the rows.
     """
-    moved = asked
+    moved = target
     if none is not None:
-        moved = moved + weights.guidance[:, None] * (asked - none)
+        moved = moved + weights.guidance[:, None] * (target - none)
     if neutral is not None:
-        moved = moved + weights.expert[:, None] * (asked - neutral)
+        moved = moved + weights.expert[:, None] * (target - neutral)
     return moved
 
 
@@ -313,11 +313,11 @@ class EmotionLogitsProcessor(LogitsProcessor):
     def _moved(self, scores: Tensor) -> Tensor:
         """Moved scores of the rows, from those [rows + companions, vocabulary]."""
         places, weights, none = self.beside.places, self.weights, self.condition.shape[1] - 1
-        told = [role for role in range(none + 1) if bool(self.condition[:, role].any())]
-        asked = torch.stack([self.condition[:, role, None] * scores[places[:, role]] for role in told]).sum(0)
+        conditioning = [role for role in range(none + 1) if bool(self.condition[:, role].any())]
+        target = torch.stack([self.condition[:, role, None] * scores[places[:, role]] for role in conditioning]).sum(0)
         neutral = none if self.neutral is None else self.neutral
         moved = guided(
-            asked,
+            target,
             scores[places[:, none]] if bool(weights.guidance.any()) else None,
             scores[places[:, neutral]] if bool(weights.expert.any()) else None,
             weights,
@@ -340,7 +340,7 @@ class Steering:
     weights: Weights
     roles: tuple[int, ...]
 
-    def told(self, condition: Tensor) -> Tensor:
+    def conditioning(self, condition: Tensor) -> Tensor:
         """Conditions [rows * (1 + roles), labels + 1] from those of the rows."""
         company = torch.eye(condition.shape[1]).to(condition)[list(self.roles)]
         return torch.cat([condition[:, None], company.expand(len(condition), -1, -1)], 1).flatten(0, 1)

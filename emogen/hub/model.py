@@ -83,7 +83,7 @@ class Memory:
 
     state: Tensor
     lengths: Tensor
-    shifts: Tensor
+    condition_shift: Tensor
     capacity: int
     each: int = 1
     likelihoods: Tensor | None = None
@@ -98,7 +98,7 @@ class Memory:
         all_of = (rows[:, None] * self.each + torch.arange(self.each, device=rows.device)).flatten()
         likelihoods = None if self.likelihoods is None else self.likelihoods[rows]
         labels = None if self.labels is None else self.labels[rows]
-        parts = self.state.index_select(2, all_of), self.lengths[all_of], self.shifts[:, all_of]
+        parts = self.state.index_select(2, all_of), self.lengths[all_of], self.condition_shift[:, all_of]
         return Memory(*parts, self.capacity, self.each, likelihoods, labels)
 
 
@@ -165,7 +165,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             states, after = self._continue(tokens, memory)
         else:
             condition = self.condition(emotion, strength, len(input_ids))
-            condition = plan.told(condition) if plan else condition
+            condition = plan.conditioning(condition) if plan else condition
             present = input_ids != PAD if attention_mask is None else attention_mask.bool()
             if not torch.compiler.is_compiling():
                 _refuse_malformed(input_ids.masked_fill(~present, PAD), must_begin=not use_cache)
@@ -217,8 +217,8 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         _refuse_unserved_options(generation_config, options)
         tokens = options.pop("input_ids", None) if inputs is None else inputs
         wanted = control_of(control)
-        told = emotion if isinstance(emotion, Tensor) else self._told(emotion, strength, wanted)
-        condition = self.condition(told, rows=None if tokens is None else len(tokens))
+        conditioning = emotion if isinstance(emotion, Tensor) else self._conditioning(emotion, strength, wanted)
+        condition = self.condition(conditioning, rows=None if tokens is None else len(tokens))
         if wanted.names:
             options |= self._control(condition, wanted)
         if tokens is None:
@@ -259,13 +259,13 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         placed: Tensor = found.to(self.device, self.dtype)
         return placed
 
-    def _told(self, emotion: Asked | Sequence[Asked], strength: float, control: Control) -> list[Emotion]:
+    def _conditioning(self, emotion: Asked | Sequence[Asked], strength: float, control: Control) -> list[Emotion]:
         """What the model is told for emotions that are asked for."""
         labels = self.label_set
         file = self._beside(CALIBRATION_FILE)
         known = read_calibration(file.parent, labels) if file else None
-        asked = emotions_of(emotion, labels, strength)
-        return [known.told(each) for each in asked] if known and known.control == control else asked
+        target = emotions_of(emotion, labels, strength)
+        return [known.conditioning(each) for each in target] if known and known.control == control else target
 
     def _control(self, condition: Tensor, control: Control) -> dict[str, Any]:
         """What `forward` needs to steer rows with these conditions."""
@@ -336,19 +336,19 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
 
     def _read(self, tokens: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Memory]:
         """States [rows, width] after each row's last token, and the memory then."""
-        shifts, lengths = self.generator.shifts(condition), mask.sum(1)
+        condition_shift, lengths = self.generator.condition_shift(condition), mask.sum(1)
         capacity = tokens.shape[1] + _ROOM
-        start = self.generator.start(shifts, capacity)
-        last, state = self.generator.read(tokens.gather(1, _present_first(mask)), lengths, shifts, start)
-        return last, Memory(state, lengths, shifts, capacity)
+        start = self.generator.init_cache(condition_shift, capacity)
+        last, state = self.generator.prefill(tokens.gather(1, _present_first(mask)), lengths, condition_shift, start)
+        return last, Memory(state, lengths, condition_shift, capacity)
 
     def _continue(self, tokens: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """States of `tokens` [rows, time] behind what is remembered, and the memory then."""
         states = []
         for token in tokens.unbind(1):
             memory = self._with_room(memory)
-            hidden, state = self.generator.step(token, memory.lengths, memory.shifts, memory.state)
-            memory = Memory(state, memory.lengths + 1, memory.shifts, memory.capacity)
+            hidden, state = self.generator.step(token, memory.lengths, memory.condition_shift, memory.state)
+            memory = Memory(state, memory.lengths + 1, memory.condition_shift, memory.capacity)
             states.append(hidden)
         return torch.stack(states, 1), memory
 
@@ -357,9 +357,9 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         if memory.get_seq_length() < memory.capacity:
             return memory
         capacity = 2 * memory.capacity
-        state = self.generator.start(memory.shifts, capacity)
+        state = self.generator.init_cache(memory.condition_shift, capacity)
         state[tuple(slice(size) for size in memory.state.shape)] = memory.state
-        return Memory(state, memory.lengths, memory.shifts, capacity)
+        return Memory(state, memory.lengths, memory.condition_shift, capacity)
 
     def _newest(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """The mask without context older than the model was trained on, which emogen's own sampling leaves out, too."""

@@ -303,8 +303,8 @@ def emotion_scores(classifier: Classifier, texts: Sequence[Pieces]) -> Tensor:
     scores = torch.zeros(len(texts), classifier.config.emotions)
     try:
         for at in range(0, len(order), _SCORED_AT_ONCE):
-            places = order[at : at + _SCORED_AT_ONCE]
-            scores[places] = classifier.scores([texts[place] for place in places]).cpu()
+            positions = order[at : at + _SCORED_AT_ONCE]
+            scores[positions] = classifier.scores([texts[place] for place in positions]).cpu()
         return scores
     finally:
         classifier.train(training)

@@ -70,7 +70,7 @@ class GeneratorConfig:
 class Backbone(Protocol):
     """What turns embedded tokens into states: whole sequences in training, one token a row in decoding.
 
-    A decoding state is one tensor whose axis 2 runs over the rows. Of `shifts` [layers + prefix, rows, width] the first enter
+    A decoding state is one tensor whose axis 2 runs over the rows. Of `condition_shift` [layers + prefix, rows, width] the first enter
     the layers; the rest, which a pretrained backbone alone has, stand in front of the row.
     """
 
@@ -78,29 +78,29 @@ class Backbone(Protocol):
     def longest(self) -> int:
         """Tokens of the longest row that it reads."""
 
-    def __call__(self, stream: Tensor, shifts: Tensor) -> Tensor:
+    def __call__(self, stream: Tensor, condition_shift: Tensor) -> Tensor:
         """States [batch, time, width] from inputs of that shape."""
 
-    def start(self, shifts: Tensor, capacity: int) -> Tensor:
+    def init_cache(self, condition_shift: Tensor, capacity: int) -> Tensor:
         """State of rows that have seen nothing, with room for `capacity` tokens."""
 
-    def read(self, stream: Tensor, lengths: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def prefill(self, stream: Tensor, lengths: Tensor, condition_shift: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Reads the beginning of each row at once.
 
         Args:
             stream: [rows, time, width], padded at the end.
             lengths: [rows], at least 1.
             shifts: as above.
-            state: from `start`.
+            state: from `init_cache`.
 
         Returns:
             States [rows, width] after each row's last token, and the decoding state then.
         """
 
-    def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, stream: Tensor, condition_shift: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """States [rows, width] after one more token a row, at `positions` [rows], and the decoding state then."""
 
-    def branch(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
+    def fork_cache(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
         """The decoding state of each of `rows` as it was in `history[time]`, as a copy."""
 
 
@@ -120,36 +120,36 @@ class LstmBackbone(nn.Module):
         self.layers.train()
         return self
 
-    def forward(self, stream: Tensor, shifts: Tensor) -> Tensor:
+    def forward(self, stream: Tensor, condition_shift: Tensor) -> Tensor:
         """See `Backbone.__call__`."""
-        for layer, shift in zip(self.layers, shifts, strict=True):
+        for layer, shift in zip(self.layers, condition_shift, strict=True):
             states, _ = layer(functional.dropout(stream, self.dropout, self.training) + shift[:, None])
             stream = stream + states
         return functional.dropout(stream, self.dropout, self.training)
 
-    def start(self, shifts: Tensor, capacity: int) -> Tensor:
+    def init_cache(self, condition_shift: Tensor, capacity: int) -> Tensor:
         """See `Backbone.start`; [layers, 2 (hidden, cell), rows, width], whatever the capacity."""
-        return shifts.new_zeros(len(self.layers), 2, *shifts.shape[1:])
+        return condition_shift.new_zeros(len(self.layers), 2, *condition_shift.shape[1:])
 
-    def read(self, stream: Tensor, lengths: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def prefill(self, stream: Tensor, lengths: Tensor, condition_shift: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.read`."""
         last = torch.zeros_like(stream[:, 0])
         for place in range(stream.shape[1]):
             reading = (place < lengths)[:, None]
-            states, after = self.step(stream[:, place], shifts, lengths, state)
+            states, after = self.step(stream[:, place], condition_shift, lengths, state)
             last, state = torch.where(reading, states, last), torch.where(reading, after, state)
         return last, state
 
-    def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, stream: Tensor, condition_shift: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.step`."""
         states = []
-        for layer, shift, (hidden, cell) in zip(self.layers, shifts, state, strict=True):
+        for layer, shift, (hidden, cell) in zip(self.layers, condition_shift, state, strict=True):
             hidden, cell = torch.lstm_cell(stream + shift, (hidden, cell), *layer.all_weights[0])  # type: ignore[index]
             stream = stream + hidden
             states.append(torch.stack([hidden, cell]))
         return stream, torch.stack(states)
 
-    def branch(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
+    def fork_cache(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
         """See `Backbone.branch`."""
         return torch.stack(list(history))[times, :, :, rows].permute(1, 2, 0, 3).contiguous()
 
@@ -166,35 +166,35 @@ class TransformerBackbone(nn.Module):
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
 
-    def forward(self, stream: Tensor, shifts: Tensor) -> Tensor:
+    def forward(self, stream: Tensor, condition_shift: Tensor) -> Tensor:
         """See `Backbone.__call__`."""
         rotation = rotation_of(torch.arange(stream.shape[1], device=stream.device), self.head_width)
-        for block, shift in zip(self.blocks, shifts, strict=True):
+        for block, shift in zip(self.blocks, condition_shift, strict=True):
             stream = block(stream + shift[:, None], rotation, None, True)
         normed: Tensor = self.norm(stream)
         return normed
 
-    def start(self, shifts: Tensor, capacity: int) -> Tensor:
+    def init_cache(self, condition_shift: Tensor, capacity: int) -> Tensor:
         """See `Backbone.start`; [layers, 2 (key, value), rows, heads, capacity, head width]."""
-        return shifts.new_zeros(len(self.blocks), 2, shifts.shape[1], self.heads, capacity, self.head_width)
+        return condition_shift.new_zeros(len(self.blocks), 2, condition_shift.shape[1], self.heads, capacity, self.head_width)
 
-    def read(self, stream: Tensor, lengths: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def prefill(self, stream: Tensor, lengths: Tensor, condition_shift: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.read`; what is written for padding is written over before it is seen."""
         positions = torch.arange(stream.shape[1], device=stream.device).expand(len(stream), -1)
-        return last_of(self._advance(stream, shifts, positions, state), lengths), state
+        return last_of(self._advance(stream, condition_shift, positions, state), lengths), state
 
-    def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, stream: Tensor, condition_shift: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.step`; `state` is written in place."""
-        return self._advance(stream[:, None], shifts, positions[:, None], state).squeeze(1), state
+        return self._advance(stream[:, None], condition_shift, positions[:, None], state).squeeze(1), state
 
-    def _advance(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> Tensor:
+    def _advance(self, stream: Tensor, condition_shift: Tensor, positions: Tensor, state: Tensor) -> Tensor:
         rotation = rotation_of(positions, self.head_width)[:, :, None]
-        for block, shift, cache in zip(self.blocks, shifts, state, strict=True):
+        for block, shift, cache in zip(self.blocks, condition_shift, state, strict=True):
             stream = block.step(stream + shift[:, None], rotation, cache, positions)  # type: ignore[operator]
         normed: Tensor = self.norm(stream)
         return normed
 
-    def branch(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
+    def fork_cache(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
         """See `Backbone.branch`; entries behind a row's position are never read, so the last state serves all times."""
         return history[-1].index_select(2, rows)
 
@@ -278,8 +278,8 @@ class Generator(nn.Module):
             tokens: [batch, time], padded at the end.
             condition: [batch, emotions + 1 + latent].
         """
-        shifts = self.shifts(condition)
-        return self.backbone(self.embedding(tokens) + shifts[0][:, None], shifts[1:])
+        condition_shift = self.condition_shift(condition)
+        return self.backbone(self.embedding(tokens) + condition_shift[0][:, None], condition_shift[1:])
 
     def prior(self, emotion: Tensor) -> Gaussian:
         """The distribution that latents are drawn from, mean and log variance each [batch, latent].
@@ -306,25 +306,25 @@ class Generator(nn.Module):
         scores = functional.linear(rows, vectors.weight, self.bias + self.suppress_mask)  # type: ignore[operator]
         return scores[: states.shape[:-1].numel()].view(*states.shape[:-1], -1)
 
-    def shifts(self, condition: Tensor) -> Tensor:
+    def condition_shift(self, condition: Tensor) -> Tensor:
         """What the condition adds to embeddings and layers, then its soft prefix, [1 + layers + prefix, batch, width]."""
         added: Tensor = self.inject(condition)
         return added.view(len(condition), -1, self.config.width).transpose(0, 1)
 
-    def start(self, shifts: Tensor, capacity: int) -> Tensor:
+    def init_cache(self, condition_shift: Tensor, capacity: int) -> Tensor:
         """Decoding state of rows that have seen nothing, with room for `capacity` tokens."""
-        return self.backbone.start(shifts[1:], capacity)
+        return self.backbone.init_cache(condition_shift[1:], capacity)
 
-    def read(self, tokens: Tensor, lengths: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def prefill(self, tokens: Tensor, lengths: Tensor, condition_shift: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Reads the beginning of each row at once; what comes back is as for `step`.
 
         Args:
             tokens: [rows, time], padded at the end.
             lengths: [rows], at least 1.
-            shifts: [1 + layers + prefix, rows, width], from `shifts`.
-            state: from `start`.
+            shifts: [1 + layers + prefix, rows, width], from `condition_shift`.
+            state: from `init_cache`.
         """
-        return self.backbone.read(self.embedding(tokens) + shifts[0][:, None], lengths, shifts[1:], state)
+        return self.backbone.prefill(self.embedding(tokens) + condition_shift[0][:, None], lengths, condition_shift[1:], state)
 
     def compile_step(self) -> None:
         """Compiles the pass of one token for any number of rows; of use where many small operations wait for a GPU.
@@ -333,19 +333,19 @@ class Generator(nn.Module):
         """
         self.backbone.step = torch.compile(self.backbone.step, dynamic=True)  # type: ignore[method-assign]
 
-    def step(self, tokens: Tensor, positions: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, tokens: Tensor, positions: Tensor, condition_shift: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Reads one token a row.
 
         Args:
             tokens: [rows].
             positions: [rows], place of the token in its row.
-            shifts: [1 + layers + prefix, rows, width], from `shifts`.
-            state: from `start` or the step before.
+            shifts: [1 + layers + prefix, rows, width], from `condition_shift`.
+            state: from `init_cache` or the step before.
 
         Returns:
             What `logits` turns into scores of the next token, [rows, width], and the state after this token.
         """
-        return self.backbone.step(self.embedding(tokens) + shifts[0], shifts[1:], positions, state)
+        return self.backbone.step(self.embedding(tokens) + condition_shift[0], condition_shift[1:], positions, state)
 
 
 def _fixed(vectors: Tensor) -> nn.Embedding:
@@ -363,5 +363,5 @@ def reply_mask(tokens: Tensor, reply_start: Tensor) -> Tensor:
     Returns:
         [batch, time - 1], true at t if token t + 1 counts; nothing behind the end token does.
     """
-    places = torch.arange(1, tokens.shape[1], device=tokens.device)
-    return (places >= reply_start[:, None]) & present_tokens(tokens)[:, 1:]
+    positions = torch.arange(1, tokens.shape[1], device=tokens.device)
+    return (positions >= reply_start[:, None]) & present_tokens(tokens)[:, 1:]

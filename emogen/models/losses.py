@@ -168,8 +168,8 @@ def leave_one_out(returns: Tensor, mask: Tensor) -> Tensor:
 
     Source: Kool, van Hoof & Welling 2019 (REINFORCE with a leave-one-out baseline).
     """
-    places = torch.arange(mask.shape[-1], device=mask.device)
-    last = returns.gather(-1, (places * mask).amax(-1, keepdim=True))
+    positions = torch.arange(mask.shape[-1], device=mask.device)
+    last = returns.gather(-1, (positions * mask).amax(-1, keepdim=True))
     held = torch.where(mask, returns, last)
     others = max(returns.shape[1] - 1, 1)
     baseline = (held.sum(1, keepdim=True) - held) / others

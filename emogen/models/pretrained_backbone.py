@@ -167,43 +167,43 @@ class PretrainedBackbone(nn.Module):
         """See `Backbone.longest`."""
         return longest_of(self.decoder) - self.prefix
 
-    def forward(self, stream: Tensor, shifts: Tensor) -> Tensor:
+    def forward(self, stream: Tensor, condition_shift: Tensor) -> Tensor:
         """See `Backbone.__call__`."""
-        whole = torch.cat([self._front(shifts), self._cast(stream)], 1)
-        with self._conditioned(shifts):
+        whole = torch.cat([self._front(condition_shift), self._cast(stream)], 1)
+        with self._conditioned(condition_shift):
             states: Tensor = self.decoder(inputs_embeds=whole, use_cache=False).last_hidden_state
         return states[:, self.prefix :]
 
-    def start(self, shifts: Tensor, capacity: int) -> Tensor:
+    def init_cache(self, condition_shift: Tensor, capacity: int) -> Tensor:
         """See `Backbone.start`; [layers, 2 (key, value), rows, heads, prefix + capacity, head width], the prefix read."""
-        rows, layers = shifts.shape[1], len(self.layers)
-        state = self._cast(shifts.new_zeros(layers, 2, rows, self.heads, self.prefix + capacity, self.head_width))
+        rows, layers = condition_shift.shape[1], len(self.layers)
+        state = self._cast(condition_shift.new_zeros(layers, 2, rows, self.heads, self.prefix + capacity, self.head_width))
         if self.prefix:
-            places = torch.arange(self.prefix, device=shifts.device).expand(rows, -1)
-            self._advance(self._front(shifts), shifts, places, state)
+            places = torch.arange(self.prefix, device=condition_shift.device).expand(rows, -1)
+            self._advance(self._front(condition_shift), condition_shift, places, state)
         return state
 
-    def read(self, stream: Tensor, lengths: Tensor, shifts: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def prefill(self, stream: Tensor, lengths: Tensor, condition_shift: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.read`; what is written for padding is written over before it is seen."""
         places = torch.arange(self.prefix, self.prefix + stream.shape[1], device=stream.device).expand(len(stream), -1)
-        return last_of(self._advance(self._cast(stream), shifts, places, state), lengths), state
+        return last_of(self._advance(self._cast(stream), condition_shift, places, state), lengths), state
 
-    def step(self, stream: Tensor, shifts: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, stream: Tensor, condition_shift: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backbone.step`; `state` is written in place."""
         places = (self.prefix + positions)[:, None]
-        return self._advance(self._cast(stream[:, None]), shifts, places, state).squeeze(1), state
+        return self._advance(self._cast(stream[:, None]), condition_shift, places, state).squeeze(1), state
 
-    def branch(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
+    def fork_cache(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
         """See `Backbone.branch`; entries behind a row's position are never read, so the last state serves all times."""
         return history[-1].index_select(2, rows)
 
-    def _advance(self, stream: Tensor, shifts: Tensor, places: Tensor, state: Tensor) -> Tensor:
+    def _advance(self, stream: Tensor, condition_shift: Tensor, places: Tensor, state: Tensor) -> Tensor:
         """States [rows, time, width] of tokens at `places` [rows, time], counted from the first of the prefix on."""
         upto = int(places.max()) + 1
         seen = torch.arange(upto, device=places.device) <= places[..., None]
         mask = torch.zeros(seen.shape, dtype=stream.dtype, device=stream.device)
         mask = mask.masked_fill(~seen, torch.finfo(stream.dtype).min)[:, None]
-        with self._conditioned(shifts):
+        with self._conditioned(condition_shift):
             found = self.decoder(
                 inputs_embeds=stream,
                 position_ids=places,
@@ -215,14 +215,17 @@ class PretrainedBackbone(nn.Module):
         return states
 
     @contextmanager
-    def _conditioned(self, shifts: Tensor) -> Iterator[None]:
+    def _conditioned(self, condition_shift: Tensor) -> Iterator[None]:
         """With the shifts on the layers, and one type of number for the base and its updates."""
         mixed = self.is_adapted and self.decoder.dtype == torch.bfloat16
-        with _shifted(self.layers, shifts), torch.autocast(shifts.device.type, torch.bfloat16, mixed, cache_enabled=False):
+        with (
+            _shifted(self.layers, condition_shift),
+            torch.autocast(condition_shift.device.type, torch.bfloat16, mixed, cache_enabled=False),
+        ):
             yield
 
-    def _front(self, shifts: Tensor) -> Tensor:
-        return self._cast(shifts[len(self.layers) :].transpose(0, 1))
+    def _front(self, condition_shift: Tensor) -> Tensor:
+        return self._cast(condition_shift[len(self.layers) :].transpose(0, 1))
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.decoder.dtype)
@@ -249,7 +252,7 @@ class _TensorCache:
 
 
 @contextmanager
-def _shifted(layers: Sequence[nn.Module], shifts: Tensor) -> Iterator[None]:
+def _shifted(layers: Sequence[nn.Module], condition_shift: Tensor) -> Iterator[None]:
     """Adds its shift [rows, width] to the input of each layer while the block runs."""
 
     def adding(shift: Tensor) -> Any:
@@ -259,7 +262,7 @@ def _shifted(layers: Sequence[nn.Module], shifts: Tensor) -> Iterator[None]:
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(adding(shift)) for layer, shift in zip(layers, shifts, strict=False)]
+    handles = [layer.register_forward_pre_hook(adding(shift)) for layer, shift in zip(layers, condition_shift, strict=False)]
     try:
         yield
     finally:

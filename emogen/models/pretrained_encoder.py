@@ -162,17 +162,17 @@ class PretrainedReader(nn.Module):
 
     def _pooled(self, rows: Sequence[EncoderRow], emotion: Tensor) -> Tensor:
         padded = nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True).to(emotion.device)
-        places = torch.arange(padded.shape[1], device=emotion.device)
-        present = places < torch.tensor([[len(row.ids)] for row in rows], device=emotion.device)
+        positions = torch.arange(padded.shape[1], device=emotion.device)
+        present = positions < torch.tensor([[len(row.ids)] for row in rows], device=emotion.device)
         stream = self._vectors(padded) + self.condition(emotion)[:, None]
-        states = self.encoder(inputs_embeds=stream, attention_mask=present.long(), **self._types(rows, places))
+        states = self.encoder(inputs_embeds=stream, attention_mask=present.long(), **self._types(rows, positions))
         return mean_of(states.last_hidden_state, present)
 
-    def _types(self, rows: Sequence[EncoderRow], places: Tensor) -> dict[str, Tensor]:
+    def _types(self, rows: Sequence[EncoderRow], positions: Tensor) -> dict[str, Tensor]:
         if not self.texts.marks.types:
             return {}
         first, second = self.texts.marks.types
-        is_second = places >= torch.tensor([[row.second] for row in rows], device=places.device)
+        is_second = positions >= torch.tensor([[row.second] for row in rows], device=positions.device)
         return {"token_type_ids": torch.where(is_second, second, first)}
 
 

@@ -87,8 +87,8 @@ class TextVAE(nn.Module):
         if isinstance(self.encoder, PretrainedReader):
             pooled: Tensor = self.encoder(tokens, emotion, with_context=False)
             return pooled
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        present = (places >= reply_start[:, None]) & present_tokens(tokens)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        present = (positions >= reply_start[:, None]) & present_tokens(tokens)
         stream = self.decoder.embedding(tokens).float() + self.condition(emotion)[:, None]
         return mean_of(self.encoder(stream, present), present)
 
@@ -106,11 +106,11 @@ class TextVAE(nn.Module):
 
         Source: domain confusion, Tzeng et al. 2015, Simultaneous Deep Transfer Across Domains and Tasks.
         """
-        told = functional.cross_entropy(self.adversary(latent.detach()), emotion, reduction="none")
+        conditioning = functional.cross_entropy(self.adversary(latent.detach()), emotion, reduction="none")
         fixed = {name: weight.detach() for name, weight in self.adversary.named_parameters()}
         guess: Tensor = torch.func.functional_call(self.adversary, fixed, (latent,))
         confused = functional.cross_entropy(guess, usual.expand_as(guess), reduction="none")
-        return told + confused
+        return conditioning + confused
 
 
 @torch.no_grad()

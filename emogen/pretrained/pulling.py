@@ -25,7 +25,7 @@ class _Source:
     origin: str
 
 
-def pull(asked: str, source: str | Path | None = None) -> Base:
+def pull(target: str, source: str | Path | None = None) -> Base:
     """Puts a base model into the cache, whole or not at all; returns at once where it is at hand and no source is given.
 
     A language model's weights become bfloat16: numbers that were float32 or float16 are rounded to the nearest (8 significant
@@ -40,7 +40,7 @@ def pull(asked: str, source: str | Path | None = None) -> Base:
             safetensors or GGUF, no tokenizer, or a language model whose tokenizer has no end token.
         EmogenError: the cache cannot be written.
     """
-    name = asked.removeprefix(PREFIX)
+    name = target.removeprefix(PREFIX)
     if source is not None or not _is_at_hand(name):
         _build(name, _choose(name, str(source or "")))
     return find_base(name)

@@ -44,7 +44,7 @@ class Connections:
         """
         self._most, self._head_seconds, self._send_seconds, self._clock = most, head_seconds, send_seconds, clock
         self._open: dict[Connection, float] = {}
-        self._told = -_SECONDS_BETWEEN_LINES
+        self._conditioning = -_SECONDS_BETWEEN_LINES
         self._dropped = 0
 
     def __len__(self) -> int:
@@ -103,14 +103,14 @@ class Connections:
                 self.drop(connection)
 
     def _tell(self) -> None:
-        if self._clock() - self._told < _SECONDS_BETWEEN_LINES:
+        if self._clock() - self._conditioning < _SECONDS_BETWEEN_LINES:
             return
         _LOG.warning(
             "%d connections are open, which is all that may; idle ones make room (%d by now; told once a minute)",
             self._most,
             self._dropped,
         )
-        self._told = self._clock()
+        self._conditioning = self._clock()
 
 
 class Connection(H11Protocol):

@@ -129,10 +129,10 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> TurnFormat | None:
         return None
     one, two, three = _SAID
     try:
-        asked = _rendered(tokenizer, (one,), False).partition(one)
+        target = _rendered(tokenizer, (one,), False).partition(one)
         answered = _rendered(tokenizer, (one, two), False).partition(two)
         whole = _rendered(tokenizer, (one, two, three), True)
-        after_user, after_reply = asked[2], answered[2]
+        after_user, after_reply = target[2], answered[2]
         before_reply = _between(whole, one + after_user, two)
         before_user = _between(whole, two + after_reply, three)
     except (ValueError, TypeError, KeyError):

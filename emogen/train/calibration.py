@@ -46,8 +46,8 @@ def calibrated(
     judged = judged_by(model, guide, sampling, settings.texts, settings.seed)
     sharpness, preference = fitted_shares(judged, model.labels)
     strengths = fitted_strengths(judged, model.labels)
-    told = f"{signature}; {settings.texts} texts a point, seed {settings.seed}, temperature {sampling.temperature:g}"
-    return Calibration(model.labels, sampling.control, strengths, sharpness, preference, told)
+    conditioning = f"{signature}; {settings.texts} texts a point, seed {settings.seed}, temperature {sampling.temperature:g}"
+    return Calibration(model.labels, sampling.control, strengths, sharpness, preference, conditioning)
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def measure_gain(judged: Judged, found: Calibration) -> Gain:
         found: what is tried.
     """
 
-    def helped(asked: Sequence[Emotion]) -> Vector:
-        return judged([found.told(emotion) for emotion in asked])
+    def helped(target: Sequence[Emotion]) -> Vector:
+        return judged([found.conditioning(emotion) for emotion in target])
 
     return Gain(_strength_errors(judged, helped, found.labels), _share_errors(judged, helped, found.labels))
 
@@ -94,20 +94,20 @@ def judged_by(model: EmotionModel, guide: Guide, sampling: SamplingParams, texts
     """Judge `texts` texts with each told emotion by the guide, seeds from `seed`; the model's own calibration has no part."""
     bare = replace(model, calibration=None)
 
-    def judged(told: Sequence[Emotion]) -> Vector:
-        rows = [emotion for emotion in told for _ in range(texts)]
+    def judged(conditioning: Sequence[Emotion]) -> Vector:
+        rows = [emotion for emotion in conditioning for _ in range(texts)]
         found = bare.replies([()] * len(rows), rows, sampling=sampling, seed=seed, guide=guide)
         probabilities = guide([sample.text for sample in found])
-        return np.asarray(probabilities.reshape(len(told), texts, -1).mean(1))
+        return np.asarray(probabilities.reshape(len(conditioning), texts, -1).mean(1))
 
     return judged
 
 
 def _strength_errors(judged: Judged, helped: Judged, labels: LabelSet) -> tuple[float, float]:
     grid = np.linspace(0, 1, CHECKED_STRENGTHS)
-    asked = [mixture({name: 1.0}, labels, float(strength)) for name in labels.names for strength in grid]
+    target = [mixture({name: 1.0}, labels, float(strength)) for name in labels.names for strength in grid]
     before, after = (
-        judge(asked).reshape(len(labels), CHECKED_STRENGTHS, len(labels)).diagonal(axis1=0, axis2=2)
+        judge(target).reshape(len(labels), CHECKED_STRENGTHS, len(labels)).diagonal(axis1=0, axis2=2)
         for judge in (judged, helped)
     )
     # What is wanted goes evenly from nothing to the most that the model reaches by itself.
@@ -116,19 +116,19 @@ def _strength_errors(judged: Judged, helped: Judged, labels: LabelSet) -> tuple[
 
 
 def _share_errors(judged: Judged, helped: Judged, labels: LabelSet) -> tuple[float, float]:
-    pairs, asked = _mixtures(labels)
+    pairs, target = _mixtures(labels)
     if not pairs:
         return 0.0, 0.0
     wanted = np.array([share for *_, share in pairs])
-    before, after = (_judged_shares(judge(asked), pairs) for judge in (judged, helped))
+    before, after = (_judged_shares(judge(target), pairs) for judge in (judged, helped))
     return float(np.abs(before - wanted).mean()), float(np.abs(after - wanted).mean())
 
 
 def fitted_strengths(judged: Judged, labels: LabelSet) -> tuple[tuple[float, ...], ...]:
     """For each label what to tell for the asked strengths 0, .1 ... 1, so that its judged probability rises evenly."""
     grid = np.linspace(0, 1, STEPS)
-    asked = [mixture({name: 1.0}, labels, float(strength)) for name in labels.names for strength in grid]
-    found = judged(asked).reshape(len(labels), STEPS, len(labels))
+    target = [mixture({name: 1.0}, labels, float(strength)) for name in labels.names for strength in grid]
+    found = judged(target).reshape(len(labels), STEPS, len(labels))
     return tuple(tuple(straightened(found[place, :, place]).tolist()) for place in range(len(labels)))
 
 
@@ -170,18 +170,18 @@ def fitted_shares(judged: Judged, labels: LabelSet) -> tuple[float, tuple[float,
 
     The log odds of what was told are fitted, in least squares, by those of what was judged and one number a label.
     """
-    pairs, asked = _mixtures(labels)
+    pairs, target = _mixtures(labels)
     if not pairs:
         return 1.0, (0.0,) * len(labels)
-    shares = _judged_shares(judged(asked), pairs)
+    shares = _judged_shares(judged(target), pairs)
     columns = np.zeros((len(pairs), 1 + len(labels)))
-    told = np.empty(len(pairs))
+    conditioning = np.empty(len(pairs))
     for row, (one, other, share) in enumerate(pairs):
         columns[row, 0] = _log_odds(float(shares[row]))
         columns[row, 1 + one], columns[row, 1 + other] = 1.0, -1.0
-        told[row] = _log_odds(share)
+        conditioning[row] = _log_odds(share)
     gram = columns.T @ columns + _RIDGE * np.eye(len(columns.T))
-    solved = np.linalg.solve(gram, columns.T @ told)
+    solved = np.linalg.solve(gram, columns.T @ conditioning)
     return min(max(float(solved[0]), 0.1), MOST_SHARPNESS), tuple(np.clip(solved[1:], -MOST_SHARPNESS, MOST_SHARPNESS).tolist())
 
 

@@ -136,9 +136,9 @@ def held_out_batches(arrays: dict[str, TokenArrays], split: str = "valid", rows:
     """Rows spread evenly over a held-out split, in order of length; of `train` where that split has none."""
     chosen = arrays[split] if len(arrays.get(split, ())) else arrays["train"]
     spread = {at * len(chosen) // min(rows, len(chosen)) for at in range(min(rows, len(chosen)))}
-    places = sorted(spread, key=lambda row: (int(chosen.offsets[row + 1] - chosen.offsets[row]), row))
-    for at in range(0, len(places), _HELD_OUT_BATCH):
-        yield chosen.batch(places[at : at + _HELD_OUT_BATCH])
+    positions = sorted(spread, key=lambda row: (int(chosen.offsets[row + 1] - chosen.offsets[row]), row))
+    for at in range(0, len(positions), _HELD_OUT_BATCH):
+        yield chosen.batch(positions[at : at + _HELD_OUT_BATCH])
 
 
 def _joint_labels(found: Sequence[LabelSet]) -> LabelSet:

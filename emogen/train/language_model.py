@@ -194,6 +194,6 @@ def _in_batches(texts: Sequence[str], nll: Callable[[Sequence[str]], NDArray[np.
         # Scores over a whole vocabulary are large: long texts go in small batches.
         longest = len(texts[waiting[min(_AT_ONCE, len(waiting)) - 1]])
         size = max(1, min(_AT_ONCE, _CHARACTERS_AT_ONCE // max(1, longest)))
-        places, waiting = waiting[:size], waiting[size:]
-        nats[places] = nll([texts[place] for place in places])
+        positions, waiting = waiting[:size], waiting[size:]
+        nats[positions] = nll([texts[place] for place in positions])
     return nats

@@ -36,9 +36,9 @@ def best_thresholds(probabilities: Tensor, gold: Tensor) -> Tensor:
 def _best_threshold(probabilities: Tensor, gold: Tensor) -> Tensor:
     if not bool(gold.any()):
         return torch.tensor(0.5)
-    ordered, places = probabilities.double().sort(descending=True)
+    ordered, positions = probabilities.double().sort(descending=True)
     taken = torch.arange(1, len(ordered) + 1)
-    measure = 2 * gold[places].cumsum(0) / (taken + gold.sum())
+    measure = 2 * gold[positions].cumsum(0) / (taken + gold.sum())
     following = torch.cat([ordered[1:], torch.zeros(1)])
     # A threshold cannot part equal probabilities.
     measure[:-1][ordered[:-1] == following[:-1]] = -1.0

@@ -149,7 +149,7 @@ def test_every_system_writes_and_is_scored(options, corpora, tiny_checkpoint, mo
 
 
 def test_samples_are_written_once(options, base_folder):
-    asked, plan = [backbone.Ask("joy", "hello " * number) for number in range(20)], plan_of(options, base_folder)
+    target, plan = [backbone.Ask("joy", "hello " * number) for number in range(20)], plan_of(options, base_folder)
     calls = []
 
     def write(part, seed):
@@ -157,14 +157,14 @@ def test_samples_are_written_once(options, base_folder):
         return ["" if ask.context.count("hello") == 3 else str(ask.context.count("hello")) for ask in part]
 
     author = backbone.Author("so and so", "first", write)
-    texts = backbone.in_order(backbone.written(author, 2, asked, plan))
+    texts = backbone.in_order(backbone.written(author, 2, target, plan))
     assert texts == [str(number) if number != 3 else "." for number in range(20)]
     assert calls == [(8, 200_000), (8, 200_001), (4, 200_002)]
-    assert backbone.in_order(backbone.written(author, 2, asked, plan)) == texts
+    assert backbone.in_order(backbone.written(author, 2, target, plan)) == texts
     assert len(calls) == 3
     others = [replace(plan, temperature=0.9), replace(plan, max_tokens=7)]
-    found = [*(backbone.written(author, 2, asked, other) for other in others), backbone.written(author, 2, asked[1:], plan)]
-    found += [backbone.written(replace(author, identity="second"), 2, asked, plan), backbone.written(author, 1, asked, plan)]
+    found = [*(backbone.written(author, 2, target, other) for other in others), backbone.written(author, 2, target[1:], plan)]
+    found += [backbone.written(replace(author, identity="second"), 2, target, plan), backbone.written(author, 1, target, plan)]
     assert len(calls) == 3 * (1 + len(found))
 
 
@@ -222,11 +222,11 @@ def test_no_row_ends_before_its_fixed_number_of_tokens(options, corpora, tiny_ch
     clock = iter(range(1000))
     monkeypatch.setattr(backbone.time, "perf_counter", lambda: next(clock))
     plan = plan_of(options, base_folder)
-    asked = [backbone.Ask("joy"), backbone.Ask("fear", "hello friend"), backbone.Ask("anger", "no")]
-    own = backbone.own_speed(load(tiny_checkpoint), asked, plan, 5)
-    base = backbone.base_speed(backbone.causal(plan.base).pretrained, asked, plan, 5)
+    target = [backbone.Ask("joy"), backbone.Ask("fear", "hello friend"), backbone.Ask("anger", "no")]
+    own = backbone.own_speed(load(tiny_checkpoint), target, plan, 5)
+    base = backbone.base_speed(backbone.causal(plan.base).pretrained, target, plan, 5)
     assert [timed(seed) for timed in (own, base) for seed in range(3)] == [15.0] * 6
-    assert backbone.own_speed(load(tiny_checkpoint), asked, plan, 0)(0) <= 3 * plan.max_tokens
+    assert backbone.own_speed(load(tiny_checkpoint), target, plan, 0)(0) <= 3 * plan.max_tokens
 
 
 def plan_of(options, base_folder):

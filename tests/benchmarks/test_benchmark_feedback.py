@@ -68,7 +68,7 @@ def test_a_run_from_end_to_end(feedback, monkeypatch, tiny_checkpoint, rows_file
     monkeypatch.setattr(feedback, "likes", lambda text: len(text.encode()) % 2 == 0)
     written = feedback.replies
     # What it writes at random would be too long to be trained on.
-    monkeypatch.setattr(feedback, "replies", lambda *asked: [text[:5] for text in written(*asked)])
+    monkeypatch.setattr(feedback, "replies", lambda *target: [text[:5] for text in written(*target)])
     small = {"min_pairs": 2, "batch_size": 4, "precision": "float32"}
     monkeypatch.setattr(feedback, "FeedbackSettings", partial(feedback.FeedbackSettings, **small))
     judge = tmp_path / "judge"

@@ -263,7 +263,7 @@ def test_the_emotion_asked_for_is_judged(tmp_path, outputs, written, tiny_checkp
     content, rows = run(empathetic, tmp_path, "--outputs", outputs, *options, "--judge", judge)
     assert [seed for system, seed in rows if system == "ours"] == [0]
     model = load(tiny_checkpoint)
-    emotions = empathetic.asked(model, empathetic.read_trials(outputs), "speaker")
+    emotions = empathetic.target(model, empathetic.read_trials(outputs), "speaker")
     assert [emotion.name for emotion in emotions] == ["anger", "joy", "fear"]
     assert 0 <= rows["ours", 0]["emotion_accuracy"] <= 1
     assert content["leak"] == "unchecked"
@@ -360,7 +360,7 @@ def dialogue_file(tmp_path):
 def test_the_two_sets_of_daily_dialog():
     found = daily.test_set(dialogues(), limit=6, each=2, language="en")
     assert len(found.everyday) == 6
-    assert sorted(found.asked(found.balanced)) == ["joy", "joy", "neutral", "neutral", "sadness"]
+    assert sorted(found.target(found.balanced)) == ["joy", "joy", "neutral", "neutral", "sadness"]
     assert len({row.reply for row in found.rows}) == len(found.rows)
     assert {*found.everyday, *found.balanced} == set(range(len(found.rows)))
 

@@ -207,9 +207,9 @@ def test_a_gan_of_captions_begins_as_its_language_model(workplace):
         for folder, system in (("lm-0", "lm"), ("start-0", "lm"), ("start-0", "gan"))
     )
     plain = SamplingParams()
-    told = [start.sample(emotion, sampling=plain, seed=1)[0].text for emotion in ("neutral", None)]
-    assert told == [before.sample(sampling=plain, seed=1)[0].text] * 2
-    assert before.sample("neutral", sampling=plain, seed=1)[0].text != told[0]
+    conditioning = [start.sample(emotion, sampling=plain, seed=1)[0].text for emotion in ("neutral", None)]
+    assert conditioning == [before.sample(sampling=plain, seed=1)[0].text] * 2
+    assert before.sample("neutral", sampling=plain, seed=1)[0].text != conditioning[0]
     nats = [module.own_model(model).nll(seen) for model in (before, start, label_too)]
     assert (nats[0] == nats[1]).all()
     assert (nats[0] == nats[2]).all()

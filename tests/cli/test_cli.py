@@ -57,7 +57,7 @@ def python(code):
 
 def test_no_help_imports_a_model_library():
     """One process asks for every help in turn, so that a slow import shows wherever it hides."""
-    asked = [
+    target = [
         ["--help"],
         *([name, "--help"] for name in _COMMANDS),
         ["train-gan", "--preset", "tiny", "--show-config"],
@@ -66,12 +66,12 @@ def test_no_help_imports_a_model_library():
     code = f"""
 import contextlib, io, sys
 from emogen.cli import main
-for arguments in {asked!r}:
+for arguments in {target!r}:
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         main(arguments)
     print(sorted({{"torch", "transformers", "sentencepiece", "safetensors"}} & set(sys.modules)), *arguments)
 """
-    assert python(code).splitlines() == [" ".join(["[]", *arguments]) for arguments in asked]
+    assert python(code).splitlines() == [" ".join(["[]", *arguments]) for arguments in target]
 
 
 def test_help_lists_the_commands(emogen):

@@ -82,15 +82,15 @@ def test_a_head_is_trained_and_steers(emogen, model, rows_file):
 def test_without_files_the_starter_corpus_is_read(emogen, model, monkeypatch):
     from emogen.train import fit_head
 
-    asked = []
+    target = []
 
     def fitted(files, reading, settings):
-        asked.append((files, settings.checkpoint, settings.steps))
+        target.append((files, settings.checkpoint, settings.steps))
         return model, {"nll": 1.0}
 
     monkeypatch.setattr(fit_head, "fit_head", fitted)
     assert emogen("train-head", "--checkpoint", model, "--steps", "9")[:2] == (0, f"{model}\n")
-    assert asked == [(("starter",), str(model), 9)]
+    assert target == [(("starter",), str(model), 9)]
 
 
 def test_what_no_head_can_be_trained_on(refusal, guide, model, folder):
@@ -146,8 +146,10 @@ def test_a_calibration_that_helps_nowhere_is_not_kept(emogen, model, guide, monk
     monkeypatch.setattr("emogen.train.calibration.measure_gain", lambda judged, found: Gain((0.1, 0.1), (0.2, 0.3)))
     status, out, err = emogen(*given, "--seed", "1")
     assert (status, out) == (1, "")
-    told, refused = err.splitlines()
-    assert told == ("emogen: mean error on new texts: strengths 0.100 -> 0.100 (no truer), mixtures 0.200 -> 0.300 (no truer)")
+    conditioning, refused = err.splitlines()
+    assert conditioning == (
+        "emogen: mean error on new texts: strengths 0.100 -> 0.100 (no truer), mixtures 0.200 -> 0.300 (no truer)"
+    )
     assert refused.startswith("emogen: the calibration makes neither strengths nor mixtures truer, and is not put into ")
     assert refused.endswith("; raise --texts, take another --guide or --control, or pass --allow-worse yes")
     assert (model / "calibration.json").read_text() == before
@@ -225,7 +227,7 @@ def test_a_guide_over_more_labels_gives_those_of_the_model(guide, folder):
 
 
 def test_at_strength_zero_no_controller_changes_a_text(emogen, model):
-    strong, none = (sampled(emogen, model, "--control", asked, "--strength", "0") for asked in ("guidance:5,bayes:5", "none"))
+    strong, none = (sampled(emogen, model, "--control", target, "--strength", "0") for target in ("guidance:5,bayes:5", "none"))
     assert strong == none
 
 

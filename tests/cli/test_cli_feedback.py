@@ -105,8 +105,8 @@ def test_no_store_is_one_line(refusal, folder):
 def test_pairs_in_another_form_are_one_line(refusal):
     """Not taken for the address of a database."""
     for name in ("pairs.json", "pairs.csv"):
-        told = f"--feedback {name}: pairs are read from JSON Lines; write one object a line into a .jsonl file"
-        assert refusal("train-feedback", "--feedback", name) == (2, told)
+        conditioning = f"--feedback {name}: pairs are read from JSON Lines; write one object a line into a .jsonl file"
+        assert refusal("train-feedback", "--feedback", name) == (2, conditioning)
 
 
 def test_a_judge_of_other_labels(emogen, refusal, tiny_checkpoint, folder):

@@ -354,12 +354,12 @@ def test_a_broken_archive_is_told(tmp_path: Path, content: bytes) -> None:
 
 def test_fetch_downloads_and_tells_progress(tmp_path: Path) -> None:
     raw = folder(tmp_path / "raw", GOEMOTIONS_FILES)
-    told: list[tuple[str, int, int | None]] = []
-    path = fetch(from_files(corpus_named("goemotions"), raw), progress=lambda *step: told.append(step))
+    conditioning: list[tuple[str, int, int | None]] = []
+    path = fetch(from_files(corpus_named("goemotions"), raw), progress=lambda *step: conditioning.append(step))
     assert sum(1 for _ in read_exchanges(path)) == 3
     size = (raw / "train.tsv").stat().st_size
-    assert told[0] == ((raw / "train.tsv").as_uri(), size, size)
-    assert len(told) == 4
+    assert conditioning[0] == ((raw / "train.tsv").as_uri(), size, size)
+    assert len(conditioning) == 4
 
 
 def test_a_checksum_that_differs_is_told_with_both_values(tmp_path: Path, cache: Path) -> None:

@@ -32,7 +32,7 @@ def test_layouts_are_detected(tmp_path: Path, encoding: str, name: str, content:
     path = tmp_path / name
     path.write_bytes(content.encode(encoding))
     (found,) = outputs(path)
-    assert (found.text, found.asked) == ("Oui, bien sûr", "joy")
+    assert (found.text, found.target) == ("Oui, bien sûr", "joy")
 
 
 def test_lines_in_utf16_are_read(tmp_path: Path) -> None:

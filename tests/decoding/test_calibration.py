@@ -77,18 +77,18 @@ def test_known_fits():
 # ---- straightening
 
 
-def followed(curve, told):
+def followed(curve, conditioning):
     """The height of a curve on the even grid where it is told to be."""
-    return np.interp(told, np.linspace(0, 1, len(curve)), curve)
+    return np.interp(conditioning, np.linspace(0, 1, len(curve)), curve)
 
 
 @given(RISING)
 def test_told_strengths_rise_in_a_straight_line(curve):
     """Whatever rising curve was measured: at what is told for the n-th even share it has gone that share of its way."""
-    told = straightened(curve)
-    assert (told[0], told[-1]) == (0.0, pytest.approx(1.0))
-    assert (np.diff(told) >= 0).all()
-    np.testing.assert_allclose(followed(curve, told), np.linspace(curve[0], curve[-1], len(curve)), atol=1e-9)
+    conditioning = straightened(curve)
+    assert (conditioning[0], conditioning[-1]) == (0.0, pytest.approx(1.0))
+    assert (np.diff(conditioning) >= 0).all()
+    np.testing.assert_allclose(followed(curve, conditioning), np.linspace(curve[0], curve[-1], len(curve)), atol=1e-9)
 
 
 def test_the_inverse_of_a_square_is_the_root():
@@ -124,10 +124,10 @@ def test_each_label_has_a_curve_of_its_own():
     """Judged probabilities rise with the root of strength for joy, with its square for fear, and evenly for anger."""
     powers = {"joy": 0.5, "fear": 2.0, "anger": 1.0}
 
-    def judged(told):
-        assert all(max(emotion.weights) == 1 for emotion in told)
-        rows = [[0.1] * 3 for _ in told]
-        for row, emotion in zip(rows, told, strict=True):
+    def judged(conditioning):
+        assert all(max(emotion.weights) == 1 for emotion in conditioning)
+        rows = [[0.1] * 3 for _ in conditioning]
+        for row, emotion in zip(rows, conditioning, strict=True):
             row[LABELS.position(emotion.name)] = 0.1 + 0.8 * emotion.strength ** powers[emotion.name]
         return np.array(rows)
 
@@ -146,9 +146,9 @@ def test_each_label_has_a_curve_of_its_own():
 def test_sharpness_and_preferences_are_recovered(sharpness, preference):
     """From a judge that sees shares moved by the inverse of a known law; then what comes out is what was asked for."""
 
-    def judged(told):
+    def judged(conditioning):
         rows = []
-        for emotion in told:
+        for emotion in conditioning:
             raw = [
                 (share * math.exp(-favour)) ** (1 / sharpness) if share else 0.0
                 for share, favour in zip(emotion.weights, preference, strict=True)
@@ -159,15 +159,15 @@ def test_sharpness_and_preferences_are_recovered(sharpness, preference):
     found, favours = fitted_shares(judged, LABELS)
     assert found == pytest.approx(sharpness, rel=0.02)
     assert np.array(favours) - np.mean(favours) == pytest.approx(np.array(preference), abs=0.02)
-    for asked in ((0.5, 0.5, 0.0), (0.3, 0.0, 0.7)):
-        told = Emotion(LABELS, told_shares(asked, found, favours))
-        seen = judged([told])[0]
-        np.testing.assert_allclose(seen / seen.sum(), asked, atol=0.02)
+    for target in ((0.5, 0.5, 0.0), (0.3, 0.0, 0.7)):
+        conditioning = Emotion(LABELS, told_shares(target, found, favours))
+        seen = judged([conditioning])[0]
+        np.testing.assert_allclose(seen / seen.sum(), target, atol=0.02)
 
 
 def test_one_label_has_no_shares():
     """Nothing is asked of the judge."""
-    assert fitted_shares(lambda told: 1 / 0, LabelSet(("joy",))) == (1.0, (0.0,))
+    assert fitted_shares(lambda conditioning: 1 / 0, LabelSet(("joy",))) == (1.0, (0.0,))
 
 
 def moved(emotion):
@@ -186,7 +186,7 @@ def test_the_gain_of_a_calibration_that_is_right():
     Before, the root of 0, 1/4 ... 1 lies above them by 1/4, .2071 and .1160, and 9/10 above 3/4 by .15, as 1/10 below 1/4.
     """
     squares = tuple((np.linspace(0, 1, 101) ** 2).tolist())
-    found = measure_gain(lambda told: np.array([moved(one) for one in told]), some_calibration(squares, 0.5))
+    found = measure_gain(lambda conditioning: np.array([moved(one) for one in conditioning]), some_calibration(squares, 0.5))
     assert found.strengths[0] == pytest.approx((0.25 + math.sqrt(0.5) - 0.5 + math.sqrt(0.75) - 0.75) / 5)
     assert found.strengths[1] == pytest.approx(0, abs=1e-9)
     assert found.shares == (pytest.approx(0.1), pytest.approx(0, abs=1e-9))
@@ -198,19 +198,19 @@ def test_what_helps_is_kept():
     assert keep_what_helps(found, Gain((0.2, 0.2), (0.2, 0.2))) is None
     shares = keep_what_helps(found, Gain((0.1, 0.2), (0.2, 0.1)))
     assert shares.sharpness == 2.0
-    asked = Emotion(LABELS, (1.0, 0.0, 0.0), 0.37)
-    assert shares.told(asked).strength == pytest.approx(0.37)
+    target = Emotion(LABELS, (1.0, 0.0, 0.0), 0.37)
+    assert shares.conditioning(target).strength == pytest.approx(0.37)
     strengths = keep_what_helps(found, Gain((0.2, 0.1), (0.1, 0.2)))
     assert strengths.strengths == found.strengths
-    assert strengths.told(Emotion(LABELS, (0.3, 0.7, 0.0), 1.0)).weights == pytest.approx((0.3, 0.7, 0.0))
+    assert strengths.conditioning(Emotion(LABELS, (0.3, 0.7, 0.0), 1.0)).weights == pytest.approx((0.3, 0.7, 0.0))
 
 
 def test_a_judge_that_sees_no_mixture_gives_a_calibration_all_the_same():
     """All or nothing at the half, constant, or the wrong way round: finite numbers, sharpness above 0."""
     for law in (lambda share: float(share > 0.5), lambda share: 0.5, lambda share: 1 - share):
 
-        def judged(told, law=law):
-            return np.array([[law(weight) if weight else 0.0 for weight in emotion.weights] for emotion in told])
+        def judged(conditioning, law=law):
+            return np.array([[law(weight) if weight else 0.0 for weight in emotion.weights] for emotion in conditioning])
 
         sharpness, preference = fitted_shares(judged, LABELS)
         assert sharpness > 0
@@ -240,22 +240,22 @@ def some(labels=LABELS, **changes):
     return replace(Calibration(labels, Control(guidance=2.0), steps, 1.0, (0.0, 0.0, 0.0), "guide x 12ab; 5 texts"), **changes)
 
 
-@pytest.mark.parametrize(("asked", "told"), [(0.0, 0.0), (0.25, 0.1), (0.5, 0.2), (0.75, 0.55), (1.0, 0.9)])
-def test_strengths_are_told_between_the_steps(asked, told):
-    found = some().told(mixture({"joy": 1.0}, LABELS, asked))
-    assert found.strength == pytest.approx(told)
+@pytest.mark.parametrize(("target", "conditioning"), [(0.0, 0.0), (0.25, 0.1), (0.5, 0.2), (0.75, 0.55), (1.0, 0.9)])
+def test_strengths_are_told_between_the_steps(target, conditioning):
+    found = some().conditioning(mixture({"joy": 1.0}, LABELS, target))
+    assert found.strength == pytest.approx(conditioning)
     assert found.weights == (1.0, 0.0, 0.0)
 
 
 def test_a_mixture_is_told_the_mean_strength_of_its_labels():
     """By the shares that are told, not those that are asked."""
-    found = some(preference=(0.0, math.log(3), 0.0)).told(mixture({"joy": 0.5, "fear": 0.5}, LABELS))
+    found = some(preference=(0.0, math.log(3), 0.0)).conditioning(mixture({"joy": 0.5, "fear": 0.5}, LABELS))
     assert found.weights == pytest.approx((0.25, 0.75, 0.0))
     assert found.strength == pytest.approx(0.25 * 0.9 + 0.75 * 1.0)
 
 
 def test_no_emotion_is_told_as_none():
-    assert some().told(no_emotion(LABELS)).strength == 0.0
+    assert some().conditioning(no_emotion(LABELS)).strength == 0.0
 
 
 @pytest.mark.parametrize(
@@ -357,11 +357,11 @@ def test_a_model_is_measured_and_told(tiny_checkpoint):
     flat = replace(found, strengths=((0.0, 0.3),) * 7, sharpness=2.0)
     known = replace(bare, calibration=flat)
     assert calibrated(known, guide, options, settings, "guide g") == found
-    asked = ["joy", "joy=0.7,fear=0.3"]
-    prompts = known.prompts([()] * 2, asked, Control(guidance=1.5))
-    assert [prompt.told for prompt in prompts] == [flat.told(known.emotion(text)) for text in asked]
-    assert [prompt.emotion for prompt in prompts] == [known.emotion(text) for text in asked]
-    assert [prompt.told for prompt in known.prompts([()] * 2, asked, Control())] == [None, None]
+    target = ["joy", "joy=0.7,fear=0.3"]
+    prompts = known.prompts([()] * 2, target, Control(guidance=1.5))
+    assert [prompt.conditioning for prompt in prompts] == [flat.conditioning(known.emotion(text)) for text in target]
+    assert [prompt.emotion for prompt in prompts] == [known.emotion(text) for text in target]
+    assert [prompt.conditioning for prompt in known.prompts([()] * 2, target, Control())] == [None, None]
     weak = bare.sample(known.emotion("joy", 0.3), 3, sampling=options, seed=1)
     assert known.sample("joy", 3, sampling=options, seed=1) == weak
     assert bare.sample("joy", 3, sampling=options, seed=1) != weak

@@ -69,16 +69,16 @@ class Asked:
     prefix: tuple[int, ...] = (BOS,)
 
 
-def written(model, head, asked, uniforms, latent, temperature=0.7):
+def written(model, head, target, uniforms, latent, temperature=0.7):
     """Replies to rows of one batch, and nothing of how `sample` makes them."""
-    longest = max(len(row.prefix) for row in asked)
+    longest = max(len(row.prefix) for row in target)
     prefixes = PromptBatch(
-        torch.tensor([[*row.prefix, *[PAD] * (longest - len(row.prefix))] for row in asked]),
-        torch.tensor([len(row.prefix) for row in asked]),
-        torch.cat([torch.tensor([row.emotion.condition for row in asked]), latent], 1),
+        torch.tensor([[*row.prefix, *[PAD] * (longest - len(row.prefix))] for row in target]),
+        torch.tensor([len(row.prefix) for row in target]),
+        torch.cat([torch.tensor([row.emotion.condition for row in target]), latent], 1),
     )
-    weights = weights_of([row.emotion for row in asked], [row.control for row in asked], torch.device("cpu"))
-    company = expand_conditions(prefixes, weights, neutral_place(asked[0].emotion))
+    weights = weights_of([row.emotion for row in target], [row.control for row in target], torch.device("cpu"))
+    company = expand_conditions(prefixes, weights, neutral_place(target[0].emotion))
     choose = chooser(SamplingParams(temperature=temperature), uniforms)
     return generate(model, company.prefixes, uniforms.shape[1], Controlled(company, weights, choose, head))
 
@@ -92,12 +92,12 @@ def scores_under(model, tokens, condition, latent):
     return model.logits(states), states
 
 
-def steered_scores(model, head, tokens, asked, latent):
+def steered_scores(model, head, tokens, target, latent):
     """What the docstring of the module says, for each reply token: [reply, vocabulary] from tokens [time]."""
-    labels, emotion, control, first = asked.emotion.labels, asked.emotion, asked.control, len(asked.prefix) - 1
+    labels, emotion, control, first = target.emotion.labels, target.emotion, target.control, len(target.prefix) - 1
 
-    def under(told):
-        return scores_under(model, tokens, told.condition, latent)[0][first:]
+    def under(conditioning):
+        return scores_under(model, tokens, conditioning.condition, latent)[0][first:]
 
     plain, none, strength = under(emotion), under(no_emotion(labels)), emotion.strength
     neutral = under(mixture({"neutral": 1.0}, labels)) if "neutral" in labels else none
@@ -108,8 +108,8 @@ def steered_scores(model, head, tokens, asked, latent):
     moved = moved + bayes * torch.einsum("e,etv->tv", share, log_posteriors(each, tokens[first + 1 :], share, bayes)[0])
     if head is not None:
         _, states = scores_under(model, tokens, emotion.condition, latent)
-        told = head_probabilities(model, head, states[first:]).log()
-        centred = told - told.mean(-1, keepdim=True)
+        conditioning = head_probabilities(model, head, states[first:]).log()
+        centred = conditioning - conditioning.mean(-1, keepdim=True)
         moved = moved + control.head * strength * torch.einsum("e,tve->tv", share, centred)
     return moved
 
@@ -163,16 +163,16 @@ def test_tokens_and_their_log_probabilities_follow_the_formula(backbone, control
     """Each token is the likeliest of the steered scores, or the one drawn from them; log probabilities are those of them."""
     model = generator(backbone)
     head, can_be = some_head(model), reachable()
-    asked = [
+    target = [
         Asked(mixture({"joy": 1.0}, EKMAN), control),
         Asked(mixture({"joy": 0.6, "fear": 0.4}, EKMAN, 0.5), control, (270, 271, TURN, BOS)),
         Asked(mixture({"neutral": 1.0}, EKMAN, 0.8), control, (262, TURN, BOS)),
     ]
     uniforms, latent = row_uniforms([fold_in(3, row) for row in range(3)], MOST), torch.randn(3, 2)
-    found = written(model, head, asked, uniforms, latent, temperature)
-    plain = written(model, head, [Asked(row.emotion, Control(), row.prefix) for row in asked], uniforms, latent, temperature)
+    found = written(model, head, target, uniforms, latent, temperature)
+    plain = written(model, head, [Asked(row.emotion, Control(), row.prefix) for row in target], uniforms, latent, temperature)
     assert found.tokens.tolist()[:3] != plain.tokens.tolist()[:3]
-    for row, one in enumerate(asked):
+    for row, one in enumerate(target):
         start = len(one.prefix)
         tokens = found.tokens[row][: int((found.tokens[row] != PAD).sum())]
         reply, times = tokens[start:], torch.arange(len(tokens) - start)
@@ -192,10 +192,12 @@ def test_tokens_and_their_log_probabilities_follow_the_formula(backbone, control
 def test_expert_is_held_against_no_emotion_where_no_label_is_neutral(backbone):
     model = generator(backbone, NO_NEUTRAL)
     emotion = mixture({"joy": 0.5, "anger": 0.5}, NO_NEUTRAL, 0.75)
-    asked, latent = Asked(emotion, Control(expert=2.0)), torch.randn(1, 2)
-    found = written(model, None, [asked], torch.zeros(1, MOST), latent, 0.0)
+    target, latent = Asked(emotion, Control(expert=2.0)), torch.randn(1, 2)
+    found = written(model, None, [target], torch.zeros(1, MOST), latent, 0.0)
     tokens = found.tokens[0]
-    plain, none = (scores_under(model, tokens, told.condition, latent[0])[0] for told in (emotion, no_emotion(NO_NEUTRAL)))
+    plain, none = (
+        scores_under(model, tokens, conditioning.condition, latent[0])[0] for conditioning in (emotion, no_emotion(NO_NEUTRAL))
+    )
     expected = plain + 2.0 * 0.75 * (plain - none)
     assert tokens[1:].tolist() == expected.argmax(-1).tolist()
     assert neutral_place(emotion) is None
@@ -247,13 +249,15 @@ def test_which_labels_count():
 def test_what_is_left_out_is_bounded(weight):
     """The chance of each token moves by at most v d / p^v, where d are the odds of what has left and v is max(1, weight)."""
     model, least = generator("lstm", end=-50.0), max(1.0, weight)
-    asked = [Asked(mixture({name: 1.0}, EKMAN), Control(bayes=weight)) for name in EKMAN.names] * 3
+    target = [Asked(mixture({name: 1.0}, EKMAN), Control(bayes=weight)) for name in EKMAN.names] * 3
     uniforms, latent = row_uniforms([fold_in(4, row) for row in range(21)], 16), torch.randn(21, 2)
-    found, moved, bounds = written(model, None, asked, uniforms, latent, 1.0), [], []
-    for row, one in enumerate(asked):
+    found, moved, bounds = written(model, None, target, uniforms, latent, 1.0), [], []
+    for row, one in enumerate(target):
         tokens, own = found.tokens[row], EKMAN.names.index(str(one.emotion))
-        told = [mixture({name: 1.0}, EKMAN).condition for name in EKMAN.names]
-        each = torch.stack([scores_under(model, tokens, condition, latent[row])[0].log_softmax(-1) for condition in told])
+        conditioning = [mixture({name: 1.0}, EKMAN).condition for name in EKMAN.names]
+        each = torch.stack(
+            [scores_under(model, tokens, condition, latent[row])[0].log_softmax(-1) for condition in conditioning]
+        )
         share = torch.tensor(one.emotion.weights)
         exact, before, _ = log_posteriors(each, tokens[1:], share, weight, 0.0)
         _, _, gone = log_posteriors(each, tokens[1:], share, weight)
@@ -276,7 +280,7 @@ def departures(monkeypatch):
     def watched(self, model, hidden, rows, number):
         tokens, log_probs = pick(self, model, hidden, rows, number)
         row_index, role = self.company.row_index[rows], self.company.role[rows]
-        ended = torch.zeros(self.company.asked, dtype=torch.bool)
+        ended = torch.zeros(self.company.target, dtype=torch.bool)
         ended[row_index[role == 0]] = tokens[role == 0] == EOS
         for row in ((tokens == EOS) & ~ended[row_index]).nonzero().flatten().tolist():
             found.append((int(role[row]) - 3, self.weights.mixture[row_index[row]].tolist()))
@@ -294,9 +298,9 @@ def test_labels_leave_the_decoding_and_those_of_a_mixture_stay(backbone, departu
         model, "step", lambda tokens, *rest: sizes.append(len(tokens)) or Generator.step(model, tokens, *rest), raising=False
     )
     emotions = [mixture({"joy": 0.5, "fear": 0.5}, EKMAN), mixture({"anger": 0.2, "sadness": 0.8}, EKMAN)] * 4
-    asked = [Asked(emotion, Control(bayes=2.0)) for emotion in emotions]
+    target = [Asked(emotion, Control(bayes=2.0)) for emotion in emotions]
     uniforms = row_uniforms([fold_in(5, row) for row in range(8)], 24)
-    written(model, None, asked, uniforms, torch.randn(8, 2))
+    written(model, None, target, uniforms, torch.randn(8, 2))
     assert sizes[0] == 8 * 8
     assert 8 * 3 <= sizes[-1] < 8 * 6
     assert departures
@@ -326,8 +330,8 @@ def test_strength_zero_and_default_weights_change_nothing(backbone, temperature)
     model = generator(backbone)
     head, uniforms, latent = some_head(model), torch.rand(3, MOST), torch.randn(3, 2)
     unasked = no_emotion(EKMAN)
-    asked = [[Asked(unasked, control)] * 3 for control in (Control(), *CONTROLS)]
-    first, *others = (written(model, head, rows, uniforms, latent, temperature) for rows in asked)
+    target = [[Asked(unasked, control)] * 3 for control in (Control(), *CONTROLS)]
+    first, *others = (written(model, head, rows, uniforms, latent, temperature) for rows in target)
     for other in others:
         assert torch.equal(other.tokens, first.tokens)
         assert torch.equal(other.log_probs, first.log_probs)
@@ -368,14 +372,14 @@ def test_company_is_as_large_as_the_controllers_need():
     prefixes = PromptBatch(torch.full((6, 1), BOS), torch.ones(6, dtype=torch.long), condition)
     weights = weights_of(emotions, kinds, torch.device("cpu"))
     found = expand_conditions(prefixes, weights, EKMAN.position("neutral"))
-    assert found.asked == 6
+    assert found.target == 6
     assert torch.bincount(found.row_index).tolist() == [1, 2, 2, 7, 1, 10]
     assert torch.equal(found.prefixes.condition[:6], condition)
     assert torch.equal(found.prefixes.condition[:, 8], found.row_index.float())
     assert (found.prefixes.condition[6:, :8].sum(1) == 1).all()
     # Places: 7 is no emotion, 4 is neutral.
-    places = [found.prefixes.condition[6:, :8].argmax(1)[found.row_index[6:] == row].tolist() for row in range(6)]
-    assert places == [[], [7], [4], [0, 1, 2, 4, 5, 6], [], [7, 4, *range(7)]]
+    positions = [found.prefixes.condition[6:, :8].argmax(1)[found.row_index[6:] == row].tolist() for row in range(6)]
+    assert positions == [[], [7], [4], [0, 1, 2, 4, 5, 6], [], [7, 4, *range(7)]]
 
 
 # ---- rows of a batch are what they are alone

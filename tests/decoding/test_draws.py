@@ -67,10 +67,10 @@ def test_neighbours_are_independent():
 
 def test_chunks_order_and_processes_change_nothing():
     """Rows in two parts, backwards, or as the rows from the fifth on of another process: the same numbers."""
-    rows, places = torch.arange(12), torch.arange(7)
-    whole = CounterRNG(9).uniforms(rows[:, None], places)
-    assert torch.equal(torch.cat([CounterRNG(9).uniforms(part[:, None], places) for part in rows.split(5)]), whole)
-    assert torch.equal(CounterRNG(9).uniforms(rows.flip(0)[:, None], places).flip(0), whole)
-    assert torch.equal(CounterRNG(9, first=5).uniforms(torch.arange(7)[:, None], places), whole[5:])
+    rows, positions = torch.arange(12), torch.arange(7)
+    whole = CounterRNG(9).uniforms(rows[:, None], positions)
+    assert torch.equal(torch.cat([CounterRNG(9).uniforms(part[:, None], positions) for part in rows.split(5)]), whole)
+    assert torch.equal(CounterRNG(9).uniforms(rows.flip(0)[:, None], positions).flip(0), whole)
+    assert torch.equal(CounterRNG(9, first=5).uniforms(torch.arange(7)[:, None], positions), whole[5:])
     assert torch.equal(torch.stack([CounterRNG(9).uniforms(rows, place) for place in range(7)], 1), whole)
     assert whole.unique().numel() == whole.numel()

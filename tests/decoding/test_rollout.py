@@ -65,13 +65,13 @@ def test_chunks_change_nothing(backbone):
 def test_processes_change_nothing(backbone):
     """Rows from the fifth on, alone: a process that has them alone, and knows so, completes them alike."""
     model, found, condition = written(backbone)
-    rows, places = torch.tensor([7, 5, 10]), found.reply_start[[7, 5, 10]]
+    rows, positions = torch.tensor([7, 5, 10]), found.reply_start[[7, 5, 10]]
     part = Generated(found.tokens[5:], found.reply_start[5:], found.log_probs[5:], tuple(s[:, :, 5:] for s in found.states))
     numbers = torch.tensor([4, 0])
-    whole = complete(model, found, condition, MAX_TOKENS, rows, places, numbers, CounterRNG(3))
-    alone = complete(model, part, condition[5:], MAX_TOKENS, rows - 5, places, numbers, CounterRNG(3, first=5))
+    whole = complete(model, found, condition, MAX_TOKENS, rows, positions, numbers, CounterRNG(3))
+    alone = complete(model, part, condition[5:], MAX_TOKENS, rows - 5, positions, numbers, CounterRNG(3, first=5))
     assert torch.equal(alone, whole)
-    one = complete(model, found, condition, MAX_TOKENS, rows[1:2], places[1:2], numbers[:1], CounterRNG(3))
+    one = complete(model, found, condition, MAX_TOKENS, rows[1:2], positions[1:2], numbers[:1], CounterRNG(3))
     assert torch.equal(one[0], whole[2])
 
 
@@ -79,17 +79,17 @@ def test_without_rollouts_each_token_gets_the_whole_reward():
     """No completion is drawn, so no decoding state is needed."""
     model, found, condition = written()
     bare = Generated(found.tokens, found.reply_start, found.log_probs)
-    asked = []
+    target = []
 
     def worth(tokens, rows):
-        asked.append(tokens)
+        target.append(tokens)
         return rows + 0.5
 
     returns = returns_of(model, bare, condition, worth, rollouts=0)
     mask = reply_mask(found.tokens, found.reply_start)
     assert torch.equal(returns, (torch.arange(12.0)[:, None] + 0.5) * mask)
-    assert len(asked) == 1
-    assert torch.equal(asked[0], found.tokens)
+    assert len(target) == 1
+    assert torch.equal(target[0], found.tokens)
 
 
 @BACKBONES
@@ -136,9 +136,9 @@ def test_completions_follow_the_model(backbone):
     model, found, condition = written(backbone)
     first = found.tokens.gather(1, found.reply_start[:, None]).squeeze(1)
     chosen = (first != EOS).nonzero().squeeze(1)[:3]
-    places = found.reply_start[chosen]
-    drawn = complete(model, found, condition, MAX_TOKENS, chosen, places, torch.arange(4000), CounterRNG(1))
-    next_tokens = drawn.view(3, 4000, -1)[torch.arange(3), :, places + 1]
+    positions = found.reply_start[chosen]
+    drawn = complete(model, found, condition, MAX_TOKENS, chosen, positions, torch.arange(4000), CounterRNG(1))
+    next_tokens = drawn.view(3, 4000, -1)[torch.arange(3), :, positions + 1]
     expected = model.logits(model(found.tokens, condition)).softmax(-1)
     for number, row in enumerate(chosen.tolist()):
         wanted = expected[row, found.reply_start[row]]

@@ -85,7 +85,7 @@ def finished(model, tokenizer, end):
     return TextGenerator(model.eval().requires_grad_(False), tokenizer, head.eval().requires_grad_(False), name="here")
 
 
-def asked(rows, most=14):
+def target(rows, most=14):
     """Prompts and options that differ in all that may differ."""
     prefixes = [(BOS,), (270, 271, TURN, BOS), (265, TURN, BOS), (262,) * 33 + (TURN, BOS)]
     found = []
@@ -93,10 +93,12 @@ def asked(rows, most=14):
         one, other = EKMAN.names[row % 7], EKMAN.names[(row * 3 + 1) % 7]
         share = 1.0 if one == other or row % 3 == 0 else 0.3 + row / 200
         emotion = mixture({one: 1.0} if share == 1.0 else {one: share, other: 1 - share}, EKMAN, 1 - (row % 5) / 8)
-        told = mixture({other: 1.0}, EKMAN) if row % 11 == 5 else None
+        conditioning = mixture({other: 1.0}, EKMAN) if row % 11 == 5 else None
         control = CONTROLS[row % len(CONTROLS)]
         by_prompt = row % 2 == 0
-        prompt = Prompt(prefixes[row % 4], emotion, told, control if by_prompt else None, 1000 + row if row % 5 else None)
+        prompt = Prompt(
+            prefixes[row % 4], emotion, conditioning, control if by_prompt else None, 1000 + row if row % 5 else None
+        )
         options = replace(FILTERS[row % len(FILTERS)], max_tokens=1 + row % most, seed=row)
         found.append((prompt, options if by_prompt else replace(options, control=control)))
     return found
@@ -117,7 +119,7 @@ def expected_of(written_by):
 
     def build(backbone):
         if backbone not in made:
-            made[backbone] = [alone(written_by(backbone), *row) for row in asked(64)]
+            made[backbone] = [alone(written_by(backbone), *row) for row in target(64)]
         return made[backbone]
 
     return build
@@ -144,7 +146,7 @@ def gather(pieces, found):
 
 @BACKBONES
 def test_64_replies_joined_at_once_are_what_they_are_alone(backbone, written_by, expected_of):
-    writer, rows = written_by(backbone), asked(64)
+    writer, rows = written_by(backbone), target(64)
     batch = ContinuousBatch(writer, max_batch_size=64)
     numbers = [batch.join(*row) for row in rows]
     assert (batch.running, batch.waiting) == (0, 64)
@@ -161,7 +163,7 @@ def test_staggered_shuffled_and_cancelled(backbone, seed, written_by, expected_o
     """Some join at each step, some wait, some are cancelled while they wait or run: the others do not notice."""
     monkeypatch.setattr(running, "_MORE_ROWS", 1 + 4 * seed)
     monkeypatch.setattr(running, "_MORE_PLACES", 1 + 8 * seed)
-    writer, rows, chance = written_by(backbone), asked(64), random.Random(seed)
+    writer, rows, chance = written_by(backbone), target(64), random.Random(seed)
     left, joined, cancelled, found, largest = list(range(64)), {}, set(), {}, 0
     chance.shuffle(left)
     batch = ContinuousBatch(writer, max_batch_size=10)
@@ -297,7 +299,7 @@ def test_an_idle_batch_writes_nothing_and_starts_again(written_by):
     batch = ContinuousBatch(written_by("lstm"))
     assert batch.is_idle
     assert batch.step() == []
-    prompt, options = asked(3)[1]
+    prompt, options = target(3)[1]
     first = batch.join(prompt, options)
     assert not batch.is_idle
     found = drained(batch)
@@ -309,7 +311,7 @@ def test_an_idle_batch_writes_nothing_and_starts_again(written_by):
 
 def test_cancelling_what_waits_runs_or_has_ended(written_by):
     batch = ContinuousBatch(written_by("transformer"), max_batch_size=1)
-    running_one, waiting_one = (batch.join(*row) for row in (asked(14)[13], asked(14)[12]))
+    running_one, waiting_one = (batch.join(*row) for row in (target(14)[13], target(14)[12]))
     batch.cancel(waiting_one)
     assert batch.waiting == 1
     batch.step()
@@ -356,7 +358,7 @@ def test_a_prompt_for_another_model_is_refused(written_by):
 
 
 def test_a_refusal_leaves_the_batch_as_it_was(written_by):
-    writer, rows = written_by("lstm"), asked(8)
+    writer, rows = written_by("lstm"), target(8)
     batch = ContinuousBatch(writer)
     numbers = [batch.join(*row) for row in rows[:4]]
     found = {}
@@ -371,7 +373,7 @@ def test_a_refusal_leaves_the_batch_as_it_was(written_by):
 def test_callers_take_turns(written_by):
     """One who asks for much waits behind one who asks for little: the next row is of whom the fewest are written."""
     batch = ContinuousBatch(written_by("lstm"), max_batch_size=2)
-    entered = [batch.prepare(*asked(1)[0], caller) for caller in "aaaaab"]
+    entered = [batch.prepare(*target(1)[0], caller) for caller in "aaaaab"]
     for one in entered:
         batch.enter(one)
     numbers = [one.number for one in entered]

@@ -246,8 +246,8 @@ def test_log_probability_is_the_likelihood(backbone):
     found = generate(model, together, 8, chooser(SamplingParams(temperature=0.7, top_p=0.9), torch.rand(2, 8)))
     scores = model.logits(model(found.tokens[:, :-1], together.condition)).log_softmax(-1)
     taken = scores.gather(2, found.tokens[:, 1:, None]).squeeze(2)
-    places = torch.arange(1, found.tokens.shape[1])
-    counts = (places >= together.lengths[:, None]) & (found.tokens[:, 1:] != PAD)
+    positions = torch.arange(1, found.tokens.shape[1])
+    counts = (positions >= together.lengths[:, None]) & (found.tokens[:, 1:] != PAD)
     torch.testing.assert_close(found.log_probs[:, 1:], taken * counts, atol=1e-4, rtol=0)
 
 
@@ -309,13 +309,13 @@ def test_equal_prefixes_are_read_once(backbone, monkeypatch):
     lengths = torch.tensor([3, 2, 3, 2, 3])
     # The last row is another one by its condition alone.
     condition = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0]])
-    shifts = model.shifts(condition)
+    condition_shift = model.condition_shift(condition)
     read = []
     real = model.read
     monkeypatch.setattr(model, "read", lambda tokens, *rest: read.append(len(tokens)) or real(tokens, *rest))
     with torch.no_grad():
-        hidden, state = read_prefixes(model, PromptBatch(rows, lengths, condition), shifts, 5)
-        expected = real(rows, lengths, shifts, model.start(shifts, 5))
+        hidden, state = read_prefixes(model, PromptBatch(rows, lengths, condition), condition_shift, 5)
+        expected = real(rows, lengths, condition_shift, model.init_cache(condition_shift, 5))
     assert read == [3]
     torch.testing.assert_close(hidden, expected[0])
     torch.testing.assert_close(state, expected[1])

@@ -169,9 +169,9 @@ def test_a_prompt_with_a_seed_depends_on_no_other(backbone):
 
 def test_what_the_model_is_told_stands_for_what_is_asked():
     """The text is that of the other emotion, the name remains."""
-    told = next(sample(writer(), [Prompt([BOS], JOY, told=FEAR, seed=1)], SamplingParams(max_tokens=8)))
-    assert told.emotion == "joy"
-    assert told.text == next(sample(writer(), [Prompt([BOS], FEAR, seed=1)], SamplingParams(max_tokens=8))).text
+    conditioning = next(sample(writer(), [Prompt([BOS], JOY, conditioning=FEAR, seed=1)], SamplingParams(max_tokens=8)))
+    assert conditioning.emotion == "joy"
+    assert conditioning.text == next(sample(writer(), [Prompt([BOS], FEAR, seed=1)], SamplingParams(max_tokens=8))).text
 
 
 def test_no_prompts_no_texts():
@@ -200,10 +200,10 @@ class Guide:
     """Probabilities that depend on the text alone; remembers what it was asked."""
 
     def __init__(self):
-        self.asked = []
+        self.target = []
 
     def __call__(self, found):
-        self.asked.append(list(found))
+        self.target.append(list(found))
         raw = [[(hash_of(text) >> (4 * label)) % 16 + 1.0 for label in range(7)] for text in found]
         return np.array(raw) / np.sum(raw, 1, keepdims=True)
 
@@ -217,14 +217,14 @@ def divergence(found, mixture):
     return sum(share * np.log(share / p) for share, p in zip(mixture, found, strict=True) if share)
 
 
-@pytest.mark.parametrize("asked", ["joy", "joy=0.5,fear=0.5", "anger=0.2,sadness=0.8"])
-def test_the_candidate_nearest_to_the_emotion_is_kept(asked):
+@pytest.mark.parametrize("target", ["joy", "joy=0.5,fear=0.5", "anger=0.2,sadness=0.8"])
+def test_the_candidate_nearest_to_the_emotion_is_kept(target):
     """Nearest by divergence, in an exhaustive search over all candidates; these differ, and begin with the text of one."""
-    guide, emotion = Guide(), parse_emotion(asked, EKMAN)
+    guide, emotion = Guide(), parse_emotion(target, EKMAN)
     prompts = [Prompt([BOS], emotion), Prompt([270, TURN, BOS], emotion)]
     options = SamplingParams(n=3, max_tokens=8, control=Control(rerank=5))
     found = [one.text for one in sample(writer(guide=guide), prompts, options)]
-    (candidates,) = guide.asked
+    (candidates,) = guide.target
     assert len(candidates) == 6 * 5
     assert candidates[::5] == [one.text for one in sample(writer(), prompts, SamplingParams(n=3, max_tokens=8))]
     for row, text in enumerate(found):
@@ -239,7 +239,7 @@ def test_a_weaker_emotion_chooses_among_fewer(strength, allowed):
     guide, emotion = Guide(), parse_emotion("joy", EKMAN, strength)
     options = SamplingParams(n=8, max_tokens=8, control=Control(rerank=5))
     found = [one.text for one in sample(writer(guide=guide), [Prompt([BOS], emotion)], options)]
-    (candidates,) = guide.asked
+    (candidates,) = guide.target
     for row, text in enumerate(found):
         own = candidates[5 * row : 5 * row + allowed]
         assert text == max(own, key=lambda one: Guide()([one])[0][3])
@@ -265,7 +265,7 @@ def test_a_probability_of_zero_is_the_farthest():
     second = [one.text for one in sample(writer(guide=guide), [Prompt([BOS], JOY)], options)]
     spy = Guide()
     list(sample(writer(guide=spy), [Prompt([BOS], JOY)], options))
-    assert second == [spy.asked[0][2]]
+    assert second == [spy.target[0][2]]
 
 
 def test_candidates_need_a_guide():
@@ -284,7 +284,7 @@ def test_the_candidate_of_least_risk_is_kept():
     """By the literal definition over all candidates, which are those that a reranking draws; it needs no guide."""
     prompts, guide = [Prompt([BOS], JOY), Prompt([270, TURN, BOS], FEAR)], Guide()
     list(sample(writer(guide=guide), prompts, SamplingParams(n=3, max_tokens=8, control=Control(rerank=5))))
-    (candidates,) = guide.asked
+    (candidates,) = guide.target
     found = list(sample(writer(), prompts, SamplingParams(n=3, max_tokens=8, control=Control(mbr=5))))
     for row, one in enumerate(found):
         own = candidates[5 * row : 5 * row + 5]
@@ -300,7 +300,7 @@ def test_rows_choose_each_in_its_way(monkeypatch):
     prompts = [Prompt([BOS], JOY, control=control, seed=seed) for seed, control in enumerate(controls)]
     guide = Guide()
     found = [one.text for one in sample(writer(guide=guide), prompts, SamplingParams(max_tokens=8))]
-    assert [len(asked) for asked in guide.asked] == [3]
+    assert [len(target) for target in guide.target] == [3]
     alone = [next(sample(writer(guide=Guide()), [prompt], SamplingParams(max_tokens=8))).text for prompt in prompts]
     assert found == alone
     monkeypatch.setattr(texts, "_ROWS", 3)

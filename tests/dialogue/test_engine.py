@@ -26,14 +26,14 @@ def engine(model):
         yield started
 
 
-def asked(number):
+def target(number):
     """Arguments of the reply with that number; no two alike."""
     emotion = ("joy", "sadness=0.5,fear=0.5", None)[number % 3]
     return [f"How was day {number}?"], emotion, SamplingParams(control=CONTROLS[number % 4], max_tokens=5 + number, top_p=0.9)
 
 
 def alone(model, number):
-    context, emotion, sampling = asked(number)
+    context, emotion, sampling = target(number)
     return model.reply(context, emotion, sampling, seed=number).text
 
 
@@ -41,7 +41,7 @@ def test_threads_get_what_each_would_get_alone(model, engine):
     found = {}
 
     def ask(number):
-        found[number] = engine.write(*asked(number), seed=number).wait()
+        found[number] = engine.write(*target(number), seed=number).wait()
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(12)]
     for thread in threads:
@@ -54,7 +54,7 @@ def test_threads_get_what_each_would_get_alone(model, engine):
 
 def test_an_event_loop_reads_many_at_once(model, engine):
     async def read(number):
-        return "".join([piece async for piece in engine.write(*asked(number), seed=number)]).strip()
+        return "".join([piece async for piece in engine.write(*target(number), seed=number)]).strip()
 
     async def read_all():
         return await asyncio.gather(*map(read, range(8)))
@@ -63,7 +63,7 @@ def test_an_event_loop_reads_many_at_once(model, engine):
 
 
 def test_pieces_join_to_the_text_for_every_reader(engine):
-    writing = engine.write(*asked(7), seed=7)
+    writing = engine.write(*target(7), seed=7)
     first, second = list(writing), list(writing)
     assert first == second
     assert "".join(first).strip() == writing.wait() == writing.text
@@ -72,7 +72,7 @@ def test_pieces_join_to_the_text_for_every_reader(engine):
 
 
 def test_a_cancelled_reply_keeps_what_was_written_and_leaves_the_others_alone(model, engine):
-    cancelled, kept = engine.write([], "joy", LONG, seed=1), engine.write(*asked(4), seed=4)
+    cancelled, kept = engine.write([], "joy", LONG, seed=1), engine.write(*target(4), seed=4)
     cancelled.cancel()
     before = cancelled.text
     assert cancelled.wait() == before
@@ -129,7 +129,7 @@ def test_a_step_that_fails_fails_its_replies_and_the_engine_goes_on(model, engin
     assert raised.value.__cause__ is error
     assert type(error).__name__ in caplog.text
     assert SECRET not in caplog.text
-    assert engine.write(*asked(2), seed=2).wait() == alone(model, 2)
+    assert engine.write(*target(2), seed=2).wait() == alone(model, 2)
 
 
 def test_an_order_that_fails_ends_nothing_else(model, engine, caplog):
@@ -137,7 +137,7 @@ def test_an_order_that_fails_ends_nothing_else(model, engine, caplog):
     next(iter(running))
     engine._orders.put(raising)
     assert running.wait() == model.reply([], "joy", LONG, seed=1).text
-    assert engine.write(*asked(2), seed=2).wait() == alone(model, 2)
+    assert engine.write(*target(2), seed=2).wait() == alone(model, 2)
     assert engine.is_open
     assert "RuntimeError" in caplog.text
     assert SECRET not in caplog.text
@@ -151,7 +151,7 @@ def test_a_reply_that_cannot_enter_fails_alone(model, engine, monkeypatch):
 
     monkeypatch.setattr(engine._batch, "enter", enter_but_one)
     engine._orders.put(go_on.wait)
-    writings = [engine.write(*asked(number), seed=number) for number in range(5)]
+    writings = [engine.write(*target(number), seed=number) for number in range(5)]
     go_on.set()
     with pytest.raises(EmogenError, match="could not be written"):
         writings.pop(2).wait()
@@ -162,13 +162,13 @@ def test_a_reply_that_cannot_enter_fails_alone(model, engine, monkeypatch):
 @pytest.mark.parametrize("half_done", [True, False])
 def test_a_reply_that_cannot_leave_disturbs_no_other(model, engine, monkeypatch, half_done):
     """Pieces that were read before come no second time, and those that wait come, too."""
-    cancel, told = engine._batch.cancel, threading.Event()
+    cancel, conditioning = engine._batch.cancel, threading.Event()
 
     def fail(number):
         monkeypatch.setattr(engine._batch, "cancel", cancel)
         if half_done:
             engine._batch._running = engine._batch._running[1:]
-        told.set()
+        conditioning.set()
         raising()
 
     monkeypatch.setattr(engine._batch, "cancel", fail)
@@ -177,7 +177,7 @@ def test_a_reply_that_cannot_leave_disturbs_no_other(model, engine, monkeypatch,
     read = iter(kept[0])
     first = next(read)
     left.cancel()
-    assert told.wait(60)
+    assert conditioning.wait(60)
     expected = [model.reply([], "joy", LONG, seed=seed).text for seed in range(4)]
     assert (first + "".join(read)).strip() == expected[0]
     assert [writing.wait() for writing in kept] == expected

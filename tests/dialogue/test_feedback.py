@@ -136,11 +136,11 @@ def test_a_commit_waits_for_the_disk(store):
 def test_processes_write_at_the_same_time(tmp_path):
     path, processes, each = tmp_path / "feedback.db", 3, 12
     running = [writer(path, f"p{number}", each) for number in range(processes)]
-    told = [line for process in running for line in process.communicate()[0].split()]
+    conditioning = [line for process in running for line in process.communicate()[0].split()]
     assert [process.returncode for process in running] == [0] * processes
     with FeedbackStore(path) as store:
         found = {one.reply for one in store.opinions()}
-    assert found == set(told) == {f"p{number}-{at}" for number in range(processes) for at in range(each)}
+    assert found == set(conditioning) == {f"p{number}-{at}" for number in range(processes) for at in range(each)}
 
 
 def test_threads_write_the_same_ids(store):

@@ -85,9 +85,9 @@ def test_emotion_fit_is_the_log_probability_of_the_mixture():
 
 
 @given(st.integers(0, 10), st.integers(0, 10))
-def test_a_mixture_fits_itself_best(asked, other):
+def test_a_mixture_fits_itself_best(target, other):
     """Gibbs' inequality."""
-    emotion = Emotion(PAIR, (asked / 10, 1 - asked / 10))
+    emotion = Emotion(PAIR, (target / 10, 1 - target / 10))
     own, else_ = emotion_fit(fixed(emotion.weights, (other / 10, 1 - other / 10)), emotion)(["own", "else"])
     assert own >= else_ - 1e-12
 

@@ -40,11 +40,11 @@ def test_the_users_emotion_fades_and_the_policy_answers_it(engine):
     session = Session(engine, ByWord(), SessionConfig(policy="mirror", decay=0.5))
     assert session.state == at_rest(EKMAN)
     session.reply("such sadness")
-    assert session.turns[-1].asked == parse_emotion("sadness", EKMAN)
+    assert session.turns[-1].target == parse_emotion("sadness", EKMAN)
     session.reply("what joy")
     # One turn ago counts 1/2: shares 1/3 and 2/3.
     assert session.state.emotion.weights == pytest.approx(mixture({"sadness": 1 / 3, "joy": 2 / 3}, EKMAN).weights)
-    assert session.turns[-1].asked.weights == pytest.approx(session.state.emotion.weights)
+    assert session.turns[-1].target.weights == pytest.approx(session.state.emotion.weights)
     assert [turn.said for turn in session.turns] == ["such sadness", "what joy"]
     assert len(session.course.points) == 2
 
@@ -110,7 +110,7 @@ def test_a_manner_may_change_between_turns(engine):
     session.reply("hello")
     session.manner = replace(session.manner, emotion="none")
     session.reply("hello")
-    assert [turn.asked.strength for turn in session.turns] == [1.0, 0.0]
+    assert [turn.target.strength for turn in session.turns] == [1.0, 0.0]
 
 
 def test_a_policys_file_is_read_once_for_each_manner(engine, tmp_path):
@@ -128,7 +128,7 @@ def test_a_policys_file_is_read_once_for_each_manner(engine, tmp_path):
     session.manner = replace(session.manner)
     session.reply(said)
     cheerful, neutral = (built_in(name, EKMAN, EKMAN).answer(parse_emotion("sadness", EKMAN)) for name in ("cheer", "neutral"))
-    assert [turn.asked for turn in session.turns] == [cheerful, cheerful, cheerful, neutral]
+    assert [turn.target for turn in session.turns] == [cheerful, cheerful, cheerful, neutral]
 
 
 def test_which_emotion_answers(engine):

@@ -41,8 +41,8 @@ def own_model(tmp_path_factory):
         return fit_lm([str(folder / "rows.csv")], Reading(), settings)
 
 
-def sampled(emogen, folder, asked):
-    status, out, err = emogen("sample", "--checkpoint", folder, "--emotion", asked, "--seed", 1, "--max-tokens", 3, "--json")
+def sampled(emogen, folder, target):
+    status, out, err = emogen("sample", "--checkpoint", folder, "--emotion", target, "--seed", 1, "--max-tokens", 3, "--json")
     assert (status, err) == (0, "")
     return json.loads(out)["emotion"]
 
@@ -102,8 +102,8 @@ def test_an_emotion_is_named_in_other_words_in_every_path(tiny_checkpoint, tmp_p
     assert model.emotion(word).name == label
     assert sampled(emogen, tiny_checkpoint, word) == label
     assert chatted(emogen, monkeypatch, tiny_checkpoint, ["Hi.", f"/emotion {word}", "Hi."])[1] == (label, 1.0)
-    for asked in (word, {word: 1.0}, f"{word}=1"):
-        assert served(tiny_checkpoint, emotion=asked)[1]["emogen"]["emotion"] == label
+    for target in (word, {word: 1.0}, f"{word}=1"):
+        assert served(tiny_checkpoint, emotion=target)[1]["emogen"]["emotion"] == label
     assert emotions_of(word, EKMAN, 1.0, 1) == [mixture({label: 1.0}, EKMAN)]
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(json.dumps({"context": ["Hi"], "emotion": word, "better": "Good.", "worse": "Bad."}), encoding="utf-8")
@@ -244,8 +244,8 @@ def test_a_file_of_equal_pairs_is_refused(refusal, tmp_path, monkeypatch, tiny_c
 
 def test_no_emotion_is_what_null_and_none_ask_for_in_pairs(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    asked = ('"emotion": null, ', '"emotion": "none", ', "")
-    path.write_text("".join(f'{{{emotion}"better": "a", "worse": "b"}}\n' for emotion in asked))
+    target = ('"emotion": null, ', '"emotion": "none", ', "")
+    path.write_text("".join(f'{{{emotion}"better": "a", "worse": "b"}}\n' for emotion in target))
     assert {pair.emotion for pair in read_preferences(path, EKMAN)} == {no_emotion(EKMAN)}
 
 

@@ -60,20 +60,20 @@ def test_f1_by_hand():
 @given(PAIRS)
 def test_f1_equals_nltk(pairs):
     """The mean of the F-measures of nltk's confusion matrix, over the labels that occur."""
-    asked, judged = zip(*pairs, strict=True)
-    matrix = ConfusionMatrix(asked, judged)
-    measures = [matrix.f_measure(label) for label in {*asked, *judged}]
-    assert emotion_f1_tally(asked, judged, LABELS).value == pytest.approx(np.mean(measures))
+    target, judged = zip(*pairs, strict=True)
+    matrix = ConfusionMatrix(target, judged)
+    measures = [matrix.f_measure(label) for label in {*target, *judged}]
+    assert emotion_f1_tally(target, judged, LABELS).value == pytest.approx(np.mean(measures))
 
 
 @FEW
 @given(PAIRS)
 def test_intervals_lie_within_the_scale(pairs):
     """And the same seed gives the same interval."""
-    asked, judged = zip(*pairs, strict=True)
+    target, judged = zip(*pairs, strict=True)
     for found, again in [
-        (emotion_accuracy(asked, judged), emotion_accuracy(asked, judged)),
-        (emotion_f1(asked, judged, LABELS), emotion_f1(asked, judged, LABELS)),
+        (emotion_accuracy(target, judged), emotion_accuracy(target, judged)),
+        (emotion_f1(target, judged, LABELS), emotion_f1(target, judged, LABELS)),
     ]:
         assert 0 <= found.low <= found.high <= 1
         assert found == again
@@ -91,11 +91,13 @@ def test_agreement_scores_1(labels):
 @given(PAIRS, st.randoms(use_true_random=False))
 def test_order_of_texts_and_of_labels_does_not_matter(pairs, random):
     """Both are functions of the confusion matrix."""
-    asked, judged = zip(*pairs, strict=True)
+    target, judged = zip(*pairs, strict=True)
     mixed_asked, mixed_judged = zip(*random.sample(pairs, len(pairs)), strict=True)
-    assert emotion_accuracy_tally(mixed_asked, mixed_judged).value == pytest.approx(emotion_accuracy_tally(asked, judged).value)
+    assert emotion_accuracy_tally(mixed_asked, mixed_judged).value == pytest.approx(
+        emotion_accuracy_tally(target, judged).value
+    )
     mixed = emotion_f1_tally(mixed_asked, mixed_judged, LABELS[::-1])
-    assert mixed.value == pytest.approx(emotion_f1_tally(asked, judged, LABELS).value)
+    assert mixed.value == pytest.approx(emotion_f1_tally(target, judged, LABELS).value)
 
 
 def test_interval_of_accuracy_is_that_of_a_binomial_share():
@@ -158,10 +160,10 @@ def test_multilabel_f1_equals_scikit_learn(rows):
 @given(PAIRS)
 def test_multilabel_f1_of_single_labels_is_emotion_f1(pairs):
     """Over the labels that occur."""
-    asked, judged = zip(*pairs, strict=True)
-    labels = sorted({*asked, *judged})
-    marks = [np.array([[given == label for label in labels] for given in side]) for side in (asked, judged)]
-    assert multilabel_f1_tally(*marks, labels).value == pytest.approx(emotion_f1_tally(asked, judged, labels).value)
+    target, judged = zip(*pairs, strict=True)
+    labels = sorted({*target, *judged})
+    marks = [np.array([[given == label for label in labels] for given in side]) for side in (target, judged)]
+    assert multilabel_f1_tally(*marks, labels).value == pytest.approx(emotion_f1_tally(target, judged, labels).value)
 
 
 @pytest.mark.parametrize(
@@ -307,21 +309,21 @@ def simulated(seed, held_out, texts, right=0.8, concentration=2.0):
         ]
     )
     tried = Confusion(np.array([random.multinomial(held_out, row) for row in judge]), EKMAN)
-    asked = random.choice(count, texts, p=random.dirichlet([concentration] * count))
-    true = np.where(random.random(texts) < right, asked, random.integers(count, size=texts))
+    target = random.choice(count, texts, p=random.dirichlet([concentration] * count))
+    true = np.where(random.random(texts) < right, target, random.integers(count, size=texts))
     judged = np.minimum((judge[true].cumsum(axis=1) < random.random((texts, 1))).sum(axis=1), count - 1)
-    named = ([EKMAN[place] for place in side.tolist()] for side in (asked, true, judged))
+    named = ([EKMAN[place] for place in side.tolist()] for side in (target, true, judged))
     return (*named, tried)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_corrected_accuracy_is_within_3_points_where_counting_is_not(seed):
     """At 1,000 held-out texts a label and 5,000 judged ones, where one standard error is 1.3 points."""
-    asked, true, judged, tried = simulated(seed, held_out=1000, texts=5000)
-    truth = emotion_accuracy_tally(asked, true).value
-    found = corrected_accuracy(asked, judged, tried)
+    target, true, judged, tried = simulated(seed, held_out=1000, texts=5000)
+    truth = emotion_accuracy_tally(target, true).value
+    found = corrected_accuracy(target, judged, tried)
     assert abs(found.value - truth) < 0.03
-    assert abs(emotion_accuracy_tally(asked, judged).value - truth) > 0.15
+    assert abs(emotion_accuracy_tally(target, judged).value - truth) > 0.15
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
@@ -329,9 +331,9 @@ def test_interval_of_corrected_accuracy_holds_the_truth():
     """In at least 10 of 12 small trials (95% would give 11 or 12)."""
     held = 0
     for seed in range(12):
-        asked, true, judged, tried = simulated(seed, held_out=200, texts=1000)
-        truth = emotion_accuracy_tally(asked, true).value
-        found = corrected_accuracy(asked, judged, tried, seed)
+        target, true, judged, tried = simulated(seed, held_out=200, texts=1000)
+        truth = emotion_accuracy_tally(target, true).value
+        found = corrected_accuracy(target, judged, tried, seed)
         held += found.low <= truth <= found.high
     assert held >= 10
 
@@ -342,13 +344,13 @@ def test_labels_that_the_judge_cannot_give_are_not_corrected(right, found):
     """It finds what was asked for more often than it finds it in texts that truly have it, or gives a label it hardly knows."""
     spread = (1 - right) / 6
     tried = Confusion(np.round(400 * (np.full((7, 7), spread) + np.eye(7) * (right - spread))).astype(np.int64), EKMAN)
-    asked = [label for label in EKMAN for _ in range(100)]
+    target = [label for label in EKMAN for _ in range(100)]
     better = int(100 * (right + 0.2))
     judged = [label if n < better else EKMAN[n % 7] for label in EKMAN for n in range(100)]
     if found == "elsewhere":
         judged = ["neutral" if n < 90 else label for label in EKMAN for n in range(100)]
     with pytest.raises(UndefinedScoreError, match="no shares of true emotions explain"):
-        corrected_accuracy(asked, judged, tried)
+        corrected_accuracy(target, judged, tried)
     if found == "elsewhere":
         with pytest.raises(UndefinedScoreError, match="no shares of true emotions explain"):
             corrected_shares(judged, tried)
@@ -357,8 +359,8 @@ def test_labels_that_the_judge_cannot_give_are_not_corrected(right, found):
 def test_texts_that_the_judge_errs_on_as_it_should_are_hardly_ever_refused():
     """At p below .01 one trial in a hundred."""
     for seed in range(15):
-        asked, _, judged, tried = simulated(seed, held_out=100, texts=500)
-        corrected_accuracy(asked, judged, tried, seed)
+        target, _, judged, tried = simulated(seed, held_out=100, texts=500)
+        corrected_accuracy(target, judged, tried, seed)
 
 
 @pytest.mark.parametrize("texts", [7, 70, 700])
@@ -375,9 +377,9 @@ def test_no_interval_is_narrower_than_that_of_counting(texts):
 
 def test_interval_shows_how_well_the_judge_is_known():
     """The same judge seen on a hundred times as many held-out texts makes it narrower."""
-    asked, _, judged, tried = simulated(0, held_out=60, texts=2000)
+    target, _, judged, tried = simulated(0, held_out=60, texts=2000)
     known = simulated(0, held_out=6000, texts=2000)[3]
-    loose, tight = corrected_accuracy(asked, judged, tried), corrected_accuracy(asked, judged, known)
+    loose, tight = corrected_accuracy(target, judged, tried), corrected_accuracy(target, judged, known)
     assert tight.high - tight.low < 0.8 * (loose.high - loose.low)
     assert loose.signature.startswith(
         "corrected_accuracy|bias_bs:200|method:em|prior:1|labels:7|judge_texts:420|texts:2000|version:"
@@ -395,9 +397,9 @@ def test_two_labels_are_corrected_as_by_rogan_and_gladen():
 
 def test_a_faultless_judge_needs_no_correction():
     """Corrected and plain accuracy are the same, with nearly the same interval."""
-    asked, true, _, _ = simulated(0, held_out=10, texts=2000)
+    target, true, _, _ = simulated(0, held_out=10, texts=2000)
     tried = Confusion(np.eye(7, dtype=np.int64) * 1_000_000, EKMAN)
-    plain, found = emotion_accuracy(asked, true), corrected_accuracy(asked, true, tried)
+    plain, found = emotion_accuracy(target, true), corrected_accuracy(target, true, tried)
     assert found.value == pytest.approx(plain.value, abs=1e-3)
     assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=0.005)
 

@@ -67,17 +67,17 @@ def test_empty_text_has_its_end_alone():
 @settings(max_examples=10)
 @given(TEXTS, st.integers(1, 9))
 def test_callable_is_asked_in_batches_and_gives_the_same(texts, size):
-    asked = []
+    target = []
 
     def score(batch):
-        asked.append(list(batch))
+        target.append(list(batch))
         return np.array([3.5 * len(text) for text in batch])
 
     for metric in ALL:
-        asked.clear()
+        target.clear()
         assert metric(iter(texts), score, "m", size) == metric(texts, [3.5 * len(text) for text in texts], "m")
-        assert [text for batch in asked for text in batch] == texts
-        assert max(map(len, asked)) <= size
+        assert [text for batch in target for text in batch] == texts
+        assert max(map(len, target)) <= size
 
 
 def test_interval_of_the_mean_is_normal_for_many_texts():

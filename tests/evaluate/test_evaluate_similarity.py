@@ -72,17 +72,17 @@ def test_best_of_several_references_counts():
 @given(st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=8), st.integers(1, 9))
 def test_batches_do_not_matter_and_are_no_larger_than_said(pairs, size):
     hypotheses, references = zip(*pairs, strict=True)
-    asked = []
+    target = []
 
     def encode(texts):
-        asked.append(len(texts))
+        target.append(len(texts))
         return one_hot(texts)
 
     found = [match.f1 for match in token_matches(hypotheses, references, encode, size)]
     alone = [max(greedy_match(*one_hot([own, other])).f1 for other in listed) for own, listed in pairs]
     assert found == pytest.approx(alone)
-    assert max(asked) <= size
-    assert sum(asked) == sum(1 + len(listed) for listed in references)
+    assert max(target) <= size
+    assert sum(target) == sum(1 + len(listed) for listed in references)
 
 
 def test_streams_are_read_a_batch_at_a_time():

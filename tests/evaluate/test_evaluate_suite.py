@@ -81,7 +81,7 @@ def test_scoring_needs_no_model_library():
             Resources(language_model=MODEL),
             [*DIVERSITY, "perplexity", "nats_per_character", "nats_per_sentence"],
         ),
-        (System("s", TEXTS, asked=ASKED), Resources(judges=(judge(),)), [*DIVERSITY, "emotion_accuracy", "emotion_f1"]),
+        (System("s", TEXTS, target=ASKED), Resources(judges=(judge(),)), [*DIVERSITY, "emotion_accuracy", "emotion_f1"]),
     ],
 )
 def test_what_is_given_decides_what_is_computed(system, means, expected):
@@ -122,7 +122,7 @@ def test_more_texts_than_a_chunk_are_one_tally(monkeypatch):
     """Equal to the metrics on whole lists, number of texts in the signature included."""
     monkeypatch.setattr("emogen.evaluate.suite._CHUNK", 7)
     monkeypatch.setattr("emogen.evaluate.suite._JUDGED_AT_ONCE", 11)
-    scores = evaluate_texts(TEXTS, asked=ASKED, means=Resources(judges=(judge(),)))
+    scores = evaluate_texts(TEXTS, target=ASKED, means=Resources(judges=(judge(),)))
     judged = [LABELS[row.argmax()] for row in judge().probabilities(TEXTS)]
     assert scores["emotion_f1"].value == pytest.approx(emotion_f1(ASKED, judged, LABELS).value)
     assert (scores["emotion_f1"].low, scores["emotion_f1"].high) == pytest.approx(
@@ -228,7 +228,7 @@ def test_reverse_perplexity_trains_on_the_texts_and_tests_on_the_real_ones():
 def test_several_judges_are_told_apart():
     own = Confusion(np.array([[80, 20], [10, 90]]), LABELS)
     judges = (judge("one", own=own), judge("two", wrong=2, leak="none"))
-    found = evaluate(System("s", TEXTS, asked=ASKED), Resources(judges=judges))
+    found = evaluate(System("s", TEXTS, target=ASKED), Resources(judges=judges))
     names = ["emotion_accuracy:one", "emotion_f1:one", "emotion_accuracy_corrected:one"]
     names += ["emotion_accuracy:two", "emotion_f1:two", "agreement", "kappa"]
     assert list(found.scores)[-7:] == names
@@ -239,13 +239,15 @@ def test_several_judges_are_told_apart():
 
 def test_a_judge_without_held_out_texts_of_a_label_corrects_nothing():
     own = Confusion(np.array([[80, 20], [0, 0]]), LABELS)
-    found = evaluate(System("s", TEXTS, asked=ASKED), Resources(judges=(judge(own=own),)))
+    found = evaluate(System("s", TEXTS, target=ASKED), Resources(judges=(judge(own=own),)))
     assert "emotion_accuracy_corrected" not in found.scores
     assert any(note.startswith("emotion_accuracy_corrected left out") for note in found.notes)
 
 
 def test_what_cannot_be_computed_is_a_note_and_no_number():
-    found = evaluate(System("s", ["我很好"], asked=["joy"]), Resources(encoder=ENCODER, real=["x", "y"]), Options(lexicon=True))
+    found = evaluate(
+        System("s", ["我很好"], target=["joy"]), Resources(encoder=ENCODER, real=["x", "y"]), Options(lexicon=True)
+    )
     left_out = {note.partition(" left out")[0] for note in found.notes}
     assert left_out == {"distinct2_corrected", "self_bleu4", "frechet", "polarity_agreement"}
     assert all(np.isfinite([score.value, score.low, score.high]).all() for score in found.scores.values())
@@ -305,7 +307,7 @@ def test_odd_texts_score_finitely(texts):
 
 
 @pytest.mark.parametrize(
-    ("texts", "references", "asked", "means", "said"),
+    ("texts", "references", "target", "means", "said"),
     [
         ([], None, None, Resources(), "no texts"),
         (["a"], [["a"], ["b"]], None, Resources(), "1 hypotheses"),
@@ -330,9 +332,9 @@ def test_odd_texts_score_finitely(texts):
         (["a"], None, None, Resources(language_model=Fluency("m", lambda _: [np.nan])), "nan"),
     ],
 )
-def test_mistakes_are_one_line(texts, references, asked, means, said):
+def test_mistakes_are_one_line(texts, references, target, means, said):
     with pytest.raises(DataError, match=said) as refused:
-        evaluate_texts(texts, references, asked, means)
+        evaluate_texts(texts, references, target, means)
     assert "\n" not in str(refused.value)
 
 

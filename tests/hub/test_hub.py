@@ -188,8 +188,8 @@ def test_special_tokens_written_by_the_caller_are_read_where_he_says_so(tokenize
 def test_a_chat_is_a_context_of_several_utterances(tokenizer):
     """Whatever the role; a last message of the assistant's is a begun reply; a mark in a message is text."""
     said = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "<s>"}]
-    asked = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert asked == TOKENIZER.prefix(["Hi.", "Yes?", "<s>"], 100)
+    target = tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert target == TOKENIZER.prefix(["Hi.", "Yes?", "<s>"], 100)
     begun = tokenizer.apply_chat_template(said[:2], continue_final_message=True, return_dict=True)["input_ids"]
     assert begun == [*TOKENIZER.prefix(["Hi."], 100), *TOKENIZER.encode("Yes?")]
     whole = tokenizer.apply_chat_template(said[:2], return_dict=True)["input_ids"]
@@ -374,12 +374,12 @@ def test_the_tokenizer_survives_saving_and_copying(tokenizer, folder, tmp_path):
 def test_scores_are_the_generators_own(folder, model, tokenizer):
     ours = load(folder)
     ids = batch(tokenizer, ["I lost my job."])["input_ids"]
-    asked = parse_emotion("joy=0.7,fear=0.3", LABELS, 0.5)
+    target = parse_emotion("joy=0.7,fear=0.3", LABELS, 0.5)
     with torch.no_grad():
-        expected = ours.generator.logits(ours.generator(ids, torch.tensor([asked.condition])))
+        expected = ours.generator.logits(ours.generator(ids, torch.tensor([target.condition])))
         assert torch.equal(model(ids, emotion="joy=0.7,fear=0.3", strength=0.5).logits, expected)
-        assert torch.equal(model(ids, emotion=asked).logits, expected)
-        assert torch.equal(model(ids, emotion=torch.tensor([asked.condition])).logits, expected)
+        assert torch.equal(model(ids, emotion=target).logits, expected)
+        assert torch.equal(model(ids, emotion=torch.tensor([target.condition])).logits, expected)
         none = ours.generator.logits(ours.generator(ids, torch.tensor([[0.0, 0.0, 0.0, 1.0]])))
         assert torch.equal(model(ids).logits, none)
         assert (none - expected).abs()[..., EOS:].max() > 0.1
@@ -535,8 +535,8 @@ def test_a_stop_string_ends_a_reply(model, tokenizer):
 
     whole = greedy(model, tokenizer)
     for stop in (whole[4:7], whole[2]):
-        for asked in ({"stop_strings": [stop]}, {"generation_config": GenerationConfig(stop_strings=stop, max_new_tokens=16)}):
-            cut = greedy(model, tokenizer, tokenizer=tokenizer, **asked)
+        for target in ({"stop_strings": [stop]}, {"generation_config": GenerationConfig(stop_strings=stop, max_new_tokens=16)}):
+            cut = greedy(model, tokenizer, tokenizer=tokenizer, **target)
             assert whole.startswith(cut)
             assert stop in cut
             assert stop not in tokenizer.decode(tokenizer(cut, add_special_tokens=False)["input_ids"][:-1])
@@ -564,8 +564,8 @@ def test_arguments_by_place_and_what_is_for_the_loops_alone(model, tokenizer):
     expected = model.generate(**rows, max_new_tokens=3, emotion="joy")
     by_place = model.generate(ids, config, LogitsProcessorList(), StoppingCriteriaList(), None, False, emotion="joy")
     assert by_place.equal(expected)
-    places = (rows["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    assert model.generate(**rows, generation_config=config, emotion="joy", tokenizer=tokenizer, position_ids=places).equal(
+    positions = (rows["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    assert model.generate(**rows, generation_config=config, emotion="joy", tokenizer=tokenizer, position_ids=positions).equal(
         expected
     )
     with pytest.raises(ValueError, match="max_new_token"):

@@ -89,10 +89,10 @@ def scored(model, tokenizer, prompt, written, emotion, control, labels=LABELS, i
 
     each, none, strength = torch.stack([under(name) for name in labels.names]), under(None), emotion.strength
     share = torch.tensor(emotion.weights).double()
-    asked = (1 - strength) * none + strength * torch.einsum("e,etv->tv", share, each)
+    target = (1 - strength) * none + strength * torch.einsum("e,etv->tv", share, each)
     neutral = each[labels.position("neutral")] if "neutral" in labels else none
-    moved = none + control.guidance * (asked - none) if strength else none
-    moved = moved + control.expert * strength * (asked - neutral)
+    moved = none + control.guidance * (target - none) if strength else none
+    moved = moved + control.expert * strength * (target - neutral)
     chosen = each.gather(2, torch.tensor(written)[None, :, None].expand(len(each), -1, 1)).squeeze(2)
     before = chosen.cumsum(1) - chosen
     posterior = (each + before[..., None]).softmax(0).clamp(min=1e-300).log()
@@ -119,8 +119,8 @@ def test_scores_are_those_of_one_pass(model, tokenizer, cached):
         scores = torch.stack(found.scores, 1).double().log_softmax(-1)
         written = found.sequences[:, length:].tolist()
         texts.append(str(written))
-        for row, (prompt, asked) in enumerate(zip(prompts_of(tokenizer), ASKED, strict=True)):
-            (emotion,) = emotions_of(asked, LABELS, 0.8)
+        for row, (prompt, target) in enumerate(zip(prompts_of(tokenizer), ASKED, strict=True)):
+            (emotion,) = emotions_of(target, LABELS, 0.8)
             expected = scored(model, tokenizer, prompt, written[row], emotion, parse_control(control))
             torch.testing.assert_close(scores[row], expected, atol=2e-3, rtol=1e-4)
             assert written[row] == expected.argmax(-1).tolist()
@@ -159,8 +159,8 @@ def test_sampled_rows_and_many_for_each_prompt(model, tokenizer):
 def test_a_row_of_a_batch_is_as_alone(model, tokenizer, control):
     """Token for token."""
     together = write(model, tokenizer, emotion=ASKED, strength=0.8, control=control)
-    for row, (text, asked) in enumerate(zip(TEXTS, ASKED, strict=True)):
-        alone = write(model, tokenizer, [text], emotion=asked, strength=0.8, control=control)
+    for row, (text, target) in enumerate(zip(TEXTS, ASKED, strict=True)):
+        alone = write(model, tokenizer, [text], emotion=target, strength=0.8, control=control)
         assert together[row, -STEPS:].tolist() == alone[0, -STEPS:].tolist()
 
 
@@ -172,10 +172,10 @@ def test_no_emotion_is_plain_and_guidance_1_is_the_instruction_alone(model, toke
         for nothing in ({"emotion": None}, {"emotion": "joy", "strength": 0.0, "control": "guidance:3,expert:2,bayes:1"}):
             assert torch.equal(write(model, tokenizer, **nothing, **options), plain(model, rows, **options))
         behind = rows_of(tokenizer, [express("joy") + text for text in TEXTS])
-        asked = write(model, tokenizer, emotion="joy", control="guidance:1", **options)
+        target = write(model, tokenizer, emotion="joy", control="guidance:1", **options)
         if "repetition_penalty" not in options:  # It counts the words of the instruction, too.
-            assert asked[:, -STEPS:].tolist() == plain(model, behind, **options)[:, -STEPS:].tolist()
-        assert asked.tolist() != plain(model, rows, **options).tolist()
+            assert target[:, -STEPS:].tolist() == plain(model, behind, **options)[:, -STEPS:].tolist()
+        assert target.tolist() != plain(model, rows, **options).tolist()
 
 
 @GPT2
@@ -328,13 +328,13 @@ def taught(model):
     """Half taught to say words of its own for each context and condition: its choices hang together, and are not all clear."""
     prompts = [OWN.prefix([text] if text else [], 6) for text in CONTEXTS]
     conditions = torch.eye(model.config.emotions + 1)
-    pairs = [(prompt, told) for prompt in prompts for told in conditions]
+    pairs = [(prompt, conditioning) for prompt in prompts for conditioning in conditions]
     rows = [(*prompt, *torch.randint(5, OWN.vocabulary, (3 + n % 5,)).tolist(), EOS) for n, (prompt, _) in enumerate(pairs)]
     tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     counted = (tokens == BOS).cumsum(1) - (tokens == BOS).long() > 0
     optimizer = torch.optim.Adam(model.parameters(), 0.03)
     for _ in range(25):
-        scores = model.logits(model(tokens[:, :-1], torch.stack([told for _, told in pairs])))
+        scores = model.logits(model(tokens[:, :-1], torch.stack([conditioning for _, conditioning in pairs])))
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(scores[counted[:, 1:]], tokens[:, 1:][counted[:, 1:]]).backward()
         optimizer.step()
@@ -375,11 +375,11 @@ def test_replies_are_those_of_emogen(folder, monkeypatch):
     (model, tokenizer), ours = opened(folder), load(folder)
     rows = tokenizer(CONTEXTS, padding=True, return_tensors="pt")
     contexts = [[text] if text else [] for text in CONTEXTS]
-    asked = emotions_of(ASKED, LABELS, 0.8)
+    target = emotions_of(ASKED, LABELS, 0.8)
     seen = set()
     for control in OWN_CONTROLS:
         sampling = SamplingParams(temperature=0, max_tokens=10, control=parse_control(control))
-        expected = ours.replies(contexts, asked, sampling=sampling)
+        expected = ours.replies(contexts, target, sampling=sampling)
         seen.add(tuple(one.text for one in expected))
         callable_ = {"custom_generate": generate_with_emotion, "tokenizer": tokenizer}
         for options in ({}, {"use_cache": False}, callable_):
@@ -428,10 +428,12 @@ def test_calibration_beside_the_weights_is_heeded(tmp_path):
         )
         assert tokenizer.decode(written, skip_special_tokens=True).strip() == expected.text
     plain_control = model.generate(emotion=parse_emotion("joy", NO_NEUTRAL), control="guidance:2", do_sample=False)
-    told = model.generate(
-        emotion=torch.tensor([known.told(parse_emotion("joy", NO_NEUTRAL)).condition]), control="guidance:2", do_sample=False
+    conditioning = model.generate(
+        emotion=torch.tensor([known.conditioning(parse_emotion("joy", NO_NEUTRAL)).condition]),
+        control="guidance:2",
+        do_sample=False,
     )
-    assert torch.equal(plain_control, told)
+    assert torch.equal(plain_control, conditioning)
 
 
 def test_what_our_own_models_cannot_serve(folder, tmp_path):

@@ -27,12 +27,12 @@ def rows(batch=3, time=8):
     return torch.randint(5, VOCABULARY, (batch, time)), torch.randn(batch, EMOTIONS + 1 + LATENT)
 
 
-def read(model, tokens, shifts, state, places):
-    """Step through `places`; gives the scores after each, stacked, and the state before each."""
+def read(model, tokens, condition_shift, state, positions):
+    """Step through `positions`; gives the scores after each, stacked, and the state before each."""
     scores, history = [], []
-    for place in places:
+    for place in positions:
         history.append(state)
-        found, state = model.step(tokens[:, place], torch.full((len(tokens),), place), shifts, state)
+        found, state = model.step(tokens[:, place], torch.full((len(tokens),), place), condition_shift, state)
         scores.append(model.logits(found))
     return torch.stack(scores, 1), history
 
@@ -42,9 +42,9 @@ def test_lstm_backbone_equals_torch():
     """Residual layers of torch.nn.LSTM, fed with what came before plus the condition's share."""
     model = generator("lstm")
     tokens, condition = rows()
-    shifts = model.shifts(condition)
-    stream = model.embedding(tokens) + shifts[0][:, None]
-    for layer, shift in zip(model.backbone.layers, shifts[1:], strict=True):
+    condition_shift = model.condition_shift(condition)
+    stream = model.embedding(tokens) + condition_shift[0][:, None]
+    for layer, shift in zip(model.backbone.layers, condition_shift[1:], strict=True):
         reference = nn.LSTM(16, 16, batch_first=True)
         reference.load_state_dict(layer.state_dict())
         stream = stream + reference(stream + shift[:, None])[0]
@@ -57,8 +57,8 @@ def test_steps_equal_the_whole(backbone):
     """Token by token as in one pass."""
     model = generator(backbone)
     tokens, condition = rows()
-    shifts = model.shifts(condition)
-    found, _ = read(model, tokens, shifts, model.start(shifts, 10), range(8))
+    condition_shift = model.condition_shift(condition)
+    found, _ = read(model, tokens, condition_shift, model.init_cache(condition_shift, 10), range(8))
     torch.testing.assert_close(found, model.logits(model(tokens, condition)), atol=1e-5, rtol=1e-5)
 
 
@@ -72,9 +72,10 @@ def test_compiled_steps_equal_the_others():
     compiled.compile_step()
     tokens, condition = rows()
     for count in (1, 2, len(tokens)):
-        shifts = model.shifts(condition[:count])
+        condition_shift = model.condition_shift(condition[:count])
         expected, found = (
-            read(each, tokens[:count], shifts, model.start(shifts, 10), range(8))[0] for each in (model, compiled)
+            read(each, tokens[:count], condition_shift, model.init_cache(condition_shift, 10), range(8))[0]
+            for each in (model, compiled)
         )
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
@@ -85,14 +86,14 @@ def test_branches_go_on_by_themselves(backbone):
     """A copy of row r at time t continues as row r did, beside copies at other times, and leaves the original alone."""
     model = generator(backbone)
     tokens, condition = rows()
-    shifts = model.shifts(condition)
-    _, history = read(model, tokens, shifts, model.start(shifts, 12), range(8))
+    condition_shift = model.condition_shift(condition)
+    _, history = read(model, tokens, condition_shift, model.init_cache(condition_shift, 12), range(8))
     kept = [state.clone() for state in history]
     chosen, times = torch.tensor([2, 0, 2, 1]), torch.tensor([1, 5, 3, 0])
-    state = model.backbone.branch(history, chosen, times)
+    state = model.backbone.fork_cache(history, chosen, times)
     other = torch.randint(5, VOCABULARY, (4, 4))
     for place in range(4):
-        hidden, state = model.step(other[:, place], times + place, shifts[:, chosen], state)
+        hidden, state = model.step(other[:, place], times + place, condition_shift[:, chosen], state)
     scores = model.logits(hidden)
     for row, (source, time) in enumerate(zip(chosen.tolist(), times.tolist(), strict=True)):
         whole = torch.cat([tokens[source, :time], other[row]])[None]
@@ -198,11 +199,11 @@ def test_half_precision_decodes(backbone):
             model(tokens, condition)
         return
     with torch.autocast("cpu", torch.bfloat16):
-        shifts = model.shifts(condition)
-        found, history = read(model, tokens, shifts, model.start(shifts, 8), range(8))
+        condition_shift = model.condition_shift(condition)
+        found, history = read(model, tokens, condition_shift, model.init_cache(condition_shift, 8), range(8))
         whole = model.logits(model(tokens, condition))
-        branched = model.backbone.branch(history, torch.tensor([1]), torch.tensor([7]))
-        again = model.logits(model.step(tokens[1:2, 7], torch.tensor([7]), shifts[:, 1:2], branched)[0])
+        branched = model.backbone.fork_cache(history, torch.tensor([1]), torch.tensor([7]))
+        again = model.logits(model.step(tokens[1:2, 7], torch.tensor([7]), condition_shift[:, 1:2], branched)[0])
     allowed = slice(TURN + 1, None)
     torch.testing.assert_close(found.float()[..., allowed], expected[..., allowed], atol=0.1, rtol=0)
     torch.testing.assert_close(whole.float()[..., allowed], expected[..., allowed], atol=0.1, rtol=0)

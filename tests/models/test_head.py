@@ -81,8 +81,8 @@ def test_steering_adds_the_centred_log_ratio_of_the_softmax(backbone, mixture):
     found = head.add_biases(model.logits(head.steered(states, weights)), weights) - model.logits(states)
     for token in range(VOCABULARY):
         ids = torch.full((len(states),), token)
-        told = head(states, output_vectors(model, ids), ids).log_softmax(-1)
-        expected = weight * (told @ shares - told.mean(-1))
+        conditioning = head(states, output_vectors(model, ids), ids).log_softmax(-1)
+        expected = weight * (conditioning @ shares - conditioning.mean(-1))
         torch.testing.assert_close(found[:, token], expected, atol=2e-3, rtol=1e-4)
 
 
@@ -102,17 +102,17 @@ def test_nll_is_the_cross_entropy_of_each_place():
     model, head = generator(), random_head()
     tokens = torch.tensor([[10, TURN, BOS, 20, 21, EOS], [BOS, 25, EOS, PAD, PAD, PAD], [BOS, 26, EOS, PAD, PAD, PAD]])
     emotion = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0, 1.0]])
-    told = torch.eye(4)[[2, 3, 0]]
-    nll, places = head_nll(model, head, Batch(tokens, torch.tensor([3, 1, 1]), emotion), told)
+    conditioning = torch.eye(4)[[2, 3, 0]]
+    nll, positions = head_nll(model, head, Batch(tokens, torch.tensor([3, 1, 1]), emotion), conditioning)
     expected = 0.0
     for row, start, end in ((0, 3, 6), (1, 1, 3)):
-        states = model(tokens[row : row + 1], told[row : row + 1])[0]
+        states = model(tokens[row : row + 1], conditioning[row : row + 1])[0]
         for place in range(start, end):
             token = tokens[row, place : place + 1]
             scores = head(states[place - 1 : place], output_vectors(model, token), token).log_softmax(-1)
             expected -= float(scores[0] @ emotion[row, :3])
     assert float(nll.sum()) == pytest.approx(expected, rel=1e-5)
-    assert float(places) == 5
+    assert float(positions) == 5
 
 
 @BACKBONES

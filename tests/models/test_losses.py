@@ -161,9 +161,9 @@ def test_prefix_cross_entropy_equals_torch():
 
 def masked(values, lengths, before=0):
     returns = torch.nn.functional.pad(torch.tensor(values), (before, 0))
-    places = torch.arange(returns.shape[-1])
+    positions = torch.arange(returns.shape[-1])
     ends = torch.tensor(lengths)[..., None] + before
-    return returns, (places >= before) & (places < ends)
+    return returns, (positions >= before) & (positions < ends)
 
 
 @pytest.mark.parametrize("before", [0, 3])

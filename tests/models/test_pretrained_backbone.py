@@ -129,26 +129,26 @@ def test_reading_and_steps_equal_the_whole(folder):
     model, _ = conditioned(folder, latent=2)
     tokens, condition = rows_of(model)
     lengths = torch.tensor([5, 2, 4])
-    shifts = model.shifts(condition)
-    hidden, state = model.read(tokens[:, :5], lengths, shifts, model.start(shifts, 12))
+    condition_shift = model.condition_shift(condition)
+    hidden, state = model.prefill(tokens[:, :5], lengths, condition_shift, model.init_cache(condition_shift, 12))
     rows = torch.arange(3)
     for number in range(3):
         whole = model(tokens, condition)[rows, lengths - 1 + number]
         torch.testing.assert_close(hidden, whole, atol=1e-5, rtol=1e-4)
-        hidden, state = model.step(tokens[rows, lengths + number], lengths + number, shifts, state)
+        hidden, state = model.step(tokens[rows, lengths + number], lengths + number, condition_shift, state)
 
 
 @torch.no_grad()
 def test_branches_go_on_by_themselves(folder):
     model, _ = conditioned(folder)
     tokens, condition = rows_of(model)
-    shifts = model.shifts(condition)
-    _, state = model.read(tokens, torch.full((3,), 9), shifts, model.start(shifts, 14))
+    condition_shift = model.condition_shift(condition)
+    _, state = model.prefill(tokens, torch.full((3,), 9), condition_shift, model.init_cache(condition_shift, 14))
     chosen, times = torch.tensor([2, 0, 2]), torch.tensor([3, 6, 1])
-    copied = model.backbone.branch([state], chosen, times)
+    copied = model.backbone.fork_cache([state], chosen, times)
     other = torch.randint(SPECIAL, model.config.vocabulary, (3, 2))
     for place in range(2):
-        hidden, copied = model.step(other[:, place], times + place, shifts[:, chosen], copied)
+        hidden, copied = model.step(other[:, place], times + place, condition_shift[:, chosen], copied)
     for row in range(3):
         whole = torch.cat([tokens[chosen[row], : times[row]], other[row]])[None]
         expected = model(whole, condition[chosen[row] : chosen[row] + 1])[0, -1]
@@ -195,7 +195,7 @@ def test_soft_prefix_begins_as_the_names_of_the_emotions(tiny_base):
     model = generator_on(base)
     names = [base.tokenizer.encode(name) for name in EKMAN.names]
     model.name_emotions(names)
-    front = model.shifts(torch.eye(EMOTIONS + 1))[1 + 2 :]
+    front = model.condition_shift(torch.eye(EMOTIONS + 1))[1 + 2 :]
     for emotion, ids in enumerate(names):
         expected = model.embedding.weight[[ids[place % len(ids)] for place in range(3)]]
         torch.testing.assert_close(front[:, emotion], expected)
@@ -300,8 +300,8 @@ def test_training_lowers_the_loss(tiny_base, rows_file, tmp_path, rank, share):
 
 def test_a_resumed_run_ends_with_the_same_weights(tiny_base, rows_file, tmp_path, monkeypatch):
     """Bit for bit, though the saved state holds no weight of the base."""
-    asked = LmSettings(**settings(tiny_base, tmp_path / "whole", save_every=3))
-    whole = fit_lm([str(rows_file)], Reading(), asked)
+    target = LmSettings(**settings(tiny_base, tmp_path / "whole", save_every=3))
+    whole = fit_lm([str(rows_file)], Reading(), target)
 
     def breaking_off(*arguments):
         for step in train_mle(*arguments):
@@ -312,10 +312,10 @@ def test_a_resumed_run_ends_with_the_same_weights(tiny_base, rows_file, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(fit, "train_mle", breaking_off)
         with pytest.raises(OSError, match="the power went"):
-            fit_lm([str(rows_file)], Reading(), replace(asked, out=str(tmp_path / "broken")))
+            fit_lm([str(rows_file)], Reading(), replace(target, out=str(tmp_path / "broken")))
     saved = torch.load(tmp_path / "broken" / "train_state.pt", weights_only=True)
     assert (saved["step"], set(saved["modules"]["generator"])) == (3, set(load_file(whole / "model.safetensors")))
-    resumed = fit_lm([str(rows_file)], Reading(), replace(asked, out=str(tmp_path / "broken")), resuming=True)
+    resumed = fit_lm([str(rows_file)], Reading(), replace(target, out=str(tmp_path / "broken")), resuming=True)
     found = load_file(resumed / "model.safetensors")
     assert all(torch.equal(tensor, found[name]) for name, tensor in load_file(whole / "model.safetensors").items())
 
@@ -371,11 +371,11 @@ def test_an_adapter_that_ships_is_taken_where_its_base_is_at_hand(adapter, tiny_
 
 
 def test_rows_longer_than_the_base_reads_are_refused(tiny_base, rows_file, tmp_path):
-    asked = LmSettings(**settings(tiny_base, tmp_path / "lm", context_tokens=80))
+    target = LmSettings(**settings(tiny_base, tmp_path / "lm", context_tokens=80))
     with pytest.raises(
         SettingsError, match=r"--context-tokens 80 and --reply-tokens 40: .* reads 96 tokens at most, 2 of them soft"
     ):
-        fit_lm([str(rows_file)], Reading(), asked)
+        fit_lm([str(rows_file)], Reading(), target)
     assert not (tmp_path / "lm").exists()
 
 

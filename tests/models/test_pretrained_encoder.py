@@ -228,22 +228,22 @@ def judge(pretrained, words):
 def test_scores_are_free_of_dropout_and_keep_the_mode(words, bert):
     """Equal twice and in parts, without gradient, the mode as before; emotion, context and end count."""
     model, tokens = judge(bert, words), rows(words, *((TURNS[:1], reply) for reply in REPLIES))
-    asked = emotions(4)
+    target = emotions(4)
     for mode in (True, False):
         model.train(mode)
-        found = score(model, tokens, asked)
+        found = score(model, tokens, target)
         assert found.shape == (4,)
         assert not found.requires_grad
-        assert torch.equal(found, score(model, tokens, asked))
+        assert torch.equal(found, score(model, tokens, target))
         assert model.training is mode
         assert model.reader.encoder.training is mode
-        torch.testing.assert_close(score(model, tokens, asked, chunk=3), found, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(score(model, tokens, target, chunk=3), found, atol=1e-5, rtol=1e-4)
     model.train()
-    assert not torch.equal(model(tokens, asked), model(tokens, asked))
+    assert not torch.equal(model(tokens, target), model(tokens, target))
     others = [
-        (tokens, asked.roll(1, 1)),
-        (rows(words, *((TURNS[1:2], reply) for reply in REPLIES)), asked),
-        (rows(words, *((TURNS[:1], reply) for reply in REPLIES), end=False), asked),
+        (tokens, target.roll(1, 1)),
+        (rows(words, *((TURNS[1:2], reply) for reply in REPLIES)), target),
+        (rows(words, *((TURNS[:1], reply) for reply in REPLIES), end=False), target),
     ]
     for changed in others:
         assert (score(model, *changed) - found).abs().min() > 1e-5
@@ -440,11 +440,11 @@ def test_a_vae_is_loaded_whole_without_the_encoder_it_began_with(vae_run):
     for name, weight in saved.items():
         if name.startswith(("encoder.", "posterior.", "adversary.")):
             assert torch.equal(vae.state_dict()[name], weight), name
-    asked = torch.tensor([found.emotion("joy").condition])
+    target = torch.tensor([found.emotion("joy").condition])
 
     def posterior(context, reply):
         tokens = rows(tokenizer, (context, reply))
-        posterior = vae.encode(tokens, (tokens == BOS).int().argmax(1) + 1, asked)
+        posterior = vae.encode(tokens, (tokens == BOS).int().argmax(1) + 1, target)
         return torch.cat([posterior.mean, posterior.log_variance], 1)
 
     expected = posterior([], "so happy")

@@ -318,12 +318,12 @@ def test_a_file_that_is_no_gguf(tmp_path, content, cache):
 
 
 def test_a_repository_is_copied_without_pickles_and_code(folder, cache, monkeypatch):
-    asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *names, **options: asked.append(options) or str(folder))
+    target = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *names, **options: target.append(options) or str(folder))
     found = pull("owner/model")
     assert (found.name, found.folder, found.licence) == ("owner/model", cache / "owner--model", "cc-by-4.0")
     assert find_base("hf:owner/model") == found
-    (options,) = asked
+    (options,) = target
     assert not any(Path(name).match(pattern) for name in ("a.bin", "a.py", "a.pt") for pattern in options["allow_patterns"])
     assert json.loads((cache / "owner--model" / "base.json").read_text())["source"] == "hub owner/model"
 

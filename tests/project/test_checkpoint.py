@@ -165,15 +165,15 @@ def test_what_the_model_reads_changes_what_it_writes(tiny_checkpoint):
     """Emotion and context reach the scores: the likelihood of greedy text is not the same without them."""
     model = emogen.load(tiny_checkpoint)
     greedy = SamplingParams(temperature=0)
-    asked = {"joy": model.sample("joy", sampling=greedy), "sadness": model.sample("sadness", sampling=greedy)}
-    asked["context"] = model.sample("joy", context=["How was day 3?"], sampling=greedy)
-    assert len({sample.log_probability for (sample,) in asked.values()}) == 3
+    target = {"joy": model.sample("joy", sampling=greedy), "sadness": model.sample("sadness", sampling=greedy)}
+    target["context"] = model.sample("joy", context=["How was day 3?"], sampling=greedy)
+    assert len({sample.log_probability for (sample,) in target.values()}) == 3
 
 
-@pytest.mark.parametrize("asked", ["hunger", "joy=0.7,hunger=0.3", ""])
-def test_an_unknown_emotion_lists_the_allowed_ones(tiny_checkpoint, asked):
+@pytest.mark.parametrize("target", ["hunger", "joy=0.7,hunger=0.3", ""])
+def test_an_unknown_emotion_lists_the_allowed_ones(tiny_checkpoint, target):
     with pytest.raises(SettingsError, match="is not one of anger, disgust, fear, joy, neutral, sadness, surprise"):
-        emogen.load(tiny_checkpoint).sample(asked)
+        emogen.load(tiny_checkpoint).sample(target)
 
 
 def test_replies_need_an_emotion_each(tiny_checkpoint):

@@ -34,15 +34,15 @@ def recognizer():
 @pytest.fixture
 def held(engine, monkeypatch):
     """What the examples ask the engine for, and the replies that it then writes."""
-    asked = []
+    target = []
     write = engine.write
 
     def held_write(context, emotion=None, sampling=None, seed=0):
-        asked.append((list(context), emotion, seed, write(context, emotion, SamplingParams(max_tokens=12), seed)))
-        return asked[-1][-1]
+        target.append((list(context), emotion, seed, write(context, emotion, SamplingParams(max_tokens=12), seed)))
+        return target[-1][-1]
 
     monkeypatch.setattr(engine, "write", held_write)
-    return asked
+    return target
 
 
 def test_own_data_is_trained_on_sampled_and_measured(tmp_path, monkeypatch, capsys):
@@ -173,10 +173,10 @@ def test_the_guides_code_runs(code, tiny_checkpoint, monkeypatch, capsys):
 @pytest.mark.parametrize("command", re.findall(r"^\$ (.*)$", PAGE, flags=re.MULTILINE))
 def test_the_guides_commands_run(command, tiny_checkpoint, monkeypatch, emogen):
     monkeypatch.setenv("EMOGEN_CHECKPOINT", str(tiny_checkpoint))
-    said, _, asked = command.rpartition(" | ")
+    said, _, target = command.rpartition(" | ")
     lines = said.removeprefix("printf '").removesuffix("'").replace("\\n", "\n") or "Hello.\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
-    arguments = shlex.split(asked.partition(" > ")[0].replace("checkpoints/mine", str(tiny_checkpoint)))
+    arguments = shlex.split(target.partition(" > ")[0].replace("checkpoints/mine", str(tiny_checkpoint)))
     status, out, err = emogen(*arguments[1:])
     assert status == 0, err
     assert len(out.splitlines()) == sum(not line.startswith("/") for line in lines.splitlines())

@@ -124,16 +124,16 @@ def test_a_reply_is_that_of_the_model(serve, model):
     client, talk = serve(), ("How was day 3?", "Day 3 was great.", "And day 4?")
     body = {**said(*talk), "model": client.get("/v1/models").json()["data"][0]["id"]}
     for seed, emotion, control in ((1, "joy", "none"), (2, "joy=0.7,sadness=0.3", "guidance:3"), (3, "none", "bayes:1")):
-        asked = {**body, "seed": seed, "emotion": emotion, "control": control, "temperature": 0.7, "max_tokens": 9}
+        target = {**body, "seed": seed, "emotion": emotion, "control": control, "temperature": 0.7, "max_tokens": 9}
         options = {"temperature": 0.7, "max_tokens": 9}
         sampling = _sampling(model, control, **options)
         expected = model.reply(talk, None if emotion == "none" else emotion, sampling, seed)
-        answer = client.post(CHAT, json=asked)
+        answer = client.post(CHAT, json=target)
         assert content(answer) == expected.text
         assert answer.json()["usage"]["completion_tokens"] == expected.tokens
         assert answer.json()["usage"]["prompt_tokens"] == len(model.tokenizer.prefix(talk, 32))
         assert answer.json()["choices"][0]["finish_reason"] == ("stop" if expected.finished else "length")
-        assert streamed(client.post(CHAT, json={**asked, "stream": True})) == expected.text
+        assert streamed(client.post(CHAT, json={**target, "stream": True})) == expected.text
 
 
 def _sampling(model, control, **options):
@@ -143,22 +143,22 @@ def _sampling(model, control, **options):
 
 
 def test_strength_and_shares_reach_the_model(serve, model):
-    asked = {**said("How was day 3?"), "emotion": {"joy": 0.25, "sadness": 0.75}, "strength": 0.5, "seed": 4}
+    target = {**said("How was day 3?"), "emotion": {"joy": 0.25, "sadness": 0.75}, "strength": 0.5, "seed": 4}
     expected = model.reply("How was day 3?", model.emotion("joy=0.25,sadness=0.75", 0.5), seed=4).text
-    answer = serve().post(CHAT, json=asked)
+    answer = serve().post(CHAT, json=target)
     assert content(answer) == expected
     assert answer.json()["emogen"]["emotion"] == "joy=0.25,sadness=0.75"
     assert answer.json()["emogen"]["strength"] == 0.5
 
 
 def test_several_choices_whole_and_streamed(serve, model):
-    asked = {**said("How was day 3?"), "emotion": "joy", "seed": 5, "n": 3}
+    target = {**said("How was day 3?"), "emotion": "joy", "seed": 5, "n": 3}
     expected = [model.reply("How was day 3?", "joy", seed=seed).text for seed in (5, seed_of(5, 1), seed_of(5, 2))]
     client = serve()
-    whole = client.post(CHAT, json=asked).json()
+    whole = client.post(CHAT, json=target).json()
     assert [choice["message"]["content"] for choice in whole["choices"]] == expected
     assert len(set(whole["emogen"]["ids"])) == 3
-    answer = client.post(CHAT, json={**asked, "stream": True, "stream_options": {"include_usage": True}})
+    answer = client.post(CHAT, json={**target, "stream": True, "stream_options": {"include_usage": True}})
     assert [streamed(answer, index) for index in range(3)] == expected
     assert events(answer)[-1]["usage"] == whole["usage"]
 
@@ -172,14 +172,14 @@ def test_without_a_seed_replies_differ(serve):
 
 
 def test_a_stop_cuts_whole_and_streamed(serve, model):
-    asked = {**said("How was day 3?"), "emotion": "joy", "seed": 6, "max_tokens": 30}
+    target = {**said("How was day 3?"), "emotion": "joy", "seed": 6, "max_tokens": 30}
     text = model.reply("How was day 3?", "joy", _sampling(model, "guidance:1.5", max_tokens=30), 6).text
     stop = text[len(text) // 2 :][:2]
     for stops in (stop, [stop, "never there"]):
-        answer = serve().post(CHAT, json={**asked, "stop": stops})
+        answer = serve().post(CHAT, json={**target, "stop": stops})
         assert content(answer) == text[: text.index(stop)].strip()
         assert answer.json()["choices"][0]["finish_reason"] == "stop"
-        assert streamed(serve().post(CHAT, json={**asked, "stop": stops, "stream": True})) == content(answer)
+        assert streamed(serve().post(CHAT, json={**target, "stop": stops, "stream": True})) == content(answer)
 
 
 def test_more_tokens_than_allowed_are_as_many_as_allowed(serve):
@@ -217,12 +217,12 @@ def test_a_refusal_tells_no_path(serve, model):
 
 
 def test_post_changes_the_text(serve, model):
-    asked = {**said("How was day 3?"), "emotion": "joy", "seed": 8, "temperature": 2.0}
-    plain = content(serve().post(CHAT, json=asked))
+    target = {**said("How was day 3?"), "emotion": "joy", "seed": 8, "temperature": 2.0}
+    plain = content(serve().post(CHAT, json=target))
     from emogen.decoding.postprocessing import parse_postprocessing
 
-    assert content(serve().post(CHAT, json={**asked, "post": "spacing,case"})) == parse_postprocessing("spacing,case")(plain)
-    assert refused(serve().post(CHAT, json={**asked, "post": "case", "stream": True}), 400)["param"] == "post"
+    assert content(serve().post(CHAT, json={**target, "post": "spacing,case"})) == parse_postprocessing("spacing,case")(plain)
+    assert refused(serve().post(CHAT, json={**target, "post": "case", "stream": True}), 400)["param"] == "post"
 
 
 def test_a_system_message_is_not_read_and_text_parts_are_one_text(serve, model):
@@ -366,30 +366,30 @@ def test_whatever_an_assistant_may_have_said(serve, model, answered, read):
 
 @pytest.mark.parametrize("seed", [-1, -(2**63), 2**63 - 1])
 def test_seeds_are_those_of_the_api(serve, model, seed):
-    asked = {**said("How was day 3?"), "emotion": "joy", "seed": seed, "n": 2}
+    target = {**said("How was day 3?"), "emotion": "joy", "seed": seed, "n": 2}
     client = serve()
-    first, second = client.post(CHAT, json=asked).json(), client.post(CHAT, json=asked).json()
+    first, second = client.post(CHAT, json=target).json(), client.post(CHAT, json=target).json()
     assert first["choices"] == second["choices"]
     assert first["emogen"]["seed"] == seed
-    assert content(client.post(CHAT, json=asked)) == model.reply("How was day 3?", "joy", seed=seed % 2**63).text
+    assert content(client.post(CHAT, json=target)) == model.reply("How was day 3?", "joy", seed=seed % 2**63).text
 
 
 def test_no_probability_mass_is_the_likeliest_token(serve, model):
-    asked = {**said("How was day 3?"), "emotion": "joy", "seed": 5}
+    target = {**said("How was day 3?"), "emotion": "joy", "seed": 5}
     greedy = model.reply("How was day 3?", "joy", replace(model.default_sampling, temperature=0.0)).text
-    assert content(serve().post(CHAT, json={**asked, "top_p": 0})) == greedy
-    assert content(serve().post(CHAT, json={**asked, "top_p": 0.0, "temperature": 2})) == greedy
+    assert content(serve().post(CHAT, json={**target, "top_p": 0})) == greedy
+    assert content(serve().post(CHAT, json={**target, "top_p": 0.0, "temperature": 2})) == greedy
 
 
 def test_usage_is_null_until_it_is_known(serve):
-    asked = {**said("hello"), "emotion": "joy", "stream": True, "max_tokens": 3}
-    *before, last = events(serve().post(CHAT, json={**asked, "stream_options": {"include_usage": True}}))
+    target = {**said("hello"), "emotion": "joy", "stream": True, "max_tokens": 3}
+    *before, last = events(serve().post(CHAT, json={**target, "stream_options": {"include_usage": True}}))
     assert len(before) > 2
     assert all(event["usage"] is None and event["choices"] for event in before)
     assert last["usage"]["completion_tokens"] > 0
     assert last["choices"] == []
     for options in (None, {}, {"include_usage": False}, {"include_usage": None}):
-        assert not any("usage" in event for event in events(serve().post(CHAT, json={**asked, "stream_options": options})))
+        assert not any("usage" in event for event in events(serve().post(CHAT, json={**target, "stream_options": options})))
 
 
 @pytest.mark.parametrize("route", ["/health", "/metrics", "/v1/models", "/v1/models/lm"])
@@ -850,13 +850,13 @@ def test_a_client_that_leaves_ends_the_writing(model, stream, caplog):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "conditioning"),
     [
         (BusyError("the engine was closed"), "the engine was closed"),
         (ValueError(SECRET), "the server failed; its log says where"),
     ],
 )
-def test_an_error_in_mid_stream_is_an_event(model, error, told, caplog):
+def test_an_error_in_mid_stream_is_an_event(model, error, conditioning, caplog):
     engine = Scripted(model)
     app = build_app(ServerSettings(), engine)
 
@@ -872,7 +872,7 @@ def test_an_error_in_mid_stream_is_an_event(model, error, told, caplog):
 
     *_, text, last = [json.loads(line.removeprefix("data: ")) for line in asyncio.run(fail()).split("\n\n") if line]
     assert text["choices"][0]["delta"]["content"] == "Well"
-    assert last["error"]["message"].startswith(told)
+    assert last["error"]["message"].startswith(conditioning)
     assert ("ValueError" in caplog.text) == isinstance(error, ValueError)
     assert "Rumpel" not in caplog.text
 
@@ -928,5 +928,5 @@ def test_a_policy_that_does_not_fit_is_told_at_the_start(engine):
 
 def test_default_control_is_the_models_own(serve, model):
     assert model.default_sampling.control == Control(guidance=1.5)
-    asked = {**said("How was day 3?"), "emotion": "joy", "seed": 1}
-    assert content(serve().post(CHAT, json=asked)) == content(serve().post(CHAT, json={**asked, "control": "guidance:1.5"}))
+    target = {**said("How was day 3?"), "emotion": "joy", "seed": 1}
+    assert content(serve().post(CHAT, json=target)) == content(serve().post(CHAT, json={**target, "control": "guidance:1.5"}))

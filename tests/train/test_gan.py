@@ -562,8 +562,8 @@ def test_the_guide_rewards_the_emotion_that_was_asked_for():
     starts = replies.generated.reply_start.tolist()
     texts = [Words().decode(row[start:]) for row, start in zip(replies.generated.tokens.tolist(), starts, strict=True)]
     own = emotion_probabilities(classifier, texts)
-    asked = batch.emotion.repeat_interleave(3, 0)
-    expected = 2 * torch.where(asked[:, 0] == 1, own[:, 2], torch.where(asked[:, 1] == 1, own[:, 0], 0.0))
+    target = batch.emotion.repeat_interleave(3, 0)
+    expected = 2 * torch.where(target[:, 0] == 1, own[:, 2], torch.where(target[:, 1] == 1, own[:, 0], 0.0))
     torch.testing.assert_close(found, expected)
 
 

@@ -71,11 +71,11 @@ class Linear(nn.Module):
     def __init__(self, vocabulary, scale):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, vocabulary, _weight=torch.eye(vocabulary))
-        self.worth = nn.Parameter(torch.randn(vocabulary, generator=torch.Generator().manual_seed(7)) * scale)
+        self.reward = nn.Parameter(torch.randn(vocabulary, generator=torch.Generator().manual_seed(7)) * scale)
 
     def forward(self, tokens, emotion, vectors=None):
         vectors = self.embedding(tokens) if vectors is None else vectors
-        by_place = (vectors @ self.worth) * (1 + torch.arange(tokens.shape[1])) * (1 + emotion[:, :1])
+        by_place = (vectors @ self.reward) * (1 + torch.arange(tokens.shape[1])) * (1 + emotion[:, :1])
         return (by_place * present_tokens(tokens)).sum(1)
 
 
@@ -183,7 +183,7 @@ def test_the_gradient_of_one_word_is_exact_as_the_temperature_falls(backbone):
     assert agreement > 0.995
     assert float(found.norm() / exact.norm()) == pytest.approx(1, abs=0.1)
     assert cosine(20.0)[1] < agreement
-    discriminator.worth.data = discriminator.worth.data.roll(1)
+    discriminator.reward.data = discriminator.reward.data.roll(1)
     assert cosine(0.1)[1] < 0.9
 
 
@@ -233,7 +233,7 @@ def test_it_is_what_automatic_differentiation_gives(reading, backbone):
 def test_whether_to_end_is_learnt(backbone):
     """A score that prefers longer replies by far: nearly the exact gradient over the 15 replies of up to three tokens."""
     model, real, discriminator = tiny_language(backbone), two_conditions(), Linear(7, scale=0.0)
-    discriminator.worth.data[[5, 6]] = torch.tensor([0.1, 0.12])
+    discriminator.reward.data[[5, 6]] = torch.tensor([0.1, 0.12])
     replies = [(*words, EOS) for length in range(3) for words in itertools.product((5, 6), repeat=length)]
     replies += itertools.product((5, 6), repeat=3)
     rows = [
@@ -365,7 +365,7 @@ def test_it_teaches_a_generator_which_word_is_real():
     """A discriminator that likes word 6 alone: after 30 updates every other word is rare."""
     model, real = tiny_language(), two_conditions()
     discriminator = Linear(7, 0.0)
-    discriminator.worth.data[6] = 1.0
+    discriminator.reward.data[6] = 1.0
     optimizer = torch.optim.Adam(model.parameters(), 0.1)
     for seed in range(30):
         generated = sampled(model, real, 8, 2, seed)

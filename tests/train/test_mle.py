@@ -50,8 +50,8 @@ def test_four_examples_are_learnt_by_heart(backbone):
     model, examples = generator(backbone), four_examples()
     figures = train(model, examples, MleConfig(learning_rate=1e-2, emotion_dropout=0.0, precision="float32"), 150)
     assert figures[-1]["nll"] < 0.05 < figures[0]["nll"]
-    places = torch.arange(7)
-    prefix = examples.tokens.masked_fill(places >= examples.reply_start[:, None], PAD)[:, :4]
+    positions = torch.arange(7)
+    prefix = examples.tokens.masked_fill(positions >= examples.reply_start[:, None], PAD)[:, :4]
     given = PromptBatch(prefix, examples.reply_start, examples.emotion)
     model.eval()
     found = generate(model, given, 6, chooser(SamplingParams(temperature=0), torch.zeros(4, 6)))

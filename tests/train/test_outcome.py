@@ -16,16 +16,18 @@ def logged(folder, *entries):
 
 def test_a_generator_that_hardly_moved_is_told(tmp_path):
     """0.0016 nats a token, 12.5 tokens: sqrt(0.02 / 2) = 0.1."""
-    told = describe_adversarial(logged(tmp_path, {"accuracy": 0.5}, {"kl": 0.0016, "length": 12.5, "accuracy": 0.53}))
-    assert "hardly moved (KL to its start 0.0016 nats a token, 53% of pairs told apart)" in told
-    assert "at most 10% of its replies differ" in told
-    assert "--learning-rate" in told
+    conditioning = describe_adversarial(logged(tmp_path, {"accuracy": 0.5}, {"kl": 0.0016, "length": 12.5, "accuracy": 0.53}))
+    assert "hardly moved (KL to its start 0.0016 nats a token, 53% of pairs told apart)" in conditioning
+    assert "at most 10% of its replies differ" in conditioning
+    assert "--learning-rate" in conditioning
 
 
 def test_a_generator_that_moved_is_told_without_advice(tmp_path):
     """0.02 nats a token, 16 tokens: sqrt(0.16) = 0.4."""
-    told = describe_adversarial(logged(tmp_path, {"kl": 0.02, "length": 16.0, "accuracy": 0.71}, {"held_out": {"nll": 4.0}}))
-    assert told == "the generator moved: KL to its start 0.02 nats a token, 71% of pairs told apart"
+    conditioning = describe_adversarial(
+        logged(tmp_path, {"kl": 0.02, "length": 16.0, "accuracy": 0.71}, {"held_out": {"nll": 4.0}})
+    )
+    assert conditioning == "the generator moved: KL to its start 0.02 nats a token, 71% of pairs told apart"
 
 
 def test_a_run_that_ended_in_its_warm_up_is_told(tmp_path):
@@ -34,9 +36,9 @@ def test_a_run_that_ended_in_its_warm_up_is_told(tmp_path):
 
 def test_a_classifier_is_compared_with_the_commonest_label():
     """One label for all: accuracy 64 of 100; F1 of that label 2 * .64 / 1.64 = .78, of the other 0."""
-    told = describe_classifier(np.array([[64, 0], [36, 0]]), ("joy", "fear"))
-    assert told.startswith("100 held-out rows: accuracy 0.64, macro-F1 0.39; always joy: 0.64, 0.39")
-    assert "no better than a constant" in told
+    conditioning = describe_classifier(np.array([[64, 0], [36, 0]]), ("joy", "fear"))
+    assert conditioning.startswith("100 held-out rows: accuracy 0.64, macro-F1 0.39; always joy: 0.64, 0.39")
+    assert "no better than a constant" in conditioning
     assert "constant" not in describe_classifier(np.array([[55, 5], [5, 35]]), ("joy", "fear"))
 
 

@@ -265,11 +265,11 @@ def test_what_the_new_folder_says(tiny_checkpoint, tmp_path):
     trained_on = [pair for pair in pairs_of(load(tiny_checkpoint).labels) if pair.context not in held_out]
     assert set(fingerprints(text for pair in trained_on for text in (pair.better, pair.worse)).tolist()) <= seen
     assert set(read_fingerprints(tiny_checkpoint).tolist()) <= seen
-    told = json.loads((found.folder / "train.json").read_text(encoding="utf-8"))
-    assert told["command"] == "train-feedback"
-    assert (told["rows"], told["finished"], told["steps"]) == ({"train": 9, "valid": 3}, True, 12)
-    assert told["start"] == str(tiny_checkpoint)
-    assert "How was day" not in json.dumps(told)
+    conditioning = json.loads((found.folder / "train.json").read_text(encoding="utf-8"))
+    assert conditioning["command"] == "train-feedback"
+    assert (conditioning["rows"], conditioning["finished"], conditioning["steps"]) == ({"train": 9, "valid": 3}, True, 12)
+    assert conditioning["start"] == str(tiny_checkpoint)
+    assert "How was day" not in json.dumps(conditioning)
     assert "train-feedback" in (found.folder / "README.md").read_text(encoding="utf-8")
 
 

@@ -300,7 +300,7 @@ def changed(module, before):
     return any(not torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def asked(reply_tokens):
+def target(reply_tokens):
     """Rows as a batch without context."""
     return Batch(reply_tokens, torch.ones(len(reply_tokens), dtype=torch.long), EMOTION.repeat(len(reply_tokens), 1))
 
@@ -316,7 +316,7 @@ def test_a_refreshed_discriminator_gives_rewards_that_differ_again(reading):
     assert before.min() > 200
     assert (-before).sigmoid().max() == 0
     others = {name: value.clone() for name, value in discriminator.state_dict().items() if not name.startswith("head")}
-    refresh_discriminator(discriminator, asked(REAL), generated)
+    refresh_discriminator(discriminator, target(REAL), generated)
     after = whole(discriminator, REAL).repeat_interleave(2) - whole(discriminator, generated)
     assert float(after.mean()) == pytest.approx(3, rel=1e-4)
     torch.testing.assert_close(after, before * 3 / before.mean(), rtol=1e-3, atol=1e-4)
@@ -330,7 +330,7 @@ def test_scores_that_are_near_stay(distance):
     found = whole(discriminator, REAL).mean() - whole(discriminator, FALSE).mean()
     discriminator.head.weight.data *= distance / found
     before = weights(discriminator)
-    refresh_discriminator(discriminator, asked(REAL), FALSE)
+    refresh_discriminator(discriminator, target(REAL), FALSE)
     assert not changed(discriminator, before)
 
 
@@ -340,7 +340,7 @@ def test_the_last_layer_of_a_likelihood_ratio():
     reader.bias.data[5:7] = 60.0
     discriminator = LikelihoodRatioDiscriminator([reader], tiny_generator())
     before = weights(reader)
-    refresh_discriminator(discriminator, asked(REAL), FALSE)
+    refresh_discriminator(discriminator, target(REAL), FALSE)
     assert float(whole(discriminator, REAL).mean() - whole(discriminator, FALSE).mean()) == pytest.approx(3, rel=1e-4)
     assert not changed(reader, before)
 

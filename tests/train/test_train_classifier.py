@@ -279,13 +279,13 @@ def test_the_best_look_is_kept(two_moods):
     assert best["held_out"]["error"] == min(look["held_out"]["error"] for look in looks)
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("auto", True), ("yes", True), ("no", False)])
-def test_several_labels_a_row_are_noticed(elsewhere, asked, expected):
+@pytest.mark.parametrize(("target", "expected"), [("auto", True), ("yes", True), ("no", False)])
+def test_several_labels_a_row_are_noticed(elsewhere, target, expected):
     rows = [
         {"reply": f"So {n} it goes.", "emotion": "joy,fear" if n in (3, 4) else "joy", "split": "valid" if n > 15 else "train"}
         for n in range(20)
     ]
-    settings = ClassifierSettings(**TINY, backbone="ngrams", steps=2, multi_label=asked, out="mine")
+    settings = ClassifierSettings(**TINY, backbone="ngrams", steps=2, multi_label=target, out="mine")
     folder = fit_classifier([str(write(elsewhere / "rows.jsonl", rows))], Reading(), settings)
     assert config(folder)["multi_label"] is expected
     assert len(config(folder)["thresholds"]) == (7 if expected else 0)

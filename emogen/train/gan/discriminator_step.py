@@ -68,16 +68,16 @@ def discriminator_loss(discriminator: AnyDiscriminator, real: Batch, generated: 
 
 def _told_apart(scores: Tensor, real: bool, tokens: Tensor, reply_start: Tensor) -> Tensor:
     """The cross-entropy at the prefixes from the one before the reply on."""
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    seen = (places >= reply_start[:, None] - 1) & present_tokens(tokens)
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    seen = (positions >= reply_start[:, None] - 1) & present_tokens(tokens)
     return joint_mean(prefix_cross_entropy(scores, real, seen), int(seen.sum()))
 
 
 def cut_to(batch: Batch, max_tokens: int) -> Batch:
     """Rows whose replies are no longer than a generator may write, so that length alone does not give them away."""
     ends = batch.reply_start + max_tokens
-    places = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    tokens = batch.tokens.masked_fill(places >= ends[:, None], PAD)
+    positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    tokens = batch.tokens.masked_fill(positions >= ends[:, None], PAD)
     return replace(batch, tokens=tokens)
 
 

@@ -34,7 +34,7 @@ class Guide:
     columns: Tensor
     tokenizer: Tokenizer
 
-    def worth(self, tokens: Tensor, reply_start: Tensor, emotion: Tensor) -> Tensor:
+    def reward(self, tokens: Tensor, reply_start: Tensor, emotion: Tensor) -> Tensor:
         """The probability [rows] of the emotion that was asked for, in nothing but the reply; 0 where none was.
 
         Args:

@@ -164,9 +164,9 @@ def refresh_discriminator(discriminator: AnyDiscriminator, real: Batch, generate
 
     Source: temperature scaling, Guo et al. 2017, On Calibration of Modern Neural Networks.
     """
-    asked = real.emotion.repeat_interleave(len(generated) // len(real), 0)
+    target = real.emotion.repeat_interleave(len(generated) // len(real), 0)
     on_real = of_whole_texts(score(discriminator, real.tokens, real.emotion), real.tokens)
-    on_generated = of_whole_texts(score(discriminator, generated, asked), generated)
+    on_generated = of_whole_texts(score(discriminator, generated, target), generated)
     distance = float(joint_mean(on_real.mean() - on_generated.mean(), len(real)))
     for weight in discriminator.last_layer():
         weight.mul_(_DISTANCE / max(distance, _DISTANCE))

@@ -109,12 +109,12 @@ def _latents(models: Adversaries, real: Batch, config: GanConfig, draws: Counter
 @torch.no_grad()
 def gather_experience(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: CounterRNG) -> Trajectory:
     """What each token of the replies is worth by the config's estimator and the guide, less the baseline."""
-    returns, worth = _judged(models, real, replies, config, draws)
-    figures = {"reward": float(joint_mean(worth.mean(), len(worth)))} if len(worth) else {}
+    returns, reward = _judged(models, real, replies, config, draws)
+    figures = {"reward": float(joint_mean(reward.mean(), len(reward)))} if len(reward) else {}
     returns = config.discriminator_reward * returns
     if models.guide:
-        asked = real.emotion.repeat_interleave(config.samples, 0)
-        emotion = models.guide.worth(replies.generated.tokens, replies.generated.reply_start, asked)
+        target = real.emotion.repeat_interleave(config.samples, 0)
+        emotion = models.guide.reward(replies.generated.tokens, replies.generated.reply_start, target)
         returns = returns + config.emotion_reward * emotion[:, None] * replies.mask
         figures["emotion_reward"] = float(joint_mean(emotion.mean(), len(emotion)))
     return Trajectory(_advantages(returns, replies.mask, config), figures)
@@ -142,9 +142,9 @@ def _advantages(returns: Tensor, mask: Tensor, config: GanConfig) -> Tensor:
         returns = leave_one_out(returns.view(grouped), mask.view(grouped)).view(mask.shape)
     if config.scale_advantages == "no":
         return returns
-    places = total(mask.sum()).clamp(min=1)
-    mean = total(returns.sum()) / places
-    deviation = (total(((returns - mean) * mask).square().sum()) / places).sqrt()
+    positions = total(mask.sum()).clamp(min=1)
+    mean = total(returns.sum()) / positions
+    deviation = (total(((returns - mean) * mask).square().sum()) / positions).sqrt()
     return returns / deviation.clamp(min=_LEAST_DEVIATION)
 
 

@@ -33,9 +33,9 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def rows(self, places: Sequence[int]) -> Labelled:
+    def rows(self, positions: Sequence[int]) -> Labelled:
         """The texts at the given places."""
-        return Labelled([self.texts[place] for place in places], self.targets[list(places)])
+        return Labelled([self.texts[place] for place in positions], self.targets[list(positions)])
 
 
 def labelled_batches(data: Labelled, size: int, seed: int, start: int = 0) -> Iterator[Labelled]:
@@ -47,8 +47,8 @@ def labelled_batches(data: Labelled, size: int, seed: int, start: int = 0) -> It
     if not len(data):
         raise DataError("no row to train a classifier on")
     lengths = np.array([len(text.sizes) for text in data.texts])
-    for places in batch_rows(lengths, size, seed, start):
-        yield data.rows(places.tolist())
+    for positions in batch_rows(lengths, size, seed, start):
+        yield data.rows(positions.tolist())
 
 
 def train_classifier(

@@ -143,7 +143,7 @@ class _Noise:
 
     def __init__(self, draws: CounterRNG, mask: Tensor, number: int, vocabulary: int) -> None:
         rows, times = mask.nonzero().unbind(1)
-        self.places = torch.stack([_integers(draws, rows, times, each) for each in range(number)])
+        self.positions = torch.stack([_integers(draws, rows, times, each) for each in range(number)])
         self.ids = _integers(CounterRNG(draws.key), torch.arange(vocabulary, device=rows.device), -1, -1)
 
     def exponentials(self, draw: int, part: slice) -> Tensor:
@@ -151,7 +151,7 @@ class _Noise:
 
         Source: rounds of MurmurHash3's 32-bit finaliser (Appleby 2011).
         """
-        value: Tensor = self.places[draw, part, None] ^ self.ids
+        value: Tensor = self.positions[draw, part, None] ^ self.ids
         value ^= (value >> 16) & 0xFFFF
         value *= _FACTORS[0]
         value ^= (value >> 13) & 0x7FFFF
@@ -195,9 +195,9 @@ def _word_slopes(discriminator: Discriminator, real: Batch, tokens: Tensor, chun
     losses, gradients = [], []
     with without_dropout(discriminator):
         pieces = (torch.split(rows, chunk) for rows in (tokens, emotion, real_scores))
-        for own, asked, rival in zip(*pieces, strict=True):
+        for own, target, rival in zip(*pieces, strict=True):
             vectors = discriminator.embedding(own).detach().requires_grad_()
-            losses.append(functional.softplus(rival - of_whole_texts(discriminator(own, asked, vectors), own)))
+            losses.append(functional.softplus(rival - of_whole_texts(discriminator(own, target, vectors), own)))
             gradients.append(torch.autograd.grad(losses[-1].sum() / len(tokens), vectors)[0])
     return torch.cat(losses).detach(), torch.cat(gradients)
 
@@ -219,25 +219,25 @@ def _score_slopes(generator: Generator, states: Tensor, words: _Words, relaxatio
 
 def _relaxed_slopes(scores: Tensor, words: _Words, part: slice, relaxation: Relaxation) -> Tensor:
     """Slopes [places in the part, vocabulary] by the scores; computed in pieces that a processor's cache holds."""
-    worth = (words.gradients[part] @ words.vectors.T).float()
-    for at in range(0, len(worth), _PIECE):
+    reward = (words.gradients[part] @ words.vectors.T).float()
+    for at in range(0, len(reward), _PIECE):
         piece = slice(at, at + _PIECE)
-        places = slice(part.start + at, min(part.start + at + _PIECE, part.stop))
-        worth[piece] = _slopes_at(scores[piece].float().softmax(-1), worth[piece], words, places, relaxation)
-    return worth
+        positions = slice(part.start + at, min(part.start + at + _PIECE, part.stop))
+        reward[piece] = _slopes_at(scores[piece].float().softmax(-1), reward[piece], words, positions, relaxation)
+    return reward
 
 
-def _slopes_at(probabilities: Tensor, worth: Tensor, words: _Words, places: slice, relaxation: Relaxation) -> Tensor:
-    taken, going_on = words.taken[places], (1 - probabilities[:, EOS]).clamp(min=_RAREST)
-    wanted = _end_slopes(probabilities, going_on, taken == EOS, words.advantages[places])
+def _slopes_at(probabilities: Tensor, reward: Tensor, words: _Words, positions: slice, relaxation: Relaxation) -> Tensor:
+    taken, going_on = words.taken[positions], (1 - probabilities[:, EOS]).clamp(min=_RAREST)
+    wanted = _end_slopes(probabilities, going_on, taken == EOS, words.advantages[positions])
     probabilities = probabilities.div_(going_on[:, None])
     probabilities[:, EOS] = 0.0
     share = (taken != EOS)[:, None] / (relaxation.temperature * relaxation.noises)
     for draw in range(relaxation.noises):
-        perturbed = perturbed_scores(probabilities, taken, words.noise.exponentials(draw, places))
+        perturbed = perturbed_scores(probabilities, taken, words.noise.exponentials(draw, positions))
         word = perturbed.div_(relaxation.temperature).softmax(-1)
-        mean = (word * worth).sum(-1, keepdim=True)
-        wanted += word.mul_(share).mul_(worth - mean)
+        mean = (word * reward).sum(-1, keepdim=True)
+        wanted += word.mul_(share).mul_(reward - mean)
     return wanted
 
 

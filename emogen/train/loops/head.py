@@ -34,14 +34,14 @@ def train_head(
     for batch in batches:
         moved = batch.to(device)
         with mixed_precision(config.precision, device):
-            nll, places = head_nll(generator, head, moved, _at_random(moved, state.random))
-        loss = nll.sum() / places
+            nll, positions = head_nll(generator, head, moved, _at_random(moved, state.random))
+        loss = nll.sum() / positions
         update(loss, state.optimizers["head"], scheduled(config.learning_rate, state), state)
         state.step += 1
         yield Step(state.step, {"nll": float(loss.detach())})
 
 
-def head_nll(generator: Generator, head: EmotionHead, batch: Batch, told: Tensor) -> tuple[Tensor, Tensor]:
+def head_nll(generator: Generator, head: EmotionHead, batch: Batch, conditioning: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the emotions at each reply token [places], in nats, and how many of them have an emotion.
 
     Args:
@@ -52,7 +52,7 @@ def head_nll(generator: Generator, head: EmotionHead, batch: Batch, told: Tensor
     """
     mask = reply_mask(batch.tokens, batch.reply_start)
     with torch.no_grad():
-        states = generator(batch.tokens, with_no_latent(generator, told))[:, :-1][mask].float()
+        states = generator(batch.tokens, with_no_latent(generator, conditioning))[:, :-1][mask].float()
     tokens = batch.tokens[:, 1:][mask]
     scores = head(states, output_vectors(generator, tokens).float(), tokens)
     emotion = batch.emotion[:, None, :-1].expand(-1, mask.shape[1], -1)[mask]

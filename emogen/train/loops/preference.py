@@ -44,12 +44,12 @@ class PairRows:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def batch(self, places: Sequence[int]) -> Batch:
-        """The better replies of the pairs at `places`, and behind them the worse ones in the same order."""
-        rows = [torch.tensor(side[place]) for side in (self.better, self.worse) for place in places]
-        starts = torch.tensor([self.starts[place] for place in places])
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """The better replies of the pairs at `positions`, and behind them the worse ones in the same order."""
+        rows = [torch.tensor(side[place]) for side in (self.better, self.worse) for place in positions]
+        starts = torch.tensor([self.starts[place] for place in positions])
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
-        return Batch(tokens, starts.repeat(2), self.emotion[list(places)].repeat(2, 1))
+        return Batch(tokens, starts.repeat(2), self.emotion[list(positions)].repeat(2, 1))
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def rated_rows(ratings: Sequence[Rating], tokenizer: Tokenizer, limits: Limits) 
 
 def rated_batches(rows: RatedRows, before: Tensor, size: int, seed: int, start: int = 0) -> Iterator[RatedBatch]:
     """Yield batches without end; arguments as for `pair_batches`."""
-    for places in _places(rows.rows, size, seed, start):
-        yield RatedBatch(PairBatch(rows.rows.batch(places.tolist()), before[:, places]), rows.good[places])
+    for positions in _places(rows.rows, size, seed, start):
+        yield RatedBatch(PairBatch(rows.rows.batch(positions.tolist()), before[:, positions]), rows.good[positions])
 
 
 def fitting(pairs: Sequence[Opined], tokenizer: Tokenizer, limits: Limits) -> list[Opined]:
@@ -138,8 +138,8 @@ def pair_batches(rows: PairRows, before: Tensor, size: int, seed: int, start: in
         seed: of the order.
         start: number of batches to pass over.
     """
-    for places in _places(rows, size, seed, start):
-        yield PairBatch(rows.batch(places.tolist()), before[:, places])
+    for positions in _places(rows, size, seed, start):
+        yield PairBatch(rows.batch(positions.tolist()), before[:, positions])
 
 
 def _places(rows: PairRows, size: int, seed: int, start: int) -> Iterator[NDArray[np.int64]]:

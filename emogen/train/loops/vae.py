@@ -53,13 +53,13 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
         # With dropout the rate in training would be a fifth below the one in use; what z holds is bounded by the rate anyway.
         vae.encoder.eval()
         moved = batch.to(device)
-        told = drop_emotion(moved, config.emotion_dropout, state.random).emotion
+        conditioning = drop_emotion(moved, config.emotion_dropout, state.random).emotion
         noise = moved.own(torch.randn(moved.whole, vae.config.decoder.latent, generator=state.random))
         with mixed_precision(config.precision, device):
-            posterior = vae.encode(moved.tokens, moved.reply_start, told)
+            posterior = vae.encode(moved.tokens, moved.reply_start, conditioning)
             latent = posterior.sample(noise.to(device))
-            condition = torch.cat([told, latent], 1)
-            prior = vae.decoder.prior(told)
+            condition = torch.cat([conditioning, latent], 1)
+            prior = vae.decoder.prior(conditioning)
             nll, mask = reply_nll(vae.decoder, moved.tokens, moved.reply_start, condition)
             usual = total(moved.emotion[:, :-1].sum(0)) / moved.whole
             adversary = vae.adversary_loss(latent, moved.emotion[:, :-1], usual).sum()

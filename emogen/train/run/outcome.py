@@ -34,11 +34,11 @@ def describe_adversarial(folder: Path) -> str:
         )
     last = updates[-1]
     moved = math.sqrt(max(last["kl"], 0.0) * last["length"] / 2)
-    told = f"KL to its start {last['kl']:.2g} nats a token, {last['accuracy']:.0%} of pairs told apart"
+    conditioning = f"KL to its start {last['kl']:.2g} nats a token, {last['accuracy']:.0%} of pairs told apart"
     if moved >= LEAST_MOVED:
-        return f"the generator moved: {told}"
+        return f"the generator moved: {conditioning}"
     return (
-        f"the generator hardly moved ({told}): at most {moved:.0%} of its replies differ from the starting model's; "
+        f"the generator hardly moved ({conditioning}): at most {moved:.0%} of its replies differ from the starting model's; "
         "raise --learning-rate (three times as high), --steps or --minutes, or lower --kl-weight"
     )
 
@@ -59,13 +59,13 @@ def describe_classifier(counts: NDArray[np.int64], labels: tuple[str, ...]) -> s
         return ""
     accuracy, commonest = float(np.trace(counts)) / rows, int(counts.sum(1).argmax())
     share = float(counts.sum(1).max()) / rows
-    told = (
+    conditioning = (
         f"{rows:,} held-out rows: accuracy {accuracy:.2f}, macro-F1 {_macro_f1(counts):.2f}; "
         f"always {labels[commonest]}: {share:.2f}, {2 * share / (1 + share) / len(labels):.2f}"
     )
     if wilson_low(accuracy, rows) > share:
-        return told
-    return f"{told}; that is no better than a constant: give it more rows or epochs, or another --backbone"
+        return conditioning
+    return f"{conditioning}; that is no better than a constant: give it more rows or epochs, or another --backbone"
 
 
 def wilson_low(share: float, rows: int) -> float:

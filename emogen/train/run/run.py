@@ -146,11 +146,11 @@ def explaining(config: RunConfig, folder: Path, state: TrainState | None = None)
 def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: Path, watch: RunHooks) -> None:
     meanwhile = _Meanwhile()
     began = time.monotonic() - state.figures.get("elapsed", 0.0)
-    with _stop_requests() as asked, _progress(state, config) as bar:
+    with _stop_requests() as target, _progress(state, config) as bar:
         while not _done(state, config):
             step = next(loop)
             meanwhile.add(step.figures)
-            state.figures["elapsed"], stop = _agreed(time.monotonic() - began, asked)
+            state.figures["elapsed"], stop = _agreed(time.monotonic() - began, target)
             state.progress = _share_done(state, config)
             if step.words and is_main_process():
                 _log(folder, state, {"words": step.words})
@@ -167,9 +167,9 @@ def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder:
         bar.update(state.step - bar.n)
 
 
-def _agreed(elapsed: float, asked: list[int]) -> tuple[float, int]:
+def _agreed(elapsed: float, target: list[int]) -> tuple[float, int]:
     """The first process's clock, and a signal that came to any process; 0 where none did."""
-    clock, signalled = largest([elapsed if is_main_process() else 0.0, asked[0] if asked else 0])
+    clock, signalled = largest([elapsed if is_main_process() else 0.0, target[0] if target else 0])
     return clock, int(signalled)
 
 
@@ -316,19 +316,19 @@ def _show(bar: tqdm[None], state: TrainState, config: RunConfig, figures: dict[s
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
     """A list that the first SIGINT or SIGTERM is put into; a second SIGINT interrupts as usual."""
-    asked: list[int] = []
+    target: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
+        if target and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.append(number)
+        target.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield target
         return
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield target
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
