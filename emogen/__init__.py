@@ -33,7 +33,7 @@ from emogen.version import __version__
 if TYPE_CHECKING:
     from emogen.checkpoint import EmotionModel, load
     from emogen.decoding.control import Control
-    from emogen.decoding.sampling import SamplingParams
+    from emogen.decoding.params import SamplingParams
     from emogen.decoding.texts import Sample
     from emogen.dialogue.engine import Engine
     from emogen.dialogue.session import Session, SessionConfig
@@ -59,7 +59,7 @@ _HOMES = {
     "Engine": "emogen.dialogue.engine",
     "SessionConfig": "emogen.dialogue.session",
     "Sample": "emogen.decoding.texts",
-    "SamplingParams": "emogen.decoding.sampling",
+    "SamplingParams": "emogen.decoding.params",
     "Session": "emogen.dialogue.session",
     "load": "emogen.checkpoint",
     "load_recognizer": "emogen.recognition.recognizer",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from emogen.data.batches import Limits
 from emogen.decoding.calibration import Calibration, read_calibration
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.decoding.texts import Guide, Prompt, Sample, TextGenerator, sample, stream_steps
 from emogen.emotions.labels import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, SettingsError
@@ -241,7 +241,7 @@ class EmotionModel:
         encoded = (self.tokenizer.prefix(each, self.description.limits.context_tokens) for each in turns)
         target = [self.emotion(emotion) for emotion in emotions]
         known = self.calibration if self.calibration and self.calibration.control == control else None
-        conditioning = (known.conditioning(emotion) if known else None for emotion in target)
+        conditioning = (known.conditioning_for(emotion) if known else None for emotion in target)
         return [Prompt(*parts) for parts in zip(encoded, target, conditioning, strict=True)]
 
     def writer(self, guide: Guide | None = None) -> TextGenerator:

@@ -70,7 +70,10 @@ from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
-from emogen.decoding.sampling import Choose, PromptBatch, SamplingParams, chooser, fold_in, generate, row_uniforms
+from emogen.decoding.loop import PromptBatch, generate
+from emogen.decoding.params import SamplingParams
+from emogen.decoding.random_streams import fold_in, row_uniforms
+from emogen.decoding.sampler import LogitsSampler, build_sampler
 from emogen.emotions.labels import EKMAN, no_emotion
 from emogen.errors import EmogenError, SettingsError
 from emogen.evaluate import bleu, copied, distinct_corrected, judged_labels, mean_length, rouge, unique
@@ -914,7 +917,7 @@ def waits(plan: Plan) -> Iterator[Mapping[str, object]]:
     }
     for case, arguments in cases.items():
         times = [to_first_line(arguments) for _ in range(plan.runs + 1)][1:]
-        yield conditioning({"system": "speed", "case": case, "seed": 1, "runs": plan.runs, "seconds": statistics.median(times)})
+        yield report_row({"system": "speed", "case": case, "seed": 1, "runs": plan.runs, "seconds": statistics.median(times)})
 
 
 def rates(plan: Plan) -> Iterator[Mapping[str, object]]:
@@ -935,7 +938,7 @@ def rates(plan: Plan) -> Iterator[Mapping[str, object]]:
         yield from raced(contenders, plan)
 
 
-def conditioning(row: Mapping[str, object]) -> Mapping[str, object]:
+def report_row(row: Mapping[str, object]) -> Mapping[str, object]:
     """The row, shown to whoever waits."""
     click.echo(row, err=True)
     return row
@@ -960,7 +963,7 @@ def raced(contenders: Mapping[str, Timed], plan: Plan) -> Iterator[Mapping[str, 
     for name in contenders:
         ratio = statistics.median(run[name] / max(rate for other, rate in run.items() if other != name) for run in runs)
         facts = {"system": "speed", "case": name, "seed": 0, "batch": plan.batch, "runs": plan.runs}
-        yield conditioning({**facts, "tokens_per_second": statistics.median(run[name] for run in runs), "ratio": ratio})
+        yield report_row({**facts, "tokens_per_second": statistics.median(run[name] for run in runs), "ratio": ratio})
 
 
 def own_speed(model: EmotionModel, target: Sequence[Ask], plan: Plan, fixed: int) -> Timed:
@@ -974,21 +977,22 @@ def own_speed(model: EmotionModel, target: Sequence[Ask], plan: Plan, fixed: int
 
     def timed(seed: int) -> float:
         began = time.perf_counter()
-        choose = chooser(sampling, row_uniforms([fold_in(seed, row) for row in range(len(read))], sampling.max_tokens))
+        sampler = build_sampler(sampling, row_uniforms([fold_in(seed, row) for row in range(len(read))], sampling.max_tokens))
         prefixes = PromptBatch(padded, lengths, with_no_latent(generator, emotions))
-        found = generate(generator, prefixes, sampling.max_tokens, endless(choose) if fixed else choose)
+        found = generate(generator, prefixes, sampling.max_tokens, EndlessSampler(sampler) if fixed else sampler)
         return int((found.tokens != PAD).sum() - lengths.sum()) / (time.perf_counter() - began)
 
     return timed
 
 
-def endless(choose: Choose) -> Choose:
-    """The same choice, but never of the end token."""
+class EndlessSampler(LogitsSampler):
+    """Chooses as another sampler does, but never the end token."""
 
-    def chosen(scores: Tensor, rows: Tensor, number: int) -> Tensor:
-        return choose(scores.index_fill(1, torch.tensor([EOS]), -math.inf), rows, number)
+    def __init__(self, sampler: LogitsSampler) -> None:
+        self.sampler = sampler
 
-    return chosen
+    def choose(self, logits: Tensor, rows: Tensor, number: int) -> Tensor:
+        return self.sampler.choose(logits.index_fill(1, torch.tensor([EOS]), -math.inf), rows, number)
 
 
 def base_speed(base: Pretrained, target: Sequence[Ask], plan: Plan, fixed: int) -> Timed:

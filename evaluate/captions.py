@@ -36,7 +36,7 @@ from emogen.checkpoint import EmotionModel, save_model
 from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.evaluate.diversity import backward_bleu, commonest, copied, forward_bleu, mean_length, self_bleu, unique
 from emogen.evaluate.fluency import perplexity

@@ -53,7 +53,7 @@ from control_writing import Bench, Setting, head_code
 from emotion_text import OWN, or_own, trained
 
 from emogen.cli import run
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import LabelSet
 from emogen.errors import SettingsError
 from emogen.evaluate.report import command_of, read_json, write_result

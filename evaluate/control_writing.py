@@ -26,7 +26,7 @@ import emogen.models.head
 import emogen.train.loops.head
 from emogen.checkpoint import EmotionModel
 from emogen.decoding.control import parse_control
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import LabelSet
 from emogen.evaluate.diversity import distinct_corrected, mean_length, self_bleu
 from emogen.evaluate.emotion import checked_probabilities, judged_labels

@@ -28,7 +28,7 @@ from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
 from emogen.decoding.control import Control, parse_control
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EKMAN
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.report import write_result

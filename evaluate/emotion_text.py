@@ -25,7 +25,7 @@ from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.data.fingerprints import fingerprint
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EKMAN
 from emogen.errors import CheckpointError, DataError, SettingsError, UndefinedScoreError
 from emogen.evaluate.distribution import frechet

@@ -43,7 +43,7 @@ from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
 from emogen.data.rows import Problem, Row, read_rows
 from emogen.decoding.minimum_risk import expected_utilities, least_risk
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EMPATHETIC, TO_EKMAN, Emotion, map_names
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.emotion import emotion_accuracy, emotion_f1, judged_labels

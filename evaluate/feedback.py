@@ -85,7 +85,7 @@ class Bench:
     Attributes:
         old: the model that opinions are about.
         judge: measures the emotion.
-        told: contexts of the train split.
+        conditioning: contexts of the train split.
         fresh: contexts of the split that is measured on.
         settings: of the training.
     """
@@ -144,12 +144,12 @@ def main(
     )
     rows = [row for seed in seeds for row in rows_of(bench, seed)]
     checks = checked(rows)
-    notes = {"split": split, "settings": conditioning(settings), "leak": leak, "checks": checks}
+    notes = {"split": split, "settings": settings_shown(settings), "leak": leak, "checks": checks}
     write_result(out, command_of("feedback", context), [Path(resolve(corpus, Reading())[0]), start, judged_by], rows, notes)
     click.echo("\n".join(f"{'holds' if check['holds'] else 'MISSED'}  {check['claim']}: {check['found']}" for check in checks))
 
 
-def conditioning(settings: FeedbackSettings) -> dict[str, object]:
+def settings_shown(settings: FeedbackSettings) -> dict[str, object]:
     """The settings that decide what is learnt."""
     names = (
         "loss",

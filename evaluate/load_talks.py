@@ -8,7 +8,7 @@ from random import Random
 
 from emogen.checkpoint import EmotionModel
 from emogen.decoding.control import parse_control
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.dialogue.policy import find_policy
 from emogen.dialogue.session import seed_of
 from emogen.dialogue.state import felt

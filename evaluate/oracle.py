@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.decoding.counter_rng import CounterRNG
-from emogen.decoding.sampling import PromptBatch, generate, inverse_cdf
+from emogen.decoding.loop import PromptBatch, generate
+from emogen.decoding.sampler import LogitsSampler, inverse_cdf
 from emogen.errors import DataError
 from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.files import replacing, sha256, write_text
@@ -234,6 +235,16 @@ def fresh_generator(vocabulary: int, seed: int, dropout: float = 0.0) -> Generat
     return generator
 
 
+class WarmSampler(LogitsSampler):
+    """Draws at a temperature, with random numbers that depend on the row's number alone."""
+
+    def __init__(self, draws: CounterRNG, numbers: Tensor, temperature: float) -> None:
+        self.draws, self.numbers, self.temperature = draws, numbers, temperature
+
+    def choose(self, logits: Tensor, rows: Tensor, number: int) -> Tensor:
+        return inverse_cdf((logits.float() / self.temperature).softmax(-1), self.draws.uniforms(self.numbers[rows], number))
+
+
 @torch.no_grad()
 def sampled(generator: Generator, rows: int, length: int, temperature: float, key: int) -> Tensor:
     """Samples of the generator, [rows, 1 + length]."""
@@ -242,10 +253,8 @@ def sampled(generator: Generator, rows: int, length: int, temperature: float, ke
     for numbers in torch.split(torch.arange(rows), CHUNK):
         given = as_batch(torch.full((len(numbers), 1), BOS))
 
-        def choose(scores: Tensor, places: Tensor, number: int, numbers: Tensor = numbers) -> Tensor:
-            return inverse_cdf((scores.float() / temperature).softmax(-1), draws.uniforms(numbers[places], number))
-
-        parts.append(generate(generator, PromptBatch(given.tokens, given.reply_start, given.emotion), length, choose).tokens)
+        sampler = WarmSampler(draws, numbers, temperature)
+        parts.append(generate(generator, PromptBatch(given.tokens, given.reply_start, given.emotion), length, sampler).tokens)
     return torch.cat(parts)
 
 

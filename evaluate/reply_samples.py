@@ -12,7 +12,7 @@ import click
 import torch
 
 from emogen.checkpoint import EmotionModel
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import Emotion
 from emogen.files import replacing, sha256
 

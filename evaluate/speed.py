@@ -28,8 +28,9 @@ from torch import Tensor
 from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.decoding.counter_rng import CounterRNG
+from emogen.decoding.loop import Generated, PromptBatch, generate
 from emogen.decoding.rollout import Reward, rollout_returns
-from emogen.decoding.sampling import Generated, Plain, PromptBatch, generate
+from emogen.decoding.sampler import PlainSampler
 from emogen.errors import require
 from emogen.evaluate.report import command_of, write_result
 from emogen.files import replacing
@@ -226,7 +227,7 @@ def work(case: Case, bench: Bench) -> Callable[[], object]:
 
 def written(bench: Bench, prefixes: PromptBatch, key: int, keep_states: bool) -> Generated:
     """Replies of the full length."""
-    return generate(bench.generator, prefixes, bench.sizes.tokens, Plain(CounterRNG(key).uniforms), keep_states)
+    return generate(bench.generator, prefixes, bench.sizes.tokens, PlainSampler(CounterRNG(key).uniforms), keep_states)
 
 
 def completed(bench: Bench, generated: Generated, key: int) -> Tensor:
@@ -307,7 +308,7 @@ def tokens_of(case: Case, sizes: Sizes) -> int:
     return replies + (sizes.completed if case != "dense" else 0)
 
 
-def conditioning(row: Row) -> Row:
+def report_row(row: Row) -> Row:
     """The row, shown as it comes."""
     parts = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
     click.echo(", ".join(parts), err=True)
@@ -347,7 +348,7 @@ def against_reference(sizes: Sizes, plan: Plan) -> Iterator[Row]:
         for precision in precisions:
             row = own_row(case, sizes, precision, plan)
             ratio = seconds / float(str(row["seconds"]))
-            yield conditioning({**row, "reference_seconds": seconds, "reference_repetitions": count, "ratio": ratio})
+            yield report_row({**row, "reference_seconds": seconds, "reference_repetitions": count, "ratio": ratio})
 
 
 def by_threads(sizes: Sizes, plan: Plan) -> Iterator[Row]:
@@ -356,7 +357,7 @@ def by_threads(sizes: Sizes, plan: Plan) -> Iterator[Row]:
     torch.set_num_threads(1)
     try:
         for case in ("step", "rollouts", "dense", "sampling"):
-            yield conditioning({**own_row(case, sizes, "float32", plan), "system": "threads", "case": case})
+            yield report_row({**own_row(case, sizes, "float32", plan), "system": "threads", "case": case})
     finally:
         torch.set_num_threads(threads)
 
@@ -376,10 +377,10 @@ def costs(sizes: Sizes, plan: Plan, axes: Mapping[str, Sequence[int]]) -> Iterat
                 row = own_row(case, changed, "float32", plan)
                 found.append(float(str(row["seconds"])))
                 each = {"seconds": found[-1], "tokens": tokens_of(case, changed), "repetitions": row["repetitions"]}
-                yield conditioning({"system": "cost", "seed": 0, "case": case, "axis": NAMES[axis], "value": value, **each})
+                yield report_row({"system": "cost", "seed": 0, "case": case, "axis": NAMES[axis], "value": value, **each})
             expected = 2 if axis == "tokens" and case != "dense" else 1
             power = slope([math.log(value) for value in values], [math.log(seconds) for seconds in found])
-            yield conditioning(
+            yield report_row(
                 {"system": "power", "seed": 0, "case": case, "axis": NAMES[axis], "power": power, "expected_at_most": expected}
             )
 
@@ -398,7 +399,7 @@ def memory_row(sizes: Sizes, threads: int) -> Row:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         seconds, peak = pool.apply(whole_step, (sizes, threads))
     facts = {"rollouts": sizes.rollouts, "rows": sizes.rows, "tokens": sizes.tokens, "vocabulary": sizes.vocabulary}
-    return conditioning({"system": "memory", "seed": 0, **facts, "chunk": sizes.chunk, "seconds": seconds, "gigabytes": peak})
+    return report_row({"system": "memory", "seed": 0, **facts, "chunk": sizes.chunk, "seconds": seconds, "gigabytes": peak})
 
 
 def whole_step(sizes: Sizes, threads: int) -> tuple[float, float]:

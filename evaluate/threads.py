@@ -52,8 +52,8 @@ def main(context: click.Context, runs: int, steps: int, checkpoint: str, out: Pa
     rows: list[Row] = []
     for cores, spinners in LOADS.items():
         with busy(spinners):
-            rows += [conditioning({**row, "cores": cores}) for row in whole_processes(checkpoint, steps, runs)]
-            rows += [conditioning({**row, "cores": cores}) for row in decoding(emogen.load(checkpoint), runs)]
+            rows += [report_row({**row, "cores": cores}) for row in whole_processes(checkpoint, steps, runs)]
+            rows += [report_row({**row, "cores": cores}) for row in decoding(emogen.load(checkpoint), runs)]
     write_result(out, command_of("threads", context), [Path(checkpoint)], rows)
 
 
@@ -125,7 +125,7 @@ def decoding(model: EmotionModel, runs: int) -> Iterator[Row]:
         torch.set_num_threads(threads)
 
 
-def conditioning(row: Row) -> Row:
+def report_row(row: Row) -> Row:
     """The row, shown as it comes."""
     click.echo(row, err=True)
     return row

@@ -22,7 +22,7 @@ from emogen.checkpoint import EmotionModel
 from emogen.cli import run
 from emogen.dialogue.context_fit import mutual_information
 from emogen.dialogue.match import Aim, candidates, emotion_fit, rank
-from emogen.dialogue.policy import conditioning, find_policy
+from emogen.dialogue.policy import describe_emotion, find_policy
 from emogen.dialogue.state import EmotionState, felt
 from emogen.emotions.labels import Emotion
 from emogen.emotions.space import Trajectory, trajectory
@@ -76,7 +76,7 @@ def converse(recognizer: Recognizer, model: EmotionModel, answer: Answer) -> Tra
         said.append(line)
         said.append(answer(said, target))
         click.echo(
-            f"customer: {line}\n  feels {conditioning(states[-1].emotion)}\n  soothed by {conditioning(target)}\nwe: {said[-1]}\n"
+            f"customer: {line}\n  feels {describe_emotion(states[-1].emotion)}\n  soothed by {describe_emotion(target)}\nwe: {said[-1]}\n"
         )
     return trajectory([state.emotion for state in states])
 

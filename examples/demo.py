@@ -26,7 +26,7 @@ from emogen.cli import cli, run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EKMAN
 from emogen.errors import CheckpointError, EmogenError
 from emogen.evaluate import Score, bleu, distinct, emotion_accuracy, judged_labels, self_bleu

@@ -35,7 +35,7 @@ from emogen.checkpoint import EmotionModel, load
 from emogen.cli import run
 from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
 from emogen.data.fingerprints import Fingerprints, fingerprint, read_fingerprints
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EKMAN, mixture
 from emogen.recognition.recognizer import Recognizer, load_recognizer
 from emogen.train.config import ClassifierSettings

@@ -204,10 +204,10 @@ class _Talk:
 
     def _show(self, writing: ReplyStream) -> None:
         """Prints a reply while it is written; an interruption ends the reply alone."""
-        from emogen.dialogue.policy import conditioning
+        from emogen.dialogue.policy import describe_emotion
 
         turn = self._session.turns[-1]
-        click.echo(_painted(f"[{conditioning(turn.target)}]", turn.target, sys.stderr), err=True)
+        click.echo(_painted(f"[{describe_emotion(turn.target)}]", turn.target, sys.stderr), err=True)
         try:
             if self._as_json:
                 writing.wait()

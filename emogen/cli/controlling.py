@@ -15,7 +15,7 @@ from emogen.options import as_toml, settings_from, settings_options
 from emogen.train.config import CalibrationSettings, HeadSettings
 
 if TYPE_CHECKING:
-    from emogen.decoding.sampling import SamplingParams
+    from emogen.decoding.params import SamplingParams
     from emogen.train.calibration import Gain
 
 

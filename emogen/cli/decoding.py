@@ -18,7 +18,7 @@ from emogen.decoding.control import parse_control
 
 if TYPE_CHECKING:
     from emogen.checkpoint import EmotionModel
-    from emogen.decoding.sampling import SamplingParams
+    from emogen.decoding.params import SamplingParams
     from emogen.decoding.texts import Sample
 
 _LONG_SECONDS = 20.0

@@ -117,7 +117,7 @@ def interpolate(
     """Write the texts on the way from the text FIRST to the text SECOND; the ends as the model gives them back."""
     _refuse_at_once(checkpoint, emotion, strength)
     from emogen.decoding.latent import interpolate as between
-    from emogen.decoding.sampling import SamplingParams
+    from emogen.decoding.params import SamplingParams
 
     model = _loaded(checkpoint, device)
     target = model.checkpoint.emotion(emotion, strength)

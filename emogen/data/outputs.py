@@ -89,7 +89,7 @@ class Output:
         temperature: of sampling, if the row gives one.
         line: where the row ends in its file.
         text: may be empty.
-        asked: the heaviest emotion asked for; empty if it was not read.
+        target: the heaviest emotion asked for; empty if it was not read.
         references: of this text; none if there are no files of them.
         others: the row's columns besides the text, as they stand in the file.
         seed: of the training run, as far as the columns tell; empty where none is named or all are pooled.

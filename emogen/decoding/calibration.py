@@ -54,7 +54,7 @@ class Calibration:
                 f"sharpness of a calibration must be above 0 and at most {MOST_SHARPNESS:g}, and no preference larger than that"
             )
 
-    def conditioning(self, target: Emotion) -> Emotion:
+    def conditioning_for(self, target: Emotion) -> Emotion:
         """What the model is told for an emotion that is asked for."""
         weights = told_shares(target.weights, self.sharpness, self.preference)
         steps = np.linspace(0, 1, len(self.strengths[0]))

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from emogen.decoding.control import Control
-from emogen.decoding.controllers import Controlled
-from emogen.decoding.sampling import TRIES, SamplingParams, chooser, read_prefixes, row_uniforms
-from emogen.decoding.texts import IncrementalDetokenizer, Prompt, Row, TextGenerator, controlled, streamed_rows
+from emogen.decoding.controllers import ControlledSampler
+from emogen.decoding.loop import read_prefixes
+from emogen.decoding.params import SamplingParams
+from emogen.decoding.random_streams import row_uniforms
+from emogen.decoding.sampler import TRIES, LogitsSampler, build_sampler
+from emogen.decoding.texts import IncrementalDetokenizer, Prompt, Row, TextGenerator, build_controlled, streamed_rows
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
 from emogen.text.tokenizer import EOS
@@ -77,7 +80,8 @@ class ContinuousBatch:
 
         Args:
             writer: the generator and what steers it; its guide is not used.
-            max_batch_size: replies that are written at once, their company not counted; more wait, and different callers take turns.
+            max_batch_size: replies that are written at once, their company not counted; more wait, and
+                different callers take turns.
         """
         if max_batch_size < 1:
             raise SettingsError(f"most rows {max_batch_size}: allowed is 1 or more")
@@ -107,13 +111,13 @@ class ContinuousBatch:
 
         Arguments and errors as for `prepare`.
         """
-        target = self.prepare(prompt, sampling)
-        self.enter(target)
-        return target.number
+        request = self.prepare(prompt, sampling)
+        self.enter(request)
+        return request.number
 
-    def enter(self, target: Request) -> None:
+    def enter(self, request: Request) -> None:
         """Puts a reply that was prepared among those that wait."""
-        self._waiting.append(target)
+        self._waiting.append(request)
 
     def prepare(self, prompt: Prompt, sampling: SamplingParams, caller: str = "") -> Request:
         """A reply to be entered, checked and with its random numbers. Alone of all methods, it is safe in any thread.
@@ -144,7 +148,8 @@ class ContinuousBatch:
     def clear(self) -> None:
         """Takes all replies out, as after a `step` that raised."""
         self._waiting.clear()
-        self._running, self._rows = [], None
+        self._running.clear()
+        self._rows = None
 
     @torch.no_grad()
     def step(self) -> list[Delta]:
@@ -177,7 +182,8 @@ class ContinuousBatch:
             newcomers.append(chosen)
             written[chosen.caller] += 1
         self._running += newcomers
-        read = _Rows(self._writer.generator.eval(), controlled(self._writer, [reply.row for reply in newcomers], self._choose))
+        sampler = build_controlled(self._writer, [reply.row for reply in newcomers], _RunningSampler(self._running))
+        read = _Rows(self._writer.generator.eval(), sampler)
         if self._rows:
             self._rows.join(read)
         else:
@@ -185,20 +191,27 @@ class ContinuousBatch:
 
     def _keep(self, stays: Sequence[bool]) -> None:
         """Lets all running replies go but those that stay, and company that has left."""
-        self._running = [reply for reply, stay in zip(self._running, stays, strict=True) if stay]
+        self._running[:] = [reply for reply, stay in zip(self._running, stays, strict=True) if stay]
         if not self._running:
             self._rows = None
         elif self._rows:
             self._rows.keep(torch.tensor(stays))
 
-    def _choose(self, scores: Tensor, owners: Tensor, _: int) -> Tensor:
-        """See `Choose`: rows with the same filters at once, each with the random numbers of its own next token."""
-        replies = [self._running[row_index] for row_index in owners.tolist()]
-        uniforms = torch.stack([reply.uniforms[len(reply.written.tokens)] for reply in replies]).to(scores.device)
-        chosen = torch.zeros_like(owners)
+
+class _RunningSampler(LogitsSampler):
+    """Samples rows with the same filters at once, each with the random numbers of its own next token."""
+
+    def __init__(self, running: list[Request]) -> None:
+        self._running = running
+
+    def choose(self, logits: Tensor, rows: Tensor, number: int) -> Tensor:
+        replies = [self._running[row] for row in rows.tolist()]
+        uniforms = torch.stack([reply.uniforms[len(reply.written.tokens)] for reply in replies]).to(logits.device)
+        chosen = torch.zeros_like(rows)
         for filters in dict.fromkeys(reply.filters for reply in replies):
-            alike = torch.tensor([place for place, reply in enumerate(replies) if reply.filters == filters]).to(scores.device)
-            chosen[alike] = chooser(filters, uniforms[alike])(scores[alike], torch.arange(len(alike)), 0)
+            alike = torch.tensor([place for place, reply in enumerate(replies) if reply.filters == filters]).to(logits.device)
+            sampler = build_sampler(filters, uniforms[alike])
+            chosen[alike] = sampler.choose(logits[alike], torch.arange(len(alike)), 0)
         return chosen
 
 
@@ -209,7 +222,7 @@ class _Rows:
     those that leave. So most steps copy no state, and few copy all.
     """
 
-    def __init__(self, generator: Generator, choice: Controlled) -> None:
+    def __init__(self, generator: Generator, choice: ControlledSampler) -> None:
         """Reads the prefixes of the rows of `choice`."""
         self._generator, self._choice = generator, choice
         prefixes = choice.company.prefixes
@@ -232,7 +245,7 @@ class _Rows:
 
     def pick(self) -> Tensor:
         """The next tokens of those that are asked for, in the order in which they joined."""
-        self._tokens, _ = self._choice.pick(self._generator, self._hidden, self._numbers, 0)
+        self._tokens, _ = self._choice.sample(self._generator, self._hidden, self._numbers, 0)
         company = self._choice.company
         target = company.is_asked
         return self._tokens.new_zeros(company.target).index_put((company.row_index[target],), self._tokens[target])

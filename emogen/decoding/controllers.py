@@ -26,7 +26,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import Choose, PromptBatch, looks, rows_at_once, taken
+from emogen.decoding.loop import PromptBatch
+from emogen.decoding.sampler import LogitsSampler, looks, rows_at_once
 from emogen.emotions.labels import Emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
@@ -94,8 +95,8 @@ class ConditionBatch:
 
     Attributes:
         prefixes: all of them, in any order.
-        asked: how many are asked for.
-        owner: [all], whose company a row is: a number below `target`, its own for a row that is asked for.
+        target: how many are asked for.
+        row_index: [all], whose company a row is: a number below `target`, its own for a row that is asked for.
         role: [all], 0 asked, 1 no emotion, 2 neutral, 3 and above a label.
     """
 
@@ -149,13 +150,13 @@ def expand_conditions(prefixes: PromptBatch, weights: Weights, neutral: int | No
         wanted.append((_LABELS + label, every[(weights.bayes != 0) & ~itself], label))
     row_index = torch.cat([rows_of_role for _, rows_of_role, _ in wanted])
     role = torch.cat([torch.full_like(rows_of_role, role) for role, rows_of_role, _ in wanted])
-    condition = torch.cat([_conditioning(prefixes.condition[found], emotions, place) for _, found, place in wanted])
+    condition = torch.cat([_set_condition(prefixes.condition[found], emotions, place) for _, found, place in wanted])
     return ConditionBatch(
         PromptBatch(prefixes.tokens[row_index], prefixes.lengths[row_index], condition), rows, row_index, role
     )
 
 
-def _conditioning(condition: Tensor, emotions: int, place: int | None) -> Tensor:
+def _set_condition(condition: Tensor, emotions: int, place: int | None) -> Tensor:
     """The conditions with all weight at one place, whatever the latent; None leaves them."""
     if place is None:
         return condition
@@ -165,8 +166,8 @@ def _conditioning(condition: Tensor, emotions: int, place: int | None) -> Tensor
     return conditioning
 
 
-class Controlled:
-    """The choice of tokens for rows in company; all rows of one owner get the same token.
+class ControlledSampler:
+    """Samples for rows in company: steers the logits, and gives all rows of one owner the same token.
 
     It remembers how likely the text so far is under each label, so it serves one call of the token loop.
     """
@@ -175,7 +176,7 @@ class Controlled:
         self,
         company: ConditionBatch,
         weights: Weights,
-        choose: Choose,
+        sampler: LogitsSampler,
         head: EmotionHead | None,
         log_likelihoods: Tensor | None = None,
     ) -> None:
@@ -184,29 +185,31 @@ class Controlled:
         Args:
             company: rows in the order of the token loop.
             weights: of those that are asked for.
-            choose: takes the steered scores, and the numbers of the rows among those that are asked for.
+            sampler: takes the steered logits, and the numbers of the rows among those that are asked for.
             head: of the generator; not needed where no row asks for it.
             log_likelihoods: [asked, emotions], of what the rows have written so far, under each label; None for nothing.
         """
-        self.company, self.weights, self.choose = company, weights, choose
+        self.company, self.weights, self.sampler = company, weights, sampler
         self.head = head if bool(weights.head.any()) else None
         self.log_likelihoods = torch.zeros_like(weights.mixture) if log_likelihoods is None else log_likelihoods
         self._has_labels = bool(weights.bayes.any())
         self._rows: Tensor | None = None
         self._seats: list[_Layout] = []
 
-    def of(self, rows: Tensor) -> Controlled:
+    def of(self, rows: Tensor) -> ControlledSampler:
         """The choice for `rows` [m] alone, as in `ConditionBatch.of`."""
         left = self.company.owners(rows)
-        return Controlled(self.company.of(rows), self.weights.of(left), self.choose, self.head, self.log_likelihoods[left])
+        return ControlledSampler(
+            self.company.of(rows), self.weights.of(left), self.sampler, self.head, self.log_likelihoods[left]
+        )
 
-    def joined(self, others: Controlled) -> Controlled:
+    def joined(self, others: ControlledSampler) -> ControlledSampler:
         """The choice for these rows and others, as in `ConditionBatch.joined`."""
         likelihoods = torch.cat([self.log_likelihoods, others.log_likelihoods])
         company, weights = self.company.joined(others.company), self.weights.joined(others.weights)
-        return Controlled(company, weights, self.choose, self.head or others.head, likelihoods)
+        return ControlledSampler(company, weights, self.sampler, self.head or others.head, likelihoods)
 
-    def pick(self, generator: Generator, hidden: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    def sample(self, generator: Generator, hidden: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """The next tokens [m] of the rows numbered `rows` [m] and their log probabilities under the steered scores.
 
         Args:
@@ -241,11 +244,11 @@ class Controlled:
         """Tokens and their log probabilities for states [owners, places, width]."""
         moved, labels = self._scores(generator, states, seats)
         if labels is None:
-            return taken(self.choose, moved, seats.owners, number)
+            return self.sampler.sample_logits(moved, seats.owners, number)
         bayes, at = self.weights.bayes[seats.owners, None], (seats.owners[:, None], seats.labels)
         before = self.log_likelihoods[at]
         moved.addcmul_(bayes, log_posterior(labels, before))
-        chosen, log_probs = taken(self.choose, moved, seats.owners, number)
+        chosen, log_probs = self.sampler.sample_logits(moved, seats.owners, number)
         self.log_likelihoods[at] = counting(before + labels.of(chosen), self.weights.mixture[at], bayes)
         return chosen, log_probs
 
@@ -281,7 +284,7 @@ class _Layout:
 
     Attributes:
         owners: [some], their numbers.
-        places: [some, roles + labels], where each one's company stands; its own place where it has none of a role.
+        positions: [some, roles + labels], where each one's company stands; its own place where it has none of a role.
         roles: those that some of them need, labels left out.
         labels: [some, labels], which ones count for each.
         are_labels: whether each of them is the row of its own label, too.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from emogen.data.batches import Limits
-from emogen.decoding.sampling import SamplingParams, fold_in, row_normals
+from emogen.decoding.params import SamplingParams
+from emogen.decoding.random_streams import fold_in, row_normals
 from emogen.decoding.texts import Prompt, Sample, TextGenerator, sample
 from emogen.emotions.labels import Emotion, LabelSet, no_emotion
 from emogen.errors import CheckpointError, DataError, SettingsError

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from emogen.decoding.counter_rng import CounterRNG
-from emogen.decoding.sampling import Generated, draw, looks
+from emogen.decoding.loop import Generated
+from emogen.decoding.sampler import draw, looks
 from emogen.models.generator import Generator, reply_mask
 from emogen.text.tokenizer import EOS, PAD
 
@@ -33,7 +34,7 @@ class _Open:
         place: [m], of `token`.
         token: [m], the last one drawn.
         end: [m], the place behind the longest reply.
-        shifts: [1 + layers + prefix, m, width].
+        condition_shift: [1 + layers + prefix, m, width].
         state: the decoding state before `token`.
     """
 
@@ -132,7 +133,7 @@ def complete(
         condition: [rows of generated, emotions + 1 + latent].
         max_tokens: longest reply.
         rows: [m], which row is completed.
-        places: [m], place of the last token that is kept; the state before it is taken from `generated`.
+        positions: [m], place of the last token that is kept; the state before it is taken from `generated`.
         numbers: [n], of the completions of each prefix.
         draws: the random number of a token has the counters row, place of the last token kept, number of the completion, and
             own place. So a completion does not depend on what else is completed with it.

@@ -12,22 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emogen.decoding.control import CHOICES, Control
-from emogen.decoding.controllers import Controlled, expand_conditions, neutral_place, refuse_unserved, weights_of
+from emogen.decoding.controllers import ControlledSampler, expand_conditions, neutral_place, refuse_unserved, weights_of
+from emogen.decoding.loop import Generated, PromptBatch, generate, token_loop
 from emogen.decoding.minimum_risk import least_risk
-from emogen.decoding.sampling import (
-    TRIES,
-    Choose,
-    Generated,
-    Picks,
-    PromptBatch,
-    SamplingParams,
-    chooser,
-    fold_in,
-    generate,
-    row_normals,
-    row_uniforms,
-    token_loop,
-)
+from emogen.decoding.params import SamplingParams
+from emogen.decoding.random_streams import fold_in, row_normals, row_uniforms
+from emogen.decoding.sampler import TRIES, LogitsSampler, Sampler, build_sampler
 from emogen.emotions.labels import Emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator
@@ -70,7 +60,7 @@ class Prompt:
     Attributes:
         tokens: context tokens and BOS, from `Tokenizer.prefix`.
         emotion: over the generator's labels.
-        told: what the model is told in its place: the same, but for a calibration.
+        conditioning: what the model is told in its place: the same, but for a calibration.
         control: in place of that of `SamplingParams`.
         seed: of its own random streams, so that its replies depend on no other prompt; else they go by its place in the call.
     """
@@ -161,9 +151,9 @@ def stream_steps(writer: TextGenerator, prompts: Sequence[Prompt], sampling: Sam
     rows = streamed_rows(writer, prompts, sampling)
     if not rows:
         return
-    prefixes, choose = _prepare(writer, rows, sampling)
+    prefixes, sampler = _prepare(writer, rows, sampling)
     written = [IncrementalDetokenizer(writer.tokenizer, sampling.max_tokens) for _ in rows]
-    for chosen in token_loop(writer.generator, prefixes, sampling.max_tokens, choose):
+    for chosen in token_loop(writer.generator, prefixes, sampling.max_tokens, sampler):
         for row, token in zip(chosen.rows.tolist(), chosen.tokens.tolist(), strict=True):
             if row < len(rows) and token != PAD:
                 yield row, written[row].take(token), written[row].ended is not None
@@ -246,27 +236,27 @@ def _candidate(row: Row, number: int) -> Row:
 
 def _written(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> Iterator[Sample]:
     """The samples of rows that are decoded at once."""
-    prefixes, choose = _prepare(writer, rows, sampling)
-    yield from _samples(generate(writer.generator, prefixes, sampling.max_tokens, choose), rows, writer.tokenizer)
+    prefixes, sampler = _prepare(writer, rows, sampling)
+    yield from _samples(generate(writer.generator, prefixes, sampling.max_tokens, sampler), rows, writer.tokenizer)
 
 
-def _prepare(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> tuple[PromptBatch, Choose | Picks]:
+def _prepare(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> tuple[PromptBatch, Sampler]:
     """What the token loop is given."""
     generator = writer.generator.eval()
     uniforms = row_uniforms([row.stream for row in rows], TRIES * sampling.max_tokens).to(generator.bias.device)
-    choose = chooser(sampling, uniforms)
+    sampler = build_sampler(sampling, uniforms)
     if not any(set(row.control.names) - set(CHOICES) for row in rows):
-        return _padded(rows, generator), choose
-    steered = controlled(writer, rows, choose)
+        return _padded(rows, generator), sampler
+    steered = build_controlled(writer, rows, sampler)
     return steered.company.prefixes, steered
 
 
-def controlled(writer: TextGenerator, rows: Sequence[Row], choose: Choose) -> Controlled:
-    """The rows in the company that their controls need, and the choice of their tokens; `choose` as in `Controlled`."""
+def build_controlled(writer: TextGenerator, rows: Sequence[Row], sampler: LogitsSampler) -> ControlledSampler:
+    """Build the sampler of rows in the company that their controls need; `sampler` as in `ControlledSampler`."""
     prefixes = _padded(rows, writer.generator)
     weights = weights_of([row.conditioning for row in rows], [row.control for row in rows], prefixes.tokens.device)
     company = expand_conditions(prefixes, weights, neutral_place(rows[0].conditioning))
-    return Controlled(company, weights, choose, writer.head)
+    return ControlledSampler(company, weights, sampler, writer.head)
 
 
 @torch.no_grad()

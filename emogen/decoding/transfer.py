@@ -32,7 +32,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emogen.decoding.latent import LatentSpace, moved, posterior, refuse_unreadable, written
-from emogen.decoding.sampling import PromptBatch, SamplingParams, chooser, fold_in, generate, row_normals
+from emogen.decoding.loop import PromptBatch, generate
+from emogen.decoding.params import SamplingParams
+from emogen.decoding.random_streams import fold_in, row_normals
+from emogen.decoding.sampler import build_sampler
 from emogen.decoding.texts import Guide
 from emogen.decoding.transfer_options import TransferOptions
 from emogen.emotions.labels import Emotion, mixture
@@ -281,7 +284,7 @@ def _edited(space: LatentSpace, line: _Line, texts: Sequence[str], options: Tran
     stream = torch.Generator().manual_seed(draw.getrandbits(62))
     uniforms = torch.rand(len(gaps), most, generator=stream).to(device)
     prefixes = PromptBatch(tokens.to(device), lengths.to(device), line.condition.expand(len(gaps), -1))
-    choose = chooser(SamplingParams(temperature=options.temperature, top_p=0.95), uniforms)
+    choose = build_sampler(SamplingParams(temperature=options.temperature, top_p=0.95), uniforms)
     rows = generate(space.generator, prefixes, most, choose).tokens.tolist()
     return [_filled(space, gap, own, row) for gap, own, row in zip(gaps, begun, rows, strict=True)]
 

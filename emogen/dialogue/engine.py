@@ -14,7 +14,7 @@ from typing import Self
 
 from emogen.checkpoint import EmotionModel
 from emogen.decoding.continuous import ContinuousBatch, Delta, Request
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.decoding.texts import Prompt
 from emogen.dialogue.stream import Ended, ReplyStream
 from emogen.emotions.labels import Emotion

@@ -132,7 +132,7 @@ def emotion_fit(probabilities: Probabilities, target: Emotion) -> Fit:
 
     Args:
         probabilities: over the labels of `target`; called with at most 256 texts.
-        asked: the emotion.
+        target: the emotion.
     """
     weights = np.array(target.weights)
 

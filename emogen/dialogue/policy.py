@@ -107,7 +107,7 @@ class Policy:
         """For people: the intent, and a line a row."""
         width = max(map(len, self.user.names))
         rows = zip(self.user.names, self.rows, strict=True)
-        lines = (f"{name:<{width}}  {conditioning(row)}" for name, row in rows)
+        lines = (f"{name:<{width}}  {describe_emotion(row)}" for name, row in rows)
         return "\n".join([f"{self.name}: {self.intent}", *lines])
 
 
@@ -380,7 +380,7 @@ def _shares(row: Emotion) -> dict[str, float]:
     return {name: weight for name, weight in zip(row.labels.names, row.weights, strict=True) if weight > 0}
 
 
-def conditioning(emotion: Emotion) -> str:
+def describe_emotion(emotion: Emotion) -> str:
     """A mixture for people: its shares, the heaviest first, and its strength."""
     heaviest = sorted(_shares(emotion).items(), key=lambda part: -part[1])
     parts = [f"{name} {weight:.2f}" for name, weight in heaviest if weight >= 0.005]

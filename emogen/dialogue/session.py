@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.policy import Policy, find_policy
 from emogen.dialogue.state import DECAY, EmotionState, felt
@@ -56,7 +56,7 @@ class Turn:
         context: what was said before, oldest first.
         said: by the user.
         state: of his emotion after it, over the recogniser's labels; None without a recogniser.
-        asked: the emotion of the reply.
+        target: the emotion of the reply.
         writing: the reply.
         name: of the reply, unlike that of any other: what an opinion about it refers to.
     """

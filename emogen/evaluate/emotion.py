@@ -78,7 +78,7 @@ def emotion_accuracy(target: Sequence[str], judged: Sequence[str], seed: int = 0
     A judge that is often wrong lowers it however good the texts are: see `corrected_accuracy`.
 
     Args:
-        asked: the label each text was to express.
+        target: the label each text was to express.
         judged: the label the judge gave it.
         seed: of the bootstrap.
 
@@ -103,7 +103,7 @@ def emotion_f1(target: Sequence[str], judged: Sequence[str], labels: Sequence[st
     A label neither asked for nor judged, in the data or in one resample, has no F1 and is left out of the mean.
 
     Args:
-        asked: the label each text was to express.
+        target: the label each text was to express.
         judged: the label the judge gave it.
         labels: the labels allowed in both.
         seed: of the bootstrap.
@@ -255,7 +255,7 @@ def corrected_accuracy(target: Sequence[str], judged: Sequence[str], judge_confu
     true accuracy of 1 some bias stays: 2 points too low at 98%, with 300 and 2,000.
 
     Args:
-        asked: the label each text was to express.
+        target: the label each text was to express.
         judged: the label the judge gave it.
         judge_confusion: of the same judge on held-out texts with known labels, in any class shares.
         seed: of the resamples.

@@ -82,7 +82,7 @@ class System:
         name: of the system.
         texts: the generated texts; gone through several times, so no iterator.
         references: for each text a list of at least one; likewise. None: no overlap metrics.
-        asked: for each text the emotion that it was to express; likewise. None: no judged metrics.
+        target: for each text the emotion that it was to express; likewise. None: no judged metrics.
         where: what an error calls the text of a number, counted from 0.
     """
 
@@ -232,7 +232,7 @@ def evaluate_texts(
     Args:
         texts: at least one; may be empty strings.
         references: for each text a list of at least one.
-        asked: for each text the emotion it was to express.
+        target: for each text the emotion it was to express.
         means: training texts, real texts, judges and models.
         options: how to compute.
 

@@ -46,7 +46,7 @@ def emotions_of(
     """What each row asks for.
 
     Args:
-        asked: one emotion for all rows, or one for each.
+        target: one emotion for all rows, or one for each.
         labels: that they are over.
         strength: of those that are named, 0 to 1.
         rows: how many; None takes as many as there are emotions.
@@ -92,7 +92,7 @@ def guided(target: Tensor, none: Tensor | None, neutral: Tensor | None, weights:
     """What guidance and expert make of scores, or of the states that scores are linear in; `controllers` has the formulas.
 
     Args:
-        asked: [rows, size], with the emotion.
+        target: [rows, size], with the emotion.
         none: without emotion; None where no row is guided.
         neutral: with the neutral label, likewise.
         weights: of the rows.
@@ -125,9 +125,9 @@ class Beside:
         control: of all rows.
         tokens: [companions, time], prompts with their instructions, padded in front.
         mask: [companions, time], 0 for padding.
-        owner: [companions], the row that each stands beside.
+        row_index: [companions], the row that each stands beside.
         role: [companions], a label, or the number of labels for no emotion.
-        places: [rows, labels + 1], whose scores serve as those of a role, companions counted behind the rows; a row's own where
+        positions: [rows, labels + 1], whose scores serve as those of a role, companions counted behind the rows; a row's own where
             it has no companion of that role.
         prompt: tokens of the rows' own prompts, padding included.
     """
@@ -340,7 +340,7 @@ class Steering:
     weights: Weights
     roles: tuple[int, ...]
 
-    def conditioning(self, condition: Tensor) -> Tensor:
+    def conditioning_for(self, condition: Tensor) -> Tensor:
         """Conditions [rows * (1 + roles), labels + 1] from those of the rows."""
         company = torch.eye(condition.shape[1]).to(condition)[list(self.roles)]
         return torch.cat([condition[:, None], company.expand(len(condition), -1, -1)], 1).flatten(0, 1)

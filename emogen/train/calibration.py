@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emogen.checkpoint import EmotionModel
 from emogen.decoding.calibration import MOST_SHARPNESS, Calibration
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.decoding.texts import Guide
 from emogen.emotions.labels import Emotion, LabelSet, mixture
 from emogen.train.config import CalibrationSettings
@@ -72,7 +72,7 @@ def measure_gain(judged: Judged, found: Calibration) -> Gain:
     """
 
     def helped(target: Sequence[Emotion]) -> Vector:
-        return judged([found.conditioning(emotion) for emotion in target])
+        return judged([found.conditioning_for(emotion) for emotion in target])
 
     return Gain(_strength_errors(judged, helped, found.labels), _share_errors(judged, helped, found.labels))
 

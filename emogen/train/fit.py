@@ -16,7 +16,7 @@ from emogen.checkpoint import EmotionModel, describe, find_checkpoint, generator
 from emogen.data.batches import Batch
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.decoding.texts import Prompt, TextGenerator, sample
 from emogen.emotions.labels import LabelSet, mixture
 from emogen.errors import CheckpointError, Interrupted, SettingsError

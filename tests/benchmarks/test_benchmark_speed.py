@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from emogen.decoding.counter_rng import CounterRNG
+from emogen.decoding.loop import generate
 from emogen.decoding.rollout import rollout_returns
-from emogen.decoding.sampling import Plain, generate
+from emogen.decoding.sampler import PlainSampler
 from emogen.models.device import probe_bfloat16
 from emogen.text.tokenizer import BOS, EOS, PAD
 
@@ -69,7 +70,7 @@ def test_the_reference_samples_the_model(speed):
     start = speed.begun(4000, torch.device("cpu"))
     torch.manual_seed(3)
     theirs = speed.reference_completed(made.generator, start.tokens, start.condition, 1)
-    ours = generate(made.generator, start, 1, Plain(CounterRNG(0).uniforms)).tokens
+    ours = generate(made.generator, start, 1, PlainSampler(CounterRNG(0).uniforms)).tokens
     expected = made.generator.logits(made.generator(start.tokens[:1], start.condition[:1]))[0, 0].softmax(0)
     deviation = (expected * (1 - expected) / 4000).sqrt()
     for tokens in (theirs, ours):

@@ -9,7 +9,7 @@ import pytest
 
 from emogen.data.exchange import read_exchanges
 from emogen.data.fingerprints import fingerprint, read_fingerprints
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.errors import CheckpointError
 
 TOP = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from emogen.checkpoint import load
 from emogen.decoding.calibration import Calibration, read_calibration, told_shares, write_calibration
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EKMAN, Emotion, LabelSet, mixture, no_emotion
 from emogen.errors import CheckpointError, SettingsError
 from emogen.train.calibration import (
@@ -199,10 +199,10 @@ def test_what_helps_is_kept():
     shares = keep_what_helps(found, Gain((0.1, 0.2), (0.2, 0.1)))
     assert shares.sharpness == 2.0
     target = Emotion(LABELS, (1.0, 0.0, 0.0), 0.37)
-    assert shares.conditioning(target).strength == pytest.approx(0.37)
+    assert shares.conditioning_for(target).strength == pytest.approx(0.37)
     strengths = keep_what_helps(found, Gain((0.2, 0.1), (0.1, 0.2)))
     assert strengths.strengths == found.strengths
-    assert strengths.conditioning(Emotion(LABELS, (0.3, 0.7, 0.0), 1.0)).weights == pytest.approx((0.3, 0.7, 0.0))
+    assert strengths.conditioning_for(Emotion(LABELS, (0.3, 0.7, 0.0), 1.0)).weights == pytest.approx((0.3, 0.7, 0.0))
 
 
 def test_a_judge_that_sees_no_mixture_gives_a_calibration_all_the_same():
@@ -242,20 +242,20 @@ def some(labels=LABELS, **changes):
 
 @pytest.mark.parametrize(("target", "conditioning"), [(0.0, 0.0), (0.25, 0.1), (0.5, 0.2), (0.75, 0.55), (1.0, 0.9)])
 def test_strengths_are_told_between_the_steps(target, conditioning):
-    found = some().conditioning(mixture({"joy": 1.0}, LABELS, target))
+    found = some().conditioning_for(mixture({"joy": 1.0}, LABELS, target))
     assert found.strength == pytest.approx(conditioning)
     assert found.weights == (1.0, 0.0, 0.0)
 
 
 def test_a_mixture_is_told_the_mean_strength_of_its_labels():
     """By the shares that are told, not those that are asked."""
-    found = some(preference=(0.0, math.log(3), 0.0)).conditioning(mixture({"joy": 0.5, "fear": 0.5}, LABELS))
+    found = some(preference=(0.0, math.log(3), 0.0)).conditioning_for(mixture({"joy": 0.5, "fear": 0.5}, LABELS))
     assert found.weights == pytest.approx((0.25, 0.75, 0.0))
     assert found.strength == pytest.approx(0.25 * 0.9 + 0.75 * 1.0)
 
 
 def test_no_emotion_is_told_as_none():
-    assert some().conditioning(no_emotion(LABELS)).strength == 0.0
+    assert some().conditioning_for(no_emotion(LABELS)).strength == 0.0
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_a_model_is_measured_and_told(tiny_checkpoint):
     assert calibrated(known, guide, options, settings, "guide g") == found
     target = ["joy", "joy=0.7,fear=0.3"]
     prompts = known.prompts([()] * 2, target, Control(guidance=1.5))
-    assert [prompt.conditioning for prompt in prompts] == [flat.conditioning(known.emotion(text)) for text in target]
+    assert [prompt.conditioning for prompt in prompts] == [flat.conditioning_for(known.emotion(text)) for text in target]
     assert [prompt.emotion for prompt in prompts] == [known.emotion(text) for text in target]
     assert [prompt.conditioning for prompt in known.prompts([()] * 2, target, Control())] == [None, None]
     weak = bare.sample(known.emotion("joy", 0.3), 3, sampling=options, seed=1)

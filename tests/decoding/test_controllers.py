@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from emogen.decoding import controllers, sampling
+from emogen.decoding import controllers, loop
 from emogen.decoding.control import Control
 from emogen.decoding.controllers import (
-    Controlled,
+    ControlledSampler,
     Labels,
     counting,
     expand_conditions,
@@ -19,16 +19,10 @@ from emogen.decoding.controllers import (
     refuse_unserved,
     weights_of,
 )
-from emogen.decoding.sampling import (
-    PromptBatch,
-    SamplingParams,
-    chooser,
-    filtered,
-    fold_in,
-    generate,
-    inverse_cdf,
-    row_uniforms,
-)
+from emogen.decoding.loop import PromptBatch, generate
+from emogen.decoding.params import SamplingParams
+from emogen.decoding.random_streams import fold_in, row_uniforms
+from emogen.decoding.sampler import build_sampler, filtered, inverse_cdf
 from emogen.decoding.texts import Prompt, TextGenerator, sample
 from emogen.emotions.labels import EKMAN, Emotion, LabelSet, mixture, no_emotion
 from emogen.errors import SettingsError
@@ -79,8 +73,8 @@ def written(model, head, target, uniforms, latent, temperature=0.7):
     )
     weights = weights_of([row.emotion for row in target], [row.control for row in target], torch.device("cpu"))
     company = expand_conditions(prefixes, weights, neutral_place(target[0].emotion))
-    choose = chooser(SamplingParams(temperature=temperature), uniforms)
-    return generate(model, company.prefixes, uniforms.shape[1], Controlled(company, weights, choose, head))
+    choose = build_sampler(SamplingParams(temperature=temperature), uniforms)
+    return generate(model, company.prefixes, uniforms.shape[1], ControlledSampler(company, weights, choose, head))
 
 
 # ---- the formulas, from all states of a text under each condition
@@ -275,7 +269,7 @@ def test_what_is_left_out_is_bounded(weight):
 @pytest.fixture
 def departures(monkeypatch):
     """Of each company row that is told to leave before its owner has ended: its role less 3, and its owner's mixture."""
-    found, pick = [], Controlled.pick
+    found, pick = [], ControlledSampler.sample
 
     def watched(self, model, hidden, rows, number):
         tokens, log_probs = pick(self, model, hidden, rows, number)
@@ -286,7 +280,7 @@ def departures(monkeypatch):
             found.append((int(role[row]) - 3, self.weights.mixture[row_index[row]].tolist()))
         return tokens, log_probs
 
-    monkeypatch.setattr(Controlled, "pick", watched)
+    monkeypatch.setattr(ControlledSampler, "sample", watched)
     return found
 
 
@@ -315,7 +309,7 @@ def test_when_rows_are_looked_at_changes_nothing(backbone, monkeypatch):
     options = SamplingParams(max_tokens=MOST)
     expected = list(sample(writer, prompts, options))
     for every in (3, 100):
-        for module in (controllers, sampling):
+        for module in (controllers, loop):
             monkeypatch.setattr(module, "looks", lambda number, _, every=every: number % every == every - 1)
         assert_alike(list(sample(writer, prompts, options)), expected)
 

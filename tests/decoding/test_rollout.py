@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from emogen.decoding.counter_rng import CounterRNG
+from emogen.decoding.loop import Generated, PromptBatch, generate
 from emogen.decoding.rollout import complete, rollout_returns
-from emogen.decoding.sampling import Generated, PromptBatch, generate, inverse_cdf
+from emogen.decoding.sampler import PlainSampler
 from emogen.models.generator import Generator, GeneratorConfig, reply_mask
 from emogen.text.tokenizer import BOS, EOS, PAD, TURN
 
@@ -22,10 +23,8 @@ def written(backbone="lstm", count=12):
     lengths = torch.tensor([1, 3, 4] * (count // 3))
     condition = torch.randn(count, 4)
 
-    def choose(scores, _rows, _number):
-        return inverse_cdf(scores.softmax(-1), torch.rand(len(scores)))
-
-    found = generate(model, PromptBatch(torch.tensor(rows), lengths, condition), MAX_TOKENS, choose, keep_states=True)
+    sampler = PlainSampler(lambda rows, _: torch.rand(len(rows)))
+    found = generate(model, PromptBatch(torch.tensor(rows), lengths, condition), MAX_TOKENS, sampler, keep_states=True)
     return model, found, condition
 
 

@@ -9,16 +9,10 @@ from sacrebleu.metrics import CHRF
 
 from emogen.decoding import texts
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import (
-    Chosen,
-    PromptBatch,
-    SamplingParams,
-    chooser,
-    fold_in,
-    generate,
-    row_normals,
-    row_uniforms,
-)
+from emogen.decoding.loop import DecodingStep, PromptBatch, generate
+from emogen.decoding.params import SamplingParams
+from emogen.decoding.random_streams import fold_in, row_normals, row_uniforms
+from emogen.decoding.sampler import build_sampler
 from emogen.decoding.texts import Prompt, TextGenerator, sample, stream
 from emogen.emotions.labels import EKMAN, no_emotion, parse_emotion
 from emogen.errors import SettingsError
@@ -84,7 +78,10 @@ def test_what_a_sample_says_of_itself():
     normals, uniforms = row_normals([fold_in(0, 0)], 2), row_uniforms([fold_in(0, 0)], 6)
     condition = torch.cat([torch.tensor(parse_emotion("joy=0.7,fear=0.3", EKMAN).condition), normals[0]])
     row = generate(
-        model, PromptBatch(torch.tensor([[BOS]]), torch.tensor([1]), condition[None]), 6, chooser(SamplingParams(), uniforms)
+        model,
+        PromptBatch(torch.tensor([[BOS]]), torch.tensor([1]), condition[None]),
+        6,
+        build_sampler(SamplingParams(), uniforms),
     )
     assert found[0].text == TOKENIZER.decode(row.tokens[0].tolist()).strip()
     assert found[0].log_probability == pytest.approx(float(row.log_probs.sum()), abs=1e-4)
@@ -341,7 +338,7 @@ def scripted(rows, most):
         assert max_tokens == most
         for number in range(max(map(len, rows))):
             tokens = torch.tensor([row[number] if number < len(row) else PAD for row in rows])
-            yield Chosen(torch.arange(len(rows)), tokens, torch.zeros(len(rows)), torch.zeros(0))
+            yield DecodingStep(torch.arange(len(rows)), tokens, torch.zeros(len(rows)), torch.zeros(0))
 
     return loop
 
@@ -376,7 +373,7 @@ def test_a_stream_begins_before_the_text_is_whole(monkeypatch):
     def loop(*_arguments):
         for token in [*TOKENIZER.encode("so happy today"), EOS]:
             steps.append(token)
-            yield Chosen(torch.arange(1), torch.tensor([token]), torch.zeros(1), torch.zeros(0))
+            yield DecodingStep(torch.arange(1), torch.tensor([token]), torch.zeros(1), torch.zeros(0))
 
     monkeypatch.setattr(texts, "token_loop", loop)
     next(stream(writer(), [Prompt([BOS], JOY)], SamplingParams()))

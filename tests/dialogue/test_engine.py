@@ -7,7 +7,7 @@ import pytest
 
 from emogen.checkpoint import load
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.errors import BusyError, EmogenError, SettingsError
 

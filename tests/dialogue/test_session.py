@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from emogen.checkpoint import load
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.policy import built_in, write_policy
 from emogen.dialogue.session import Session, SessionConfig, emotion_for, seed_of

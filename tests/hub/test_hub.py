@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 import emogen.hub
 from emogen.checkpoint import describe, load, save_classifier, save_model, shipped
 from emogen.data.batches import Limits
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import LabelSet, parse_emotion
 from emogen.errors import CheckpointError, DataError, EmogenError, SettingsError
 from emogen.models.classifier import Classifier, ClassifierConfig

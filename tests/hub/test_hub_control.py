@@ -12,7 +12,7 @@ from emogen.data.batches import Limits
 from emogen.decoding import controllers
 from emogen.decoding.calibration import Calibration, write_calibration
 from emogen.decoding.control import Control, parse_control
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EKMAN, LabelSet, parse_emotion
 from emogen.errors import SettingsError
 from emogen.hub.logits_processors import EmotionLogitsProcessor, emotions_of, express, generate_with_emotion, words_beside
@@ -429,7 +429,7 @@ def test_calibration_beside_the_weights_is_heeded(tmp_path):
         assert tokenizer.decode(written, skip_special_tokens=True).strip() == expected.text
     plain_control = model.generate(emotion=parse_emotion("joy", NO_NEUTRAL), control="guidance:2", do_sample=False)
     conditioning = model.generate(
-        emotion=torch.tensor([known.conditioning(parse_emotion("joy", NO_NEUTRAL)).condition]),
+        emotion=torch.tensor([known.conditioning_for(parse_emotion("joy", NO_NEUTRAL)).condition]),
         control="guidance:2",
         do_sample=False,
     )

@@ -21,7 +21,7 @@ from emogen import checkpoint
 from emogen.checkpoint import load
 from emogen.data.exchange import Reading
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.decoding.texts import Prompt, TextGenerator, sample
 from emogen.emotions.labels import EKMAN, mixture, no_emotion
 from emogen.errors import CheckpointError, SettingsError

@@ -18,7 +18,7 @@ import emogen
 from emogen import SamplingParams
 from emogen.checkpoint import ADAPTER, best_shipped, shipped
 from emogen.errors import CheckpointError, EmogenError
-from emogen.models import bases, pulling
+from emogen.pretrained import bases, pulling
 from emogen.pretrained.bases import KNOWN_BASES, Base, check_base, find_base, locate_base
 from emogen.pretrained.loading import load_causal_model, load_encoder
 from emogen.pretrained.pulling import pull

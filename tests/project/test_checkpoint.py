@@ -25,7 +25,7 @@ from emogen.checkpoint import (
     shipped,
 )
 from emogen.data.batches import Limits
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EKMAN, GOEMOTIONS, LabelSet, parse_emotion
 from emogen.errors import CheckpointError, EmogenError, SettingsError
 from emogen.models.classifier import Classifier, ClassifierConfig, emotion_probabilities

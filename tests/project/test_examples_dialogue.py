@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from test_examples import EXAMPLES, example
 
 from emogen.checkpoint import load
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.errors import SettingsError
 from emogen.recognition.recognizer import load_recognizer

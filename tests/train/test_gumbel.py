@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from emogen.data.batches import Batch
 from emogen.decoding.counter_rng import CounterRNG
-from emogen.decoding.sampling import Generated, PromptBatch, generate, inverse_cdf
+from emogen.decoding.loop import Generated, PromptBatch, generate
+from emogen.decoding.sampler import inverse_cdf
 from emogen.errors import SettingsError
 from emogen.models.discriminator import (
     Discriminator,
@@ -26,7 +27,7 @@ from emogen.models.generator import Generator, GeneratorConfig, reply_mask
 from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.models.transformer import present_tokens
 from emogen.text.tokenizer import BOS, EOS, PAD, TURN
-from emogen.train import gumbel
+from emogen.train.loops import gumbel
 from emogen.train.loops.gumbel import Relaxation, annealed, gumbel_loss, perturbed_scores
 
 READINGS = pytest.mark.parametrize("reading", ["sequence", "prefix"])

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from emogen.data.batches import Batch
-from emogen.decoding.sampling import PromptBatch, SamplingParams, chooser, generate
+from emogen.decoding.loop import PromptBatch, generate
+from emogen.decoding.params import SamplingParams
+from emogen.decoding.sampler import build_sampler
 from emogen.errors import TrainingError
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.likelihood import reply_nll
@@ -54,7 +56,7 @@ def test_four_examples_are_learnt_by_heart(backbone):
     prefix = examples.tokens.masked_fill(positions >= examples.reply_start[:, None], PAD)[:, :4]
     given = PromptBatch(prefix, examples.reply_start, examples.emotion)
     model.eval()
-    found = generate(model, given, 6, chooser(SamplingParams(temperature=0), torch.zeros(4, 6)))
+    found = generate(model, given, 6, build_sampler(SamplingParams(temperature=0), torch.zeros(4, 6)))
     assert found.tokens.tolist() == examples.tokens.tolist()
 
 

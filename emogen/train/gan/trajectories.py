@@ -10,8 +10,9 @@ from torch import Tensor
 
 from emogen.data.batches import Batch
 from emogen.decoding.counter_rng import CounterRNG
+from emogen.decoding.loop import Generated, PromptBatch, generate
 from emogen.decoding.rollout import rollout_returns
-from emogen.decoding.sampling import Generated, Plain, PromptBatch, generate
+from emogen.decoding.sampler import PlainSampler
 from emogen.models.chunks import in_chunks
 from emogen.models.discriminator import AnyDiscriminator, of_whole_texts, score
 from emogen.models.generator import Generator, reply_mask
@@ -88,7 +89,7 @@ def sample_replies(models: Adversaries, real: Batch, config: GanConfig, draws: C
     condition = torch.cat([real.emotion.repeat_interleave(config.samples, 0), _latents(models, real, config, draws)], 1)
     completed = config.estimator == "rollout" and config.rollouts > 0
     prefixes = PromptBatch(prefix, starts, condition)
-    generated = generate(models.generator, prefixes, config.max_tokens, Plain(draws.uniforms), completed)
+    generated = generate(models.generator, prefixes, config.max_tokens, PlainSampler(draws.uniforms), completed)
     return Replies(generated, condition, reply_mask(generated.tokens, starts))
 
 

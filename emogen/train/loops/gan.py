@@ -9,7 +9,7 @@ from torch import Tensor
 
 from emogen.data.batches import Batch
 from emogen.decoding.counter_rng import CounterRNG
-from emogen.decoding.sampling import Generated
+from emogen.decoding.loop import Generated
 from emogen.errors import TrainingError
 from emogen.train.config import GanConfig
 from emogen.train.gan.discriminator_step import cut_to, train_discriminator

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from emogen.data.batches import Batch
 from emogen.decoding.counter_rng import CounterRNG
-from emogen.decoding.sampling import Generated
+from emogen.decoding.loop import Generated
 from emogen.errors import SettingsError
 from emogen.models.discriminator import (
     AnyDiscriminator,

@@ -48,7 +48,7 @@ def head_nll(generator: Generator, head: EmotionHead, batch: Batch, conditioning
         generator: gives the states; no gradient reaches it.
         head: that judges.
         batch: rows with their emotions.
-        told: [batch, emotions + 1], what the generator is told.
+        conditioning: [batch, emotions + 1], what the generator is told.
     """
     mask = reply_mask(batch.tokens, batch.reply_start)
     with torch.no_grad():

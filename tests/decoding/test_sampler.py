@@ -11,18 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from emogen.decoding.sampling import (
-    PromptBatch,
-    SamplingParams,
-    chooser,
-    filtered,
-    fold_in,
-    generate,
-    inverse_cdf,
-    read_prefixes,
-    row_normals,
-    row_uniforms,
-)
+from emogen.decoding.loop import PromptBatch, generate, read_prefixes
+from emogen.decoding.params import SamplingParams
+from emogen.decoding.random_streams import fold_in, row_normals, row_uniforms
+from emogen.decoding.sampler import build_sampler, filtered, inverse_cdf
 from emogen.emotions.labels import EKMAN, parse_emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator, GeneratorConfig
@@ -126,7 +118,7 @@ def test_filters_compose_and_default_to_nothing():
 def test_filtered_draws_follow_the_filtered_distribution(options, tries):
     """Chi-square of 40,000 draws within 4 deviations, however many tries there are before the filter itself is computed."""
     scores, chosen = torch.randn(60) * 2, SamplingParams(temperature=1.3, max_tokens=1, **options)
-    found = chooser(chosen, torch.rand(40_000, tries))(scores.expand(40_000, -1), torch.arange(40_000), 0)
+    found = build_sampler(chosen, torch.rand(40_000, tries)).choose(scores.expand(40_000, -1), torch.arange(40_000), 0)
     expected = 40_000 * filtered(scores[None] / 1.3, chosen)[0].softmax(0).double()
     counts = torch.bincount(found, minlength=60).double()
     assert (counts[expected == 0] == 0).all()
@@ -141,16 +133,16 @@ def test_no_temperature_is_greedy(temperature):
     """The likeliest token, whatever the random numbers; so is one too low for floating point."""
     scores = torch.randn(9, 30)
     scores[:, :3] = -1e4
-    found = chooser(SamplingParams(temperature=temperature), torch.rand(9, 1))(scores, torch.arange(9), 0)
+    found = build_sampler(SamplingParams(temperature=temperature), torch.rand(9, 1)).choose(scores, torch.arange(9), 0)
     assert torch.equal(found, scores.argmax(1))
 
 
 def test_temperature_divides_the_scores():
     """Draws at temperature 2 are those of halved scores."""
     scores, uniforms, rows = torch.randn(99, 30), torch.rand(99, 1), torch.arange(99)
-    found = chooser(SamplingParams(temperature=2), uniforms)(scores, rows, 0)
-    assert torch.equal(found, chooser(SamplingParams(), uniforms)(scores / 2, rows, 0))
-    assert not torch.equal(found, chooser(SamplingParams(), uniforms)(scores, rows, 0))
+    found = build_sampler(SamplingParams(temperature=2), uniforms).choose(scores, rows, 0)
+    assert torch.equal(found, build_sampler(SamplingParams(), uniforms).choose(scores / 2, rows, 0))
+    assert not torch.equal(found, build_sampler(SamplingParams(), uniforms).choose(scores, rows, 0))
 
 
 def streams(seed, rows):
@@ -191,7 +183,10 @@ def test_the_two_kinds_of_random_numbers_are_independent():
 
 def greedy(model, prefixes, max_tokens=7):
     return generate(
-        model, prefixes, max_tokens, chooser(SamplingParams(temperature=0), torch.zeros(len(prefixes.lengths), max_tokens))
+        model,
+        prefixes,
+        max_tokens,
+        build_sampler(SamplingParams(temperature=0), torch.zeros(len(prefixes.lengths), max_tokens)),
     )
 
 
@@ -226,7 +221,7 @@ def test_replies_end_once_and_in_time(backbone):
     """Padding and nothing else behind the end token, and no reply is longer than asked for."""
     model = generator(backbone)
     together = prefixes_of(model, *([[BOS], [270, TURN, BOS]] * 100))
-    found = generate(model, together, 5, chooser(SamplingParams(), torch.rand(200, 5)))
+    found = generate(model, together, 5, build_sampler(SamplingParams(), torch.rand(200, 5)))
     lengths = []
     for row, start in zip(found.tokens.tolist(), found.reply_start.tolist(), strict=True):
         reply = row[start:]
@@ -243,7 +238,7 @@ def test_log_probability_is_the_likelihood(backbone):
     """That of the tokens read in one pass at temperature 1, whatever the sampling was."""
     model = generator(backbone)
     together = prefixes_of(model, [BOS], [270, TURN, BOS])
-    found = generate(model, together, 8, chooser(SamplingParams(temperature=0.7, top_p=0.9), torch.rand(2, 8)))
+    found = generate(model, together, 8, build_sampler(SamplingParams(temperature=0.7, top_p=0.9), torch.rand(2, 8)))
     scores = model.logits(model(found.tokens[:, :-1], together.condition)).log_softmax(-1)
     taken = scores.gather(2, found.tokens[:, 1:, None]).squeeze(2)
     positions = torch.arange(1, found.tokens.shape[1])
@@ -257,7 +252,7 @@ def test_first_token_follows_the_model():
     prefix = PromptBatch(
         torch.full((4000, 1), BOS), torch.ones(4000, dtype=torch.long), torch.tensor([JOY.condition]).expand(4000, -1)
     )
-    drawn = generate(model, prefix, 1, chooser(SamplingParams(), row_uniforms(streams(2, 4000), 1))).tokens[:, 1]
+    drawn = generate(model, prefix, 1, build_sampler(SamplingParams(), row_uniforms(streams(2, 4000), 1))).tokens[:, 1]
     with torch.no_grad():
         expected = model.logits(model(prefix.tokens[:1], prefix.condition[:1]))[0, 0].softmax(0)
     found = torch.bincount(drawn, minlength=len(expected)) / 4000
@@ -269,11 +264,11 @@ def test_states_are_those_after_prefix_and_each_token():
     """One after the prefix and one for each further step; a row's first is that of the row alone."""
     model = generator()
     together = prefixes_of(model, [BOS], [270, TURN, BOS])
-    found = generate(model, together, 4, chooser(SamplingParams(), torch.rand(2, 4)), keep_states=True)
+    found = generate(model, together, 4, build_sampler(SamplingParams(), torch.rand(2, 4)), keep_states=True)
     longest = max((found.tokens != PAD).sum(1) - found.reply_start)
     assert len(found.states) == longest
     alone = PromptBatch(torch.tensor([[BOS]]), torch.tensor([1]), together.condition[:1])
-    state = generate(model, alone, 1, chooser(SamplingParams(), torch.rand(1, 1)), keep_states=True).states[0]
+    state = generate(model, alone, 1, build_sampler(SamplingParams(), torch.rand(1, 1)), keep_states=True).states[0]
     torch.testing.assert_close(found.states[0][:, :, :1], state)
 
 
@@ -311,8 +306,8 @@ def test_equal_prefixes_are_read_once(backbone, monkeypatch):
     condition = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0]])
     condition_shift = model.condition_shift(condition)
     read = []
-    real = model.read
-    monkeypatch.setattr(model, "read", lambda tokens, *rest: read.append(len(tokens)) or real(tokens, *rest))
+    real = model.prefill
+    monkeypatch.setattr(model, "prefill", lambda tokens, *rest: read.append(len(tokens)) or real(tokens, *rest))
     with torch.no_grad():
         hidden, state = read_prefixes(model, PromptBatch(rows, lengths, condition), condition_shift, 5)
         expected = real(rows, lengths, condition_shift, model.init_cache(condition_shift, 5))

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from emogen.decoding import running
+from emogen.decoding import continuous
 from emogen.decoding.continuous import ContinuousBatch
 from emogen.decoding.control import Control
-from emogen.decoding.sampling import SamplingParams
+from emogen.decoding.params import SamplingParams
 from emogen.decoding.texts import Prompt, TextGenerator, sample, stream
 from emogen.emotions.labels import EKMAN, LabelSet, mixture, no_emotion
 from emogen.errors import SettingsError
@@ -161,8 +161,8 @@ def test_64_replies_joined_at_once_are_what_they_are_alone(backbone, written_by,
 @pytest.mark.parametrize("seed", [0, 1])
 def test_staggered_shuffled_and_cancelled(backbone, seed, written_by, expected_of, monkeypatch):
     """Some join at each step, some wait, some are cancelled while they wait or run: the others do not notice."""
-    monkeypatch.setattr(running, "_MORE_ROWS", 1 + 4 * seed)
-    monkeypatch.setattr(running, "_MORE_PLACES", 1 + 8 * seed)
+    monkeypatch.setattr(continuous, "_MORE_ROWS", 1 + 4 * seed)
+    monkeypatch.setattr(continuous, "_MORE_PLACES", 1 + 8 * seed)
     writer, rows, chance = written_by(backbone), target(64), random.Random(seed)
     left, joined, cancelled, found, largest = list(range(64)), {}, set(), {}, 0
     chance.shuffle(left)
