@@ -98,16 +98,16 @@ class EmotionModel:
 
     @property
     def labels(self) -> LabelSet:
-        """The emotions it knows, in order."""
+        """Return the emotions it knows, in order."""
         return self.description.labels
 
     @property
     def generator(self) -> Generator:
-        """The model itself, or a VAE's decoder."""
+        """Return the model itself, or a VAE's decoder."""
         return generator_of(self.model)
 
     def emotion(self, target: str | Emotion | None, strength: float = 1.0) -> Emotion:
-        """An emotion over the model's labels from `joy`, `joy=0.7,fear=0.3`, an Emotion, or None for no emotion."""
+        """Return an emotion over the model's labels from `joy`, `joy=0.7,fear=0.3`, an Emotion, or None for no emotion."""
         if target is None:
             return no_emotion(self.labels)
         if not isinstance(target, Emotion):
@@ -124,7 +124,7 @@ class EmotionModel:
         sampling: SamplingParams | None = None,
         seed: int = 0,
     ) -> list[Sample]:
-        """Texts with the emotion that is asked for.
+        """Return texts with the emotion that is asked for.
 
         Args:
             emotion: `joy`, `joy=0.7,surprise=0.3`, or None for no emotion.
@@ -145,7 +145,7 @@ class EmotionModel:
         sampling: SamplingParams | None = None,
         seed: int = 0,
     ) -> Sample:
-        """The reply to an utterance, or to a dialogue, oldest first; arguments and errors as in `sample`."""
+        """Return the reply to an utterance, or to a dialogue, oldest first; arguments and errors as in `sample`."""
         (found,) = self.sample(emotion, 1, context, sampling, seed)
         return found
 
@@ -159,7 +159,7 @@ class EmotionModel:
         guide: Guide | None = None,
         latent: Tensor | None = None,
     ) -> list[Sample]:
-        """Replies to many contexts at once, each with its emotion, `n` to each; arguments and errors as in `iter_replies`."""
+        """Return replies to many contexts at once, each with its emotion, `n` to each; arguments and errors as in `iter_replies`."""
         return list(self.iter_replies(contexts, emotions, n, sampling, seed, guide, latent))
 
     def iter_replies(
@@ -197,7 +197,7 @@ class EmotionModel:
         sampling: SamplingParams | None = None,
         seed: int = 0,
     ) -> Iterator[str]:
-        """The text of `sample`, piece by piece as it is written; arguments as there, defaults as in `stream_replies`."""
+        """Yield the text of `sample`, piece by piece as it is written; arguments as there, defaults as in `stream_replies`."""
         yield from (piece for _, piece, _ in self.stream_replies([context], [emotion], sampling, seed) if piece)
 
     def stream_replies(
@@ -234,7 +234,7 @@ class EmotionModel:
     def prompts(
         self, contexts: Sequence[str | Sequence[str]], emotions: Sequence[str | Emotion | None], control: Control
     ) -> list[Prompt]:
-        """What the decoder takes: contexts in tokens, emotions as asked for and as the model is told them under `control`."""
+        """Return what the decoder takes: contexts in tokens, emotions as asked for and as the model is told them under `control`."""
         if len(contexts) != len(emotions):
             raise SettingsError(f"{len(contexts)} contexts for {len(emotions)} emotions; give one for each")
         turns = ([context] if isinstance(context, str) else context for context in contexts)
@@ -245,12 +245,12 @@ class EmotionModel:
         return [Prompt(*parts) for parts in zip(encoded, target, conditioning, strict=True)]
 
     def writer(self, guide: Guide | None = None) -> TextGenerator:
-        """The model as the decoder takes it."""
+        """Return the model as the decoder takes it."""
         return TextGenerator(self.generator, self.tokenizer, self.head, guide, str(self.folder))
 
     @property
     def default_sampling(self) -> SamplingParams:
-        """The options for texts with an emotion that is asked for: for reading, not for measuring.
+        """Return the options for texts with an emotion that is asked for: for reading, not for measuring.
 
         Warmer, or guided more, texts name their emotion and stammer.
         """
@@ -285,7 +285,7 @@ def load(
     full_precision: bool = False,
     whole: bool = False,
 ) -> EmotionModel:
-    """Loads a generator or a VAE.
+    """Load a generator or a VAE.
 
     Args:
         path: a checkpoint's folder; None takes `$EMOGEN_CHECKPOINT`, else checkpoints/latest, else the model that ships.
@@ -320,12 +320,12 @@ def load(
 
 
 def generator_of(model: Generator | TextVAE) -> Generator:
-    """The model itself, or a VAE's decoder."""
+    """Return the model itself, or a VAE's decoder."""
     return model.decoder if isinstance(model, TextVAE) else model
 
 
 def _base_of(description: Description, folder: Path, device: torch.device, full_precision: bool) -> BaseModel | None:
-    """The base that a pretrained backbone was trained on; raises CheckpointError where it is not at hand, or another."""
+    """Return the base that a pretrained backbone was trained on; raise CheckpointError where it is not at hand, or another."""
     with _fitting(folder):
         adapter = generator_config(description).adapter
     if not adapter:
@@ -334,7 +334,7 @@ def _base_of(description: Description, folder: Path, device: torch.device, full_
 
 
 def _matching_base(adapter: AdapterConfig, folder: Path) -> Base:
-    """The base of the revision that an adapter was trained on; raises CheckpointError where it is not at hand, or another."""
+    """Return the base of the revision that an adapter was trained on; raise CheckpointError where it is not at hand, or another."""
     base = find_base(adapter.base)
     if base.revision != adapter.revision:
         raise CheckpointError(
@@ -345,7 +345,7 @@ def _matching_base(adapter: AdapterConfig, folder: Path) -> Base:
 
 
 def _reader_of(description: Description, folder: Path, tokenizer: Tokenizer) -> PretrainedReader | None:
-    """The pretrained encoder of a VAE with fresh weights; None where it has none."""
+    """Return the pretrained encoder of a VAE with fresh weights; None where it has none."""
     encoder = description.model.get("encoder")
     if description.kind != "vae" or not encoder:
         return None
@@ -355,7 +355,7 @@ def _reader_of(description: Description, folder: Path, tokenizer: Tokenizer) -> 
 
 
 def load_classifier(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Classifier, LabelSet]:
-    """Loads a classifier and its labels; raises CheckpointError and SettingsError as `load` does."""
+    """Load a classifier and its labels; raise CheckpointError and SettingsError as `load` does."""
     folder = Path(folder)
     description = read_description(folder)
     if description.kind != "classifier":
@@ -377,7 +377,7 @@ def _pretrained(config: ClassifierConfig, folder: Path) -> Pretrained | None:
 
 
 def save_classifier(folder: str | Path, labels: LabelSet, classifier: Classifier, dtype: torch.dtype = torch.float32) -> None:
-    """Writes a classifier, with the tokenizer of its encoder where it has one."""
+    """Write a classifier, with the tokenizer of its encoder where it has one."""
     folder = Path(folder)
     if classifier.tokenizer:
         _save_tokenizer(classifier.tokenizer, folder / _TOKENIZER_FOLDER)
@@ -385,7 +385,7 @@ def save_classifier(folder: str | Path, labels: LabelSet, classifier: Classifier
 
 
 def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Each file whole or not at all."""
+    """Write each file whole or not at all."""
     with tempfile.TemporaryDirectory(prefix="emogen-") as elsewhere:
         tokenizer.save_pretrained(elsewhere)
         for path in sorted(Path(elsewhere).iterdir()):
@@ -394,7 +394,7 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def find_checkpoint(path: str | Path | None = None) -> Path:
-    """The folder that `load` reads.
+    """Return the folder that `load` reads.
 
     Raises:
         CheckpointError: nothing there.
@@ -415,20 +415,20 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
 
 
 def shipped(name: str) -> Path:
-    """Folder of a model that ships: inside the installed package, or beside it in a clone."""
+    """Return the folder of a model that ships: inside the installed package, or beside it in a clone."""
     package = Path(__file__).parent
     inside = package / "checkpoints" / name
     return inside if inside.is_dir() else package.parent / "checkpoints" / name
 
 
 def best_shipped() -> Path:
-    """Folder of the adapter that ships, where its base is at hand; else of the small model."""
+    """Return the folder of the adapter that ships, where its base is at hand; else of the small model."""
     adapter = shipped(ADAPTER)
     return adapter if (adapter / "config.json").is_file() and _has_base(adapter) else shipped("default")
 
 
 def better_than(folder: Path) -> str:
-    """The command that makes a better model than the one in `folder` usable; empty where there is none, or none is needed."""
+    """Return the command that makes a better model than the one in `folder` usable; empty where there is none, or none is needed."""
     adapter = shipped(ADAPTER)
     if folder != shipped("default") or not (adapter / "config.json").is_file() or _has_base(adapter):
         return ""
@@ -437,7 +437,7 @@ def better_than(folder: Path) -> str:
 
 
 def faster_than(model: EmotionModel) -> str:
-    """The option that names a faster model: the small one that ships, where `model` has a pretrained backbone; else empty."""
+    """Return the option that names a faster model: the small one that ships, where `model` has a pretrained backbone; else empty."""
     return f"--checkpoint {os.path.relpath(shipped('default'))}" if model.generator.config.adapter else ""
 
 
@@ -461,20 +461,20 @@ def _has_base(folder: Path) -> bool:
 
 
 def mark_latest(folder: str | Path) -> None:
-    """Makes `folder` what checkpoints/latest points to, where it stands under checkpoints/."""
+    """Make `folder` what checkpoints/latest points to, where it stands under checkpoints/."""
     folder = Path(folder)
     if folder.resolve().parent == CHECKPOINTS.resolve():
         write_text(CHECKPOINTS / LATEST, folder.name + "\n")
 
 
 def describe(model: nn.Module, labels: LabelSet, limits: Limits) -> Description:
-    """The description of a model in memory."""
+    """Return the description of a model in memory."""
     kinds: dict[type, Kind] = {Generator: "generator", TextVAE: "vae", Classifier: "classifier"}
     return Description(kinds[type(model)], labels, asdict(model.config), limits)  # type: ignore[call-overload]
 
 
 def architecture_of(description: Description, folder: Path = Path()) -> str:
-    """Kind and backbone of a model, in a few words: what a judge and a guide must not share."""
+    """Return the kind and backbone of a model, in a few words: what a judge and a guide must not share."""
     with _fitting(folder):
         if description.kind == "classifier":
             return ClassifierConfig(**description.model).architecture
@@ -482,7 +482,7 @@ def architecture_of(description: Description, folder: Path = Path()) -> str:
 
 
 def generator_config(description: Description) -> GeneratorConfig:
-    """The sizes of a generator, or of a VAE's decoder."""
+    """Return the sizes of a generator, or of a VAE's decoder."""
     sizes = dict(description.model["decoder"] if description.kind == "vae" else description.model)
     adapter = sizes.pop("adapter", None)
     return GeneratorConfig(**sizes, adapter=AdapterConfig(**adapter) if adapter else None)
@@ -491,7 +491,7 @@ def generator_config(description: Description) -> GeneratorConfig:
 def build_model(
     description: Description, folder: Path = Path(), base: BaseModel | None = None, reader: PretrainedReader | None = None
 ) -> Generator | TextVAE:
-    """A model of that description with fresh weights, or those of its base.
+    """Return a model of that description with fresh weights, or those of its base.
 
     Args:
         description: of the model.
@@ -511,7 +511,7 @@ def build_model(
 
 
 def save_model(folder: str | Path, description: Description, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Writes what was trained, safetensors in `dtype`, then config, each whole or not at all: beside a config are weights.
+    """Write what was trained, safetensors in `dtype`, then config, each whole or not at all: beside a config are weights.
 
     Of a VAE with a pretrained encoder, that encoder's tokenizer too.
     """
@@ -535,12 +535,12 @@ def save_model(folder: str | Path, description: Description, model: nn.Module, d
 
 
 def is_for_transformers(description: Description) -> bool:
-    """Whether Hugging Face Transformers loads it too: a generator with a backbone of our own, and no latent."""
+    """Tell whether Hugging Face Transformers loads it too: a generator with a backbone of our own, and no latent."""
     return description.kind == "generator" and description.model["backbone"] != "pretrained" and not description.model["latent"]
 
 
 def read_description(folder: str | Path) -> Description:
-    """Reads config.json; raises CheckpointError where it is missing, broken or of another format."""
+    """Read config.json; raise CheckpointError where it is missing, broken or of another format."""
     folder = Path(folder)
     path = folder / "config.json"
     try:
@@ -581,7 +581,7 @@ class _OtherTensorsError(Exception):
 
 @contextmanager
 def _reading(path: Path, way_out: str) -> Iterator[None]:
-    """Tell apart what can go wrong with a file of tensors; raises CheckpointError, and lets our own mistakes through."""
+    """Tell apart what can go wrong with a file of tensors; raise CheckpointError, and let our own mistakes through."""
     try:
         yield
     except FileNotFoundError:
@@ -633,7 +633,7 @@ def _is_of_memory(error: Exception) -> bool:
 
 
 def save_head(folder: str | Path, head: EmotionHead) -> None:
-    """Writes an emotion head into a checkpoint's folder, whole or not at all."""
+    """Write an emotion head into a checkpoint's folder, whole or not at all."""
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in head.state_dict().items()}
     with replacing(folder / HEAD_FILE) as beside:
@@ -641,7 +641,7 @@ def save_head(folder: str | Path, head: EmotionHead) -> None:
 
 
 def read_head(folder: str | Path, generator: Generator) -> EmotionHead | None:
-    """The emotion head of a checkpoint, in eval mode where its generator is; None where it has none.
+    """Return the emotion head of a checkpoint, in eval mode where its generator is; None where it has none.
 
     Raises:
         CheckpointError: not readable, cut short, of another generator, or larger than the memory.
@@ -661,13 +661,13 @@ def read_head(folder: str | Path, generator: Generator) -> EmotionHead | None:
 
 
 def _of_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the decoder under a generator's own names, where they are of a VAE."""
+    """Return the tensors of the decoder under a generator's own names, where they are of a VAE."""
     inside = {name.removeprefix("decoder."): tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
     return inside or dict(tensors)
 
 
 def merged(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors but the low-rank updates, which are added to the weights of a generator that does not keep them apart."""
+    """Return the tensors but the low-rank updates, which are added to the weights of a generator that does not keep them apart."""
     backbone = generator.backbone
     if not isinstance(backbone, PretrainedBackbone) or not generator.config.adapter or backbone.is_adapted:
         return dict(tensors)
@@ -678,7 +678,7 @@ def merged(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def write_confusion(folder: str | Path, labels: LabelSet, counts: NDArray[np.int64]) -> None:
-    """Writes into a checkpoint how its classifier judged its held-out test rows, whole or not at all.
+    """Write into a checkpoint how its classifier judged its held-out test rows, whole or not at all.
 
     Args:
         folder: of the checkpoint.
@@ -691,7 +691,7 @@ def write_confusion(folder: str | Path, labels: LabelSet, counts: NDArray[np.int
 
 
 def read_confusion(folder: str | Path, labels: LabelSet) -> NDArray[np.int64] | None:
-    """How a classifier judged its own held-out test rows, [true, judged]; None if there is no such file.
+    """Return how a classifier judged its own held-out test rows, [true, judged]; None if there is no such file.
 
     Raises:
         CheckpointError: the file is there but cut short, of other labels, or holds no counts.
@@ -720,7 +720,7 @@ def _counts(rows: Any) -> NDArray[np.int64]:
 
 @contextmanager
 def _fitting(folder: Path) -> Iterator[None]:
-    """Says of sizes that make no model where they stand."""
+    """Say of sizes that make no model where they stand."""
     try:
         yield
     except (TypeError, KeyError, ValueError, ArithmeticError, RuntimeError, SettingsError) as error:
@@ -729,7 +729,7 @@ def _fitting(folder: Path) -> Iterator[None]:
 
 
 def _refuse_mixed(found: EmotionModel) -> None:
-    """Raises CheckpointError where config, labels and tokenizer are not of one model."""
+    """Raise CheckpointError where config, labels and tokenizer are not of one model."""
     sizes = found.generator.config
     pairs = {"labels": (sizes.emotions, len(found.labels)), "token ids": (sizes.vocabulary, found.tokenizer.vocabulary)}
     for what, (needed, there) in pairs.items():

@@ -77,6 +77,6 @@ def require_whole(name: str, value: object, least: int = 1) -> None:
 
 
 def require(holds: bool, name: str, value: object, allowed: str) -> None:
-    """Raises SettingsError that names the option, its value and what is allowed, unless `holds`; `name` may be a field's."""
+    """Raise SettingsError that names the option, its value and what is allowed, unless `holds`; `name` may be a field's."""
     if not holds:
         raise SettingsError(f"--{name.replace('_', '-')} {value}: allowed is {allowed}")

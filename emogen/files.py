@@ -140,7 +140,7 @@ def _finite(number: str) -> float:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; on success it takes the place of `path`, on failure `path` stays as it was.
+    """Give a path beside `path` to write to; on success it takes the place of `path`, on failure `path` stays as it was.
 
     A link stays a link: what it points to is replaced.
 
@@ -169,7 +169,7 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes `text` as UTF-8 in one piece; raises EmogenError as `replacing` does."""
+    """Write `text` as UTF-8 in one piece; raise EmogenError as `replacing` does."""
     path = Path(path)
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")

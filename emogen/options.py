@@ -44,12 +44,12 @@ def current_option(name: str) -> str:
 
 
 def setting(default: T, help_text: str) -> T:
-    """A dataclass field that becomes an option with this help."""
+    """Return a dataclass field that becomes an option with this help."""
     return dataclasses.field(default=default, metadata={"help": help_text})
 
 
 def options_of(settings: type) -> Callable[[Command], Command]:
-    """Adds a click option for each field of a settings class; one that is not given arrives as None.
+    """Add a click option for each field of a settings class; one that is not given arrives as None.
 
     `batch_size` becomes `--batch-size` and is also read from `EMOGEN_BATCH_SIZE`.
     """
@@ -80,13 +80,13 @@ def settings_options(settings: type) -> Callable[[Command], Command]:
 def settings_from(
     command: str, settings: type[T], config_file: Path | None, given: Mapping[str, object], *defaults: Mapping[str, object]
 ) -> T:
-    """Settings of a command: `defaults` in their order, then the file of `--config`, then what was given."""
+    """Return settings of a command: `defaults` in their order, then the file of `--config`, then what was given."""
     own = read_settings(config_file, settings, command) if config_file else {}
     return resolve(settings, given, *defaults, own)
 
 
 def resolve(settings: type[T], given: Mapping[str, object], *files: Mapping[str, object]) -> T:
-    """Settings from defaults, then `files` in their order, then what was given (None counts as not given).
+    """Return settings from defaults, then `files` in their order, then what was given (None counts as not given).
 
     Raises:
         SettingsError: a value that the settings class refuses.
@@ -98,7 +98,7 @@ def resolve(settings: type[T], given: Mapping[str, object], *files: Mapping[str,
 
 
 def read_settings(path: str | Path, settings: type, table: str) -> dict[str, object]:
-    """The settings in a TOML file: its top level, or the table of that name where it has one; a table `map` is for `--map`.
+    """Return the settings in a TOML file: its top level, or the table of that name where it has one; a table `map` is for `--map`.
 
     Raises:
         SettingsError: unreadable, a key that is no setting, or a value of another type.
@@ -119,7 +119,7 @@ def read_settings(path: str | Path, settings: type, table: str) -> dict[str, obj
 
 
 def checked(values: Mapping[str, Any], settings: type, where: str) -> dict[str, object]:
-    """`values` with the settings' types.
+    """Return `values` with the settings' types.
 
     Raises:
         SettingsError: a key that is no setting, or a value of another type.
@@ -137,7 +137,7 @@ def checked(values: Mapping[str, Any], settings: type, where: str) -> dict[str, 
 
 
 def as_toml(settings: object) -> str:
-    """Settings as TOML that `--config` reads back; unset ones are left out."""
+    """Return settings as TOML that `--config` reads back; unset ones are left out."""
     lines = []
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         value = getattr(settings, field.name)

@@ -200,19 +200,19 @@ class Plan:
 
     @property
     def models(self) -> dict[str, Path]:
-        """The folders of all models by what they are here."""
+        """Return the folders of all models by what they are here."""
         own = {"base": self.base.folder, "adapter": self.adapter, "default": self.default}
         own |= {"judge": self.judge, "guide": self.guide}
         return own | ({"default_before": self.before} if self.before else {})
 
     @property
     def authors(self) -> dict[str, Path]:
-        """The folders of the checkpoints that write texts."""
+        """Return the folders of the checkpoints that write texts."""
         return {name: self.models[name] for name in ("adapter", "default", "default_before") if name in self.models}
 
     @property
     def sampling(self) -> SamplingParams:
-        """Decoding options of all systems."""
+        """Return decoding options of all systems."""
         return SamplingParams(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
 
@@ -278,7 +278,7 @@ class Judging:
 
 
 def option(flag: str, default: object, text: str, kind: object = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """An option whose default is shown."""
+    """Return an option whose default is shown."""
     return click.option(flag, default=default, show_default=True, help=text, type=kind)
 
 
@@ -319,7 +319,7 @@ def main(parts: str, out: Path, base: str, **options: Any) -> None:
 
 
 def parts_of(value: str) -> list[str]:
-    """The parts by name, in the order in which they run; raises SettingsError for another name."""
+    """Return the parts by name, in the order in which they run; raise SettingsError for another name."""
     target = [name.strip() for name in value.split(",")]
     for name in target:
         if name not in PARTS:
@@ -328,7 +328,7 @@ def parts_of(value: str) -> list[str]:
 
 
 def refuse_missing(plan: Plan) -> None:
-    """Raises CheckpointError where a folder holds no checkpoint, SettingsError where a classifier has other labels."""
+    """Raise CheckpointError where a folder holds no checkpoint, SettingsError where a classifier has other labels."""
     for folder in plan.authors.values():
         find_checkpoint(folder)
     for name, folder in (("judge", plan.judge), ("guide", plan.guide)):
@@ -337,7 +337,7 @@ def refuse_missing(plan: Plan) -> None:
 
 
 def write_part(out: Path, part: str, found: Found, plan: Plan, command: str) -> None:
-    """Puts the rows of a part into the result file, in place of those that it had."""
+    """Put the rows of a part into the result file, in place of those that it had."""
     before = read_json(out) if out.is_file() else {"rows": []}
     rows = {name: [row for row in before["rows"] if row["part"] == name] for name in PARTS}
     rows[part] = [{"part": part, **row} for row in found.rows]
@@ -350,7 +350,7 @@ def write_part(out: Path, part: str, found: Found, plan: Plan, command: str) -> 
 
 
 def signatures(rows: Iterable[Mapping[str, object]]) -> dict[str, str]:
-    """How each metric was computed."""
+    """Return how each metric was computed."""
     return {metric: score.signature for row in rows for metric, score in row.items() if isinstance(score, Score)}
 
 
@@ -371,7 +371,7 @@ def held_out(corpus: str) -> list[Exchange]:
 
 
 def closed_up(text: str) -> str:
-    """A text without the corpora's marks for commas and blanks about apostrophes and before marks.
+    """Return a text without the corpora's marks for commas and blanks about apostrophes and before marks.
 
     >>> closed_up("Say , Jim , it ' s late_comma_ I don ’ t care !")
     "Say, Jim, it's late, I don't care!"
@@ -383,12 +383,12 @@ def closed_up(text: str) -> str:
 
 
 def leading(row: Exchange) -> str:
-    """The emotion that has more than half of the weight; empty where none has."""
+    """Return the emotion that has more than half of the weight; empty where none has."""
     return row.emotion.name if max(row.emotion.weights) > 0.5 else ""
 
 
 def real_rows(rows: Sequence[Exchange], each: int) -> list[Exchange]:
-    """`each` rows of every emotion, or all there are: test rows, half of them replies if there are so many, then valid rows."""
+    """Return `each` rows of every emotion, or all there are: test rows, half of them replies if there are so many, then valid rows."""
     draw, found, half = random.Random(0), [], each // 2
     for name in EKMAN.names:
         own = [row for row in rows if leading(row) == name]
@@ -402,7 +402,7 @@ def real_rows(rows: Sequence[Exchange], each: int) -> list[Exchange]:
 
 
 def counts(rows: Iterable[Exchange]) -> dict[str, int]:
-    """How many rows of each emotion, split and kind, such as `fear test reply`."""
+    """Return how many rows of each emotion, split and kind, such as `fear test reply`."""
     kinds = (f"{leading(row)} {row.split} {'reply' if row.context else 'alone'}" for row in rows)
     return dict(Counter(kinds))
 
@@ -428,7 +428,7 @@ def asks(split: str, each: int, guide: Recognizer) -> list[Ask]:
 
 
 def judged_as(texts: Sequence[str], guide: Recognizer) -> list[str]:
-    """The emotion of each text in which the guide is sure; empty where it is not."""
+    """Return the emotion of each text in which the guide is sure; empty where it is not."""
     probabilities = guide.probabilities(texts)
     return [guide.names.names[row.argmax()] if row.max() >= SURE else "" for row in probabilities]
 
@@ -437,7 +437,7 @@ def judged_as(texts: Sequence[str], guide: Recognizer) -> list[str]:
 
 
 def texts_part(plan: Plan) -> Found:
-    """Judged emotion, perplexity, diversity and overlap of people's texts and of what each system writes."""
+    """Return judged emotion, perplexity, diversity and overlap of people's texts and of what each system writes."""
     judging = Judging(load_recognizer(plan.judge), refuse_leaks(plan.judge, list(plan.authors.values()), plan.allow_leak))
     guide = load_recognizer(plan.guide)
     real, target = unseen_real(plan), asks("test", plan.samples, guide)
@@ -456,7 +456,7 @@ def texts_part(plan: Plan) -> Found:
 
 
 def unseen_real(plan: Plan) -> list[Exchange]:
-    """People's texts by emotion, without those that the judge learnt from."""
+    """Return people's texts by emotion, without those that the judge learnt from."""
     seen = set(read_fingerprints(plan.judge).tolist())
     rows = [row for name in GOLD for row in held_out(name) if fingerprint(row.reply) not in seen]
     return real_rows(rows, plan.samples)
@@ -465,7 +465,7 @@ def unseen_real(plan: Plan) -> list[Exchange]:
 def measured(
     author: Author, seed: int, target: Sequence[Ask], plan: Plan, base: CausalModel, judging: Judging
 ) -> dict[str, object]:
-    """The row of one system and seed."""
+    """Return the row of one system and seed."""
     rounds = written(author, seed, target, plan)
     texts = in_order(rounds)
     facts = {"system": author.system, "seed": seed, "temperature": plan.temperature, "top_p": plan.top_p, **author.facts}
@@ -475,7 +475,7 @@ def measured(
 
 
 def checkpoint_author(system: str, folder: Path, max_tokens: int) -> Author:
-    """A checkpoint of the toolkit; raises SettingsError where it does not know an emotion."""
+    """Return a checkpoint of the toolkit; raise SettingsError where it does not know an emotion."""
     model = emogen.load(folder)
     for name in EKMAN.names:
         model.emotion(name)
@@ -491,7 +491,7 @@ def checkpoint_author(system: str, folder: Path, max_tokens: int) -> Author:
 
 
 def written(author: Author, seed: int, target: Sequence[Ask], plan: Plan) -> list[Round]:
-    """All texts of one seed, in batches of similar contexts; read from --work where they were written before."""
+    """Return all texts of one seed, in batches of similar contexts; read from --work where they were written before."""
     key = json.dumps([author.identity, asdict(plan.sampling), plan.batch, [asdict(ask) for ask in target]])
     name = re.sub(r"\W+", "-", author.system)
     path = plan.work / f"{name}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.jsonl.gz"
@@ -502,7 +502,7 @@ def written(author: Author, seed: int, target: Sequence[Ask], plan: Plan) -> lis
 
 
 def rounds_of(author: Author, seed: int, target: Sequence[Ask], size: int) -> Iterator[Round]:
-    """The batches, timed; each has a random stream of its own. An empty text counts as a full stop."""
+    """Yield the batches, timed; each has a random stream of its own. An empty text counts as a full stop."""
     order = sorted(range(len(target)), key=lambda place: len(target[place].context))
     for number, at in enumerate(range(0, len(order), size)):
         places = order[at : at + size]
@@ -520,7 +520,7 @@ def write_rounds(path: Path, rounds: Iterable[Round]) -> None:
 
 
 def in_order(rounds: Sequence[Round]) -> list[str]:
-    """The texts in the order of the asks."""
+    """Return the texts in the order of the asks."""
     placed = {place: text for found in rounds for place, text in zip(found.places, found.texts, strict=True)}
     return [placed[place] for place in sorted(placed)]
 
@@ -532,7 +532,7 @@ def tokens_per_second(rounds: Sequence[Round], size: int, base: CausalModel) -> 
 
 
 def scored(texts: Sequence[str], target: Sequence[Ask], base: CausalModel, judging: Judging) -> dict[str, object]:
-    """What can be said of texts without references."""
+    """Return what can be said of texts without references."""
     emotions = [ask.emotion for ask in target]
     judged = judged_labels(judging.judge.probabilities(texts), judging.judge.names.names)
     return {
@@ -547,7 +547,7 @@ def scored(texts: Sequence[str], target: Sequence[Ask], base: CausalModel, judgi
 
 
 def accuracy(target: Sequence[str], judged: Sequence[str], judging: Judging) -> Score:
-    """Share of texts judged to have the emotion asked for, the mean over the emotions that were asked for, 0 to 1."""
+    """Return the share of texts judged to have the emotion asked for, the mean over the emotions that were asked for, 0 to 1."""
     wanted = np.array([[one == name for name in EKMAN.names] for one in target], dtype=np.float64)
     hits = wanted * np.array([[one == other] for one, other in zip(target, judged, strict=True)])
     fields = {"average": "macro", "judge": judging.judge.folder.name, "leak": judging.leak, "texts": len(target)}
@@ -555,14 +555,14 @@ def accuracy(target: Sequence[str], judged: Sequence[str], judging: Judging) -> 
 
 
 def mean_recall(sums: Values) -> Values:
-    """Mean of hits / texts over the labels that have texts, from [..., hits of each label, then texts of each]."""
+    """Return the mean of hits / texts over the labels that have texts, from [..., hits of each label, then texts of each]."""
     hits, texts = np.split(sums, 2, axis=-1)
     mean: Values = (hits / np.maximum(texts, 1)).sum(-1) / (texts > 0).sum(-1)
     return mean
 
 
 def by_emotion(target: Sequence[str], judged: Sequence[str]) -> dict[str, float]:
-    """The share for each emotion."""
+    """Return the share for each emotion."""
     hits = {
         name: [one == other for one, other in zip(target, judged, strict=True) if one == name] for name in sorted(set(target))
     }
@@ -570,20 +570,20 @@ def by_emotion(target: Sequence[str], judged: Sequence[str]) -> dict[str, float]
 
 
 def perplexity(nats: Values, tokens: Sequence[int], model: str) -> Score:
-    """exp(nats of all texts / tokens of all texts), 1 or more."""
+    """Return exp(nats of all texts / tokens of all texts), 1 or more."""
     sums = np.stack([nats, np.asarray(tokens, dtype=np.float64)], 1)
     fields = {"model": model, "unit": "token+end", "texts": len(tokens)}
     return SumStatistic(sums, lambda total: np.exp(total[..., 0] / total[..., 1]), signature("perplexity", fields)).score()
 
 
 def token_counts(texts: Sequence[str], base: CausalModel) -> list[int]:
-    """Tokens of each text in the base's tokenizer, with the end token."""
+    """Return tokens of each text in the base's tokenizer, with the end token."""
     read = base.pretrained.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return [len(ids) + 1 for ids in read]
 
 
 def distinct_pairs(texts: Sequence[str]) -> dict[str, Score]:
-    """Distinct-2 of 1,000 pairs of words, where the texts hold so many."""
+    """Return distinct-2 of 1,000 pairs of words, where the texts hold so many."""
     pairs = sum(max(0, len(words(text)) - 1) for text in texts)
     return {"distinct2_corrected": distinct_corrected(texts, 2, PAIRS)} if pairs >= PAIRS else {}
 
@@ -608,7 +608,7 @@ class Prompt:
     examples: Mapping[str, Sequence[Example]]
 
     def text(self, emotion: str, context: str) -> str:
-        """What stands before the answer."""
+        """Return what stands before the answer."""
         return self.render(emotion, self.examples[emotion], context)
 
 
@@ -617,14 +617,14 @@ Render = Callable[["PreTrainedTokenizerBase", str, Sequence[Example], str], str]
 
 
 def causal(base: Base, dtype: Literal["float32", "bfloat16"] = "float32") -> CausalModel:
-    """The base model in eval mode."""
+    """Return the base model in eval mode."""
     found = load_causal_model(f"hf:{base.folder}", dtype)
     found.model.eval()
     return CausalModel(base.folder.name, found)
 
 
 def best_prompt(plan: Plan, guide: Recognizer) -> tuple[Author, dict[str, float]]:
-    """The base with the prompt whose texts on valid contexts the guide judges right most often; and that figure for each."""
+    """Return the base with the prompt whose texts on valid contexts the guide judges right most often; and that figure for each."""
     target, authors, tried = asks("valid", plan.dev, guide), prompt_authors(plan), {}
     for name, author in authors.items():
         texts = in_order(written(replace(author, system=f"dev {name}"), 0, target, plan))
@@ -635,7 +635,7 @@ def best_prompt(plan: Plan, guide: Recognizer) -> tuple[Author, dict[str, float]
 
 
 def prompt_authors(plan: Plan) -> dict[str, Author]:
-    """The base behind each form of prompt with each set of examples."""
+    """Return the base behind each form of prompt with each set of examples."""
     is_faster = probe_bfloat16(torch.device("cpu")).is_faster
     base, found = causal(plan.base, "bfloat16" if is_faster else "float32").pretrained, {}
     ends = end_ids(base.tokenizer)
@@ -648,7 +648,7 @@ def prompt_authors(plan: Plan) -> dict[str, Author]:
 
 
 def prompt_author(prompt: Prompt, base: Pretrained, ends: Sequence[int], plan: Plan) -> Author:
-    """The base model behind one prompt."""
+    """Return the base model behind one prompt."""
     options = drawn(plan) | {"max_new_tokens": plan.max_tokens}
 
     def write(target: Sequence[Ask], seed: int) -> list[str]:
@@ -660,7 +660,7 @@ def prompt_author(prompt: Prompt, base: Pretrained, ends: Sequence[int], plan: P
 
 
 def drawn(plan: Plan) -> dict[str, object]:
-    """How `transformers.generate` draws tokens."""
+    """Return how `transformers.generate` draws tokens."""
     return {"do_sample": True, "temperature": plan.temperature, "top_p": plan.top_p, "top_k": 0}
 
 
@@ -668,7 +668,7 @@ def drawn(plan: Plan) -> dict[str, object]:
 def continued(
     base: Pretrained, rows: Sequence[Sequence[int]], seed: int, ends: Sequence[int], options: Mapping[str, object]
 ) -> Tensor:
-    """What `transformers.generate` writes behind each row, [rows, new tokens], padded with the first of `ends`."""
+    """Return what `transformers.generate` writes behind each row, [rows, new tokens], padded with the first of `ends`."""
     torch.manual_seed(seed)
     longest = max(map(len, rows))
     tokens = torch.tensor([[ends[0]] * (longest - len(row)) + list(row) for row in rows])
@@ -680,33 +680,33 @@ def continued(
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The end token, then every token with a line break in it."""
+    """Return the end token, then every token with a line break in it."""
     end: Any = tokenizer.eos_token_id
     pieces = tokenizer.batch_decode([[place] for place in range(len(tokenizer))])
     return [int(end), *(place for place, piece in enumerate(pieces) if "\n" in piece and place != end)]
 
 
 def answer(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """The first line, without quotation marks around it."""
+    """Return the first line, without quotation marks around it."""
     line = str(tokenizer.decode(ids, skip_special_tokens=True)).partition("\n")[0]
     return " ".join(line.split()).strip('"“”').strip()
 
 
 def forms_for(tokenizer: PreTrainedTokenizerBase) -> dict[str, Render]:
-    """The forms that are tried; a model without a chat template has the plain ones alone."""
+    """Return the forms that are tried; a model without a chat template has the plain ones alone."""
     chats: dict[str, Render] = {"turns": as_turns, "requests": as_requests, "system": as_system}
     return (chats if tokenizer.chat_template else {}) | {"fields": as_fields, "list": as_list}
 
 
 def as_turns(tokenizer: PreTrainedTokenizerBase, emotion: str, examples: Sequence[Example], context: str) -> str:
-    """The emotion in the system message, the examples as earlier turns."""
+    """Return the emotion in the system message, the examples as earlier turns."""
     conditioning = f"You write one short everyday message at a time. Each of your messages expresses {feeling(emotion)}."
     shown = [(one.context if context else "Write a message.", one.reply) for one in examples]
     return chat(tokenizer, conditioning, shown, context or "Write a message.")
 
 
 def as_requests(tokenizer: PreTrainedTokenizerBase, emotion: str, examples: Sequence[Example], context: str) -> str:
-    """A request with the emotion in every turn of the user."""
+    """Return a request with the emotion in every turn of the user."""
 
     def request(said: str) -> str:
         to = f'Somebody says: "{said}" Reply with' if context else "Write"
@@ -741,12 +741,12 @@ def as_list(tokenizer: PreTrainedTokenizerBase, emotion: str, examples: Sequence
 
 
 def feeling(emotion: str) -> str:
-    """An emotion in a sentence."""
+    """Return an emotion in a sentence."""
     return "no emotion at all" if emotion == "neutral" else emotion
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, conditioning: str, shown: Sequence[tuple[str, str]], said: str) -> str:
-    """A dialogue in the model's chat format, up to where its next answer begins; without `conditioning` with its own system message."""
+    """Return a dialogue in the model's chat format, up to where its next answer begins; without `conditioning` with its own system message."""
     turns = [{"role": "system", "content": conditioning}] * bool(conditioning)
     for user, assistant in shown:
         turns += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
@@ -758,7 +758,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, conditioning: str, shown: Sequence[
 
 
 def heldout_part(plan: Plan) -> Found:
-    """Perplexity of test replies under the base in its formats, and under the adapter."""
+    """Return the perplexity of test replies under the base in its formats, and under the adapter."""
     base, adapter = causal(plan.base), emogen.load(plan.adapter, full_precision=True)
     rows: list[Mapping[str, object]] = []
     for corpus in DIALOGUES:
@@ -782,7 +782,7 @@ def test_replies(corpus: str, most: int, adapter: EmotionModel) -> list[Exchange
 
 
 def newest(context: Sequence[str], adapter: EmotionModel) -> tuple[str, ...]:
-    """The newest utterances that fit into the adapter's limit with its marks; of the very last one maybe only its end.
+    """Return the newest utterances that fit into the adapter's limit with its marks; of the very last one maybe only its end.
 
     Raises:
         SettingsError: not a word fits.
@@ -803,7 +803,7 @@ def newest(context: Sequence[str], adapter: EmotionModel) -> tuple[str, ...]:
 
 
 def fits(context: Sequence[str], adapter: EmotionModel) -> bool:
-    """Whether the adapter reads a context whole."""
+    """Tell whether the adapter reads a context whole."""
     whole, nothing = (len(adapter.tokenizer.prefix(turns, sys.maxsize)) for turns in (context, ()))
     return whole - nothing <= adapter.description.limits.context_tokens
 
@@ -821,7 +821,7 @@ Row = tuple[list[int], list[int]]
 
 
 def chat_row(row: Exchange, tokenizer: PreTrainedTokenizerBase) -> Row:
-    """The chat format of the model, with its own system message; the newest utterance is the user's."""
+    """Return the chat format of the model, with its own system message; the newest utterance is the user's."""
     roles = ["user" if (len(row.context) - place) % 2 else "assistant" for place in range(len(row.context))]
     turns = [{"role": role, "content": text} for role, text in zip(roles, row.context, strict=True)]
     before = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
@@ -830,37 +830,37 @@ def chat_row(row: Exchange, tokenizer: PreTrainedTokenizerBase) -> Row:
 
 
 def line_row(row: Exchange, tokenizer: PreTrainedTokenizerBase) -> Row:
-    """An utterance a line; behind the model's begin token, where there is nothing else to begin with."""
+    """Return an utterance a line; behind the model's begin token, where there is nothing else to begin with."""
     return begun("".join(f"{text}\n" for text in row.context), tokenizer), [*ids_of(row.reply, tokenizer), *line_end(tokenizer)]
 
 
 def speaker_row(row: Exchange, tokenizer: PreTrainedTokenizerBase) -> Row:
-    """An utterance a line, spoken by A and B in turn."""
+    """Return an utterance a line, spoken by A and B in turn."""
     names = ["AB"[(len(row.context) - place) % 2] for place in range(len(row.context) + 1)]
     before = "".join(f"{name}: {text}\n" for name, text in zip(names, row.context, strict=False))
     return begun(f"{before}{names[-1]}:", tokenizer), [*ids_of(f" {row.reply}", tokenizer), *line_end(tokenizer)]
 
 
 def ids_of(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a text, without marks that are not in it."""
+    """Return ids of a text, without marks that are not in it."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def begun(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of a text, or the begin token where it has none: a model needs something to go on from."""
+    """Return ids of a text, or the begin token where it has none: a model needs something to go on from."""
     begin: Any = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return ids_of(text, tokenizer) or [int(begin)]
 
 
 def line_end(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A line break, or the end token where the tokenizer has none."""
+    """Return a line break, or the end token where the tokenizer has none."""
     end: Any = tokenizer.eos_token_id
     return ids_of("\n", tokenizer) or [int(end)]
 
 
 @torch.inference_mode()
 def reply_nats(base: Pretrained, rows: Sequence[Row]) -> Values:
-    """The negative log-likelihood of each reply given what stands before it, [rows], in nats."""
+    """Return the negative log-likelihood of each reply given what stands before it, [rows], in nats."""
     nats = np.zeros(len(rows))
     for places in batched([len(before) + len(reply) for before, reply in rows]):
         starts = torch.tensor([[len(rows[place][0])] for place in places])
@@ -876,7 +876,7 @@ def reply_nats(base: Pretrained, rows: Sequence[Row]) -> Values:
 
 @torch.inference_mode()
 def adapter_nats(adapter: EmotionModel, rows: Sequence[Exchange]) -> Values:
-    """The same under a checkpoint, asked for no emotion: of each reply and its end token."""
+    """Return the same under a checkpoint, asked for no emotion: of each reply and its end token."""
     most, tokenizer, generator = adapter.description.limits.context_tokens, adapter.tokenizer, adapter.generator
     before = [tokenizer.prefix(row.context, most) for row in rows]
     whole = [[*prefix, *tokenizer.encode(row.reply), EOS] for prefix, row in zip(before, rows, strict=True)]
@@ -892,7 +892,7 @@ def adapter_nats(adapter: EmotionModel, rows: Sequence[Exchange]) -> Values:
 
 
 def batched(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of rows of similar length together."""
+    """Yield places of rows of similar length together."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     for at in range(0, len(order), ROWS_AT_ONCE):
         yield order[at : at + ROWS_AT_ONCE]
@@ -905,7 +905,7 @@ Timed = Callable[[int], float]
 
 
 def speed_part(plan: Plan) -> Found:
-    """How long a user waits, and tokens a second beside `transformers.generate`."""
+    """Return how long a user waits, and tokens a second beside `transformers.generate`."""
     return Found([*waits(plan), *rates(plan)])
 
 
@@ -921,7 +921,7 @@ def waits(plan: Plan) -> Iterator[Mapping[str, object]]:
 
 
 def rates(plan: Plan) -> Iterator[Mapping[str, object]]:
-    """Batches of the adapter and of the base, with a fixed number of tokens and as they end.
+    """Yield batches of the adapter and of the base, with a fixed number of tokens and as they end.
 
     The base writes in float32, and in bfloat16 where the processor is faster in it.
     """
@@ -939,13 +939,13 @@ def rates(plan: Plan) -> Iterator[Mapping[str, object]]:
 
 
 def report_row(row: Mapping[str, object]) -> Mapping[str, object]:
-    """The row, shown to whoever waits."""
+    """Return the row, shown to whoever waits."""
     click.echo(row, err=True)
     return row
 
 
 def to_first_line(arguments: Sequence[str]) -> float:
-    """Seconds from the start of a Python process to its first line; raises EmogenError where it fails."""
+    """Return seconds from the start of a Python process to its first line; raise EmogenError where it fails."""
     began = time.perf_counter()
     with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
@@ -958,7 +958,7 @@ def to_first_line(arguments: Sequence[str]) -> float:
 
 
 def raced(contenders: Mapping[str, Timed], plan: Plan) -> Iterator[Mapping[str, object]]:
-    """Each in turn, run after run; the first run is not counted. `ratio` is to the fastest of the others in the same run."""
+    """Yield each in turn, run after run; the first run is not counted. `ratio` is to the fastest of the others in the same run."""
     runs = [{name: timed(seed) for name, timed in contenders.items()} for seed in range(plan.runs + 1)][1:]
     for name in contenders:
         ratio = statistics.median(run[name] / max(rate for other, rate in run.items() if other != name) for run in runs)
@@ -967,7 +967,7 @@ def raced(contenders: Mapping[str, Timed], plan: Plan) -> Iterator[Mapping[str, 
 
 
 def own_speed(model: EmotionModel, target: Sequence[Ask], plan: Plan, fixed: int) -> Timed:
-    """The token loop of a checkpoint with an emotion for each row; with `fixed` tokens each, else up to the plan's limit."""
+    """Return the token loop of a checkpoint with an emotion for each row; with `fixed` tokens each, else up to the plan's limit."""
     limits, generator = model.description.limits, model.generator
     read = [model.tokenizer.prefix([ask.context] if ask.context else [], limits.context_tokens) for ask in target]
     emotions = torch.tensor([model.emotion(ask.emotion).condition for ask in target])
@@ -996,7 +996,7 @@ class EndlessSampler(LogitsSampler):
 
 
 def base_speed(base: Pretrained, target: Sequence[Ask], plan: Plan, fixed: int) -> Timed:
-    """`transformers.generate` behind the bare contexts, which end where the base ends them unless tokens are `fixed`."""
+    """Return `transformers.generate` behind the bare contexts, which end where the base ends them unless tokens are `fixed`."""
     read = [begun(ask.context, base.tokenizer) for ask in target]
     end = end_ids(base.tokenizer)[0]
     options = drawn(plan) | {"max_new_tokens": fixed or plan.max_tokens, "min_new_tokens": fixed}

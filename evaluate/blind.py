@@ -112,7 +112,7 @@ def read_ratings(path: Path, reader: int, key: dict[str, dict[str, str]]) -> Ite
 
 
 def read_lines(path: Path) -> list[dict[str, object]]:
-    """Read JSON objects, one a line; raises DataError where there are none."""
+    """Read JSON objects, one a line; raise DataError where there are none."""
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
@@ -120,7 +120,7 @@ def read_lines(path: Path) -> list[dict[str, object]]:
 
 
 def named(system: str) -> tuple[str, str]:
-    """Split SYSTEM=FILE; raises SettingsError where that is not its form."""
+    """Split SYSTEM=FILE; raise SettingsError where that is not its form."""
     name, found, file = system.partition("=")
     if not (found and name and file):
         raise SettingsError(f"{system}: write SYSTEM=FILE")

@@ -204,7 +204,7 @@ def main(
 
 
 def prepared(corpus: str, work: Path) -> Captions:
-    """The captions, with a twentieth of the training ones, by a hash, held out to choose the epoch."""
+    """Return the captions, with a twentieth of the training ones, by a hash, held out to choose the epoch."""
     opened = open_corpus([corpus], Reading())
     ((source, reading),) = opened.parts
     rows = list(opened.exchanges())
@@ -221,12 +221,12 @@ def prepared(corpus: str, work: Path) -> Captions:
 
 
 def held_out(row: Exchange) -> Exchange:
-    """The row as one of train or valid."""
+    """Return the row as one of train or valid."""
     return replace(row, split=split_of(row.reply, (0.95, 0.05, 0.0), seed=0))
 
 
 def trained(folder: Path, captions: Captions, settings: LmSettings | GanSettings) -> Path:
-    """The model in `folder`: as it stands there if its run has ended, else trained, or trained to its end."""
+    """Return the model in `folder`: as it stands there if its run has ended, else trained, or trained to its end."""
     if read_train_file(folder).get("finished"):
         refuse_another(folder, captions.data, settings)
         return folder
@@ -237,7 +237,7 @@ def trained(folder: Path, captions: Captions, settings: LmSettings | GanSettings
 
 
 def refuse_another(folder: Path, data: Path, settings: LmSettings | GanSettings) -> None:
-    """Raises CheckpointError where the run was another than the one asked for; settings it did not know had their defaults."""
+    """Raise CheckpointError where the run was another than the one asked for; settings it did not know had their defaults."""
     run = read_train_file(folder)
     held, target = (without_paths(each) for each in (asdict(type(settings)()) | run["settings"], asdict(settings)))
     other = [f"{name} {held[name]}, not {value}" for name, value in target.items() if held[name] != value]
@@ -250,7 +250,7 @@ def refuse_another(folder: Path, data: Path, settings: LmSettings | GanSettings)
 
 
 def without_paths(settings: Mapping[str, object]) -> dict[str, object]:
-    """The settings of a run wherever it was made; a discriminator's language models by their names."""
+    """Return the settings of a run wherever it was made; a discriminator's language models by their names."""
     readers = {"discriminator": re.sub(r"[^:,]*/", "", str(settings["discriminator"]))} if "discriminator" in settings else {}
     return {**settings, "out": "", "init": "", **readers}
 
@@ -258,7 +258,7 @@ def without_paths(settings: Mapping[str, object]) -> dict[str, object]:
 def adversarial(
     models: Mapping[tuple[str, int], Path], captions: Captions, settings: GanSettings, has_readers: bool
 ) -> dict[tuple[str, int], Path]:
-    """The GANs beside the language models that they begin as.
+    """Return the GANs beside the language models that they begin as.
 
     With readers each one's discriminator is made of the language models of the other seeds; where there are none, or without
     readers, it is one from scratch.
@@ -273,7 +273,7 @@ def adversarial(
 
 
 def start_of(folder: Path, label: str) -> Path:
-    """What a GAN begins as, beside its language model."""
+    """Return what a GAN begins as, beside its language model."""
     start = folder.with_name(folder.name.replace("lm", "start"))
     if not (start / "config.json").exists():
         write_start(emogen.load(folder), start, label)
@@ -292,7 +292,7 @@ def write_start(model: EmotionModel, folder: Path, label: str) -> None:
 
 
 def loaded(folder: Path, system: str, label: str) -> EmotionModel:
-    """The model, asked for no emotion as it was trained: a GAN with the captions' label."""
+    """Return the model, asked for no emotion as it was trained: a GAN with the captions' label."""
     model = emogen.load(folder)
     if system == "gan":
         with torch.no_grad():
@@ -304,7 +304,7 @@ def loaded(folder: Path, system: str, label: str) -> EmotionModel:
 def measured(
     captions: Captions, models: Mapping[tuple[str, int], Path], samples: int, temperatures: Sequence[float]
 ) -> Iterator[dict[str, object]]:
-    """The rows of people, papers and models, one at a time; where fewer samples are drawn, so are fewer real captions."""
+    """Yield the rows of people, papers and models, one at a time; where fewer samples are drawn, so are fewer real captions."""
     draw_real = random.Random(0)
     train, test = (draw_real.sample(texts, min(samples, len(texts))) for texts in (captions.train, captions.test))
     yield {"system": "real", "seed": 0, **scored(test, captions.train)}
@@ -320,7 +320,7 @@ def measured(
 
 
 def published() -> Iterator[dict[str, object]]:
-    """What the papers print, on the same captions by the same protocol."""
+    """Yield what the papers print, on the same captions by the same protocol."""
     for name, (bleu, own) in PUBLISHED.items():
         forward = {f"forward_bleu{order}": value for order, value in zip(ORDERS, bleu, strict=True)}
         diversity = {f"self_bleu{order}": value for order, value in zip(ORDERS, own, strict=bool(own))}
@@ -328,7 +328,7 @@ def published() -> Iterator[dict[str, object]]:
 
 
 def sampled(model: EmotionModel, samples: int, temperature: float, seed: int) -> list[str]:
-    """Captions from the model's whole distribution; they are kept beside it."""
+    """Return captions from the model's whole distribution; they are kept beside it."""
     path = model.folder / f"samples-{samples}-at-{temperature:g}.json"
     if not path.exists():
         options = SamplingParams(temperature=temperature, max_tokens=model.description.limits.reply_tokens + 1)
@@ -339,7 +339,7 @@ def sampled(model: EmotionModel, samples: int, temperature: float, seed: int) ->
 
 
 def likelihood(model: EmotionModel, test: Sequence[str]) -> dict[str, object]:
-    """How expected the test captions are, each with its end."""
+    """Return how expected the test captions are, each with its end."""
     nats = own_model(model).nll(test)
     tokens = sum(len(model.tokenizer.encode(text)) + 1 for text in test)
     by_word = perplexity(test, nats, model.folder.name)
@@ -365,7 +365,7 @@ def compared(texts: Sequence[str], test: Sequence[str]) -> dict[str, Score]:
 
 
 def gains(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
-    """Each GAN's forward BLEU-4 less that of the language model it began as, where both have the same self-BLEU-4.
+    """Yield each GAN's forward BLEU-4 less that of the language model it began as, where both have the same self-BLEU-4.
 
     Both curves are interpolated linearly between temperatures; a level that one of them does not reach is left out. The mean is
     over the levels. The last row has mean and standard deviation over the seeds.
@@ -378,7 +378,7 @@ def gains(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
 
 
 def gain(before: Curve, after: Curve) -> dict[str, float]:
-    """At each level that both curves reach, and their mean if there is one."""
+    """Return at each level that both curves reach, and their mean if there is one."""
     low, high = (choose(ends(before[0]), ends(after[0])) for choose, ends in ((max, min), (min, max)))
     reached = [level for level in LEVELS if low <= level <= high]
     at = {level: float(np.interp(level, *after) - np.interp(level, *before)) for level in reached}
@@ -394,7 +394,7 @@ def curve(rows: Sequence[Row], system: str, seed: int) -> Curve:
 
 
 def together(found: Sequence[Mapping[str, float]]) -> dict[str, object]:
-    """Mean with its interval, and standard deviation, of what all seeds have."""
+    """Return the mean with its interval, and standard deviation, of what all seeds have."""
     spreads = {name: over_seeds([each[name] for each in found]) for name in found[0] if all(name in each for each in found)}
     means = {name: Score(spread.mean, spread.low, spread.high, "") for name, spread in spreads.items()}
     return means | {f"{name}_deviation": spread.deviation for name, spread in spreads.items()}
@@ -409,7 +409,7 @@ def drawn(rows: Sequence[Row], out: Path) -> None:
 
 
 def points(rows: Sequence[Row]) -> list[Point]:
-    """One point a system and temperature, with the interval over seeds; what has no temperature stands at 1."""
+    """Return one point a system and temperature, with the interval over seeds; what has no temperature stands at 1."""
     groups: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
         if QUALITY in row and DIVERSITY in row:
@@ -421,7 +421,7 @@ def points(rows: Sequence[Row]) -> list[Point]:
 
 
 def mean_score(rows: Sequence[Row], name: str) -> Score:
-    """The mean over seeds with its interval; of a single row its own."""
+    """Return the mean over seeds with its interval; of a single row its own."""
     values = [cast("Score | float", row[name]) for row in rows]
     scores = [value if isinstance(value, Score) else Score(value, value, value, "") for value in values]
     if len(scores) == 1:

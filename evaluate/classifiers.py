@@ -90,7 +90,7 @@ def main(work: Path, tasks: tuple[str, ...], seeds: int, threads: int, out: Path
 
 
 def trained(name: str, seed: int, work: Path, threads: int) -> Path:
-    """The task's checkpoint of that seed, trained if need be."""
+    """Return the task's checkpoint of that seed, trained if need be."""
     folder = work / f"{name}-{seed}"
     if read_train_file(folder).get("finished", False):
         return folder
@@ -101,7 +101,7 @@ def trained(name: str, seed: int, work: Path, threads: int) -> Path:
 
 
 def scored(name: str, seed: int, folder: Path) -> list[dict[str, Any]]:
-    """The task's row, and that of the same classifier read in Ekman's families where the corpus is GoEmotions."""
+    """Return the task's row, and that of the same classifier read in Ekman's families where the corpus is GoEmotions."""
     recognizer = load_recognizer(folder)
     rows = split_rows(TASKS[name].corpus, "test")
     probabilities = recognizer.probabilities([row.reply for row in rows])
@@ -118,7 +118,7 @@ def scored(name: str, seed: int, folder: Path) -> list[dict[str, Any]]:
 
 
 def figures(rows: Sequence[Exchange], probabilities: Any, found: Any, recognizer: Recognizer) -> dict[str, Score]:
-    """Macro-F1, and for a single label accuracy and calibration error."""
+    """Return Macro-F1, and for a single label accuracy and calibration error."""
     names = recognizer.names.names
     if recognizer.classifier.config.multi_label:
         gold = np.array([row.emotion.weights for row in rows]) > 0
@@ -132,18 +132,18 @@ def figures(rows: Sequence[Exchange], probabilities: Any, found: Any, recognizer
 
 
 def split_rows(corpus: str, split: str) -> list[Exchange]:
-    """The rows of one split."""
+    """Return the rows of one split."""
     path, reading = resolve(corpus, Reading())
     return [row for row in read_exchanges(path, reading) if row.split == split]
 
 
 def in_families(probabilities: Any) -> Any:
-    """GoEmotions' probabilities [texts, 28] as those that some label of each Ekman family is given, [texts, 7]."""
+    """Return GoEmotions' probabilities [texts, 28] as those that some label of each Ekman family is given, [texts, 7]."""
     return np.stack([1 - np.prod(1 - probabilities[:, members], axis=1) for members in family_members(GOEMOTIONS)], axis=1)
 
 
 def gold_families(rows: Sequence[Exchange]) -> Any:
-    """Whether a row has a label of each Ekman family, [texts, 7] bool."""
+    """Tell whether a row has a label of each Ekman family, [texts, 7] bool."""
     gold = np.array([row.emotion.weights for row in rows]) > 0
     return np.stack([gold[:, members].any(axis=1) for members in family_members(GOEMOTIONS)], axis=1)
 
@@ -155,12 +155,12 @@ def family_members(labels: LabelSet) -> list[list[int]]:
 
 
 def train_seconds(folder: Path) -> float:
-    """How long the training took, looks included."""
+    """Return how long the training took, looks included."""
     return round(float(read_train_file(folder)["figures"]["elapsed"]), 1)
 
 
 def shown(value: object) -> object:
-    """A score as its value."""
+    """Return a score as its value."""
     return round(value.value, 4) if isinstance(value, Score) else value
 
 

@@ -132,7 +132,7 @@ class Plan:
 
     @property
     def models(self) -> Path:
-        """Folder of what one backbone writes and has learnt."""
+        """Return the folder of what one backbone writes and has learnt."""
         return self.work / Path(self.lm.backbone.removeprefix("hf:")).name
 
 
@@ -169,12 +169,12 @@ class Model:
 
 
 def option(flag: str, default: object, text: str, **more: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """An option whose default is shown."""
+    """Return an option whose default is shown."""
     return click.option(flag, default=default, show_default=True, help=text, **more)
 
 
 def several(flag: str, values: Sequence[object], text: str, kind: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """An option that may come several times."""
+    """Return an option that may come several times."""
     return option(flag, values, text, multiple=True, type=kind)
 
 
@@ -237,7 +237,7 @@ def main(
 
 
 def changed(settings: Settings, values: Sequence[str]) -> Settings:
-    """The settings with values by name; raises SettingsError for a name or value that they do not have."""
+    """Return the settings with values by name; raise SettingsError for a name or value that they do not have."""
     known = {field.name for field in fields(settings) if getattr(settings, field.name) is not None} - PLACES
     new: dict[str, Any] = {}
     for given in values:
@@ -252,7 +252,7 @@ def changed(settings: Settings, values: Sequence[str]) -> Settings:
 
 
 def refuse_kin(plan: Plan) -> None:
-    """Raises SettingsError where the judge is built like what steers the generators."""
+    """Raise SettingsError where the judge is built like what steers the generators."""
     # A discriminator of our own is a Transformer.
     own = {"": "transformer", ANOTHER_SEED: plan.lm.backbone}
     opponent = own.get(plan.gan.discriminator, plan.gan.discriminator)
@@ -265,7 +265,7 @@ def refuse_kin(plan: Plan) -> None:
 
 
 def prepared(plan: Plan) -> tuple[Classifiers, list[Task]]:
-    """The tasks' rows, divided, with guide and judge trained."""
+    """Return the tasks' rows, divided, with guide and judge trained."""
     plan.work.mkdir(parents=True, exist_ok=True)
     opened = open_corpus([plan.texts], Reading(labels=EKMAN if plan.texts == "goemotions" else None))
     ((source, reading),) = opened.parts
@@ -286,12 +286,12 @@ def prepared(plan: Plan) -> tuple[Classifiers, list[Task]]:
 
 
 def stem(corpus: str) -> str:
-    """A corpus by its name, or a file's name without endings."""
+    """Return a corpus by its name, or a file's name without endings."""
     return Path(corpus).name.partition(".")[0]
 
 
 def quartered(parts: Mapping[str, Sequence[Exchange]]) -> dict[str, list[Exchange]]:
-    """`divided` with the judge's half divided once more, by another hash of the words: a part of it becomes the guide's."""
+    """Return `divided` with the judge's half divided once more, by another hash of the words: a part of it becomes the guide's."""
     found = {name: list(rows) for name, rows in parts.items()} | {"guide": [], "judge": []}
     for row in parts["judge"]:
         share = split_of(" ".join(words(row.reply)), (0.5, 0.5, 0.0), seed=1)
@@ -300,7 +300,7 @@ def quartered(parts: Mapping[str, Sequence[Exchange]]) -> dict[str, list[Exchang
 
 
 def unseen(rows: Sequence[Exchange], start: Path | None) -> list[Exchange]:
-    """The rows that a start was not trained on."""
+    """Return the rows that a start was not trained on."""
     seen = set(read_fingerprints(start).tolist()) if start else set()
     return [row for row in rows if fingerprint(row.reply) not in seen]
 
@@ -314,7 +314,7 @@ def ready(
     parts: Mapping[str, Sequence[Exchange]],
     each: int,
 ) -> Ready:
-    """A task's files and rows; raises DataError where nothing is held out."""
+    """Return a task's files and rows; raise DataError where nothing is held out."""
     test = balanced(parts["test"], dict.fromkeys(parts["test"][0].emotion.labels.names, each) if parts["test"] else {})
     if not test:
         raise DataError(f"{source}: no test row in which an emotion leads; check the split column")
@@ -322,7 +322,7 @@ def ready(
 
 
 def replies(plan: Plan, classifiers: Classifiers, texts: Ready) -> Ready:
-    """The rows of the task of that name, with the guide's labels."""
+    """Return the rows of the task of that name, with the guide's labels."""
     opened = open_corpus([plan.replies], Reading())
     ((source, _),) = opened.parts
     guide = load_recognizer(classifiers.guide)
@@ -340,7 +340,7 @@ def replies(plan: Plan, classifiers: Classifiers, texts: Ready) -> Ready:
 
 
 def relabelled(rows: Sequence[Exchange], guide: Recognizer) -> list[Exchange]:
-    """The rows with the emotion that the guide finds in the reply; without those in which none has more than half."""
+    """Return the rows with the emotion that the guide finds in the reply; without those in which none has more than half."""
     probabilities = guide.probabilities([row.reply for row in rows])
     names = [guide.names.names[place] for place in probabilities.argmax(1)]
     sure = probabilities.max(1) > STATED
@@ -352,7 +352,7 @@ def relabelled(rows: Sequence[Exchange], guide: Recognizer) -> list[Exchange]:
 
 
 def arms(task: Task, seed: int, plan: Plan, classifiers: Classifiers) -> Iterator[Model]:
-    """The models of one seed, the start first; those that are not there yet are trained."""
+    """Yield the models of one seed, the start first; those that are not there yet are trained."""
     start = plan.start or start_of(task, seed, plan)
     yield Model(task, "mle", seed, start)
     for arm in (arm for arm in plan.arm if arm != "mle"):
@@ -366,12 +366,12 @@ def arms(task: Task, seed: int, plan: Plan, classifiers: Classifiers) -> Iterato
 
 
 def start_of(task: Task, seed: int, plan: Plan) -> Path:
-    """The model of maximum likelihood."""
+    """Return the model of maximum likelihood."""
     return learnt(plan.models / f"{task.ready.name}-mle-{seed}", task.ready, replace(plan.lm, seed=seed))
 
 
 def settings_of(arm: str, start: Path, plan: Plan, classifiers: Classifiers) -> LmSettings | GanSettings:
-    """How an arm is trained further."""
+    """Return how an arm is trained further."""
     if arm == "longer":
         rates = {name: getattr(plan.lm, name) * RATE_OF_LONGER for name in ("learning_rate", "pretrained_rate")}
         return replace(plan.lm, **rates)
@@ -382,7 +382,7 @@ def settings_of(arm: str, start: Path, plan: Plan, classifiers: Classifiers) -> 
 
 
 def learnt(folder: Path, ready: Ready, settings: LmSettings | GanSettings) -> Path:
-    """The generator in `folder`: as it stands there if its run has ended, else trained, or trained to its end."""
+    """Return the generator in `folder`: as it stands there if its run has ended, else trained, or trained to its end."""
     if read_train_file(folder).get("finished"):
         refuse_other_run(folder, ready.generator, settings)
         return folder
@@ -393,7 +393,7 @@ def learnt(folder: Path, ready: Ready, settings: LmSettings | GanSettings) -> Pa
 
 
 def refuse_other_run(folder: Path, data: Path, settings: LmSettings | VaeSettings | GanSettings) -> None:
-    """Raises CheckpointError where the finished run had other settings, rows or another start than those asked for."""
+    """Raise CheckpointError where the finished run had other settings, rows or another start than those asked for."""
     run = read_train_file(folder)
     held, target = run["settings"], asdict(settings)
     other = [
@@ -413,7 +413,7 @@ def refuse_other_run(folder: Path, data: Path, settings: LmSettings | VaeSetting
 
 
 def measure(plan: Plan, classifiers: Classifiers, tasks: Sequence[Task], models: Sequence[Model], out: Path) -> None:
-    """Writes the result file and the figures."""
+    """Write the result file and the figures."""
     leak = refuse_leaks(classifiers.judge, [classifiers.guide, *dict.fromkeys(m.folder for m in models)], plan.allow_leak)
     language = load_language_model(plan.language_model) if plan.language_model else None
     judge = load_recognizer(classifiers.judge)
@@ -437,7 +437,7 @@ def measure(plan: Plan, classifiers: Classifiers, tasks: Sequence[Task], models:
 
 
 def about(folder: Path) -> dict[str, object]:
-    """A model's weights and training, without places."""
+    """Return a model's weights and training, without places."""
     run = read_train_file(folder)
     settings = {
         name: value.rpartition("/")[2] if name == "discriminator" else value
@@ -450,7 +450,7 @@ def about(folder: Path) -> dict[str, object]:
 def task_rows(
     task: Task, models: Sequence[Model], plan: Plan, judging: Judging, language: LanguageModel | None
 ) -> Iterator[dict[str, object]]:
-    """The rows of one task, as they come."""
+    """Yield the rows of one task, as they come."""
     test, corpus = task.ready.test, {"corpus": task.ready.name}
     yield corpus | {"system": "real", "seed": 0} | figures([row.reply for row in test], test, task, judging, language)
     copied = balanced(task.ready.learnt, Counter(row.emotion.name for row in test))
@@ -463,7 +463,7 @@ def task_rows(
 
 
 def written(model: Model, plan: Plan) -> list[list[str]]:
-    """What a model writes at each temperature to the test's contexts and emotions; kept in a file beside it, and used again."""
+    """Return what a model writes at each temperature to the test's contexts and emotions; kept in a file beside it, and used again."""
     test = model.task.ready.test
     target = [(row.context, row.emotion.name) for row in test]
     key = [sha256(model.folder / "model.safetensors"), model.seed, plan.temperature, target]
@@ -487,7 +487,7 @@ def written(model: Model, plan: Plan) -> list[list[str]]:
 def figures(
     texts: Sequence[str], target: Sequence[Exchange], task: Task, judging: Judging, language: LanguageModel | None
 ) -> dict[str, object]:
-    """All that is measured of texts; against the test's own where they are not these themselves."""
+    """Return all that is measured of texts; against the test's own where they are not these themselves."""
     names, real = [row.emotion.name for row in target], [row.reply for row in task.ready.test]
     found = scored(texts, names, task.ready, judging)
     if texts != real:
@@ -509,7 +509,7 @@ class Curve:
     quality: np.ndarray[Any, np.dtype[np.float64]]
 
     def at(self, diversity: float) -> float | None:
-        """The metric where the line through the points has that diversity; None beyond its ends.
+        """Return the metric where the line through the points has that diversity; None beyond its ends.
 
         >>> Curve(np.array([0.0, 1.0]), np.array([1.0, 0.5])).at(0.5)
         0.75
@@ -520,7 +520,7 @@ class Curve:
 
 
 def curve_of(rows: Sequence[Mapping[str, object]], quality: str) -> Curve | None:
-    """The curve of one model; None where a row lacks a figure."""
+    """Return the curve of one model; None where a row lacks a figure."""
     points = sorted((value(row[DIVERSITY]), value(row[quality])) for row in rows if DIVERSITY in row and quality in row)
     if not points or len(points) < len(rows):
         return None
@@ -528,13 +528,13 @@ def curve_of(rows: Sequence[Mapping[str, object]], quality: str) -> Curve | None
 
 
 def value(score: object) -> float:
-    """The value of a Score."""
+    """Return the value of a Score."""
     assert isinstance(score, Score)
     return score.value
 
 
 def mean_difference(own: Curve, start: Curve) -> float | None:
-    """Mean of own quality less the start's over the diversities that both lines reach; None where they have none in common.
+    """Return the mean of own quality less the start's over the diversities that both lines reach; None where they have none in common.
 
     Both are straight between their points, so the trapezoids over all points are exact.
 
@@ -551,7 +551,7 @@ def mean_difference(own: Curve, start: Curve) -> float | None:
 
 
 def with_differences(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """The rows of one task with what each is beyond its start, and a row for each model's whole curve."""
+    """Return the rows of one task with what each is beyond its start, and a row for each model's whole curve."""
     found = [row for row in rows if "temperature" not in row]
     runs = dict.fromkeys((row["system"], row["seed"]) for row in rows if "temperature" in row)
     for system, seed in runs:
@@ -563,7 +563,7 @@ def with_differences(rows: Sequence[dict[str, object]]) -> list[dict[str, object
 
 
 def beside(own: Sequence[dict[str, object]], start: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """A model's rows with the differences, and one for its whole curve."""
+    """Return a model's rows with the differences, and one for its whole curve."""
     whole = {name: own[0][name] for name in ("corpus", "system", "seed")}
     rows = [dict(row) for row in own]
     for quality in QUALITIES:
@@ -577,13 +577,13 @@ def beside(own: Sequence[dict[str, object]], start: Sequence[dict[str, object]])
 
 
 def note(row: dict[str, object], quality: str, difference: float | None) -> None:
-    """Writes a difference into a row, where there is one."""
+    """Write a difference into a row, where there is one."""
     if difference is not None:
         row[f"beyond_{quality}"] = difference
 
 
 def summary(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """Mean and deviation over the seeds of each difference, at each temperature and over the whole curve (no temperature)."""
+    """Return the mean and deviation over the seeds of each difference, at each temperature and over the whole curve (no temperature)."""
     groups: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
     for row in rows:
         if row["system"] in ARMS[1:]:
@@ -614,7 +614,7 @@ def over_seeds(differences: Sequence[object]) -> dict[str, object]:
 
 
 def figure(rows: Sequence[Mapping[str, object]], corpus: str, quality: str, out: Path) -> None:
-    """Draws the arms' curves, means over the seeds, beside the result file."""
+    """Draw the arms' curves, means over the seeds, beside the result file."""
     groups: dict[tuple[str, float], list[Mapping[str, object]]] = {}
     for row in rows:
         temperature = row.get("temperature")

@@ -111,7 +111,7 @@ class Plan:
 
     @property
     def rows(self) -> conditional.Plan:
-        """The same for `conditional.py`, which divides the rows and trains."""
+        """Return the same for `conditional.py`, which divides the rows and trains."""
         return conditional.Plan(
             work=self.work,
             task=("texts",),
@@ -223,7 +223,7 @@ def main(
 
 
 def refuse_kin(plan: Plan) -> None:
-    """Raises SettingsError where guide and judges are not all built in different ways."""
+    """Raise SettingsError where guide and judge are not all built in different ways."""
     built = [plan.guide.backbone, plan.judge.backbone, plan.second.backbone]
     if len(set(built)) < len(built):
         raise SettingsError(f"--guide, --judge and --second are {', '.join(built)}: take three different backbones")
@@ -233,7 +233,7 @@ def refuse_kin(plan: Plan) -> None:
 
 
 def prepared(plan: Plan) -> Bench:
-    """The bench, with all models trained that are missing."""
+    """Return the bench, with all models trained that are missing."""
     classifiers, (task,) = conditional.prepared(plan.rows)
     ready, work = task.ready, plan.work / "control"
     second = trained(plan.work / f"second-{stem(plan.second.backbone)}", ready.judge, ready.reading, plan.second)
@@ -257,12 +257,12 @@ def prepared(plan: Plan) -> Bench:
 
 
 def leak(judge: Path, classifiers: Classifiers, models: Sequence[Path], plan: Plan) -> str:
-    """What a judge shares with the guide and the models that write."""
+    """Return what a judge shares with the guide and the models that write."""
     return refuse_leaks(judge, [classifiers.guide, *models], plan.allow_leak)
 
 
 def same_labels(readers: Sequence[Recognizer]) -> LabelSet:
-    """The labels of all; raises SettingsError where they differ."""
+    """Return the labels of all; raise SettingsError where they differ."""
     first, *others = (reader.names for reader in readers)
     if any(other != first for other in others):
         raise SettingsError(f"{readers[0].folder}: guide and judges have other labels, or another order; name another --work")
@@ -270,7 +270,7 @@ def same_labels(readers: Sequence[Recognizer]) -> LabelSet:
 
 
 def headed(task: Task, seed: int, plan: Plan, place: Path) -> Path:
-    """A copy of a generator with an emotion head; what stands is used again."""
+    """Return a copy of a generator with an emotion head; what stands is used again."""
     start = conditional.start_of(task, seed, plan.rows)
     version = hashlib.sha256(f"{sha256(start / 'model.safetensors')} {plan.head} {head_code()}".encode()).hexdigest()[:8]
     folder = control_calibration.copied_model(start, place / f"{start.name}-{version}")
@@ -281,7 +281,7 @@ def headed(task: Task, seed: int, plan: Plan, place: Path) -> Path:
 
 
 def stem(backbone: str) -> str:
-    """A backbone in a folder's name."""
+    """Return a backbone in a folder's name."""
     return Path(backbone.removeprefix("hf:")).name
 
 
@@ -289,7 +289,7 @@ def stem(backbone: str) -> str:
 
 
 def texts_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
-    """All systems' texts, and the hypervolumes."""
+    """Return all systems' texts, and the hypervolumes."""
     curves = control_texts.curves_of(plan.temperature, choice)
     settings = control_texts.settings_of(curves, choice)
     controls = list(dict.fromkeys(setting.control for setting in settings))
@@ -311,7 +311,7 @@ def texts_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
 
 
 def strength_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
-    """Asked strength against judged probability."""
+    """Return asked strength against judged probability."""
     setting, models = calibrated(plan, bench, choice)
     rows = control_calibration.strength_rows(bench, setting, models, plan.strength_each)
     control_calibration.strength_figure(rows, out)
@@ -319,7 +319,7 @@ def strength_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
 
 
 def mixtures_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
-    """Asked shares of two emotions against judged ones."""
+    """Return asked shares of two emotions against judged ones."""
     setting, models = calibrated(plan, bench, choice)
     rows = control_calibration.mixture_rows(bench, setting, models, plan.mixture_each)
     control_calibration.mixture_figure(rows, out)
@@ -327,13 +327,13 @@ def mixtures_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
 
 
 def calibrated(plan: Plan, bench: Bench, choice: Choice) -> tuple[Setting, dict[int, Path]]:
-    """The setting of these parts, and the models calibrated for it."""
+    """Return the setting of these parts, and the models calibrated for it."""
     setting = strength_setting(plan, bench, choice)
     return setting, control_calibration.calibrated_models(bench, setting, plan.calibration_texts)
 
 
 def strength_setting(plan: Plan, bench: Bench, choice: Choice) -> Setting:
-    """The control of these parts at the temperature at which it is as various as the controllers have to be."""
+    """Return the control of these parts at the temperature at which it is as various as the controllers have to be."""
     target = Setting("strength", plan.strength_control, 0.0, 1.0)
 
     def look(setting: Setting) -> control_choice.Look:
@@ -343,7 +343,7 @@ def strength_setting(plan: Plan, bench: Bench, choice: Choice) -> Setting:
 
 
 def speed_part(plan: Plan, bench: Bench, choice: Choice, _out: Path) -> Found:
-    """Tokens a second."""
+    """Return tokens a second."""
     controls = [setting.control for own in choice.settings.values() for setting in own]
     return Found(control_speed.speed_rows(bench, raced(bench, controls, plan.race), plan.race), {})
 
@@ -352,7 +352,7 @@ def speed_part(plan: Plan, bench: Bench, choice: Choice, _out: Path) -> Found:
 
 
 def write_part(out: Path, part: str, found: Found, plan: Plan, bench: Bench) -> None:
-    """Puts the rows of a part into the result file, in place of those that it had."""
+    """Put the rows of a part into the result file, in place of those that it had."""
     before = read_json(out) if out.is_file() else {"rows": []}
     rows = {name: [row for row in before["rows"] if row["part"] == name] for name in PARTS}
     rows[part] = [{"part": part, **row} for row in found.rows]
@@ -378,19 +378,19 @@ def folders(bench: Bench) -> list[Path]:
 
 
 def facts_of(folder: Path) -> dict[str, object]:
-    """Weights, head and steps of a checkpoint."""
+    """Return weights, head and steps of a checkpoint."""
     head = folder / "head.safetensors"
     hashes = {"weights": sha256(folder / "model.safetensors")} | ({"head": sha256(head)} if head.is_file() else {})
     return {**hashes, "steps": read_train_file(folder).get("steps")}
 
 
 def signatures(rows: Iterable[Mapping[str, object]]) -> dict[str, str]:
-    """How each metric was computed."""
+    """Return how each metric was computed."""
     return {metric: score.signature for row in rows for metric, score in row.items() if isinstance(score, Score)}
 
 
 def values_of(row: Mapping[str, object]) -> dict[str, object]:
-    """A row with plain numbers."""
+    """Return a row with plain numbers."""
     return {name: value.value if isinstance(value, Score) else value for name, value in row.items()}
 
 

@@ -46,7 +46,7 @@ Draw = Callable[["Figure"], None]
 
 
 def copied_model(source: Path, folder: Path) -> Path:
-    """A copy of a checkpoint that may be given a head or a calibration without a change to the first."""
+    """Return a copy of a checkpoint that may be given a head or a calibration without a change to the first."""
     for name in MODEL_FILES:
         if (source / name).is_file() and not (folder / name).is_file():
             with replacing(folder / name) as beside:
@@ -60,7 +60,7 @@ def calibrated_models(bench: Bench, setting: Setting, texts: int) -> dict[int, P
 
 
 def calibrated_model(bench: Bench, source: Path, setting: Setting, texts: int) -> Path:
-    """The copy of one model."""
+    """Return the copy of one model."""
     folder = copied_model(source, source.with_name(f"{source.name}-calibrated"))
     wanted = [decoding_code(), identity(source), identity(bench.guide.folder), setting.control, str(setting.temperature)]
     stated = folder / "calibrated_for.json"
@@ -77,7 +77,7 @@ def calibrated_model(bench: Bench, source: Path, setting: Setting, texts: int) -
 
 
 def by_calibration(bench: Bench, models: Mapping[int, Path]) -> dict[str, Mapping[int, Path]]:
-    """The systems of both parts."""
+    """Return the systems of both parts."""
     return {CALIBRATED: models, UNCALIBRATED: bench.models}
 
 
@@ -96,7 +96,7 @@ def strength_rows(bench: Bench, setting: Setting, models: Mapping[int, Path], ea
 
 
 def rising_rows(bench: Bench, setting: Setting, seed: int, folder: Path, name: str, each: int) -> Rows:
-    """The rows of one emotion."""
+    """Return the rows of one emotion."""
     asks = [Ask(name, strength) for strength in STRENGTHS for _ in range(each)]
     texts, place = written(bench, folder, setting, asks, seed), bench.labels.position(name)
     facts = {key: value for key, value in row_of(bench, setting, seed).items() if key not in ("strength", "case")}
@@ -112,7 +112,7 @@ def rising_rows(bench: Bench, setting: Setting, seed: int, folder: Path, name: s
 
 
 def mean_score(name: str, values: Values, judge: str) -> Score:
-    """A mean over texts with its interval."""
+    """Return a mean over texts with its interval."""
     return mean_tally(values.tolist(), signature(name, {"judge": judge, "texts": len(values)})).score()
 
 
@@ -133,7 +133,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    """Ranks from 0; equal values share the mean of theirs.
+    """Return ranks from 0; equal values share the mean of theirs.
 
     >>> ranks([5, 1, 5]).tolist()
     [1.5, 0.0, 1.5]
@@ -158,7 +158,7 @@ def mixture_rows(bench: Bench, setting: Setting, models: Mapping[int, Path], eac
 
 
 def share_rows(bench: Bench, setting: Setting, seed: int, folder: Path, each: int) -> Rows:
-    """The rows of one model."""
+    """Return the rows of one model."""
     pairs = pairs_of(bench.labels)
     asks = [Ask(f"{one}={share},{other}={1 - share}") for one, other, share in pairs for _ in range(each)]
     texts = written(bench, folder, setting, asks, seed)
@@ -178,12 +178,12 @@ def share_rows(bench: Bench, setting: Setting, seed: int, folder: Path, each: in
 
 
 def pairs_of(labels: LabelSet) -> list[tuple[str, str, float]]:
-    """Every two emotions with each share of the first."""
+    """Return every two emotions with each share of the first."""
     return [(one, other, share) for one, other in combinations(labels.names, 2) for share in SHARES]
 
 
 def shares_of(one: Values, other: Values) -> Values:
-    """p(a) / (p(a) + p(b)); a half where both are 0.
+    """Return p(a) / (p(a) + p(b)); a half where both are 0.
 
     >>> shares_of(np.array([0.2, 0.0]), np.array([0.6, 0.0])).tolist()
     [0.25, 0.5]

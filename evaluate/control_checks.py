@@ -34,7 +34,7 @@ class Check:
 
 
 def checks(rows: Sequence[Row], labels: int) -> list[Check]:
-    """All that can be said from the rows that are there; two labels have a table of their own for the texts."""
+    """Return all that can be said from the rows that are there; two labels have a table of their own for the texts."""
     texts = of_part(rows, "texts")
     found = two_class_checks(texts) if labels == 2 else text_checks(texts)
     found += strength_checks(of_part(rows, "strength"))
@@ -43,18 +43,18 @@ def checks(rows: Sequence[Row], labels: int) -> list[Check]:
 
 
 def of_part(rows: Sequence[Row], part: str) -> list[Row]:
-    """The rows of one part."""
+    """Return the rows of one part."""
     return [row for row in rows if row["part"] == part]
 
 
 def at_operating(rows: Sequence[Row], system: str, metric: str) -> float | None:
-    """Mean over the seeds of a system's chosen setting; of `real` the one row."""
+    """Return the mean over the seeds of a system's chosen setting; of `real` the one row."""
     own = [row[metric] for row in rows if row["system"] == system and metric in row and row.get("is_operating", True)]
     return statistics.mean(own) if own else None
 
 
 def controllers(rows: Sequence[Row]) -> list[str]:
-    """The systems that are measured against plain."""
+    """Return the systems that are measured against plain."""
     return list(dict.fromkeys(row["system"] for row in rows if row["system"] not in NOT_CONTROLLERS))
 
 
@@ -75,7 +75,7 @@ def text_checks(rows: Sequence[Row]) -> list[Check]:
 
 
 def beside_both(rows: Sequence[Row], name: str) -> list[Check]:
-    """The three conditions of one controller."""
+    """Return the three conditions of one controller."""
     values = {
         (system, metric): at_operating(rows, system, metric)
         for system in ("real", "plain", name)
@@ -106,7 +106,7 @@ def beside_both(rows: Sequence[Row], name: str) -> list[Check]:
 
 
 def two_class_checks(rows: Sequence[Row]) -> list[Check]:
-    """SentiGAN's protocol: more accurate than it, and not less various than people."""
+    """Return SentiGAN's protocol: more accurate than it, and not less various than people."""
     found = []
     for name in controllers(rows):
         accuracy, distinct = (at_operating(rows, name, metric) for metric in ("emotion_accuracy", "distinct2_corrected"))
@@ -119,7 +119,7 @@ def two_class_checks(rows: Sequence[Row]) -> list[Check]:
 
 
 def strength_checks(rows: Sequence[Row]) -> list[Check]:
-    """The rank correlation of each emotion, the mean over the seeds."""
+    """Return the rank correlation of each emotion, the mean over the seeds."""
     values: dict[str, list[float]] = {}
     for row in rows:
         if row["system"] == CALIBRATED and "spearman" in row:
@@ -130,7 +130,7 @@ def strength_checks(rows: Sequence[Row]) -> list[Check]:
 
 
 def mixture_checks(rows: Sequence[Row]) -> list[Check]:
-    """The mean error of the judged shares, the mean over the seeds."""
+    """Return the mean error of the judged shares, the mean over the seeds."""
     errors = [row["share_error"] for row in rows if row["system"] == CALIBRATED and "share_error" in row]
     if not errors:
         return [not_measured("mixtures")]
@@ -138,7 +138,7 @@ def mixture_checks(rows: Sequence[Row]) -> list[Check]:
 
 
 def speed_checks(rows: Sequence[Row]) -> list[Check]:
-    """Tokens a second of each controller beside plain, and of many targets beside one."""
+    """Return tokens a second of each controller beside plain, and of many targets beside one."""
     ratios = {(row["system"], row["case"]): row["ratio"] for row in rows}
     found = []
     for name, least in LEAST_RATIO.items():
@@ -152,22 +152,22 @@ def speed_checks(rows: Sequence[Row]) -> list[Check]:
 
 
 def not_measured(figure: str) -> Check:
-    """A line without a figure."""
+    """Return a line without a figure."""
     return Check(figure, "", "not measured", None)
 
 
 def at_least(figure: str, got: float, least: float, why: str) -> Check:
-    """A line for a floor."""
+    """Return a line for a floor."""
     return Check(figure, f">= {least:.3f}" + f" ({why})" * bool(why), f"{got:.3f}", got >= least)
 
 
 def at_most(figure: str, got: float, most: float, why: str) -> Check:
-    """A line for a ceiling."""
+    """Return a line for a ceiling."""
     return Check(figure, f"<= {most:.3f}" + f" ({why})" * bool(why), f"{got:.3f}", got <= most)
 
 
 def table(found: Sequence[Check]) -> str:
-    """The lines for a terminal.
+    """Return the lines for a terminal.
 
     >>> print(table([Check("a", ">= 1", "2", True), Check("b", "", "not measured", None)]))
     figure  wanted  got           holds
@@ -181,5 +181,5 @@ def table(found: Sequence[Check]) -> str:
 
 
 def as_rows(found: Sequence[Check]) -> list[dict[str, object]]:
-    """The lines for the result file."""
+    """Return the lines for the result file."""
     return [asdict(check) for check in found]

@@ -91,7 +91,7 @@ class Choice:
 
 
 def systems(controls: Sequence[str]) -> dict[str, list[Setting]]:
-    """Settings by system from texts such as `head:{},rerank:4=1,2,3`: a template and the weights for its `{}`.
+    """Return settings by system from texts such as `head:{},rerank:4=1,2,3`: a template and the weights for its `{}`.
 
     >>> [setting.control for setting in systems(["head:{},rerank:4=1,2.5"])["head+rerank"]]
     ['head:1,rerank:4', 'head:2.5,rerank:4']
@@ -115,7 +115,7 @@ def systems(controls: Sequence[str]) -> dict[str, list[Setting]]:
 def chosen(
     bench: Bench, controllers: Mapping[str, Sequence[Setting]], temperatures: Sequence[float], dev: int, floor: str
 ) -> Choice:
-    """The operating points.
+    """Return the operating points.
 
     Args:
         bench: whose first model writes.
@@ -143,7 +143,7 @@ def chosen(
 
 
 def people(bench: Bench, each: int) -> tuple[float, float]:
-    """The guide's accuracy on all of people's valid texts, and the distinct-2 of `each` of every emotion."""
+    """Return the guide's accuracy on all of people's valid texts, and the distinct-2 of `each` of every emotion."""
     rows = [row for row in bench.ready.valid if row.emotion.name in bench.labels.names]
     some = balanced(bench.ready.valid, dict.fromkeys(bench.labels.names, each))
     accuracy = guided(bench, [row.reply for row in rows], [Ask(row.emotion.name) for row in rows])
@@ -151,7 +151,7 @@ def people(bench: Bench, each: int) -> tuple[float, float]:
 
 
 def looked(bench: Bench, setting: Setting, each: int) -> Look:
-    """The texts of one setting, by the first model."""
+    """Return the texts of one setting, by the first model."""
     asks = asks_of(bench.labels, each)
     texts = written(bench, bench.first, setting, asks, DEV_SEED)
     own = own_perplexity(bench, bench.first, texts)
@@ -159,13 +159,13 @@ def looked(bench: Bench, setting: Setting, each: int) -> Look:
 
 
 def guided(bench: Bench, texts: Sequence[str], asks: Sequence[Ask]) -> float:
-    """The guide's accuracy."""
+    """Return the guide's accuracy."""
     judged = judged_by(bench, bench.guide, texts)
     return accuracy_tally([ask.emotion for ask in asks], judged, bench.labels, {"judge": "guide"}).value
 
 
 def diversity(bench: Bench, texts: Sequence[str]) -> float:
-    """Corrected distinct-2; raises DataError where the texts are too few for it."""
+    """Return corrected distinct-2; raise DataError where the texts are too few for it."""
     score = distinct_of(texts, 2)
     if score is None:
         raise DataError(
@@ -175,7 +175,7 @@ def diversity(bench: Bench, texts: Sequence[str]) -> float:
 
 
 def warmest_right(looks: Sequence[Look], accuracy: float) -> Look:
-    """The warmest at least as accurate, chance smoothed away; the coldest of all where none is."""
+    """Return the warmest at least as accurate, chance smoothed away; the coldest of all where none is."""
     temperatures = [look.setting.temperature for look in looks]
     fitted = Polynomial.fit(temperatures, [look.accuracy for look in looks], min(CUBIC, len(looks) - 1))(np.array(temperatures))
     right = [look for look, smooth in zip(looks, fitted, strict=True) if smooth >= accuracy]
@@ -183,7 +183,7 @@ def warmest_right(looks: Sequence[Look], accuracy: float) -> Look:
 
 
 def coldest_various(setting: Setting, ladder: Sequence[float], least: float, look: Callable[[Setting], Look]) -> Look:
-    """The coldest of the temperatures whose distinct-2 is at least that, by halving, since it rises; else the warmest."""
+    """Return the coldest of the temperatures whose distinct-2 is at least that, by halving, since it rises; else the warmest."""
     low, high = 0, len(ladder) - 1
     found = {}
     while low < high:
@@ -194,13 +194,13 @@ def coldest_various(setting: Setting, ladder: Sequence[float], least: float, loo
 
 
 def best(looks: Sequence[Look], most: float, least: float) -> Look:
-    """The most accurate of those that are likely and various enough; the likeliest where none is."""
+    """Return the most accurate of those that are likely and various enough; the likeliest where none is."""
     fine = [look for look in looks if look.own_perplexity <= most and look.distinct2 >= least]
     return max(fine, key=lambda look: look.accuracy) if fine else min(looks, key=lambda look: look.own_perplexity)
 
 
 def as_notes(choice: Choice) -> dict[str, object]:
-    """The choice for the result file."""
+    """Return the choice for the result file."""
     looks = [
         {
             "control": look.setting.control,

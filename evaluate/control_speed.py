@@ -46,7 +46,7 @@ Runs = dict[str, list[float]]
 
 
 def kind(control: str) -> str:
-    """What decides how long a control takes: which controllers are on, and how many candidates there are.
+    """Return what decides how long a control takes: which controllers are on, and how many candidates there are.
 
     >>> kind("guidance:1.5,rerank:4"), kind("head:3"), kind("none")
     ('guidance+rerank:4', 'head', 'plain')
@@ -71,7 +71,7 @@ def targets(labels: LabelSet, number: int) -> list[Emotion]:
 
 
 def raced(bench: Bench, controls: Sequence[str], race: Race) -> Runs:
-    """Tokens a second of one control of each kind, with one target and with many; kept."""
+    """Return tokens a second of one control of each kind, with one target and with many; kept."""
     kinds = {kind(control): control for control in ("none", *controls)}
     key = [decoding_code(), identity(bench.first), repr(race), sorted(kinds), torch.get_num_threads(), repr(bench.sampling)]
     runs: Runs = kept(bench.work / "speed", key, lambda: run_all(bench, endless(bench.first), kinds, race))
@@ -79,7 +79,7 @@ def raced(bench: Bench, controls: Sequence[str], race: Race) -> Runs:
 
 
 def endless(folder: Path) -> EmotionModel:
-    """A checkpoint that does not end its texts."""
+    """Return a checkpoint that does not end its texts."""
     model = emogen.load(folder, "auto")
     with torch.no_grad():
         model.generator.bias[EOS] = OUT_OF_REACH
@@ -87,7 +87,7 @@ def endless(folder: Path) -> EmotionModel:
 
 
 def run_all(bench: Bench, model: EmotionModel, kinds: Mapping[str, str], race: Race) -> Runs:
-    """Every contender in turn, run after run."""
+    """Return every contender in turn, run after run."""
     many = targets(bench.labels, TARGETS)
     alone = [[target] * race.rows for target in many[::5]]
     labels = [[mixture({name: 1.0}, bench.labels)] * race.rows for name in bench.labels.names]
@@ -113,7 +113,7 @@ def cycled(emotions: Sequence[Emotion], rows: int) -> list[Emotion]:
 def contender(
     bench: Bench, model: EmotionModel, control: str, batches: Sequence[Sequence[Emotion]], race: Race
 ) -> Callable[[int], float]:
-    """Writes the batches from a seed, and gives their tokens a second: those of the texts that are kept."""
+    """Write the batches from a seed, and give their tokens a second: those of the texts that are kept."""
     setting = Setting("", control, 0.0, PLAIN.temperature)
     sampling = replace(sampling_of(setting, bench, model), max_tokens=race.tokens)
     guide = guide_for(sampling, bench)

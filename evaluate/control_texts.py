@@ -65,7 +65,7 @@ Mask = NDArray[np.bool_]
 
 
 def real_row(bench: Bench) -> dict[str, object]:
-    """People's test texts."""
+    """Return people's test texts."""
     texts, asks = people(bench)
     return {"corpus": bench.ready.name, "system": "real", "strength": 0.0, "seed": 0} | figures(bench, texts, asks)
 
@@ -76,19 +76,19 @@ def people(bench: Bench) -> tuple[list[str], list[Ask]]:
 
 
 def curves_of(temperatures: Sequence[float], choice: Choice) -> dict[str, list[Setting]]:
-    """Every system at its operating point's weight over the temperatures."""
+    """Return every system at its operating point's weight over the temperatures."""
     points = {"plain": choice.plain.setting, **choice.operating}
     return {name: [warmer(point, each) for each in sorted(set(temperatures))] for name, point in points.items()}
 
 
 def settings_of(curves: Mapping[str, Sequence[Setting]], choice: Choice) -> list[Setting]:
-    """All that is measured, each once: the curves, and every weight at its own temperature."""
+    """Return all that is measured, each once: the curves, and every weight at its own temperature."""
     weights = [setting for own in choice.settings.values() for setting in own]
     return list(dict.fromkeys([*(setting for own in curves.values() for setting in own), choice.plain.setting, *weights]))
 
 
 def rows_of(bench: Bench, settings: Sequence[Setting], choice: Choice, rates: Rates) -> Rows:
-    """A row for each setting and seed."""
+    """Return a row for each setting and seed."""
     rows = []
     for setting in settings:
         for seed, folder in bench.models.items():
@@ -100,7 +100,7 @@ def rows_of(bench: Bench, settings: Sequence[Setting], choice: Choice, rates: Ra
 
 
 def is_operating(setting: Setting, choice: Choice) -> bool:
-    """Whether it is its system's chosen setting."""
+    """Tell whether it is its system's chosen setting."""
     return setting in (choice.plain.setting, *choice.operating.values())
 
 
@@ -108,7 +108,7 @@ def is_operating(setting: Setting, choice: Choice) -> bool:
 
 
 def prompt_rows(bench: Bench, base: str, choice: Choice, dev: int) -> tuple[Rows, dict[str, object]]:
-    """The base behind a few-shot prompt, for each seed; and how prompt and temperature were chosen.
+    """Return the base behind a few-shot prompt, for each seed; and how prompt and temperature were chosen.
 
     First the form of the prompt with the most texts that the guide finds right, at .85; then, as for the controllers, the
     coldest temperature at which the texts are as various as plain's, or the warmest of all.
@@ -129,19 +129,19 @@ def prompt_rows(bench: Bench, base: str, choice: Choice, dev: int) -> tuple[Rows
 
 
 def backbone_plan(bench: Bench, base: str, temperature: float) -> backbone.Plan:
-    """What `backbone.py` needs to write with the base alone; the rest of its plan is left open."""
+    """Return what `backbone.py` needs to write with the base alone; the rest of its plan is left open."""
     blank: dict[str, Any] = {field.name: Path() for field in fields(backbone.Plan)}
     sizes = {"batch": PROMPT_BATCH, "temperature": temperature, "top_p": PROMPT_TOP_P, "max_tokens": 33}
     return backbone.Plan(**blank | sizes | {"base": find_base(base), "work": bench.work / "prompted"})
 
 
 def prompted(author: backbone.Author, seed: int, asks: Sequence[Ask], plan: backbone.Plan) -> list[str]:
-    """What the base writes; kept."""
+    """Return what the base writes; kept."""
     return backbone.in_order(backbone.written(author, seed, [backbone.Ask(ask.emotion) for ask in asks], plan))
 
 
 def prompt_row(bench: Bench, author: backbone.Author, seed: int, plan: backbone.Plan) -> dict[str, object]:
-    """The row of one seed; its tokens are those of the base."""
+    """Return the row of one seed; its tokens are those of the base."""
     asks = [backbone.Ask(ask.emotion) for ask in bench.asks]
     rounds = backbone.written(author, seed, asks, plan)
     texts = backbone.in_order(rounds)
@@ -152,7 +152,7 @@ def prompt_row(bench: Bench, author: backbone.Author, seed: int, plan: backbone.
 
 
 def prompt_speed(bench: Bench, rounds: Sequence[backbone.Round], plan: backbone.Plan) -> float:
-    """Tokens a second while the texts were written, the reading of the prompt included."""
+    """Return tokens a second while the texts were written, the reading of the prompt included."""
     key = [plan.base.revision, [[found.seconds, list(found.texts)] for found in rounds]]
     rate: float = kept(
         bench.work / "speed", key, lambda: backbone.tokens_per_second(rounds, plan.batch, backbone.causal(plan.base))
@@ -161,7 +161,7 @@ def prompt_speed(bench: Bench, rounds: Sequence[backbone.Round], plan: backbone.
 
 
 def is_promptable(labels: LabelSet) -> bool:
-    """Whether there are examples of every emotion."""
+    """Tell whether there are examples of every emotion."""
     return set(labels.names) <= set(backbone.EXAMPLES)
 
 
@@ -188,7 +188,7 @@ class Measured:
     units: Values
 
     def place(self, chosen: Mask) -> Place:
-        """The point of the texts that are marked."""
+        """Return the point of the texts that are marked."""
         accuracy = backbone.mean_recall(self.hits[chosen].sum(0))
         return float(accuracy), self.distinct(chosen), -float(self.nats[chosen].sum() / self.units[chosen].sum())
 
@@ -205,7 +205,7 @@ def measured(bench: Bench, texts: Sequence[str], asks: Sequence[Ask]) -> Measure
 
 
 def together(bench: Bench, setting: Setting) -> Measured:
-    """One setting with the texts of all its seeds."""
+    """Return one setting with the texts of all its seeds."""
     parts = [
         measured(bench, written(bench, folder, setting, bench.asks, seed), bench.asks) for seed, folder in bench.models.items()
     ]
@@ -235,7 +235,7 @@ def volumes(
 def differences(
     points: Mapping[Setting, Measured], curves: Mapping[str, Sequence[Setting]], reference: Place, halves: int
 ) -> list[dict[str, object]]:
-    """The same from points; `plain` among the curves is what the others are compared with."""
+    """Return the same from points; `plain` among the curves is what the others are compared with."""
 
     def volume(system: str, chosen: Mask) -> float:
         return dominated_volume([points[setting].place(chosen) for setting in curves[system]], reference)
@@ -259,7 +259,7 @@ def differences(
 
 
 def against_plain(difference: Callable[[Mask], float], every: Mask, halves: int) -> dict[str, object]:
-    """The difference with its 95% interval."""
+    """Return the difference with its 95% interval."""
     value = difference(every)
     low, high = half_sample_interval(value, difference, len(every), 0, halves, (-math.inf, math.inf))
     fields_ = {"against": "plain", "interval": "halves", "draws": halves, "paired": "texts", "texts": len(every), "seed": 0}
@@ -272,7 +272,7 @@ def against_plain(difference: Callable[[Mask], float], every: Mask, halves: int)
 
 
 def reference_of(labels: LabelSet, real: Mapping[str, object]) -> Place:
-    """The worst corner that counts."""
+    """Return the worst corner that counts."""
     score = real["perplexity"]
     assert isinstance(score, Score)
     return 1 / len(labels), LEAST_DISTINCT, -math.log(MOST_PERPLEXITY * score.value)

@@ -115,7 +115,7 @@ def asks_of(labels: LabelSet, each: int) -> list[Ask]:
 
 
 def kept(folder: Path, key: object, make: Callable[[], Any]) -> Any:
-    """What `make` gives, as JSON; made once for each key."""
+    """Return what `make` gives, as JSON; made once for each key."""
     name = hashlib.sha256(json.dumps(key, ensure_ascii=False).encode()).hexdigest()[:20]
     path = folder / f"{name}.json"
     if not path.is_file():
@@ -124,7 +124,7 @@ def kept(folder: Path, key: object, make: Callable[[], Any]) -> Any:
 
 
 def identity(folder: Path) -> list[str]:
-    """Hashes of all that decides what a checkpoint writes or says."""
+    """Return hashes of all that decides what a checkpoint writes or says."""
     return [sha256(folder / name) if (folder / name).is_file() else "" for name in _STATE_OF_A_MODEL]
 
 
@@ -142,24 +142,24 @@ def head_code() -> str:
 
 
 def hash_of(files: Sequence[Path]) -> str:
-    """One hash for the contents of several files."""
+    """Return one hash for the contents of several files."""
     return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
 @cache
 def loaded(folder: Path, _state: tuple[str, ...]) -> EmotionModel:
-    """A checkpoint, read once for each state of its files."""
+    """Return a checkpoint, read once for each state of its files."""
     return emogen.load(folder, "auto")
 
 
 def sampling_of(setting: Setting, bench: Bench, model: EmotionModel) -> SamplingParams:
-    """The options of one decoding call; a text may be as long as those that the model learnt."""
+    """Return the options of one decoding call; a text may be as long as those that the model learnt."""
     most, control = model.description.limits.reply_tokens + 1, parse_control(setting.control)
     return replace(bench.sampling, temperature=setting.temperature, control=control, max_tokens=most)
 
 
 def written(bench: Bench, folder: Path, setting: Setting, asks: Sequence[Ask], seed: int) -> list[str]:
-    """A text for each ask by the model in `folder`; kept."""
+    """Return a text for each ask by the model in `folder`; kept."""
     conditioning = [[ask.emotion, ask.strength] for ask in asks]
     state = [decoding_code(), identity(folder), identity(bench.guide.folder)]
     key = [state, setting.control, setting.temperature, repr(bench.sampling), conditioning, seed]
@@ -176,12 +176,12 @@ def written(bench: Bench, folder: Path, setting: Setting, asks: Sequence[Ask], s
 
 
 def guide_for(sampling: SamplingParams, bench: Bench) -> Callable[[Sequence[str]], NDArray[np.float64]] | None:
-    """The guide's probabilities, where candidates are to be ranked."""
+    """Return the guide's probabilities, where candidates are to be ranked."""
     return bench.guide.probabilities if sampling.control.rerank > 1 else None
 
 
 def probabilities(bench: Bench, reader: Recognizer, texts: Sequence[str]) -> Values:
-    """What a classifier says of the texts, [texts, labels]; kept."""
+    """Return what a classifier says of the texts, [texts, labels]; kept."""
     key = [identity(reader.folder), list(texts)]
     found = kept(bench.work / "verdicts", key, lambda: reader.probabilities(list(texts)).tolist())
     return checked_probabilities(np.array(found), bench.labels.names)
@@ -189,12 +189,12 @@ def probabilities(bench: Bench, reader: Recognizer, texts: Sequence[str]) -> Val
 
 @cache
 def language_model(name: str) -> LanguageModel:
-    """The language model of perplexity, read when it is first needed."""
+    """Return the language model of perplexity, read when it is first needed."""
     return load_language_model(name)
 
 
 def nats(bench: Bench, texts: Sequence[str]) -> Values:
-    """Negative log-likelihoods of the texts, [texts]; kept."""
+    """Return negative log-likelihoods of the texts, [texts]; kept."""
     name = bench.language_model
     state = identity(Path(name)) if Path(name).is_dir() else []
     key = [name.rpartition("/")[2], state, list(texts)]
@@ -202,7 +202,7 @@ def nats(bench: Bench, texts: Sequence[str]) -> Values:
 
 
 def own_perplexity(bench: Bench, folder: Path, texts: Sequence[str]) -> float:
-    """Perplexity a word under a model that writes, told no emotion and not steered: how usual the texts are."""
+    """Return the perplexity a word under a model that writes, told no emotion and not steered: how usual the texts are."""
 
     def make() -> float:
         model = own_model(loaded(folder, tuple(identity(folder))))
@@ -213,7 +213,7 @@ def own_perplexity(bench: Bench, folder: Path, texts: Sequence[str]) -> float:
 
 
 def with_perplexity(asks: Sequence[Ask], each: int) -> list[int]:
-    """Places of the first `each` texts of every emotion.
+    """Return places of the first `each` texts of every emotion.
 
     >>> with_perplexity([Ask("joy"), Ask("joy"), Ask("fear")], 1)
     [0, 2]
@@ -228,7 +228,7 @@ def with_perplexity(asks: Sequence[Ask], each: int) -> list[int]:
 
 
 def accuracy_tally(target: Sequence[str], judged: Sequence[str], labels: LabelSet, about: Mapping[str, object]) -> SumStatistic:
-    """Share of texts with the emotion that was asked for, the mean over the emotions; `about` goes into the signature."""
+    """Return the share of texts with the emotion that was asked for, the mean over the emotions; `about` goes into the signature."""
     wanted = np.array([[one == name for name in labels.names] for one in target], dtype=np.float64)
     hits = wanted * np.array([[one == other] for one, other in zip(target, judged, strict=True)])
     fields = {"average": "macro", **about, "texts": len(target)}
@@ -236,12 +236,12 @@ def accuracy_tally(target: Sequence[str], judged: Sequence[str], labels: LabelSe
 
 
 def judged_by(bench: Bench, reader: Recognizer, texts: Sequence[str]) -> list[str]:
-    """The likeliest emotion of each text."""
+    """Return the likeliest emotion of each text."""
     return judged_labels(probabilities(bench, reader, texts), bench.labels.names)
 
 
 def figures(bench: Bench, texts: Sequence[str], asks: Sequence[Ask]) -> dict[str, object]:
-    """All that is measured of texts."""
+    """Return all that is measured of texts."""
     target = [ask.emotion for ask in asks]
     found: dict[str, object] = {"n": len(texts)}
     for name, judge in bench.judges.items():
@@ -254,13 +254,13 @@ def figures(bench: Bench, texts: Sequence[str], asks: Sequence[Ask]) -> dict[str
 
 
 def distinct_of(texts: Sequence[str], n: int) -> Score | None:
-    """Distinct-n of as many n-grams as the other benchmarks take; None where the texts hold too few."""
+    """Return distinct-n of as many n-grams as the other benchmarks take; None where the texts hold too few."""
     grams = sum(max(0, len(words(text)) - n + 1) for text in texts)
     return distinct_corrected(texts, n, emotion_text.PAIRS) if grams >= emotion_text.PAIRS else None
 
 
 def row_of(bench: Bench, setting: Setting, seed: int, **more: object) -> dict[str, object]:
-    """What stands in front of a row's figures."""
+    """Return what stands in front of a row's figures."""
     case = {} if setting.control == "none" else {"case": setting.control}
     facts = {"corpus": bench.ready.name, "system": setting.system, **case, "strength": setting.strength}
     filters = {name: value for name in ("top_p", "min_p") if (value := getattr(bench.sampling, name)) not in (0, 1)}
@@ -268,5 +268,5 @@ def row_of(bench: Bench, setting: Setting, seed: int, **more: object) -> dict[st
 
 
 def warmer(setting: Setting, temperature: float) -> Setting:
-    """The same at another temperature."""
+    """Return the same at another temperature."""
     return replace(setting, temperature=temperature)

@@ -75,7 +75,7 @@ def main(corpus: str, judge: Path, texts: int, concentration: float, seeds: int,
 
 
 def judged(recognizer: Recognizer, corpus: str, split: str) -> tuple[list[str], list[str]]:
-    """The labels of the rows of a split, and what the judge takes them for."""
+    """Return the labels of the rows of a split, and what the judge takes them for."""
     path, reading = resolve(corpus, Reading(labels=recognizer.names))
     rows = [row for row in read_exchanges(path, reading) if row.split == split]
     found = judged_labels(recognizer.probabilities([row.reply for row in rows]), recognizer.names.names)
@@ -100,7 +100,7 @@ def shifted(
 
 
 def claimed(gold: Sequence[str], labels: Sequence[str], right: float, random: np.random.Generator) -> list[str]:
-    """What was asked for: a row's own label for the share `right` of them, else another one."""
+    """Return what was asked for: a row's own label for the share `right` of them, else another one."""
     others = {label: [name for name in labels if name != label] for label in labels}
     return [label if random.random() < right else str(random.choice(others[label])) for label in gold]
 

@@ -60,7 +60,7 @@ class TestSet:
     language: Language
 
     def target(self, places: Sequence[int]) -> list[str]:
-        """The emotions of the real replies at these places."""
+        """Return the emotions of the real replies at these places."""
         return [self.rows[place].emotion.name for place in places]
 
 
@@ -144,12 +144,12 @@ def main(
 
 
 def shown(decoding: Decoding) -> str:
-    """The decoding options as they are typed."""
+    """Return the decoding options as they are typed."""
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in asdict(decoding).items())
 
 
 def named(values: Sequence[str]) -> dict[str, Path]:
-    """Folders by name from `NAME=DIR` or `DIR`, whose name is then the folder's."""
+    """Return folders by name from `NAME=DIR` or `DIR`, whose name is then the folder's."""
     found: dict[str, Path] = {}
     for value in values:
         name, equals, path = value.partition("=")
@@ -162,7 +162,7 @@ def named(values: Sequence[str]) -> dict[str, Path]:
 
 
 def suitable_judge(folder: Path, leak: str) -> Judging:
-    """The judge; raises SettingsError where its labels are not the corpus's."""
+    """Return the judge; raise SettingsError where its labels are not the corpus's."""
     judge = load_recognizer(folder)
     if set(judge.names.names) != set(EKMAN.names):
         raise SettingsError(f"{folder}: judges {', '.join(judge.names.names)}; needed are {', '.join(EKMAN.names)}")
@@ -170,14 +170,14 @@ def suitable_judge(folder: Path, leak: str) -> Judging:
 
 
 def replies_to_contexts(path: str, reading: Reading) -> Iterator[Exchange]:
-    """The test rows that reply to something, as people type."""
+    """Yield the test rows that reply to something, as people type."""
     for row in read_exchanges(path, reading):
         if row.split == "test" and row.context:
             yield replace(row, reply=closed_up(row.reply), context=tuple(map(closed_up, row.context)))
 
 
 def test_set(rows: Sequence[Exchange], limit: int, each: int, language: Language) -> TestSet:
-    """An even sample and a balanced one, drawn with a fixed seed; raises DataError where there are too few rows."""
+    """Return an even sample and a balanced one, drawn with a fixed seed; raise DataError where there are too few rows."""
     if len(rows) < 2:
         raise DataError(f"{len(rows)} test replies with a context: at least 2 are needed")
     draw = random.Random(0)
@@ -190,7 +190,7 @@ def test_set(rows: Sequence[Exchange], limit: int, each: int, language: Language
 
 
 def written(model: EmotionModel, found: TestSet, decoding: Decoding, control: Control, seed: int) -> list[str]:
-    """One reply to each context, with the emotion of the real one; raises SettingsError where the model does not know it."""
+    """Return one reply to each context, with the emotion of the real one; raise SettingsError where the model does not know it."""
     emotions = [model.emotion(row.emotion.name) for row in found.rows]
     most = model.default_sampling.max_tokens
     sampling = SamplingParams(temperature=decoding.temperature, top_p=decoding.top_p, control=control, max_tokens=most)
@@ -199,7 +199,7 @@ def written(model: EmotionModel, found: TestSet, decoding: Decoding, control: Co
 
 
 def closed_up(text: str) -> str:
-    """A text without the corpus's blanks about apostrophes and before marks: contexts, replies and references are all so.
+    """Return a text without the corpus's blanks about apostrophes and before marks: contexts, replies and references are all so.
 
     >>> closed_up("Say , Jim , isn ’ t it late ?")
     "Say, Jim, isn't it late?"
@@ -209,7 +209,7 @@ def closed_up(text: str) -> str:
 
 
 def figures(found: TestSet, system: str, texts: Sequence[str], judging: Judging) -> dict[str, object]:
-    """All scores over the even sample, and the judged emotion over the balanced set too.
+    """Return all scores over the even sample, and the judged emotion over the balanced set too.
 
     People's replies are the references themselves, so they have no overlap.
     """

@@ -89,7 +89,7 @@ class Ready:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The emotions, in order."""
+        """Return the emotions, in order."""
         return self.test[0].emotion.labels.names
 
 
@@ -191,13 +191,13 @@ def main(
 
 
 def given(named: Sequence[str], corpus: str) -> list[Path]:
-    """The checkpoints that are named for a corpus."""
+    """Return the checkpoints that are named for a corpus."""
     pairs = [name.partition("=") for name in named]
     return [Path(folder) for name, _, folder in pairs if name == corpus]
 
 
 def prepared(corpus: str, work: Path, each: int) -> Ready:
-    """The corpus, divided; GoEmotions is read in the seven emotions of Ekman."""
+    """Return the corpus, divided; GoEmotions is read in the seven emotions of Ekman."""
     opened = open_corpus([corpus], Reading(labels=EKMAN if corpus == "goemotions" else None))
     ((source, reading),) = opened.parts
     parts = divided(opened.exchanges())
@@ -213,7 +213,7 @@ def prepared(corpus: str, work: Path, each: int) -> Ready:
 
 
 def divided(rows: Iterable[Exchange]) -> dict[str, list[Exchange]]:
-    """Rows in which one emotion leads: test, valid, and the two halves of train, none with a text of another.
+    """Return rows in which one emotion leads: test, valid, and the two halves of train, none with a text of another.
 
     A text's half follows from its words, so that case and blanks do not tell two copies apart, as in the check for leaks.
     """
@@ -228,13 +228,13 @@ def divided(rows: Iterable[Exchange]) -> dict[str, list[Exchange]]:
 
 
 def without(others: Iterable[Exchange], rows: Iterable[Exchange]) -> list[Exchange]:
-    """The rows whose text is none of the others'."""
+    """Return the rows whose text is none of the others'."""
     seen = {fingerprint(row.reply) for row in others}
     return [row for row in rows if fingerprint(row.reply) not in seen]
 
 
 def half_of(text: str) -> str:
-    """Whose training row it is."""
+    """Return whose training row it is."""
     return "generator" if split_of(" ".join(words(text)), (0.5, 0.5, 0.0), seed=0) == "train" else "judge"
 
 
@@ -249,7 +249,7 @@ def balanced(rows: Iterable[Exchange], numbers: Mapping[str, int]) -> list[Excha
 
 
 def trained(folder: Path, data: Path, reading: Reading, settings: LmSettings | ClassifierSettings) -> Path:
-    """The model in `folder`: as it stands there if its run has ended, else trained, or trained to its end."""
+    """Return the model in `folder`: as it stands there if its run has ended, else trained, or trained to its end."""
     if read_train_file(folder).get("finished"):
         refuse_another(folder, data, settings)
         return folder
@@ -260,7 +260,7 @@ def trained(folder: Path, data: Path, reading: Reading, settings: LmSettings | C
 
 
 def or_own(language_model: str, folder: Path, ready: Ready, lm: LmSettings) -> str:
-    """The name as it is; for `own` the folder of a language model that knows the judge's rows alone."""
+    """Return the name as it is; for `own` the folder of a language model that knows the judge's rows alone."""
     if language_model != OWN:
         return language_model
     # Half of the steps for half of the rows.
@@ -269,7 +269,7 @@ def or_own(language_model: str, folder: Path, ready: Ready, lm: LmSettings) -> s
 
 
 def refuse_another(folder: Path, data: Path, settings: RunConfig) -> None:
-    """Raises CheckpointError where the finished run was another than the one asked for; 0 leaves a value open."""
+    """Raise CheckpointError where the finished run was another than the one asked for; 0 leaves a value open."""
     run = read_train_file(folder)
     target = {name: value for name, value in asdict(settings).items() if value and name != "out"}
     held = {name: run["settings"].get(name) for name in target}
@@ -281,7 +281,7 @@ def refuse_another(folder: Path, data: Path, settings: RunConfig) -> None:
 
 
 def judge_errors(judge: Recognizer, ready: Ready) -> Confusion:
-    """The judge's confusion on the valid rows."""
+    """Return the judge's confusion on the valid rows."""
     judged = judged_labels(judge.probabilities([row.reply for row in ready.valid]), ready.labels)
     return confusion([row.emotion.name for row in ready.valid], judged, ready.labels)
 
@@ -289,7 +289,7 @@ def judge_errors(judge: Recognizer, ready: Ready) -> Confusion:
 def measured(
     ready: Ready, models: Sequence[Path], judging: Judging, draws: Sequence[tuple[float, int]]
 ) -> Iterable[dict[str, object]]:
-    """The rows of one corpus, one at a time."""
+    """Return the rows of one corpus, one at a time."""
     target = [row.emotion.name for row in ready.test]
     real = [row.reply for row in ready.test]
     yield {"system": "real", "seed": 0, **scored(real, target, ready, judging)}
@@ -306,14 +306,14 @@ def measured(
 
 
 def sampled(model: EmotionModel, target: Sequence[str], temperature: float, seed: int) -> list[str]:
-    """One text for each emotion that is asked for, from the model's whole distribution."""
+    """Return one text for each emotion that is asked for, from the model's whole distribution."""
     options = SamplingParams(temperature=temperature, max_tokens=model.description.limits.reply_tokens + 1)
     found = model.replies([()] * len(target), target, sampling=options, seed=seed)
     return [text.text or "." for text in found]
 
 
 def corrected(target: Sequence[str], judged: Sequence[str], errors: Confusion) -> dict[str, object]:
-    """The corrected accuracy; nothing where the judge's errors do not explain what it found."""
+    """Return the corrected accuracy; nothing where the judge's errors do not explain what it found."""
     try:
         return {"emotion_accuracy_corrected": corrected_accuracy(target, judged, errors)}
     except UndefinedScoreError as reason:
@@ -322,7 +322,7 @@ def corrected(target: Sequence[str], judged: Sequence[str], errors: Confusion) -
 
 
 def scored(texts: Sequence[str], target: Sequence[str], ready: Ready, judging: Judging) -> dict[str, object]:
-    """Judged emotion and diversity; novelty is against the generator's half."""
+    """Return judged emotion and diversity; novelty is against the generator's half."""
     judged = judged_labels(judging.judge.probabilities(texts), ready.labels)
     return {
         "n": len(texts),
@@ -339,13 +339,13 @@ def scored(texts: Sequence[str], target: Sequence[str], ready: Ready, judging: J
 
 
 def distinct_pairs(texts: Sequence[str]) -> dict[str, Score]:
-    """Distinct-2 of 1,000 pairs of words, where the texts hold so many."""
+    """Return distinct-2 of 1,000 pairs of words, where the texts hold so many."""
     pairs = sum(max(0, len(words(text)) - 1) for text in texts)
     return {"distinct2_corrected": distinct_corrected(texts, 2, PAIRS)} if pairs >= PAIRS else {}
 
 
 def compared(texts: Sequence[str], real: Sequence[str], judging: Judging) -> dict[str, Score]:
-    """The texts beside the balanced test rows."""
+    """Return the texts beside the balanced test rows."""
     figures = {"forward_bleu4": forward_bleu(texts, real), "backward_bleu4": backward_bleu(texts, real)}
     if judging.encoder:
         vectors = judging.encoder.sentences(texts), judging.encoder.sentences(real)

@@ -237,7 +237,7 @@ def main(
 
 @lru_cache(maxsize=1 << 18)
 def as_published(text: str) -> str:
-    """A text in the form of the published replies and references: lower-cased, contractions expanded, tokens between blanks.
+    """Return a text in the form of the published replies and references: lower-cased, contractions expanded, tokens between blanks.
 
     The authors' list of contractions, then NLTK's Treebank tokenizer on each sentence; double quotes go. Of the 5,244 test
     replies whose original is known 99.7% come out letter for letter; the rest are quirks of single quotes and of full stops
@@ -254,7 +254,7 @@ def as_published(text: str) -> str:
 
 
 def named(values: Sequence[str]) -> dict[str, Path]:
-    """Paths by name from `NAME=PATH` or `PATH`, whose name is then its own without endings."""
+    """Return paths by name from `NAME=PATH` or `PATH`, whose name is then its own without endings."""
     found: dict[str, Path] = {}
     for value in values:
         name, equals, path = value.partition("=")
@@ -268,7 +268,7 @@ def named(values: Sequence[str]) -> dict[str, Path]:
 
 
 def trained(values: Sequence[str]) -> dict[str, list[Path]]:
-    """Checkpoints by name, as `named` reads them; those of one name are trainings of one system."""
+    """Return checkpoints by name, as `named` reads them; those of one name are trainings of one system."""
     found: dict[str, list[Path]] = {}
     for value in values:
         for name, folder in named([value]).items():
@@ -277,14 +277,14 @@ def trained(values: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def refuse_shared_names(names: Sequence[str]) -> None:
-    """Raises SettingsError if two systems would have one name."""
+    """Raise SettingsError if two systems would have one name."""
     for place, name in enumerate(names):
         if name in names[:place]:
             raise SettingsError(f"two systems are called {name!r}: write NAME=PATH to give one another name")
 
 
 def read_trials(path: Path) -> list[Trial]:
-    """The rows of the file with the published replies; raises DataError where one is no trial or names other systems."""
+    """Return the rows of the file with the published replies; raise DataError where one is no trial or names other systems."""
     found: list[Trial] = []
     for read in read_rows(path):
         if isinstance(read, Problem):
@@ -298,7 +298,7 @@ def read_trials(path: Path) -> list[Trial]:
 
 
 def trial(place: str, read: Row) -> Trial:
-    """One row, checked."""
+    """Return one row, checked."""
     context, reference, feeling, outputs = (read.fields.get(key) for key in ("context", "reference", "emotion", "outputs"))
     if not (isinstance(context, list) and context and isinstance(reference, str) and isinstance(outputs, dict) and outputs):
         raise DataError(f"{place}: expected are context (a list), reference (a text), emotion and outputs (texts by system)")
@@ -310,7 +310,7 @@ def trial(place: str, read: Row) -> Trial:
 
 
 def restored(trials: Sequence[Trial], corpus: str) -> tuple[list[tuple[str, ...]], float]:
-    """The contexts as people wrote them, and the share of utterances found; one that is not in the corpus stays tokenised.
+    """Return the contexts as people wrote them, and the share of utterances found; one that is not in the corpus stays tokenised.
 
     The file with the published replies has lost capitals, contractions and quotes, which other models were trained with.
     """
@@ -323,22 +323,22 @@ def restored(trials: Sequence[Trial], corpus: str) -> tuple[list[tuple[str, ...]
 
 
 def letters(text: str) -> str:
-    """Letters and digits alone, by which two spellings of an utterance are known for one."""
+    """Return letters and digits alone, by which two spellings of an utterance are known for one."""
     return "".join(filter(str.isalnum, text))
 
 
 def human(trials: Sequence[Trial]) -> Entry:
-    """People's replies: the references themselves, so without overlap."""
+    """Return people's replies: the references themselves, so without overlap."""
     return Entry("human", 0, [each.reference for each in trials])
 
 
 def published(trials: Sequence[Trial]) -> list[Entry]:
-    """The published systems, in the file's order."""
+    """Return the published systems, in the file's order."""
     return [Entry(name, 0, [each.published[name] for each in trials], is_published=True) for name in trials[0].published]
 
 
 def from_file(name: str, path: Path, trials: Sequence[Trial]) -> Entry:
-    """Somebody's replies from a file; raises DataError unless it holds one for each trial."""
+    """Return somebody's replies from a file; raise DataError unless it holds one for each trial."""
     texts = list(replies_in(path))
     if len(texts) != len(trials):
         raise DataError(f"{path}: {len(texts)} replies for {len(trials)} contexts: one for each is needed, in their order")
@@ -346,7 +346,7 @@ def from_file(name: str, path: Path, trials: Sequence[Trial]) -> Entry:
 
 
 def replies_in(path: Path) -> Iterator[str]:
-    """The lines of a .txt file, or `reply` or `text` of each row of any other."""
+    """Yield the lines of a .txt file, or `reply` or `text` of each row of any other."""
     if path.suffix == ".txt":
         yield from path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         return
@@ -375,7 +375,7 @@ def understood(scene: Scene, reader: Recognizer, corpus: str | None) -> Scene:
 
 
 def recalled(scene: Scene) -> Iterator[Entry]:
-    """The replies of similar conversations alone, without a generator."""
+    """Yield the replies of similar conversations alone, without a generator."""
     if scene.remembered:
         texts = most_useful([utilities_of(memory, ()) for memory in scene.remembered], REPEATED)
         yield Entry(NEIGHBOURS, 0, list(map(as_published, texts)), {"case": "mbr, few repeats"})
@@ -384,7 +384,7 @@ def recalled(scene: Scene) -> Iterator[Entry]:
 def written(
     name: str, training: int, model: EmotionModel, scene: Scene, decoding: Decoding, judging: Judging
 ) -> Iterator[Entry]:
-    """A checkpoint's replies for each seed, chosen in each way, with the judged emotion where one was asked for."""
+    """Yield a checkpoint's replies for each seed, chosen in each way, with the judged emotion where one was asked for."""
     emotions = target(model, scene.trials, decoding.emotion, scene.recognised)
     options = SamplingParams(n=decoding.candidates, temperature=decoding.temperature, top_p=decoding.top_p)
     options = replace(options, max_tokens=model.default_sampling.max_tokens)
@@ -399,7 +399,7 @@ def written(
 
 
 def chosen(samples: Sequence[Sequence[str]], memories: Sequence[Remembered], candidates: int) -> Mapping[str, Sequence[str]]:
-    """The replies of each way to choose: the first sample, by minimum Bayes risk, and that with similar conversations."""
+    """Return the replies of each way to choose: the first sample, by minimum Bayes risk, and that with similar conversations."""
     found: dict[str, Sequence[str]] = {"": [texts[0] for texts in samples]}
     if candidates > 1:
         found[f"mbr:{candidates}"] = [texts[least_risk(list(map(as_published, texts)))] for texts in samples]
@@ -411,7 +411,7 @@ def chosen(samples: Sequence[Sequence[str]], memories: Sequence[Remembered], can
 
 
 def utilities_of(memory: Remembered, samples: Sequence[str]) -> dict[str, float]:
-    """The expected utility of each candidate: the samples, and the replies of similar conversations.
+    """Return the expected utility of each candidate: the samples, and the replies of similar conversations.
 
     The references are the replies of the most similar ones, and the samples. Utilities are of texts in the references' form.
     """
@@ -442,7 +442,7 @@ def most_useful(valued: Sequence[Mapping[str, float]], repeated: float) -> list[
 
 
 def target(model: EmotionModel, trials: Sequence[Trial], choice: str, recognised: Sequence[str] = ()) -> list[Emotion]:
-    """The emotion to reply with in each trial; raises SettingsError where the model does not know it.
+    """Return the emotion to reply with in each trial; raise SettingsError where the model does not know it.
 
     Args:
         model: that replies.
@@ -479,14 +479,14 @@ def evaluated(entry: Entry, trials: Sequence[Trial]) -> Evaluation:
 
 
 def row(entry: Entry, found: Evaluation) -> dict[str, object]:
-    """All figures of a system."""
+    """Return all figures of a system."""
     return {"system": entry.system, "seed": entry.seed, "n": found.texts, **entry.facts, **found.scores}
 
 
 def recognition(
     name: str, reader: Recognizer, trials: Sequence[Trial], contexts: Sequence[tuple[str, ...]]
 ) -> dict[str, object]:
-    """How well a classifier names what the speaker feels, from all that he has said so far."""
+    """Return how well a classifier names what the speaker feels, from all that he has said so far."""
     found = judged_labels(felt(reader, contexts), reader.names.names)
     feelings = [each.feeling for each in trials]
     scores = {
@@ -497,19 +497,19 @@ def recognition(
 
 
 def felt(reader: Recognizer, contexts: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-    """Probabilities of what each speaker feels, [contexts, 32], from all that he has said so far."""
+    """Return probabilities of what each speaker feels, [contexts, 32], from all that he has said so far."""
     if set(reader.names.names) != set(EMPATHETIC.names):
         raise SettingsError(f"{reader.folder}: its labels are {', '.join(reader.names.names)}, not the 32 of the speakers")
     return reader.probabilities([said(context) for context in contexts])
 
 
 def said(context: Sequence[str]) -> str:
-    """What the speaker has said: the last utterance, and every other one before it."""
+    """Return what the speaker has said: the last utterance, and every other one before it."""
     return " ".join(context[::-2][::-1])
 
 
 def comparisons(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> list[dict[str, object]]:
-    """Each system that is not published against the best published one, by paired bootstrap over the contexts."""
+    """Return each system that is not published against the best published one, by paired bootstrap over the contexts."""
     found = []
     for metric in COMPARED:
         scored = [(entry, tally) for entry, each in zip(entries, evaluations, strict=True) if (tally := summed(each, metric))]
@@ -523,13 +523,13 @@ def comparisons(entries: Sequence[Entry], evaluations: Sequence[Evaluation]) -> 
 
 
 def summed(found: Evaluation, metric: str) -> SumStatistic | None:
-    """What a metric of sums was computed from; None where a system lacks it."""
+    """Return what a metric of sums was computed from; None where a system lacks it."""
     basis = found.bases.get(metric)
     return basis if isinstance(basis, SumStatistic) else None
 
 
 def signatures(rows: Sequence[Mapping[str, object]]) -> dict[str, str]:
-    """How each metric is computed, by its name."""
+    """Return how each metric is computed, by its name."""
     return {metric: score.signature for row in rows for metric, score in row.items() if isinstance(score, Score)}
 
 
@@ -542,7 +542,7 @@ def command(
     speakers: Path | None,
     decoding: Decoding,
 ) -> str:
-    """What anyone can run, with the last two parts of each path."""
+    """Return what anyone can run, with the last two parts of each path."""
     parts = ["python evaluate/empathetic_replies.py", f"--outputs {outputs.name}"]
     models = [(name, folder) for name, folders in ours.items() for folder in folders]
     for option, paths in (("--checkpoint", models), ("--replies", theirs.items()), ("--classifier", readers.items())):

@@ -61,12 +61,12 @@ Context = tuple[str, ...]
 
 
 def likes(text: str) -> bool:
-    """Whether a reply pleases the simulated user: it is short, and it asks back."""
+    """Tell whether a reply pleases the simulated user: it is short, and it asks back."""
     return text.rstrip().endswith("?") and 0 < len(text.split()) <= MOST_WORDS
 
 
 def prefers(one: str, other: str) -> int:
-    """1 where the user prefers `one`, -1 where the other, 0 where both please alike."""
+    """Return 1 where the user prefers `one`, -1 where the other, 0 where both please alike."""
     return int(likes(one)) - int(likes(other))
 
 
@@ -150,7 +150,7 @@ def main(
 
 
 def settings_shown(settings: FeedbackSettings) -> dict[str, object]:
-    """The settings that decide what is learnt."""
+    """Return the settings that decide what is learnt."""
     names = (
         "loss",
         "learning_rate",
@@ -198,14 +198,14 @@ def rows_of(bench: Bench, seed: int) -> list[dict[str, object]]:
 
 
 def trained_on_pairs(store: FeedbackStore, settings: FeedbackSettings) -> dict[str, object]:
-    """Train on the pairs in a store; gives what a row says of them."""
+    """Train on the pairs in a store; give what a row says of them."""
     pairs = store.pairs()
     trained = fit_preference(pairs, "feedback.db", settings)
     return {"opinions": len(store.opinions()), "pairs": len(pairs), **held_out(trained)}
 
 
 def trained_on_single(store: FeedbackStore, settings: FeedbackSettings) -> dict[str, object]:
-    """Train on the single opinions in a store; gives what a row says of them."""
+    """Train on the single opinions in a store; give what a row says of them."""
     ratings = store.ratings()
     fit_unpaired(ratings, "feedback.db", settings)
     return {"opinions": len(ratings), "good": sum(rating.is_good for rating in ratings)}
@@ -231,17 +231,17 @@ def rate_single(bench: Bench, store: FeedbackStore, seed: int) -> None:
 
 
 def fresh(seed: int) -> int:
-    """A seed of replies that are measured; those that are rated have others."""
+    """Return a seed of replies that are measured; those that are rated have others."""
     return 1000 + 2 * seed
 
 
 def replies(model: EmotionModel, to: Asked, seed: int) -> list[str]:
-    """A reply to each context, decoded as the model does by default."""
+    """Return a reply to each context, decoded as the model does by default."""
     return [sample.text for sample in model.replies(to.contexts, to.emotions, seed=seed)]
 
 
 def row(system: str, bench: Bench, seed: int, texts: Sequence[str], others: Sequence[str]) -> dict[str, object]:
-    """How the replies of a system are, and how they please beside others to the same contexts."""
+    """Return how the replies of a system are, and how they please beside others to the same contexts."""
     labels = bench.judge.names.names
     return {
         "system": system,
@@ -266,7 +266,7 @@ def held_out(trained: Preferred[Preference]) -> dict[str, Score]:
 
 
 def checked(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """What must hold of the means over the seeds."""
+    """Return what must hold of the means over the seeds."""
     preferred = spread([value(row, "preference") for row in rows if row["system"] == "new"])
     accuracies = [[value(row, "emotion_accuracy") for row in rows if row["system"] == name] for name in ("old", "new")]
     lost = spread([before - after for before, after in zip(*accuracies, strict=True)])
@@ -288,7 +288,7 @@ def value(row: dict[str, object], name: str) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Mean over the seeds and, of several, its 95% interval."""
+    """Return the mean over the seeds and, of several, its 95% interval."""
     if len(values) < 2:
         return {"mean": round(values[0], 4)}
     found = over_seeds(values)

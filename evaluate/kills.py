@@ -77,7 +77,7 @@ def row_of(name: str, folder: Path, kills: int, seed: int) -> dict[str, object]:
 
 
 def start_of(name: str, folder: Path) -> list[str]:
-    """What a training begins with: the adversarial one with the language model, feedback with pairs."""
+    """Return what a training begins with: the adversarial one with the language model, feedback with pairs."""
     if name == "gan":
         finish(TRAININGS["lm"], folder / "gan-start")
         return ["--init", str(folder / "gan-start")]
@@ -93,7 +93,7 @@ def command(arguments: list[str] | tuple[str, ...], out: Path) -> list[str]:
 
 
 def finish(arguments: list[str] | tuple[str, ...], out: Path) -> None:
-    """Train to the end; raises EmogenError with the training's last line where it fails."""
+    """Train to the end; raise EmogenError with the training's last line where it fails."""
     found = subprocess.run(command(arguments, out), capture_output=True, text=True, env=environment(), check=False)
     if found.returncode:
         raise EmogenError(found.stderr.strip().splitlines()[-1])
@@ -113,13 +113,13 @@ def kill_after(arguments: list[str], out: Path, seconds: float) -> int:
 
 
 def is_finished(out: Path) -> bool:
-    """Whether the run says that it has ended."""
+    """Tell whether the run says that it has ended."""
     path = out / "train.json"
     return path.exists() and bool(json.loads(path.read_text(encoding="utf-8")).get("finished"))
 
 
 def environment() -> dict[str, str]:
-    """One thread: on several, sums may be taken in another order."""
+    """Return one thread: on several, sums may be taken in another order."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

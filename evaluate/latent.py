@@ -228,7 +228,7 @@ def main(
 def write_seed(
     out: Path, seed: int, made: Mapping[str, object], found: Sequence[Mapping[str, object]], files: Sequence[Path]
 ) -> None:
-    """Puts the rows of a seed, and how they were made, into the result file, in place of those that it had."""
+    """Put the rows of a seed, and how they were made, into the result file, in place of those that it had."""
     before = read_json(out) if out.is_file() else {"runs": {}, "rows": []}
     runs = dict(sorted((before["runs"] | {str(seed): made}).items()))
     rows = [*(row for row in before["rows"] if row["seed"] != seed), *({**row, "seed": seed} for row in found)]
@@ -247,7 +247,7 @@ class Models:
     next_steps: int
 
     def vaes(self, rates: Collection[float]) -> dict[float, Path]:
-        """The VAEs by their target, from the highest down."""
+        """Return the VAEs by their target, from the highest down."""
         found: dict[float, Path] = {}
         settings = replace(self.vae, init=str(self.start()))
         further = replace(settings, steps=self.next_steps, autoencoder_share=0.0, annealing_share=0.0)
@@ -257,13 +257,13 @@ class Models:
         return found
 
     def language_model(self, rates: Collection[float]) -> Path:
-        """The same decoder without latent, trained as long as the last of the VAEs."""
+        """Return the same decoder without latent, trained as long as the last of the VAEs."""
         steps = self.vae.steps + self.next_steps * (len(rates) - 1)
         further = replace(self.lm, vocabulary=None, init=str(self.start()), steps=steps, learning_rate=self.vae.learning_rate)
         return learnt(self.folder / "lm", self.task, further)
 
     def start(self) -> Path:
-        """The language model that all begin with."""
+        """Return the language model that all begin with."""
         return learnt(self.folder / "start", self.task, self.lm)
 
 
@@ -293,7 +293,7 @@ def divided_rows(work: Path, texts: str, guide: str, each: int, threads: int) ->
 
 
 def learnt(folder: Path, task: Task, settings: LmSettings | VaeSettings) -> Path:
-    """The model in `folder`: as it stands there if its run has ended, else trained, or trained to its end."""
+    """Return the model in `folder`: as it stands there if its run has ended, else trained, or trained to its end."""
     if read_train_file(folder).get("finished"):
         refuse_other_run(folder, task.ready.generator, settings)
         return folder
@@ -304,13 +304,13 @@ def learnt(folder: Path, task: Task, settings: LmSettings | VaeSettings) -> Path
 
 
 def space_of(folder: Path) -> LatentSpace:
-    """The latent space of a VAE's checkpoint."""
+    """Return the latent space of a VAE's checkpoint."""
     found = emogen.load(folder, whole=True)
     return latent_space(found.model, found.tokenizer, found.labels, found.description.limits, folder.name)
 
 
 def rows_of(task: Task, split: str, each: int) -> Sequence[Exchange]:
-    """Balanced rows that no model was trained on."""
+    """Return balanced rows that no model was trained on."""
     if split == "test":
         return task.ready.test
     return balanced(task.ready.valid, dict.fromkeys(task.ready.labels, each))
@@ -320,7 +320,7 @@ def rows_of(task: Task, split: str, each: int) -> Sequence[Exchange]:
 
 
 def rate_rows(lm: Path, vaes: Mapping[float, Path], corpus: str, rows: int, draws: int) -> Iterator[dict[str, object]]:
-    """Figures of the language model, then of each VAE, on the same test rows."""
+    """Yield figures of the language model, then of each VAE, on the same test rows."""
     found = emogen.load(lm)
     yield {"system": "lm", **held_out_nll(found.generator, test_batches(found, corpus, rows))}
     for rate, folder in vaes.items():
@@ -333,7 +333,7 @@ def rate_rows(lm: Path, vaes: Mapping[float, Path], corpus: str, rows: int, draw
 
 
 def test_batches(loaded: EmotionModel, corpus: str, rows: int) -> Iterator[Batch]:
-    """Rows spread evenly over the corpus's own test split, as the model reads them."""
+    """Return rows spread evenly over the corpus's own test split, as the model reads them."""
     limits = loaded.description.limits
     config = GeneratorRun(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens)
     data = prepare([corpus], Reading(labels=loaded.labels), config, loaded.tokenizer, loaded.labels)
@@ -341,7 +341,7 @@ def test_batches(loaded: EmotionModel, corpus: str, rows: int) -> Iterator[Batch
 
 
 def with_ratios(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """The rows with what the targets are stated in: KL by its target, and importance-weighted by the language model's NLL.
+    """Return the rows with what the targets are stated in: KL by its target, and importance-weighted by the language model's NLL.
 
     >>> with_ratios([{"nll_reply": 80.0}, {"target_rate": 5.0, "kl": 5.5, "iw_nll": 81.0}])[1]["iw_ratio"]
     1.0125
@@ -363,7 +363,7 @@ def with_ratios(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
 
 
 def trials(rows: Sequence[Exchange], labels: Sequence[str]) -> list[Trial]:
-    """Each text with one of the emotions that it does not have; those of a label's texts take turns."""
+    """Return each text with one of the emotions that it does not have; those of a label's texts take turns."""
     found, seen = [], dict.fromkeys(labels, 0)
     for row in rows:
         own = row.emotion.name
@@ -395,7 +395,7 @@ def transfer_rows(
     options: TransferOptions,
     kept: Path,
 ) -> Iterator[dict[str, object]]:
-    """Figures of the transfer and of both baselines; the texts are written into a file beside the models."""
+    """Yield figures of the transfer and of both baselines; the texts are written into a file beside the models."""
     # What the VAE cannot read, nobody is asked for.
     readable = [row for row in rows if 0 < len(space.tokenizer.encode(row.reply)) <= space.limits.reply_tokens]
     target = trials(readable, space.labels.names)
@@ -446,7 +446,7 @@ def per_text(
 
 
 def nats_a_word(texts: Sequence[str], language: LanguageModel) -> NDArray[np.float64]:
-    """Negative log-likelihood of each text by its words and its end, [texts], as in `emogen.evaluate.perplexity`."""
+    """Return negative log-likelihood of each text by its words and its end, [texts], as in `emogen.evaluate.perplexity`."""
     nats: NDArray[np.float64] = language.nll(texts) / np.array([len(words(text)) + 1 for text in texts])
     return nats
 
@@ -457,7 +457,7 @@ def nats_a_word(texts: Sequence[str], language: LanguageModel) -> NDArray[np.flo
 def path_rows(
     space: LatentSpace, rows: Sequence[Exchange], pairs: int, similarity: Similarity, seed: int
 ) -> Iterator[dict[str, object]]:
-    """Figures of paths between texts, and of the same texts in another order."""
+    """Yield figures of paths between texts, and of the same texts in another order."""
     draw = random.Random(seed)
     readable = [row.reply for row in rows if 0 < len(space.tokenizer.encode(row.reply)) <= space.limits.reply_tokens]
     paths = []

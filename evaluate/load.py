@@ -72,7 +72,7 @@ def main(
 
 
 def _sessions(loads: str) -> list[int]:
-    """The numbers of sessions in a list with commas."""
+    """Return the numbers of sessions in a list with commas."""
     parts = [part.strip() for part in loads.split(",")]
     if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
         raise SettingsError(f"--loads {loads}: allowed are whole numbers of at least 1 with commas between, such as 1,8,64")
@@ -107,7 +107,7 @@ async def _measured(
 async def _equality(
     server: Server, planned: Sequence[Talk], expected: Sequence[list[Answered]], seed: int
 ) -> dict[str, object]:
-    """All conversations at once, each reply against the model's own."""
+    """Return all conversations at once, each reply against the model's own."""
     tally, began = Tally(), time.perf_counter()
     await asyncio.gather(*(converse(server, talk, known, tally) for talk, known in zip(planned, expected, strict=True)))
     seconds = time.perf_counter() - began
@@ -116,7 +116,7 @@ async def _equality(
 
 
 async def _first_token(server: Server, sessions: int, rounds: int, seed: int) -> list[dict[str, object]]:
-    """Seconds to the first text of replies with and without guidance, in rounds that take turns; the first pair warms up."""
+    """Return seconds to the first text of replies with and without guidance, in rounds that take turns; the first pair warms up."""
     found: dict[str, list[float]] = {control: [] for control in CONTROLS}
     rates: dict[str, list[float]] = {control: [] for control in CONTROLS}
     for number in range(rounds + 1):
@@ -137,7 +137,7 @@ async def _first_token(server: Server, sessions: int, rounds: int, seed: int) ->
 
 
 async def _round(server: Server, sessions: int, control: str, seed: int) -> tuple[list[float], float]:
-    """Seconds to the first text of each of some turns of all sessions, and tokens a second."""
+    """Return seconds to the first text of each of some turns of all sessions, and tokens a second."""
     turns = max(_TURNS, _REPLIES // sessions)
     began, heard = time.perf_counter(), list[Heard]()
 
@@ -153,14 +153,14 @@ async def _round(server: Server, sessions: int, control: str, seed: int) -> tupl
 
 
 def _median(values: np.ndarray, how: str, seed: int) -> Score:
-    """The median with its 95% percentile bootstrap interval."""
+    """Return the median with its 95% percentile bootstrap interval."""
     random = np.random.default_rng(seed)
     draws = np.median(random.choice(values, (RESAMPLES, len(values))), axis=1)
     return Score(float(np.median(values)), *percentile_interval(draws), f"{how}|bs:{RESAMPLES}|seed:{seed}")
 
 
 async def _crowd(server: Server, planned: Sequence[Talk], expected: Sequence[list[Answered]], seed: int) -> dict[str, object]:
-    """All conversations, among clients that leave in mid-stream and clients that send nonsense."""
+    """Return all conversations, among clients that leave in mid-stream and clients that send nonsense."""
     tally, answers, before = Tally(), Counter[str](), server.megabytes
     over = asyncio.Event()
     rude = [

@@ -50,7 +50,7 @@ class Line:
     writer: asyncio.StreamWriter
 
     async def ask(self, body: Mapping[str, object], most_events: int = 0) -> Heard:
-        """Asks for a streamed reply; `most_events` of its events are read, 0 for all.
+        """Ask for a streamed reply; `most_events` of its events are read, 0 for all.
 
         Raises:
             BrokenError: the connection broke.
@@ -76,11 +76,11 @@ class Line:
         return Heard(status, text, tokens, first, time.perf_counter() - began, name, error)
 
     async def post(self, path: str, body: object) -> tuple[int, Any]:
-        """Status and JSON of an answer that is not streamed."""
+        """Return status and JSON of an answer that is not streamed."""
         return await self.send(request(path, json.dumps(body).encode()))
 
     async def get(self, path: str) -> tuple[int, Any]:
-        """Likewise."""
+        """Return likewise."""
         return await self.send(f"GET {path} HTTP/1.1\r\nHost: load\r\nAuthorization: Bearer {KEY}\r\n\r\n".encode())
 
     async def send(self, raw: bytes) -> tuple[int, Any]:
@@ -110,7 +110,7 @@ class Line:
             raise BrokenError(f"half an answer ({type(error).__name__})") from None
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
-        """The data of server-sent events; the body comes in chunks."""
+        """Yield the data of server-sent events; the body comes in chunks."""
         waiting, is_whole = b"", False
         while True:
             size = int((await self._line()).strip(), 16)
@@ -144,7 +144,7 @@ async def _numbered(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[tupl
 
 @asynccontextmanager
 async def line(port: int) -> AsyncIterator[Line]:
-    """A connection to the server on that port of this machine.
+    """Return a connection to the server on that port of this machine.
 
     Raises:
         BrokenError: nobody listens.
@@ -161,7 +161,7 @@ async def line(port: int) -> AsyncIterator[Line]:
 
 
 def request(path: str, body: bytes, key: str = KEY, length: int | None = None) -> bytes:
-    """The bytes of a POST; `length` where its header is to tell another one than the body's."""
+    """Return the bytes of a POST; `length` where its header is to tell another one than the body's."""
     size = len(body) if length is None else length
     head = f"POST {path} HTTP/1.1\r\nHost: load\r\nContent-Type: application/json\r\nAuthorization: Bearer {key}\r\n"
     return f"{head}Content-Length: {size}\r\n\r\n".encode() + body

@@ -36,11 +36,11 @@ class Server:
 
     @property
     def store(self) -> Path:
-        """Where it stores opinions."""
+        """Tell where it stores opinions."""
         return self.folder / "opinions.db"
 
     async def start(self) -> None:
-        """Begins, and waits until it answers."""
+        """Begin and wait until it answers."""
         arguments = ["serve", "--port", str(self.port), "--checkpoint", str(self.checkpoint), "--feedback", str(self.store)]
         with (self.folder / "server.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
@@ -56,13 +56,13 @@ class Server:
                 await asyncio.sleep(0.1)
 
     async def rest(self) -> None:
-        """Waits until it writes nothing more."""
+        """Wait until it writes nothing more."""
         async with asyncio.timeout(_READY_SECONDS):
             while not await self.is_ready():
                 await asyncio.sleep(0.1)
 
     async def is_ready(self) -> bool:
-        """Whether it answers, with nothing to write."""
+        """Tell whether it answers, with nothing to write."""
         with suppress(BrokenError):
             async with line(self.port) as target:
                 _, health = await target.get("/health")
@@ -70,13 +70,13 @@ class Server:
         return False
 
     async def stop(self, number: int) -> int:
-        """Ends it by a signal; gives its exit status."""
+        """Return ends it by a signal; give its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
         return await self.process.wait()
 
     def kill(self) -> None:
-        """Ends it, where it still runs, without waiting."""
+        """End it, where it still runs, without waiting."""
         with suppress(ProcessLookupError):
             if self.process and self.process.returncode is None:
                 os.kill(self.process.pid, signal.SIGKILL)
@@ -90,7 +90,7 @@ class Server:
 
     @property
     def descriptors(self) -> int:
-        """How many files and connections it has open."""
+        """Return how many files and connections it has open."""
         assert self.process is not None
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
@@ -172,7 +172,7 @@ async def _until_heard(
 async def deaths(
     server: Server, planned: Sequence[Talk], expected: Sequence[list[Answered]], kills: int, seed: int
 ) -> dict[str, object]:
-    """All conversations, rating each reply, while the server is killed and started again."""
+    """Return all conversations, rating each reply, while the server is killed and started again."""
     tally, alive, random = Tally(), asyncio.Event(), Random(seed)
     alive.set()
 
@@ -208,7 +208,7 @@ async def deaths(
 
 
 def counts(tally: Tally) -> dict[str, object]:
-    """How many replies were equal; the first that were not are told."""
+    """Return how many replies were equal; the first that were not are told."""
     for found, expected in tally.others[:5]:
         click.echo(f"not equal: {found!r} where alone it is {expected!r}", err=True)
     for conditioning in tally.refused[:5]:
@@ -218,6 +218,6 @@ def counts(tally: Tally) -> dict[str, object]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

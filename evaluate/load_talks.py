@@ -58,7 +58,7 @@ class Turn:
     seed: int
 
     def body(self, context: list[str]) -> dict[str, object]:
-        """The request, behind the utterances of earlier turns."""
+        """Return the request, behind the utterances of earlier turns."""
         roles = ("user", "assistant")
         messages = [{"role": roles[at % 2], "content": text or "..."} for at, text in enumerate([*context, self.said])]
         target = {"control": self.control, "temperature": self.temperature, "seed": self.seed, "strength": self.strength}
@@ -77,7 +77,7 @@ Talk = tuple[Turn, ...]
 
 
 def talks(model: EmotionModel, sessions: int, turns: int, seed: int) -> list[Talk]:
-    """Conversations with emotions, mixtures, strengths, controls, temperatures and seeds of all kinds."""
+    """Return conversations with emotions, mixtures, strengths, controls, temperatures and seeds of all kinds."""
     controls = (*_CONTROLS, *_HEAD) if model.head else _CONTROLS
     return [tuple(_turns(model, controls, number, turns, seed)) for number in range(sessions)]
 
@@ -94,7 +94,7 @@ def _turns(model: EmotionModel, controls: tuple[str, ...], number: int, turns: i
 
 
 def alone(model: EmotionModel, recognizer: Recognizer, talk: Talk) -> list[Answered]:
-    """The replies of a conversation that nothing else is written beside."""
+    """Return the replies of a conversation that nothing else is written beside."""
     context: list[str] = []
     found = []
     for turn in talk:

@@ -64,7 +64,7 @@ def command_time(replies: Sequence[str], references: Sequence[str]) -> dict[str,
 
 
 def self_bleu_times(people: Sequence[str]) -> list[dict[str, Any]]:
-    """Ours and NLTK's at 1,000 replies, with the largest difference of a text; ours at 100,000 texts."""
+    """Return ours and NLTK's at 1,000 replies, with the largest difference of a text; ours at 100,000 texts."""
     few, many = people[:1000], [*people, *corpus_texts("goemotions"), *corpus_texts("dailydialog")][:MANY]
     found: list[float] = []
     slow = seconds(lambda: found.append(nltk_self_bleu(few)))
@@ -85,7 +85,7 @@ def self_bleu_times(people: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def nltk_self_bleu(texts: Sequence[str]) -> float:
-    """Mean BLEU of each text against all the others, as NLTK computes it."""
+    """Return the mean BLEU of each text against all the others, as NLTK computes it."""
     tokens = [words(text) for text in texts]
     smooth = SmoothingFunction().method1
     others = ([*tokens[:at], *tokens[at + 1 :]] for at in range(len(tokens)))
@@ -94,7 +94,7 @@ def nltk_self_bleu(texts: Sequence[str]) -> float:
 
 
 def distinct_by_size(people: Sequence[str]) -> list[dict[str, Any]]:
-    """Distinct-2 of the first 500 and 5,000 replies, and how far the larger number lies from the smaller."""
+    """Return distinct-2 of the first 500 and 5,000 replies, and how far the larger number lies from the smaller."""
     rows: list[dict[str, Any]] = []
     for name, metric in (("distinct2", lambda texts: distinct(texts, 2)), ("distinct2_corrected", corrected)):
         small, large = metric(people[:500]), metric(people[:5000])
@@ -103,12 +103,12 @@ def distinct_by_size(people: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def corrected(texts: Sequence[str]) -> Any:
-    """Distinct-2 expected in 1,000 pairs."""
+    """Return distinct-2 expected in 1,000 pairs."""
     return distinct_corrected(texts, 2)
 
 
 def corpus_texts(name: str) -> list[str]:
-    """All texts of a fetched corpus."""
+    """Return all texts of a fetched corpus."""
     return [row.reply for row in read_exchanges(locate(name), Reading(labels=EKMAN))]
 
 

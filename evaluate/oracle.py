@@ -131,7 +131,7 @@ class Oracle:
         return (hidden @ self.output.T + self.output_bias).log_softmax(-1), (hidden, cell)
 
     def start(self, rows: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The first words read and the state before them."""
+        """Return the first words read and the state before them."""
         zeros = torch.zeros(rows, self.of_state.shape[1])
         return torch.zeros(rows, dtype=torch.int64), (zeros, zeros)
 
@@ -152,7 +152,7 @@ class Sequences:
 
 
 def load_oracle(path: Path) -> Oracle:
-    """The oracle in an .npz file with SeqGAN's names: `embeddings`, `Wi Ui bi` and so on for each gate, `Wo bo`.
+    """Return the oracle in an .npz file with SeqGAN's names: `embeddings`, `Wi Ui bi` and so on for each gate, `Wo bo`.
 
     Raises:
         DataError: the file cannot be read, or lacks one of them.
@@ -169,14 +169,14 @@ def load_oracle(path: Path) -> Oracle:
 
 
 def own_oracle(seed: int, vocabulary: int = VOCABULARY, width: int = WIDTH) -> Oracle:
-    """An oracle whose weights are all drawn from the standard normal distribution, as SeqGAN's were."""
+    """Return an oracle whose weights are all drawn from the standard normal distribution, as SeqGAN's were."""
     random = torch.Generator().manual_seed(seed)
     shapes = ((vocabulary, width), (4 * width, width), (4 * width, width), (4 * width,), (vocabulary, width), (vocabulary,))
     return Oracle(*(torch.randn(shape, generator=random) for shape in shapes))
 
 
 def drawn(oracle: Oracle, rows: int, length: int, key: int) -> Tensor:
-    """Samples of the oracle, [rows, length]; another key gives others."""
+    """Return samples of the oracle, [rows, length]; another key gives others."""
     return torch.cat(
         [_drawn(oracle, rows=part, draws=CounterRNG(key), length=length) for part in torch.split(torch.arange(rows), CHUNK)]
     )
@@ -192,7 +192,7 @@ def _drawn(oracle: Oracle, rows: Tensor, draws: CounterRNG, length: int) -> Tens
 
 
 def oracle_nll(oracle: Oracle, sequences: Tensor) -> float:
-    """Negative log-likelihood of sequences [rows, length] of the oracle's words, in nats a word."""
+    """Return negative log-likelihood of sequences [rows, length] of the oracle's words, in nats a word."""
     nats = 0.0
     for part in torch.split(sequences, CHUNK):
         words, state = oracle.start(len(part))
@@ -204,19 +204,19 @@ def oracle_nll(oracle: Oracle, sequences: Tensor) -> float:
 
 
 def sequences_of(oracle: Oracle, length: int, rows: int = ROWS, held_out: int = HELD_OUT) -> Sequences:
-    """Training, valid and test samples of the oracle."""
+    """Return training, valid and test samples of the oracle."""
     parts = (drawn(oracle, size, length, key) for key, size in enumerate((rows, held_out, held_out)))
     return Sequences(*(torch.cat([torch.full((len(part), 1), BOS), part + SPECIAL], 1) for part in parts))
 
 
 def as_batch(tokens: Tensor) -> Batch:
-    """Sequences [rows, 1 + length] that ask for no emotion."""
+    """Return sequences [rows, 1 + length] that ask for no emotion."""
     emotion = torch.tensor([[0.0, 1.0]]).repeat(len(tokens), 1)
     return Batch(tokens, torch.ones(len(tokens), dtype=torch.int64), emotion)
 
 
 def shuffled_batches(tokens: Tensor, size: int, seed: int) -> Iterator[Batch]:
-    """Batches without end, every epoch in a new order."""
+    """Yield batches without end, every epoch in a new order."""
     random = torch.Generator().manual_seed(seed)
     while True:
         for rows in torch.split(torch.randperm(len(tokens), generator=random), size):
@@ -224,7 +224,7 @@ def shuffled_batches(tokens: Tensor, size: int, seed: int) -> Iterator[Batch]:
 
 
 def fresh_generator(vocabulary: int, seed: int, dropout: float = 0.0) -> Generator:
-    """The published size, with an output matrix of its own, that never writes an end token."""
+    """Return the published size, with an output matrix of its own, that never writes an end token."""
     torch.manual_seed(seed)
     config = GeneratorConfig(vocabulary + SPECIAL, 1, backbone="lstm", width=WIDTH, layers=1, dropout=dropout)
     generator = Generator(config)
@@ -247,7 +247,7 @@ class WarmSampler(LogitsSampler):
 
 @torch.no_grad()
 def sampled(generator: Generator, rows: int, length: int, temperature: float, key: int) -> Tensor:
-    """Samples of the generator, [rows, 1 + length]."""
+    """Return samples of the generator, [rows, 1 + length]."""
     generator.eval()
     draws, parts = CounterRNG(key), []
     for numbers in torch.split(torch.arange(rows), CHUNK):
@@ -260,7 +260,7 @@ def sampled(generator: Generator, rows: int, length: int, temperature: float, ke
 
 @torch.no_grad()
 def token_nlls(generator: Generator, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """Negative log-likelihood of each word of sequences under the generator at that temperature, [rows, length], nats."""
+    """Return negative log-likelihood of each word of sequences under the generator at that temperature, [rows, length], nats."""
     generator.eval()
     parts = []
     for rows in torch.split(tokens, CHUNK):
@@ -312,22 +312,22 @@ class Study:
     sampled: int = SAMPLED
 
     def path(self, system: str, seed: int, settings: object) -> Path:
-        """Where a model of these settings is kept."""
+        """Tell where a model of these settings is kept."""
         conditioning = json.dumps([self.name, len(self.data.train), asdict(self.fit), settings], sort_keys=True)
         key = hashlib.sha256(conditioning.encode()).hexdigest()[:10]
         return self.work / f"{system.replace(' ', '-')}-{self.length}-{seed}-{key}.safetensors"
 
     def settings(self, config: GanConfig) -> object:
-        """All that decides about an adversarial run."""
+        """Return all that decides about an adversarial run."""
         return [asdict(config), self.steps, READERS, BATCH, WEIGHT_DECAY]
 
     def fresh(self, seed: int, dropout: float = 0.0) -> Generator:
-        """A generator with weights of that seed."""
+        """Return a generator with weights of that seed."""
         return fresh_generator(len(self.oracle.embeddings), seed, dropout)
 
 
 def kept(path: Path, study: Study, make: Callable[[], Generator]) -> Generator:
-    """The generator that stands at `path`, where it is made and put before if it is missing; without dropout."""
+    """Return the generator that stands at `path`, where it is made and put before if it is missing; without dropout."""
     if not path.exists():
         weights = make().state_dict()
         with replacing(path) as beside:
@@ -338,7 +338,7 @@ def kept(path: Path, study: Study, make: Callable[[], Generator]) -> Generator:
 
 
 def fitted(study: Study, seed: int) -> Generator:
-    """A generator fitted by maximum likelihood, as it was after the epoch with the best NLL of valid rows."""
+    """Return a generator fitted by maximum likelihood, as it was after the epoch with the best NLL of valid rows."""
     return kept(study.path("mle", seed, None), study, lambda: _fit(study, seed))
 
 
@@ -360,7 +360,7 @@ def _fit(study: Study, seed: int) -> Generator:
 
 
 def state_of(seed: int, **optimizers: torch.optim.Optimizer) -> TrainState:
-    """The state of a run that begins."""
+    """Return the state of a run that begins."""
     return TrainState({}, dict(optimizers), torch.Generator().manual_seed(seed))
 
 
@@ -376,7 +376,7 @@ def discriminator_of(study: Study, reference: Generator, config: GanConfig, seed
 
 
 def adversarial(study: Study, system: str, config: GanConfig, seed: int) -> Generator:
-    """The fitted generator of that seed after adversarial training."""
+    """Return the fitted generator of that seed after adversarial training."""
     path = study.path(system, seed, study.settings(config))
     return kept(path, study, lambda: _adversarial(study, config, seed))
 
@@ -398,7 +398,7 @@ def _adversarial(study: Study, config: GanConfig, seed: int) -> Generator:
 
 
 def measured(study: Study, system: str, seed: int, generator: Generator) -> Iterator[Row]:
-    """One row for each temperature."""
+    """Yield one row for each temperature."""
     test = study.data.test
     for temperature in TEMPERATURES:
         written = sampled(generator, study.sampled, study.length, temperature, seed)
@@ -415,7 +415,7 @@ def measured(study: Study, system: str, seed: int, generator: Generator) -> Iter
 
 
 def measured_once(study: Study, system: str, seed: int, config: GanConfig | None) -> list[Row]:
-    """The rows of a system and seed, from the file beside its model if they stand there; config None is maximum likelihood."""
+    """Return the rows of a system and seed, from the file beside its model if they stand there; config None is maximum likelihood."""
     path = study.path(system, seed, config and study.settings(config)).with_suffix(f".{study.sampled}.json")
     if not path.exists():
         generator = fitted(study, seed) if config is None else adversarial(study, system, config, seed)
@@ -427,7 +427,7 @@ def measured_once(study: Study, system: str, seed: int, config: GanConfig | None
 
 
 def reached(rows: Sequence[Row], held_out: float, figure: str = "nll_oracle") -> float | None:
-    """A figure where the curve of one model, cooled down from its best held-out NLL, reaches `held_out`.
+    """Return a figure where the curve of one model, cooled down from its best held-out NLL, reaches `held_out`.
 
     Args:
         rows: of one system, length and seed; between two temperatures the curve is taken to be straight.
@@ -448,7 +448,7 @@ def reached(rows: Sequence[Row], held_out: float, figure: str = "nll_oracle") ->
 
 
 def summary(rows: Sequence[Row], above: float = ABOVE) -> list[Row]:
-    """Each system where its held-out NLL is `above` the best of maximum likelihood's: means over seeds, SD, gaps.
+    """Return each system where its held-out NLL is `above` the best of maximum likelihood's: means over seeds, SD, gaps.
 
     Returns:
         One entry a length and system: `nll_oracle` with its `deviation` over seeds; `entropy` and `distinct2` of the samples
@@ -473,7 +473,7 @@ def summary(rows: Sequence[Row], above: float = ABOVE) -> list[Row]:
 
 
 def _points(rows: Sequence[Row], system: str, limit: float, figure: str) -> list[float]:
-    """A figure at the limit for each seed whose curve reaches it."""
+    """Return a figure at the limit for each seed whose curve reaches it."""
     own = [row for row in rows if row["system"] == system]
     seeds = sorted({row["seed"] for row in own})
     points = [reached([row for row in own if row["seed"] == seed], limit, figure) for seed in seeds]
@@ -517,7 +517,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def _curve(rows: Sequence[Row]) -> tuple[Vector, Vector, Vector]:
-    """Means over seeds of held-out and oracle NLL at each temperature, and the deviation of the latter."""
+    """Return means over seeds of held-out and oracle NLL at each temperature, and the deviation of the latter."""
     temperatures = sorted({row["temperature"] for row in rows})
     groups = [[row for row in rows if row["temperature"] == temperature] for temperature in temperatures]
     tables = [np.array([[row["nll_heldout"], row["nll_oracle"]] for row in group]) for group in groups]
@@ -589,7 +589,7 @@ def main(
 
 
 def studied(study: Study, seeds: int, systems: Sequence[str]) -> list[Row]:
-    """The rows of all systems, one seed after another."""
+    """Return the rows of all systems, one seed after another."""
     rows: list[Row] = []
     for seed in range(seeds):
         rows += measured_once(study, "mle", seed, None)
@@ -599,7 +599,7 @@ def studied(study: Study, seeds: int, systems: Sequence[str]) -> list[Row]:
 
 
 def ablated(study: Study, seeds: int, ablations: Sequence[str]) -> list[Row]:
-    """The rows of `dense` with one thing changed."""
+    """Return the rows of `dense` with one thing changed."""
     rows: list[Row] = []
     for seed in range(seeds):
         for part in ablations:
@@ -609,7 +609,7 @@ def ablated(study: Study, seeds: int, ablations: Sequence[str]) -> list[Row]:
 
 
 def settings_of(steps: int) -> dict[str, object]:
-    """What the result file says about how the models were trained."""
+    """Return what the result file says about how the models were trained."""
     return {"steps": steps, "fit": asdict(Fit()), **{name: asdict(config) for name, config in SYSTEMS.items()}}
 
 

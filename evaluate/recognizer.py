@@ -53,7 +53,7 @@ def test_rows(corpus: str) -> list[Exchange]:
 
 
 def everyday(language: str) -> list[Exchange]:
-    """Statements of a language that nobody trains on."""
+    """Return statements of a language that nobody trains on."""
     spoken = [row.fields["language"] for row in read_rows(EVERYDAY) if isinstance(row, Row)]
     return [row for row, own in zip(read_exchanges(EVERYDAY), spoken, strict=True) if own == language]
 

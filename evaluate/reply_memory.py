@@ -83,7 +83,7 @@ class Remembered:
 
 
 def remember(turns: Sequence[Turn]) -> Memory:
-    """The training turns, indexed; crowding is measured against an even sample of them."""
+    """Return the training turns, indexed; crowding is measured against an even sample of them."""
     counts = [Counter(words(turn.said)) for turn in turns]
     held = Counter(word for count in counts for word in count)
     rarity = {word: float(np.log((1 + len(turns)) / (1 + number)) + 1) for word, number in held.items()}
@@ -100,7 +100,7 @@ def remember(turns: Sequence[Turn]) -> Memory:
 
 
 def vector(count: Counter[str], rarity: dict[str, float]) -> dict[str, float]:
-    """A text's weights by word, of length 1: (1 + log count) * rarity; words that no turn holds are left out."""
+    """Return a text's weights by word, of length 1: (1 + log count) * rarity; words that no turn holds are left out."""
     weights = {word: (1 + float(np.log(number))) * rarity[word] for word, number in count.items() if word in rarity}
     length = sum(weight**2 for weight in weights.values()) ** 0.5
     return {word: weight / length for word, weight in weights.items()} if length else {}
@@ -116,7 +116,7 @@ def cosines(memory: Memory, said: str) -> Numbers:
 
 
 def crowding(memory: Memory) -> Numbers:
-    """Mean cosine of each turn with its nearest of a sample of its kind, itself and its copies left out, [turns]."""
+    """Return the mean cosine of each turn with its nearest of a sample of its kind, itself and its copies left out, [turns]."""
     found = np.zeros(len(memory.turns))
     for kind in (True, False):
         own = np.flatnonzero(memory.opens == kind)
@@ -132,7 +132,7 @@ def crowding(memory: Memory) -> Numbers:
 
 
 def remembered(memory: Memory, said: str, opens: bool, feelings: Numbers) -> Remembered:
-    """What was replied in similar conversations.
+    """Return what was replied in similar conversations.
 
     Args:
         memory: of the training turns.
@@ -157,7 +157,7 @@ def remembered(memory: Memory, said: str, opens: bool, feelings: Numbers) -> Rem
 
 
 def best(values: Numbers, number: int) -> NDArray[np.int64]:
-    """The places of the highest finite values, the highest first."""
+    """Return the places of the highest finite values, the highest first."""
     number = min(number, int(np.isfinite(values).sum()))
     some = np.argpartition(-values, number - 1)[:number] if number else np.zeros(0, np.int64)
     return some[np.argsort(-values[some], kind="stable")]

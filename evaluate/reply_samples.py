@@ -26,7 +26,7 @@ def drawn(
     sampling: SamplingParams,
     folder: Path | None = None,
 ) -> list[list[str]]:
-    """`sampling.n` replies to each context; what is in `folder` already is read there."""
+    """Return `sampling.n` replies to each context; what is in `folder` already is read there."""
     if not folder:
         return [texts for part in _parts(model, contexts, emotions, sampling, 0) for texts in part]
     path = folder / f"{model.folder.name}-{_key(model, contexts, emotions, sampling)}.jsonl"
@@ -46,7 +46,7 @@ def drawn(
 def _parts(
     model: EmotionModel, contexts: Sequence[Sequence[str]], emotions: Sequence[Emotion], sampling: SamplingParams, first: int
 ) -> Iterator[list[list[str]]]:
-    """The replies from the context at `first` on, some contexts at a time."""
+    """Yield the replies from the context at `first` on, some contexts at a time."""
     # Products in bfloat16 where the processor has them take a third of the time; they change a reply, but not how good it is.
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -62,14 +62,14 @@ def _parts(
 
 
 def _key(model: EmotionModel, contexts: Sequence[Sequence[str]], emotions: Sequence[Emotion], sampling: SamplingParams) -> str:
-    """A hash of all that the replies depend on."""
+    """Return a hash of all that the replies depend on."""
     options = {**asdict(sampling), "control": str(sampling.control)}
     content = [sha256(model.folder / "model.safetensors"), list(map(list, contexts)), list(map(str, emotions)), options]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _kept(path: Path, wanted: int) -> list[list[str]]:
-    """What was drawn before, but a part that was cut short."""
+    """Return what was drawn before, but a part that was cut short."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     whole = len(lines) if len(lines) == wanted else len(lines) // AT_ONCE * AT_ONCE
     return [json.loads(line) for line in lines[:whole]]

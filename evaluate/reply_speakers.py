@@ -31,7 +31,7 @@ def main(corpus: str, out: Path) -> None:
 
 
 def speakers(path: str, reading: Reading) -> Iterator[Exchange]:
-    """The speaker's words in place of each reply."""
+    """Yield the speaker's words in place of each reply."""
     for row in read_exchanges(path, reading):
         if row.context:
             yield replace(row, context=(), reply=said(row.context))

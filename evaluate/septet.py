@@ -90,7 +90,7 @@ def compared(models: dict[str, EmotionModel], test: str, seed: int) -> list[dict
 
 @torch.no_grad()
 def nats_of(model: EmotionModel, corpus: str) -> NDArray[np.float64]:
-    """Negative log-likelihood of each test reply of a corpus, in the order of its rows."""
+    """Return negative log-likelihood of each test reply of a corpus, in the order of its rows."""
     arrays = prepared_for(model, [corpus], Reading(), 0).arrays["test"]
     generator, sums = model.generator.eval(), list[float]()
     for begin in range(0, len(arrays), _ROWS):

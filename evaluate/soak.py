@@ -148,7 +148,7 @@ async def _soaked(
 
 
 async def _beside_hostile_clients(server: Server, replies: int, seed: int) -> list[dict[str, object]]:
-    """Seconds of a caller's reply, undisturbed and beside each kind of hostile clients."""
+    """Return seconds of a caller's reply, undisturbed and beside each kind of hostile clients."""
     kinds: dict[str, Callable[[Server], AsyncIterator[None]]] = {
         "nobody": lambda _: _nobody(),
         "12 that read nothing": lambda here: _unreading(here, 12),
@@ -178,7 +178,7 @@ async def _beside_hostile_clients(server: Server, replies: int, seed: int) -> li
 
 
 async def _reply_seconds(server: Server) -> float:
-    """Seconds to a whole reply of the prober's; one that is refused counts as the time until one is not."""
+    """Return seconds to a whole reply of the prober's; one that is refused counts as the time until one is not."""
     began = time.perf_counter()
     async with line(server.port) as target:
         while True:
@@ -193,7 +193,7 @@ async def _nobody() -> AsyncIterator[None]:
 
 
 async def _half_sent(server: Server, begin: bytes, number: int) -> AsyncIterator[None]:
-    """Connections on which a request is begun, again and again where they are closed."""
+    """Yield connections on which a request is begun, again and again where they are closed."""
 
     async def hold() -> None:
         while True:
@@ -210,7 +210,7 @@ async def _half_sent(server: Server, begin: bytes, number: int) -> AsyncIterator
 
 
 async def _unreading(server: Server, number: int) -> AsyncIterator[None]:
-    """Connections that send requests and read no answer."""
+    """Yield connections that send requests and read no answer."""
 
     async def feed() -> None:
         while True:
@@ -227,7 +227,7 @@ async def _unreading(server: Server, number: int) -> AsyncIterator[None]:
 
 
 async def _hogging(server: Server, number: int) -> AsyncIterator[None]:
-    """One caller with many streams of eight long replies."""
+    """Yield one caller with many streams of eight long replies."""
     body = json.dumps({**_SAID, "n": 8, "stream": True, "max_tokens": 256, "temperature": 2}).encode()
 
     async def ask() -> None:

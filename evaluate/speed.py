@@ -82,7 +82,7 @@ class Sizes:
 
     @property
     def completed(self) -> int:
-        """Tokens that the rollouts of a step draw: quadratic in the length of a reply."""
+        """Return tokens that the rollouts of a step draw: quadratic in the length of a reply."""
         return self.rollouts * self.rows * self.tokens * (self.tokens - 1) // 2
 
 
@@ -112,12 +112,12 @@ class Bench:
 
     @property
     def generator(self) -> Generator:
-        """What is measured."""
+        """Return what is measured."""
         return self.models.generator
 
     @property
     def prefixes(self) -> PromptBatch:
-        """BOS for each row."""
+        """Return BOS for each row."""
         return begun(self.sizes.rows, self.device)
 
 
@@ -138,7 +138,7 @@ def bench(sizes: Sizes, device: torch.device, reading: Literal["sequence", "pref
 
 
 def begun(rows: int, device: torch.device) -> PromptBatch:
-    """Rows of which nothing but BOS is written, without emotion."""
+    """Return rows of which nothing but BOS is written, without emotion."""
     condition = torch.tensor([[0.0, 1.0]], device=device).repeat(rows, 1)
     ones = torch.ones(rows, dtype=torch.long, device=device)
     return PromptBatch(torch.full((rows, 1), BOS, device=device), ones, condition)
@@ -146,7 +146,7 @@ def begun(rows: int, device: torch.device) -> PromptBatch:
 
 @torch.no_grad()
 def reference_completed(generator: Generator, tokens: Tensor, condition: Tensor, max_tokens: int) -> Tensor:
-    """Rows [rows, 1 + max_tokens] that begin with `tokens` [rows, time], one step a token from the first one on."""
+    """Return rows [rows, 1 + max_tokens] that begin with `tokens` [rows, time], one step a token from the first one on."""
     kept = tokens.shape[1]
     condition_shift = generator.condition_shift(condition)
     state = generator.init_cache(condition_shift, 1 + max_tokens)
@@ -198,7 +198,7 @@ def reference_step(bench: Bench, optimizer: torch.optim.Optimizer) -> None:
 
 
 def reference_work(case: Case, bench: Bench) -> Callable[[], object]:
-    """The reference's version of a case."""
+    """Return the reference's version of a case."""
     sizes, generator = bench.sizes, bench.generator
     if case == "sampling":
         start = begun(SAMPLED_AT_ONCE, bench.device)
@@ -213,7 +213,7 @@ def reference_work(case: Case, bench: Bench) -> Callable[[], object]:
 
 
 def work(case: Case, bench: Bench) -> Callable[[], object]:
-    """This package's version of a case; every run has random numbers of its own."""
+    """Return this package's version of a case; every run has random numbers of its own."""
     keys = iter(range(1 << 62))
     if case == "sampling":
         parts = range(SAMPLED // SAMPLED_AT_ONCE)
@@ -226,19 +226,19 @@ def work(case: Case, bench: Bench) -> Callable[[], object]:
 
 
 def written(bench: Bench, prefixes: PromptBatch, key: int, keep_states: bool) -> Generated:
-    """Replies of the full length."""
+    """Return replies of the full length."""
     return generate(bench.generator, prefixes, bench.sizes.tokens, PlainSampler(CounterRNG(key).uniforms), keep_states)
 
 
 def completed(bench: Bench, generated: Generated, key: int) -> Tensor:
-    """All rollouts of a step, without anything that judges them."""
+    """Return all rollouts of a step, without anything that judges them."""
     sizes, condition = bench.sizes, bench.prefixes.condition
     draws = CounterRNG(key)
     return rollout_returns(bench.generator, generated, condition, sizes.tokens, no_reward, sizes.rollouts, draws, sizes.chunk)
 
 
 def no_reward(tokens: Tensor, _rows: Tensor) -> Tensor:
-    """0 for each row."""
+    """Return 0 for each row."""
     return torch.zeros(len(tokens), device=tokens.device)
 
 
@@ -251,7 +251,7 @@ def step(bench: Bench, config: GanConfig, state: TrainState, key: int) -> None:
 
 
 def gan_config(sizes: Sizes, case: Case) -> GanConfig:
-    """The package's own settings but for the sizes."""
+    """Return the package's own settings but for the sizes."""
     return GanConfig(
         estimator="dense" if case == "dense" else "rollout",
         samples=2,
@@ -301,7 +301,7 @@ def operations(case: Case, sizes: Sizes) -> float:
 
 
 def tokens_of(case: Case, sizes: Sizes) -> int:
-    """Tokens that a case draws."""
+    """Return tokens that a case draws."""
     if case == "sampling":
         return SAMPLED * sizes.tokens
     replies = 0 if case == "rollouts" else sizes.rows * sizes.tokens
@@ -309,7 +309,7 @@ def tokens_of(case: Case, sizes: Sizes) -> int:
 
 
 def report_row(row: Row) -> Row:
-    """The row, shown as it comes."""
+    """Return the row, shown as it comes."""
     parts = (f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items())
     click.echo(", ".join(parts), err=True)
     return row
@@ -334,7 +334,7 @@ def own_row(case: Case, sizes: Sizes, precision: Precision, plan: Plan) -> dict[
 
 
 def against_reference(sizes: Sizes, plan: Plan) -> Iterator[Row]:
-    """Each case against the reference in float32: in float32, and in bfloat16 where the device computes in it."""
+    """Yield each case against the reference in float32: in float32, and in bfloat16 where the device computes in it."""
     precisions: list[Precision] = ["float32"]
     if probe_bfloat16(plan.device).runs:
         precisions.append("bf16")
@@ -352,7 +352,7 @@ def against_reference(sizes: Sizes, plan: Plan) -> Iterator[Row]:
 
 
 def by_threads(sizes: Sizes, plan: Plan) -> Iterator[Row]:
-    """Each case with one thread, to compare with the rows above."""
+    """Yield each case with one thread, to compare with the rows above."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -363,7 +363,7 @@ def by_threads(sizes: Sizes, plan: Plan) -> Iterator[Row]:
 
 
 def costs(sizes: Sizes, plan: Plan, axes: Mapping[str, Sequence[int]]) -> Iterator[Row]:
-    """Each case along each axis that it depends on, the others staying as they are; then the power of the axis that fits.
+    """Yield each case along each axis that it depends on, the others staying as they are; then the power of the axis that fits.
 
     Rollouts complete every prefix, so their tokens are quadratic in T: a row has seconds a token beside its seconds.
     """
@@ -395,7 +395,7 @@ def slope(across: Sequence[float], along: Sequence[float]) -> float:
 
 
 def memory_row(sizes: Sizes, threads: int) -> Row:
-    """One whole step in a fresh process, with the most memory that it ever held."""
+    """Return one whole step in a fresh process, with the most memory that it ever held."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         seconds, peak = pool.apply(whole_step, (sizes, threads))
     facts = {"rollouts": sizes.rollouts, "rows": sizes.rows, "tokens": sizes.tokens, "vocabulary": sizes.vocabulary}
@@ -403,7 +403,7 @@ def memory_row(sizes: Sizes, threads: int) -> Row:
 
 
 def whole_step(sizes: Sizes, threads: int) -> tuple[float, float]:
-    """Seconds of one generator step on the CPU, and the peak of this process's resident memory, 1e9 bytes."""
+    """Return seconds of one generator step on the CPU, and the peak of this process's resident memory, 1e9 bytes."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     device = torch.device("cpu")

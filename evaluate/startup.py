@@ -50,7 +50,7 @@ def main(runs: int, out: Path) -> None:
 
 
 def timed(arguments: tuple[str, ...]) -> tuple[float, float]:
-    """Seconds to the first line on standard output, and to the end."""
+    """Return seconds to the first line on standard output, and to the end."""
     began = time.perf_counter()
     with subprocess.Popen([*EMOGEN, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None

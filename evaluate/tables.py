@@ -167,7 +167,7 @@ def main() -> None:
 
 
 def table(name: str, columns: Sequence[str]) -> str:
-    """One line a system: the mean over its rows and, where there are several, their standard deviation."""
+    """Return one line a system: the mean over its rows and, where there are several, their standard deviation."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return ""
@@ -182,14 +182,14 @@ def table(name: str, columns: Sequence[str]) -> str:
 
 
 def system_of(row: dict[str, Any]) -> str:
-    """The system, with its corpus, case and temperature where the benchmark has several."""
+    """Return the system, with its corpus, case and temperature where the benchmark has several."""
     corpus = f"{row['corpus']}: " if "corpus" in row else ""
     case = f" ({row['case']})" if "case" in row else f" ({row['setting']}, cores {row['cores']})" if "cores" in row else ""
     return f"{corpus}{row['system']}{case}" + (f" at {row['temperature']:g}" if "temperature" in row else "")
 
 
 def cell(rows: Sequence[dict[str, Any]], column: str) -> str:
-    """Mean over seeds ± deviation; for a single row its 95% interval."""
+    """Return the mean over seeds ± deviation; for a single row its 95% interval."""
     values = [row[column] for row in rows if column in row]
     if not values:
         return ""

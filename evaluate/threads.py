@@ -71,7 +71,7 @@ def busy(spinners: int) -> Iterator[None]:
 
 
 def whole_processes(checkpoint: str, steps: int, runs: int) -> Iterator[Row]:
-    """Seconds of each command under each setting, medians; trained weights must not depend on how threads wait."""
+    """Yield seconds of each command under each setting, medians; trained weights must not depend on how threads wait."""
     reply = ("reply", SAID, "--checkpoint", checkpoint, "--seed", "1")
     training = ("train-lm", "--preset", "tiny", "--steps", str(steps), "--seed", "1")
     for case, arguments in {"first reply": reply, f"{steps} steps": training}.items():
@@ -88,7 +88,7 @@ def whole_processes(checkpoint: str, steps: int, runs: int) -> Iterator[Row]:
 
 
 def timed(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[float, str]:
-    """Seconds of a whole command, and what it made: its standard output, or the SHA-256 of the weights that it trained."""
+    """Return seconds of a whole command, and what it made: its standard output, or the SHA-256 of the weights that it trained."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model"
@@ -103,7 +103,7 @@ def timed(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[float
 
 
 def decoding(model: EmotionModel, runs: int) -> Iterator[Row]:
-    """Seconds of texts that are written at once, by the number of threads; the shortest, which a busy machine spoils least."""
+    """Yield seconds of texts that are written at once, by the number of threads; the shortest, which a busy machine spoils least."""
     # After emogen, which has set how threads wait.
     import torch
 
@@ -126,7 +126,7 @@ def decoding(model: EmotionModel, runs: int) -> Iterator[Row]:
 
 
 def report_row(row: Row) -> Row:
-    """The row, shown as it comes."""
+    """Return the row, shown as it comes."""
     click.echo(row, err=True)
     return row
 

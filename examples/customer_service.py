@@ -66,7 +66,7 @@ def main(checkpoint: str | None, choose: bool, picture: Path) -> None:
 
 
 def converse(recognizer: Recognizer, model: EmotionModel, answer: Answer) -> Trajectory:
-    """The conversation, told while it goes on; gives the course of the customer's emotion."""
+    """Return the conversation, told while it goes on; give the course of the customer's emotion."""
     policy = find_policy("soothe", recognizer.names, model.labels)
     states: list[EmotionState] = []
     said: list[str] = []
@@ -82,7 +82,7 @@ def converse(recognizer: Recognizer, model: EmotionModel, answer: Answer) -> Tra
 
 
 def written(model: EmotionModel, said: Sequence[str], target: Emotion) -> str:
-    """A reply that the model writes; the length of the conversation seeds it."""
+    """Return a reply that the model writes; the length of the conversation seeds it."""
     return model.reply(said, target, seed=len(said)).text
 
 

@@ -111,7 +111,7 @@ def prepare_recognizer(work: Path) -> None:
 
 
 def messages() -> list[Exchange]:
-    """What each context of Septet ends with, once, with the emotion of him who says it."""
+    """Return what each context of Septet ends with, once, with the emotion of him who says it."""
     found: dict[str, Exchange] = {}
     for row, exchange in zip(read_rows(locate("septet")), read_exchanges(locate("septet")), strict=True):
         if isinstance(row, Row) and row.fields["kind"] == "reply":
@@ -141,7 +141,7 @@ def ship_classifier(model: Path, target: Path) -> None:
 
 
 def ship_model(corpus: Path, model: Path, target: Path) -> None:
-    """Writes to `target` what was trained, in float16, with its tokenizer and the facts of its training on `corpus`."""
+    """Write to `target` what was trained, in float16, with its tokenizer and the facts of its training on `corpus`."""
     found = load(model, trainable=True)
     save_model(target, describe(found.generator, found.labels, found.description.limits), found.generator, torch.float16)
     if isinstance(found.tokenizer, SentencePieceTokenizer):
@@ -155,7 +155,7 @@ def ship_model(corpus: Path, model: Path, target: Path) -> None:
 
 
 def cleaned(corpus: str) -> Iterator[Exchange]:
-    """Rows of a fetched corpus with spacing repaired; rows with placeholders such as [NAME] are left out."""
+    """Yield rows of a fetched corpus with spacing repaired; rows with placeholders such as [NAME] are left out."""
     for exchange in read_exchanges(locate(corpus), NATIVE):
         reply = repaired(exchange.reply)
         if "[" not in reply and "http" not in reply and 1 < len(reply) < 240:
@@ -163,7 +163,7 @@ def cleaned(corpus: str) -> Iterator[Exchange]:
 
 
 def repaired(text: str) -> str:
-    """Text as people type it: no space before punctuation or inside contractions, commas where `_comma_` stands.
+    """Return the text as people type it: no space before punctuation or inside contractions, commas where `_comma_` stands.
 
     >>> repaired("Say , Jim , it ' s late . I don ’ t care !")
     "Say, Jim, it's late. I don't care!"
@@ -182,12 +182,12 @@ def thinned(exchanges: Iterable[Exchange]) -> Iterator[Exchange]:
 
 
 def share_of(reply: str) -> float:
-    """A number in [0, 1) that depends on the case-folded reply alone, so that equal replies stay together."""
+    """Return a number in [0, 1) that depends on the case-folded reply alone, so that equal replies stay together."""
     return int.from_bytes(hashlib.sha256(reply.casefold().encode()).digest()[:8]) / 2**64
 
 
 def relabelled(exchanges: Sequence[Exchange], guide: Recognizer) -> Iterator[Exchange]:
-    """The same replies with the emotions that the guide reads in them: shares under a fifth are dropped."""
+    """Yield the same replies with the emotions that the guide reads in them: shares under a fifth are dropped."""
     for at in range(0, len(exchanges), 1024):
         part = exchanges[at : at + 1024]
         for exchange, shares in zip(part, guide.probabilities([e.reply for e in part]), strict=True):
@@ -196,7 +196,7 @@ def relabelled(exchanges: Sequence[Exchange], guide: Recognizer) -> Iterator[Exc
 
 
 def trained(folder: Path, exchanges: Sequence[Exchange], settings: ClassifierSettings) -> Recognizer:
-    """A classifier trained on the replies, which are written beside its folder."""
+    """Return a classifier trained on the replies, which are written beside its folder."""
     rows = folder.with_suffix(".jsonl.gz")
     write_exchanges(rows, exchanges)
     return load_recognizer(fit_classifier([str(rows)], NATIVE, replace(settings, out=str(folder))))

@@ -48,12 +48,12 @@ def main(model: str | None, texts: Path | None, rows: int) -> None:
 
 
 def answers(write: Write, held_out: Sequence[Exchange]) -> list[str]:
-    """One reply to each context with the emotion that the person's reply had."""
+    """Return one reply to each context with the emotion that the person's reply had."""
     return [write(row.context, row.emotion.name) for row in held_out]
 
 
 def chat_model(name: str) -> Write:
-    """A chat model of Transformers that is told in its prompt what to express: put a call of your own model here."""
+    """Return a chat model of Transformers that is told in its prompt what to express: put a call of your own model here."""
     from transformers import pipeline
 
     from emogen.pretrained.bases import find_base
@@ -69,12 +69,12 @@ def chat_model(name: str) -> Write:
 
 
 def system(name: str, texts: Sequence[str], held_out: Sequence[Exchange]) -> System:
-    """Texts with the references that they are compared with, and the emotions that were asked for."""
+    """Return texts with the references that they are compared with, and the emotions that were asked for."""
     return System(name, texts, [[row.reply] for row in held_out], [row.emotion.name for row in held_out])
 
 
 def report(found: dict[str, Evaluation]) -> Report:
-    """The scores side by side, and the differences of all metrics that are sums over the texts."""
+    """Return the scores side by side, and the differences of all metrics that are sums over the texts."""
     (first, ours), (second, theirs) = found.items()
     tallies = {name: basis for name, basis in ours.bases.items() if isinstance(basis, SumStatistic)}
     compared: list[tuple[str, str, str, Comparison]] = [

@@ -31,7 +31,7 @@ Reply = Callable[[str, list[dict[str, Any]], str, float], Iterator[str]]
 
 
 def replies(engine: Engine, recognizer: Recognizer) -> Reply:
-    """What Gradio calls for each message; a visitor who presses stop, or leaves, cancels his reply."""
+    """Return what Gradio calls for each message; a visitor who presses stop, or leaves, cancels his reply."""
 
     def reply(message: str, history: list[dict[str, Any]], choice: str, strength: float) -> Iterator[str]:
         turns = [(turn["role"], text_of(turn["content"])) for turn in history] + [("user", message)]
@@ -50,12 +50,12 @@ def replies(engine: Engine, recognizer: Recognizer) -> Reply:
 
 
 def text_of(content: str | list[dict[str, Any]]) -> str:
-    """The words of a message; newer versions of Gradio keep it in parts."""
+    """Return the words of a message; newer versions of Gradio keep it in parts."""
     return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
 
 
 def interface(engine: Engine, recognizer: Recognizer) -> gr.ChatInterface:
-    """The page."""
+    """Return the page."""
     names = [name for name in engine.model.labels.names if name not in BUILT_IN]
     choice = gr.Dropdown([*BUILT_IN, *names, "none"], value="soothe", label="policy, or emotion of the replies")
     strength = gr.Slider(0, 1, value=1, label="strength")

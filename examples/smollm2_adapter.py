@@ -96,7 +96,7 @@ def make(work: Path, writer: Path, judge: Path, count: int, seed: int) -> None:
 
 
 def asks(exchanges: Iterable[Exchange], seed: int) -> Iterator[Exchange]:
-    """Contexts and emotions to write for, without end: one emotion after another, without a context and with one in turn."""
+    """Yield contexts and emotions to write for, without end: one emotion after another, without a context and with one in turn."""
     contexts: dict[str, list[Exchange]] = {name: [] for name in EKMAN.names}
     for exchange in exchanges:
         if exchange.split == "train" and exchange.context:
@@ -108,7 +108,7 @@ def asks(exchanges: Iterable[Exchange], seed: int) -> Iterator[Exchange]:
 
 
 def written(target: Sequence[Exchange], model: EmotionModel, seed: int) -> Iterator[Exchange]:
-    """What the model replies to each, where it came to an end."""
+    """Yield what the model replies to each, where it came to an end."""
     for at in tqdm(range(0, len(target), TEXTS_AT_ONCE), unit="batch"):
         part = target[at : at + TEXTS_AT_ONCE]
         found = model.replies([e.context for e in part], [e.emotion for e in part], 1, WRITING, seed + at)
@@ -118,7 +118,7 @@ def written(target: Sequence[Exchange], model: EmotionModel, seed: int) -> Itera
 
 
 def fresh(exchanges: Iterable[Exchange], taken: Fingerprints) -> Iterator[Exchange]:
-    """Each text once, and none whose fingerprint is taken."""
+    """Yield each text once, and none whose fingerprint is taken."""
     seen = set(taken.tolist())
     for exchange in exchanges:
         own = fingerprint(exchange.reply)
@@ -128,17 +128,17 @@ def fresh(exchanges: Iterable[Exchange], taken: Fingerprints) -> Iterator[Exchan
 
 
 def is_generators(exchange: Exchange, judged: set[int]) -> bool:
-    """Whether a row is held out, or the judge was trained neither on it nor on one that differs in spaces or signs alone."""
+    """Tell whether a row is held out, or the judge was trained neither on it nor on one that differs in spaces or signs alone."""
     return exchange.split != "train" or (share_of(exchange.reply) >= JUDGE_SHARE and fingerprint(exchange.reply) not in judged)
 
 
 def is_read_by_guide(exchange: Exchange) -> bool:
-    """All rows but three in four of the neutral ones."""
+    """Return all rows but three in four of the neutral ones."""
     return exchange.emotion.name != "neutral" or share_of("g" + exchange.reply) < NEUTRAL_OF_GUIDE
 
 
 def convincing(exchanges: Sequence[Exchange], guide: Recognizer, least_sure: float) -> Iterator[Exchange]:
-    """Held-out rows, and training rows whose emotion the guide finds likely too: surely where it named them itself."""
+    """Yield held-out rows, and training rows whose emotion the guide finds likely too: surely where it named them itself."""
     for at in range(0, len(exchanges), 1024):
         part = exchanges[at : at + 1024]
         for exchange, shares in zip(part, guide.probabilities([e.reply for e in part]), strict=True):
@@ -148,7 +148,7 @@ def convincing(exchanges: Sequence[Exchange], guide: Recognizer, least_sure: flo
 
 
 def balanced(exchanges: Iterable[Exchange]) -> Iterator[Exchange]:
-    """Held-out rows as they are; of the training rows of each emotion at most so many, and rare ones several times."""
+    """Yield held-out rows as they are; of the training rows of each emotion at most so many, and rare ones several times."""
     rows = list(exchanges)
     counts = Counter(e.emotion.name for e in rows if e.split == "train")
     for exchange in rows:

@@ -77,7 +77,7 @@ def score(ratings: tuple[Path, ...]) -> None:
 
 
 def corpus() -> list[dict[str, str]]:
-    """Rows of the package's file."""
+    """Return rows of the package's file."""
     return [row.fields for row in read_rows(locate("septet")) if isinstance(row, Row)]  # type: ignore[misc]
 
 

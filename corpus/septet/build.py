@@ -84,7 +84,7 @@ def _turns(group: dict[str, object]) -> Iterator[dict[str, object]]:
 
 
 def split(group: dict[str, object]) -> str:
-    """All of a group in one split; of a domain for tests in the test."""
+    """Return all of a group in one split; of a domain for tests in the test."""
     if group["domain"] in TEST_DOMAINS[str(group["language"])]:
         return "test"
     return split_of(str(group["id"]), SHARES, 0)

@@ -46,13 +46,13 @@ def main() -> None:
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """A table of Markdown."""
+    """Return a table of Markdown."""
     rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def counts(by_language: dict[str, list[Fields]]) -> str:
-    """Groups and rows by kind and split."""
+    """Return groups and rows by kind and split."""
     lines = []
     for kind, name in KINDS.items():
         own = [[row for row in rows if row["kind"] == kind] for rows in by_language.values()]
@@ -67,7 +67,7 @@ def counts(by_language: dict[str, list[Fields]]) -> str:
 
 
 def domains(by_language: dict[str, list[Fields]]) -> str:
-    """Groups by domain."""
+    """Return groups by domain."""
     found = {each: {(row["domain"], row["group"]) for row in rows} for each, rows in by_language.items()}
     numbers = {each: Counter(domain for domain, _ in pairs) for each, pairs in found.items()}
     names = sorted(set().union(*numbers.values()))
@@ -77,7 +77,7 @@ def domains(by_language: dict[str, list[Fields]]) -> str:
 
 
 def qualities(by_language: dict[str, list[Fields]]) -> str:
-    """Lengths, openings, vocabulary, diversity beside the starter corpus, and replies that name their emotion."""
+    """Return lengths, openings, vocabulary, diversity beside the starter corpus, and replies that name their emotion."""
     starter = list(read_exchanges(locate("starter")))
     lines: dict[str, list[str]] = defaultdict(list)
     for language, rows in by_language.items():
@@ -100,7 +100,7 @@ def qualities(by_language: dict[str, list[Fields]]) -> str:
 
 
 def spoken(text: str) -> list[str]:
-    """Its words without marks."""
+    """Return its words without marks."""
     return [word for word in words(text) if any(map(str.isalnum, word))]
 
 

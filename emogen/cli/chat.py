@@ -135,7 +135,7 @@ class _Talk:
         self._notes: set[str] = set()
 
     def take(self, line: str) -> None:
-        """Answers a line or does what it commands; what is wrong with it is said, and the conversation goes on."""
+        """Answer a line or do what it commands; what is wrong with it is said, and the conversation goes on."""
         try:
             if line.startswith("/"):
                 name, _, value = line.strip().partition(" ")
@@ -203,7 +203,7 @@ class _Talk:
         return replace(manner, sampling=sampling)
 
     def _show(self, writing: ReplyStream) -> None:
-        """Prints a reply while it is written; an interruption ends the reply alone."""
+        """Print a reply while it is written; an interruption ends the reply alone."""
         from emogen.dialogue.policy import describe_emotion
 
         turn = self._session.turns[-1]
@@ -219,7 +219,7 @@ class _Talk:
                 self._keep(turn)
 
     def _keep(self, turn: Turn) -> None:
-        """Prints or stores a reply's record, where that is asked for."""
+        """Print or store a reply's record, where that is asked for."""
         record = _record(turn, len(self._session.turns), self._opinions.session)
         line = json.dumps(record, ensure_ascii=False)
         if self._as_json:
@@ -255,7 +255,7 @@ class _Opinions:
         _note(f"stored as {verdict}")
 
     def close(self) -> None:
-        """Lets the store go, where it was opened."""
+        """Let the store go, where it was opened."""
         if self._store:
             self._store.close()
 
@@ -279,7 +279,7 @@ def _require_command(name: str, value: str) -> None:
 
 
 def _named(policy: str | None) -> str | None:
-    """As `SessionConfig` takes it."""
+    """Return it as `SessionConfig` takes it."""
     from emogen.dialogue.policy import NO_POLICY
 
     return None if policy == NO_POLICY else policy
@@ -293,7 +293,7 @@ def _number(text: str) -> float:
 
 
 def _lines() -> Iterator[str]:
-    """What the user says, a line at a time: of a pipe, or typed in answer to a prompt until he ends it."""
+    """Yield what the user says, a line at a time: of a pipe, or typed in answer to a prompt until he ends it."""
     if sys.stdin is None or not sys.stdin.isatty():
         yield from piped_lines()
         return
@@ -310,7 +310,7 @@ def _lines() -> Iterator[str]:
 
 
 def _typed() -> str:
-    """A line; readline draws the prompt where both ends are a terminal, else it goes to standard error."""
+    """Return a line; readline draws the prompt where both ends are a terminal, else it goes to standard error."""
     if sys.stdout.isatty():
         return input("> ")
     click.echo("> ", err=True, nl=False)
@@ -333,7 +333,7 @@ def _painted(text: str, target: Emotion, output: TextIO) -> str:
 
 
 def _bars(state: EmotionState) -> Iterator[str]:
-    """A line for each of the strongest feelings."""
+    """Yield a line for each of the strongest feelings."""
     felt = sorted(zip(state.shares, state.labels.names, strict=False), reverse=True)[:_MOST_BARS]
     width = max(len(name) for _, name in felt)
     for share, name in felt:
@@ -341,7 +341,7 @@ def _bars(state: EmotionState) -> Iterator[str]:
 
 
 def _record(turn: Turn, number: int, session: str) -> dict[str, object]:
-    """A reply, and what it answers, as JSON holds it; `id` is what an opinion about it refers to."""
+    """Return a reply, and what it answers, as JSON holds it; `id` is what an opinion about it refers to."""
     return {
         "session": session,
         "turn": number,
@@ -357,7 +357,7 @@ def _record(turn: Turn, number: int, session: str) -> dict[str, object]:
 
 @contextlib.contextmanager
 def _appended(path: Path) -> Iterator[TextIO]:
-    """A file that its owner alone reads, each line written as it comes."""
+    """Return a file that its owner alone reads, each line written as it comes."""
 
     def private(name: str, flags: int) -> int:
         return os.open(name, flags, 0o600)

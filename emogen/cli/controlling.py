@@ -81,7 +81,7 @@ def calibrate(config_file: Path | None, show_config: bool, **given: Any) -> None
 
 
 def _sampling(settings: CalibrationSettings, own: SamplingParams) -> SamplingParams:
-    """The model's own options, but for what the settings say."""
+    """Return the model's own options, but for what the settings say."""
     from emogen.decoding.control import parse_control
 
     control = own.control if settings.control is None else parse_control(settings.control)

@@ -143,7 +143,7 @@ def _counted(exchanges: Iterable[Exchange], rows: Counter[str]) -> Iterator[Exch
 
 
 def _progress() -> Progress:
-    """Tells of every further mebibyte: in one line that changes on a terminal, else in one line at the end."""
+    """Tell of every further mebibyte: in one line that changes on a terminal, else in one line at the end."""
     conditioning: dict[str, int] = {}
 
     def tell(url: str, done: int, total: int | None) -> None:
@@ -199,7 +199,7 @@ def _report_text(report: Report) -> str:
 
 
 def _problem_lines(report: Report) -> Iterator[str]:
-    """Of each kind of problem the first ones, how many more there are, and a way out that they share once."""
+    """Return of each kind of problem the first ones, how many more there are, and a way out that they share once."""
     most = min(_SHOWN_OF_A_KIND, max(_SHOWN_FINDINGS // max(len(report.kinds), 1), 1))
     for kind in report.kinds:
         first = [finding for finding in report.problems if finding.kind == kind.kind][:most]

@@ -50,7 +50,7 @@ class Decoding:
     device: str
 
     def model(self, whole: bool = False) -> EmotionModel:
-        """The model; which one is said on standard error where nobody named it. `whole` and errors as for `load`."""
+        """Return the model; which one is said on standard error where nobody named it. `whole` and errors as for `load`."""
         from emogen.checkpoint import find_checkpoint, load, notice_of
 
         folder = find_checkpoint(self.checkpoint)
@@ -59,7 +59,7 @@ class Decoding:
         return load(folder, self.device, whole=whole)
 
     def sampling(self, model: EmotionModel, with_emotion: bool, streamed: bool = False) -> SamplingParams:
-        """The model's own options with those that were given; arguments as for `EmotionModel.sampling_for`."""
+        """Return the model's own options with those that were given; arguments as for `EmotionModel.sampling_for`."""
         names = ("temperature", "top_k", "top_p", "min_p", "max_tokens")
         given: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.control is not None:
@@ -97,7 +97,7 @@ _OPTIONS = (
 
 
 def decoding_options(command: Command) -> Command:
-    """Adds the options to a click command, which gets what they say as `decoding`."""
+    """Add the options to a click command, which gets what they say as `decoding`."""
 
     @wraps(command)
     def with_decoding(**options: Any) -> Any:
@@ -147,7 +147,7 @@ def in_turn(steps: Iterator[tuple[int, str, bool]], count: int) -> Iterator[Iter
 
 
 def on_one_line(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces of a text that has no line breaks, no blanks at its ends and one blank between its words."""
+    """Yield the pieces of a text that has no line breaks, no blanks at its ends and one blank between its words."""
     whole = shown = ""
     for piece in pieces:
         whole += piece
@@ -157,7 +157,7 @@ def on_one_line(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _decoding(options: dict[str, Any]) -> Decoding:
-    """Takes its own options out of `options`."""
+    """Take its own options out of `options`."""
     given = {field.name: options.pop(field.name) for field in dataclasses.fields(Decoding)}
     if given["seed"] is None:
         given["seed"] = secrets.randbelow(2**31)

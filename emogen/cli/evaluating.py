@@ -98,17 +98,17 @@ class Request:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All files of texts to score, each once."""
+        """Return all files of texts to score, each once."""
         return tuple(dict.fromkeys([*self.hyps, *(file for pair in self.compare for file in pair)]))
 
     @property
     def options(self) -> Options:
-        """How scores are computed."""
+        """Return how scores are computed."""
         return Options(self.language, self.lowercase, self.sample, self.seed, self.mauve, self.lexicon)
 
     @property
     def columns(self) -> OutputColumns:
-        """The emotion is read where somebody asks for it."""
+        """Read the emotion where somebody asks for it."""
         wanted = EMOTION_COLUMN if self.judge or self.lexicon else ""
         emotion, renames = self.emotion_column or wanted, parse_renames(self.map)
         return OutputColumns(self.text_column, emotion, self.reference_column, renames, self.seed_column or "", self.pool_seeds)
@@ -124,7 +124,7 @@ class _Named:
 
     @property
     def texts(self) -> int:
-        """How many texts it has."""
+        """Return how many texts it has."""
         return sum(group.count for group in self.groups)
 
 
@@ -173,7 +173,7 @@ def evaluate_command(**given: Any) -> None:
 
 
 def _refuse_impossible(request: Request) -> None:
-    """Raises SettingsError where options do not go together, DataError where no plot can be; before anything is read."""
+    """Raise SettingsError where options do not go together, DataError where no plot can be; before anything is read."""
     real = bool(request.references or request.real)
     needs = {
         "name a file of texts to score, or - for standard input": bool(request.files),
@@ -201,7 +201,7 @@ def _refuse_impossible(request: Request) -> None:
 
 
 def _refuse_unwritable(path: Path) -> None:
-    """Raises DataError where no plot can come to stand at `path`: hours of scoring should not end with that."""
+    """Raise DataError where no plot can come to stand at `path`: hours of scoring should not end with that."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not path.name or "\0" in str(path):
         raise DataError(f"--frontier {str(path)!r}: is no name of a file; name the plot, such as plots/frontier")
@@ -240,7 +240,7 @@ def _run(request: Request, folder: Path) -> None:
 
 
 def _systems(request: Request, folder: Path) -> list[_Named]:
-    """The groups of all files; the files are read once, in turn."""
+    """Return the groups of all files; the files are read once, in turn."""
     references = [open_source(file, request.format or "", folder) for file in request.references]
     named: dict[str, _Named] = {}
     for file in request.files:
@@ -258,7 +258,7 @@ def _systems(request: Request, folder: Path) -> list[_Named]:
 
 
 def _evaluation(named: _Named, means: Resources, request: Request) -> Evaluation:
-    """The system's scores, over its training seeds where there are several."""
+    """Return the system's scores, over its training seeds where there are several."""
     runs = [evaluate(run, means, request.options, _watch) for run in named.runs]
     if len(runs) > 1:
         return over_training_seeds(runs)
@@ -269,7 +269,7 @@ def _evaluation(named: _Named, means: Resources, request: Request) -> Evaluation
 
 
 def _shown_name(group: Group, groups: Sequence[Group], taken: Mapping[str, _Named]) -> str:
-    """The system's name, with the temperature where there are several, and with the file where another has the name."""
+    """Return the system's name, with the temperature where there are several, and with the file where another has the name."""
     several = sum(other.system == group.system for other in groups) > 1
     temperature = "?" if group.temperature is None else f"{group.temperature:g}"
     name = f"{group.system} t={temperature}" if several else group.system
@@ -287,7 +287,7 @@ def _system(name: str, group: Group, request: Request) -> System:
 
 
 def _texts(files: Sequence[str], request: Request, folder: Path) -> Texts | None:
-    """Texts of several files; a file without the column is refused at once, not after an hour of scoring."""
+    """Return texts of several files; a file without the column is refused at once, not after an hour of scoring."""
     if not files:
         return None
     sources = tuple(open_source(file, request.format or "", folder) for file in files)
@@ -331,7 +331,7 @@ def _judging(recognizer: Recognizer, name: str, request: Request) -> Judging:
 
 
 def _single_label(recognizer: Recognizer, texts: Sequence[str]) -> Any:
-    """Of a judge that may give several labels, shares that sum to 1; the likeliest stays the likeliest."""
+    """Turn the probabilities of a judge that may give several labels into shares that sum to 1; the likeliest stays the likeliest."""
     rows = recognizer.probabilities(texts)
     return rows / rows.sum(axis=1, keepdims=True)
 
@@ -362,7 +362,7 @@ def _train_reverse(texts: Sequence[str]) -> Fluency:
 
 
 def _notes(systems: Sequence[_Named], found: Mapping[str, Evaluation]) -> list[str]:
-    """What is to be said of the systems, each note once, behind the names of those that it is of where there are several."""
+    """Return what is to be said of the systems, each note once, behind the names of those that it is of where there are several."""
     concerned: dict[str, list[str]] = {}
     for named in systems:
         empty = sum(group.empty for group in named.groups)
@@ -375,7 +375,7 @@ def _notes(systems: Sequence[_Named], found: Mapping[str, Evaluation]) -> list[s
 
 
 def _pair(first: str, second: str, systems: Sequence[_Named]) -> tuple[str, str]:
-    """The names of two files' systems, once it is known that they can be compared; before anything is scored."""
+    """Return the names of two files' systems, once it is known that they can be compared; before anything is scored."""
     one, other = _only(first, systems), _only(second, systems)
     runs = (len(one.runs), len(other.runs))
     if max(runs) > 1:
@@ -392,7 +392,7 @@ def _pair(first: str, second: str, systems: Sequence[_Named]) -> tuple[str, str]
 
 
 def _only(file: str, systems: Sequence[_Named]) -> _Named:
-    """The one system of a file."""
+    """Return the one system of a file."""
     found = [named for named in systems if named.groups[0].source == file]
     if len(found) > 1:
         raise DataError(f"--compare: {file} holds {len(found)} systems and temperatures; give each a file of its own")
@@ -415,7 +415,7 @@ class _Axes:
 
 
 def _axes(request: Request, systems: Sequence[_Named], means: Resources) -> _Axes | None:
-    """The metrics of the frontier, once it is known that it can be drawn; before anything is scored."""
+    """Return the metrics of the frontier, once it is known that it can be drawn; before anything is scored."""
     if not request.frontier:
         return None
     known = planned(systems[0].runs[0], means, request.options)
@@ -432,7 +432,7 @@ def _axes(request: Request, systems: Sequence[_Named], means: Resources) -> _Axe
 
 
 def _points(systems: Sequence[_Named], found: Mapping[str, Evaluation], axes: _Axes, notes: list[str]) -> list[Point]:
-    """One for each system that has a temperature and both metrics."""
+    """Return one for each system that has a temperature and both metrics."""
     points: list[Point] = []
     for named in systems:
         scores, temperature = found[named.name].scores, named.groups[0].temperature
@@ -456,7 +456,7 @@ def _show(
     comparisons: Sequence[tuple[str, str, str, Comparison]],
     notes: Sequence[str],
 ) -> None:
-    """Scores on standard output; notes too, except under a table."""
+    """Score on standard output; notes too, except under a table."""
     scores = {name: evaluation.scores for name, evaluation in found.items()}
     texts = {name: evaluation.texts for name, evaluation in found.items()}
     inside = request.as_object or request.as_page
@@ -472,7 +472,7 @@ def _show(
 
 
 def _with_details(content: str, found: Mapping[str, Evaluation]) -> str:
-    """The JSON of the report, with lengths and confusion matrices beside the scores."""
+    """Return the JSON of the report, with lengths and confusion matrices beside the scores."""
     report = json.loads(content)
     for name, evaluation in found.items():
         place = report["systems"][name] if "systems" in report else report
@@ -496,7 +496,7 @@ def _confusion_pages(found: Mapping[str, Evaluation]) -> Iterator[str]:
 
 
 def _watch(items: Iterable[Item], what: str, total: int | None, /) -> Iterable[Item]:
-    """A progress bar for what takes more than two seconds; a log gets a line every half minute at most."""
+    """Return a progress bar for what takes more than two seconds; a log gets a line every half minute at most."""
     terminal = sys.stderr.isatty()
     bar: Iterable[Item] = tqdm(
         items,

@@ -29,7 +29,7 @@ _OTHER_FILES = (".json", ".json.gz", ".csv", ".tsv", ".txt", ".parquet")
 
 
 def store_option(help_text: str) -> Callable[[Command], Command]:
-    """The option that says where opinions are stored."""
+    """Return the option that says where opinions are stored."""
     return click.option(
         "--feedback", "address", default=DEFAULT_STORE, envvar="EMOGEN_FEEDBACK", show_default=True, help=help_text
     )
@@ -75,7 +75,7 @@ def train_feedback(
 
 
 def _saved(given: dict[str, Any]) -> dict[str, object]:
-    """The settings of the run that is resumed."""
+    """Return the settings of the run that is resumed."""
     from emogen.train.fit_preference import COMMAND
     from emogen.train.run.folder import read_train_file, resumable_folder
 
@@ -102,7 +102,7 @@ def _fitted(address: str, settings: FeedbackSettings, resuming: bool) -> Preferr
 
 
 def _opinions(address: str, settings: FeedbackSettings) -> tuple[str, list[Preference], list[Rating]]:
-    """What the source may be called, its pairs, and its single opinions, which a file of pairs has not."""
+    """Return what the source may be called, its pairs, and its single opinions, which a file of pairs has not."""
     if address.endswith(_PAIR_FILES):
         from emogen.checkpoint import find_checkpoint, read_description
         from emogen.data.preferences import read_preferences
@@ -118,7 +118,7 @@ def _opinions(address: str, settings: FeedbackSettings) -> tuple[str, list[Prefe
 
 
 def _reader(judge: str | None, settings: FeedbackSettings) -> tuple[Recognizer | None, list[str]]:
-    """The judge; or None, and why the one that ships is none for this model. A named one that is none is refused."""
+    """Return the judge; or None, and why the one that ships is none for this model. A named one that is none is refused."""
     from emogen.checkpoint import find_checkpoint, read_description, shipped
     from emogen.recognition.recognizer import load_recognizer
 
@@ -145,7 +145,7 @@ class _Measured:
 def _report(
     found: Preferred[Any], reader: Recognizer | None, notes: list[str], texts: int, settings: FeedbackSettings
 ) -> Report:
-    """Both models' figures on the held-out pairs, and on texts that are judged."""
+    """Return both models' figures on the held-out pairs, and on texts that are judged."""
     from emogen.evaluate.report import Report
     from emogen.evaluate.significance import paired_bootstrap
 
@@ -180,7 +180,7 @@ def _rates(found: Preferred[Any]) -> bool:
 
 
 def _preferred(found: Preferred[Any]) -> list[_Measured]:
-    """Shares of the held-out pairs whose better reply is likelier, or has gained more than the worse one.
+    """Return shares of the held-out pairs whose better reply is likelier, or has gained more than the worse one.
 
     Of single opinions the gains alone can be compared, of every good reply with every bad one.
     """
@@ -208,7 +208,7 @@ def _preferred(found: Preferred[Any]) -> list[_Measured]:
 
 
 def _judged(found: Preferred[Any], reader: Recognizer, texts: int, settings: FeedbackSettings) -> _Measured:
-    """How often the judge finds the emotion that was asked for in texts of the old and of the new model."""
+    """Return how often the judge finds the emotion that was asked for in texts of the old and of the new model."""
     from emogen.checkpoint import load
     from emogen.models.device import choose_device
     from emogen.recognition.leak import refuse_leaks
@@ -248,7 +248,7 @@ def _print(report: Report, found: Preferred[Any], as_object: bool) -> None:
 
 @click.group("feedback")
 def feedback() -> None:
-    """What users think of replies: write it out, or forget it."""
+    """Write out or forget what users think of replies."""
 
 
 @feedback.command("export")

@@ -157,7 +157,7 @@ def _refuse_at_once(checkpoint: str | None, emotion: str | None, strength: float
 
 
 def _loaded(checkpoint: str | None, device: str) -> _Model:
-    """The VAE; raises CheckpointError where another kind of model stands there."""
+    """Return the VAE; raise CheckpointError where another kind of model stands there."""
     from emogen.checkpoint import load
     from emogen.decoding.latent import latent_space
 
@@ -167,7 +167,7 @@ def _loaded(checkpoint: str | None, device: str) -> _Model:
 
 
 def _guide(model: _Model, named: str | None, device: str) -> Guide | None:
-    """What chooses among candidates; None for the model itself."""
+    """Return what chooses among candidates; None for the model itself."""
     if named == _OWN:
         return None
     from emogen.checkpoint import shipped
@@ -180,7 +180,7 @@ def _guide(model: _Model, named: str | None, device: str) -> Guide | None:
 
 
 def _lines(source: str) -> Iterator[str]:
-    """The lines of a file or of standard input, none of them left out."""
+    """Yield the lines of a file or of standard input, none of them left out."""
     if source == "-":
         yield from piped_lines()
         return

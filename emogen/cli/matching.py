@@ -100,7 +100,7 @@ def match(**given: Any) -> None:
 
 
 def _require_sense(target: _Asked) -> None:
-    """Raises SettingsError for options that do not go together."""
+    """Raise SettingsError for options that do not go together."""
     if target.emotion is not None and target.policy is not None:
         raise SettingsError("--emotion and --policy both say what the reply shows; give one of them")
     if any(not turn.strip() for turn in target.context):
@@ -114,7 +114,7 @@ def _require_sense(target: _Asked) -> None:
 
 
 def _emotion_aim(target: _Asked) -> tuple[Emotion | None, Aim | None]:
-    """The emotion that the reply is to show, and the fit to it."""
+    """Return the emotion that the reply is to show, and the fit to it."""
     from emogen.dialogue.match import Aim, emotion_fit
     from emogen.emotions.labels import parse_emotion
     from emogen.recognition.recognizer import load_recognizer
@@ -132,7 +132,7 @@ def _emotion_aim(target: _Asked) -> tuple[Emotion | None, Aim | None]:
 
 
 def _answer(policy: str, context: Sequence[str], decay: float, recognizer: Recognizer) -> Emotion:
-    """What the policy answers to the user, whose turns are every other one, back from the newest."""
+    """Return what the policy answers to the user, whose turns are every other one, back from the newest."""
     from emogen.dialogue.policy import find_policy
     from emogen.dialogue.state import felt
 

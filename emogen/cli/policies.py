@@ -100,7 +100,7 @@ def learn(
 
 
 def _labels(sources: Sequence[tuple[str | Path, Reading]]) -> LabelSet:
-    """One label set for all files: that of the first where the others have the same."""
+    """Return one label set for all files: that of the first where the others have the same."""
     found = [reading.labels or infer_labels(path, reading) for path, reading in sources]
     if any(labels != found[0] for labels in found):
         raise SettingsError(f"the files have different labels; give --labels, such as ekman ({', '.join(EKMAN.names)})")
@@ -113,7 +113,7 @@ def _replies(path: str | Path, reading: Reading, labels: LabelSet) -> Iterator[E
 
 
 def _pairs(rows: Iterator[Exchange], recognizer: Recognizer, emotion_of: Side) -> Iterator[tuple[Emotion, Emotion]]:
-    """What was felt and what it was answered with."""
+    """Yield what was felt and what it was answered with."""
     while batch := list(islice(rows, _AT_ONCE)):
         known = [row.emotion for row in batch]
         felt = known if emotion_of == "user" else recognised(recognizer, [row.context[-1] for row in batch])
@@ -122,7 +122,7 @@ def _pairs(rows: Iterator[Exchange], recognizer: Recognizer, emotion_of: Side) -
 
 
 def recognised(recognizer: Recognizer, texts: Sequence[str]) -> list[Emotion]:
-    """Each text's emotion over the recogniser's labels."""
+    """Return each text's emotion over the recogniser's labels."""
     from emogen.dialogue.state import as_emotion
 
     return [as_emotion(found, recognizer.names) for found in recognizer.recognize(texts)]

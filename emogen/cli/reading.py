@@ -27,7 +27,7 @@ _LABELS_HELP = f"{', '.join(LABEL_SETS)}, or names with commas between.  [defaul
 
 
 def reading_options(command: Command) -> Command:
-    """Adds the options to a click command, which gets the Reading they make as `reading`."""
+    """Add the options to a click command, which gets the Reading they make as `reading`."""
     default = Reading()
     columns = default.columns
 
@@ -85,7 +85,7 @@ def reading_options(command: Command) -> Command:
 
 
 def map_option(command: Command) -> Command:
-    """Adds the option that reads labels as others; it arrives as `map`, for `parse_renames`."""
+    """Add the option that reads labels as others; it arrives as `map`, for `parse_renames`."""
     return click.option(
         "--map",
         "map",
@@ -160,7 +160,7 @@ def _column(name: str, default: str, text: str) -> Callable[[Command], Command]:
 
 
 def _reading(options: dict[str, Any]) -> Reading:
-    """Takes its own options out of `options`."""
+    """Take its own options out of `options`."""
     columns = Columns(**{name: options.pop(f"{name}_column") for name in _COLUMNS}, emotions=options.pop("emotion_columns"))
     class_names = options.pop("class_names")
     if class_names:
@@ -184,7 +184,7 @@ def _reading(options: dict[str, Any]) -> Reading:
 
 
 def piped_lines() -> Iterator[str]:
-    """Lines as they come; a pipe may have no end, so that nothing is kept of it."""
+    """Yield lines as they come; a pipe may have no end, so that nothing is kept of it."""
     if sys.stdin is None:
         raise DataError("-: standard input is closed; name a file")
     for number, line in enumerate(sys.stdin.buffer):

@@ -69,7 +69,7 @@ def recognize(
 
 
 def _rows(source: str, column: str) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """The text itself; or the lines of a file or of standard input, blank ones too, so that output lines stay beside them.
+    """Yield the text itself; or the lines of a file or of standard input, blank ones too, so that output lines stay beside them.
 
     The rows of a file come with their other columns.
     """
@@ -87,7 +87,7 @@ def _rows(source: str, column: str) -> Iterator[tuple[str, Mapping[str, object]]
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a file or pipe has that name; a folder's may be a word that is to be judged."""
+    """Tell whether a file or pipe has that name; a folder's may be a word that is to be judged."""
     try:
         return path.exists() and not path.is_dir()
     except (OSError, ValueError):
@@ -96,7 +96,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _explained(recognizer: Recognizer, text: str, found: Recognition, seed: int) -> Attribution | None:
-    """What each word adds; None for a text without words."""
+    """Return what each word adds; None for a text without words."""
     from emogen.evaluate.attribution import log_odds, shapley_words
 
     value = log_odds(recognizer.probabilities, recognizer.names.names, found.label)

@@ -132,7 +132,7 @@ def _write_whole(model: EmotionModel, contexts: Sequence[str], emotions: Sequenc
 
 
 def _near(model: EmotionModel, text: str, target: _Asked) -> Tensor:
-    """Latents around that of a text, one for each text to be written."""
+    """Return latents around that of a text, one for each text to be written."""
     from emogen.decoding.latent import latent_space, near
 
     space = latent_space(model.model, model.tokenizer, model.labels, model.description.limits, str(model.folder))

@@ -52,7 +52,7 @@ _FIXED = (
 
 
 def _training_options(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """What the commands share: files, reading, preset, TOML file, and the settings as options."""
+    """Return what the commands share: files, reading, preset, TOML file, and the settings as options."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
@@ -162,7 +162,7 @@ def _order(
     reading: Reading,
     **given: object,
 ) -> _Order[Settings] | None:
-    """The order that the options make; None where only its settings were to be shown, which is done then.
+    """Return the order that the options make; None where only its settings were to be shown, which is done then.
 
     A resumed run takes files and reading that it began with where none are given.
     """
@@ -180,7 +180,7 @@ def _order(
 
 
 def _warm(preset: str, settings: GanSettings, resuming: bool) -> VaeSettings:
-    """Settings of the warm start: the preset's VAE (or that of the resumed run), with the run's own seed and device."""
+    """Return settings of the warm start: the preset's VAE (or that of the resumed run), with the run's own seed and device."""
     saved = _saved_warm(settings) if resuming else {}
     warm = resolve(VaeSettings, {}, saved or _preset(preset, "train-vae", VaeSettings))
     return dataclasses.replace(

@@ -61,7 +61,7 @@ class Shard:
     world: int = 1
 
     def of(self, rows: int) -> slice:
-        """Places of its own among `rows` rows; none where there are fewer rows than processes."""
+        """Return places of its own among `rows` rows; none where there are fewer rows than processes."""
         return slice(rows * self.number // self.world, rows * (self.number + 1) // self.world)
 
 
@@ -88,28 +88,28 @@ class Batch:
 
     @property
     def whole(self) -> int:
-        """Rows of the whole batch."""
+        """Return rows of the whole batch."""
         return self.before + len(self) + self.after
 
     def own(self, values: Tensor) -> Tensor:
-        """Of `values` [whole, ...] those of the rows that are here."""
+        """Return of `values` [whole, ...] those of the rows that are here."""
         return values[self.before : self.before + len(self)]
 
     def part(self, part: Shard) -> Batch:
-        """One process's rows of a whole batch."""
+        """Return one process's rows of a whole batch."""
         places = part.of(len(self))
         tokens, reply_start, emotion = (each[places] for each in (self.tokens, self.reply_start, self.emotion))
         return Batch(tokens, reply_start, emotion, places.start, len(self) - places.stop)
 
     def to(self, device: torch.device) -> Batch:
-        """The same rows on `device`."""
+        """Return the same rows on `device`."""
         tokens, reply_start, emotion = (
             each.to(device, non_blocking=True) for each in (self.tokens, self.reply_start, self.emotion)
         )
         return replace(self, tokens=tokens, reply_start=reply_start, emotion=emotion)
 
     def pinned(self) -> Batch:
-        """The same rows in memory from which CUDA copies while it computes."""
+        """Return the same rows in memory from which CUDA copies while it computes."""
         tokens, reply_start, emotion = (each.pin_memory() for each in (self.tokens, self.reply_start, self.emotion))
         return replace(self, tokens=tokens, reply_start=reply_start, emotion=emotion)
 
@@ -138,7 +138,7 @@ class TokenArrays:
         return len(self.reply_starts)
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The given rows as tensors."""
+        """Return the given rows as tensors."""
         pieces = [self.tokens[self.offsets[row] : self.offsets[row + 1]] for row in rows]
         tokens = np.full((len(pieces), max(map(len, pieces))), PAD, dtype=np.int64)
         for row, piece in zip(tokens, pieces, strict=True):
@@ -156,7 +156,7 @@ def token_arrays(
     limits: Limits,
     cache: Path,
 ) -> dict[str, TokenArrays]:
-    """The corpus as token arrays by split, tokenised once and read from disk from then on.
+    """Return the corpus as token arrays by split, tokenised once and read from disk from then on.
 
     Args:
         source: hash of the data that `exchanges` yields.
@@ -180,7 +180,7 @@ def token_arrays(
 def batches(
     arrays: TokenArrays, size: int, seed: int, start: int = 0, by_context: bool = False, part: Shard = Shard()
 ) -> Iterator[Batch]:
-    """Batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly.
+    """Yield batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly.
 
     Args:
         arrays: the rows.
@@ -207,7 +207,7 @@ def batches(
 def ahead(
     items: Iterator[Item], prepare: Callable[[Item], Item], started: Callable[[], object] | None = None
 ) -> Iterator[Item]:
-    """The items, each prepared in a thread while the one before it is used; the thread ends when nothing more is asked for.
+    """Yield the items, each prepared in a thread while the one before it is used; the thread ends when nothing more is asked for.
 
     Args:
         items: taken in the thread, one after another.
@@ -231,7 +231,7 @@ def ahead(
 def batch_rows(
     lengths: NDArray[np.integer], size: int, seed: int, start: int = 0, least: int = 1
 ) -> Iterator[NDArray[np.int64]]:
-    """Row numbers of batches without end, from batch `start` on; every epoch in the order that `epoch_order` gives it.
+    """Yield the row numbers of batches without end, from batch `start` on; every epoch in the order that `epoch_order` gives it.
 
     What is left of an epoch is given up where it is fewer than `least` rows; there must be that many rows in all.
     """
@@ -244,7 +244,7 @@ def batch_rows(
 
 
 def epoch_order(lengths: NDArray[np.integer], size: int, random: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Row numbers of an epoch's batches: shuffled, sorted by length within pools of 50 batches, cut, and shuffled again."""
+    """Return the row numbers of an epoch's batches: shuffled, sorted by length within pools of 50 batches, cut, and shuffled again."""
     rows = random.permutation(len(lengths))
     pools = [rows[at : at + _POOL * size] for at in range(0, len(rows), _POOL * size)]
     ordered = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])

@@ -163,7 +163,7 @@ class Stats:
 
 
 def check_file(path: str | Path, reading: Reading | None = None) -> Report:
-    """Looks at every row of a file, in one pass that keeps some 33 bytes a row, no text.
+    """Look at every row of a file, in one pass that keeps some 33 bytes a row, no text.
 
     Args:
         path: a file, or "-" for standard input.
@@ -203,7 +203,7 @@ def check_file(path: str | Path, reading: Reading | None = None) -> Report:
 
 
 def stats(path: str | Path, reading: Reading | None = None) -> Stats:
-    """Counts of a file whose rows are all good, in one pass; what grows is the set of distinct words.
+    """Count of a file whose rows are all good, in one pass; what grows is the set of distinct words.
 
     Raises:
         DataError: at the first row that is no exchange.
@@ -242,7 +242,7 @@ def split_exchanges(
     seed: int = 0,
     notes: list[str] | None = None,
 ) -> Iterator[Exchange]:
-    """The exchanges of a file, each with a new split that a hash of its reply decides.
+    """Return the exchanges of a file, each with a new split that a hash of its reply decides.
 
     The same reply (upper and lower case and blanks aside) always gets the same split, whatever its label and wherever
     it stands, so that none straddles train and test. Each label gets the given shares in expectation, not exactly.
@@ -282,7 +282,7 @@ def _split(
 
 
 def split_of(reply: str, shares: tuple[float, float, float], seed: int) -> Split:
-    """The split that a hash gives a reply: whatever its case and spacing, the same one always falls into the same split.
+    """Return the split that a hash gives a reply: whatever its case and spacing, the same one always falls into the same split.
 
     Args:
         reply: the text.
@@ -400,7 +400,7 @@ class _Tally:
 
 
 def _lengths(counts: Mapping[int, int]) -> Lengths:
-    """Nearest-rank quantiles: the smallest length that at least the given share of rows does not exceed."""
+    """Return nearest-rank quantiles: the smallest length that at least the given share of rows does not exceed."""
     if not counts:
         return Lengths(0, 0, 0, 0, 0, 0, 0)
     lengths = np.array(sorted(counts))
@@ -463,7 +463,7 @@ def _as_numpy(values: array[int]) -> NDArray[Any]:
 
 
 def _first_places(values: NDArray[Any]) -> NDArray[np.int64]:
-    """For each value the place where it stands first, [rows]."""
+    """Return for each value the place where it stands first, [rows]."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     return np.asarray(first[inverse], dtype=np.int64)
 

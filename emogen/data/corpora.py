@@ -71,17 +71,17 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """Return the file's name."""
         return self.url.rpartition("/")[2]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its name, then the names it may have instead."""
+        """Return its name, then the names it may have instead."""
         return tuple(dict.fromkeys((self.name, *self.also, *(self.otherwise.names if self.otherwise else ()))))
 
     @property
     def is_by_hand(self) -> bool:
-        """Whether there is no address to download it from."""
+        """Tell whether there is no address to download it from."""
         return self.name == self.url
 
 
@@ -115,7 +115,7 @@ class Corpus:
 
 
 def corpus_named(name: str) -> Corpus:
-    """The corpus called `name`; raises DataError with the names there are."""
+    """Return the corpus called `name`; raise DataError with the names there are."""
     for corpus in CORPORA:
         if corpus.name == name:
             return corpus
@@ -123,7 +123,7 @@ def corpus_named(name: str) -> Corpus:
 
 
 def data_folder() -> Path:
-    """Where fetched corpora lie: EMOGEN_DATA, else `emogen` in the platform's cache folder."""
+    """Tell where fetched corpora lie: EMOGEN_DATA, else `emogen` in the platform's cache folder."""
     if chosen := os.environ.get("EMOGEN_DATA"):
         return Path(chosen).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME", "")
@@ -137,7 +137,7 @@ def data_folder() -> Path:
 
 
 def locate(name: str, folder: str | Path | None = None) -> Path:
-    """The file of a corpus: the bundled one, or the one that `fetch` wrote to `folder` (default: `data_folder()`).
+    """Return the file of a corpus: the bundled one, or the one that `fetch` wrote to `folder` (default: `data_folder()`).
 
     Raises:
         DataError: an unknown name, or a corpus that is not there yet, with the command that fetches it.
@@ -152,7 +152,7 @@ def locate(name: str, folder: str | Path | None = None) -> Path:
 
 
 def resolve(file: str, reading: Reading) -> tuple[str, Reading]:
-    """A file, "-" or the name of a corpus as what to read and how.
+    """Return a file, "-" or the name of a corpus as what to read and how.
 
     A corpus brings its own label set and limit of words, where `reading` does not ask for others.
 
@@ -176,7 +176,7 @@ def fetch(
     roles: Roles = "replies",
     progress: Progress | None = None,
 ) -> Path:
-    """Writes `NAME.jsonl.gz`, whole or not at all, from the official files or from a folder; returns its path.
+    """Write `NAME.jsonl.gz`, whole or not at all, from the official files or from a folder; return its path.
 
     Args:
         corpus: one of CORPORA; the bundled one is returned where it lies.
@@ -205,7 +205,7 @@ def fetch(
 
 
 def exchanges(corpus: Corpus, files: Files, roles: Roles = "replies") -> Iterator[Exchange]:
-    """The official files as exchanges: every utterance that counts, with at most 10 earlier ones as its context.
+    """Yield the official files as exchanges: every utterance that counts, with at most 10 earlier ones as its context.
 
     Several labels of one utterance become an even mixture.
 

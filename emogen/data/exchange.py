@@ -150,7 +150,7 @@ class Reading:
 
 
 def plain_words(text: str) -> list[str]:
-    """Words of a text without marks and emoji, in lower case; every CJK character is one.
+    """Return words of a text without marks and emoji, in lower case; every CJK character is one.
 
     >>> plain_words("(Well, I'm fine.) 我很好！")
     ['well', "i'm", 'fine', '我', '很', '好']
@@ -159,7 +159,7 @@ def plain_words(text: str) -> list[str]:
 
 
 def read_exchanges(path: str | Path, reading: Reading | None = None, use: LabelUse | None = None) -> Iterator[Exchange]:
-    """Exchanges of a file, one at a time, in its order.
+    """Yield exchanges of a file, one at a time, in its order.
 
     Args:
         path: a file, or "-" for standard input.
@@ -174,7 +174,7 @@ def read_exchanges(path: str | Path, reading: Reading | None = None, use: LabelU
 
 
 def good_rows(path: str | Path, reading: Reading, use: LabelUse) -> Iterator[tuple[int, Exchange]]:
-    """Exchanges with their lines; arguments and errors as for `read_exchanges`."""
+    """Yield exchanges with their lines; arguments and errors as for `read_exchanges`."""
     labels = reading.labels or infer_labels(path, reading)
     rows = scan(path, replace(reading, labels=labels), use)
     for found in rows:
@@ -191,7 +191,7 @@ def good_rows(path: str | Path, reading: Reading, use: LabelUse) -> Iterator[tup
 def scan(
     path: str | Path, reading: Reading | None = None, use: LabelUse | None = None
 ) -> Iterator[tuple[int, Exchange] | Problem]:
-    """Every record of a file, good (with its line) or not; what cannot be read at all raises DataError."""
+    """Yield every record of a file, good (with its line) or not; what cannot be read at all raises DataError."""
     reading, use = reading or Reading(), use or LabelUse()
     labels = reading.labels or infer_labels(path, reading)
     empty = True
@@ -207,7 +207,7 @@ def scan(
 def exchanges_of(
     rows: Iterable[Row | Problem], reading: Reading, labels: LabelSet, use: LabelUse | None = None
 ) -> Iterator[tuple[int, Exchange] | Problem]:
-    """Each row as an exchange with its line, or why it is none; problems pass through."""
+    """Yield each row as an exchange with its line, or why it is none; problems pass through."""
     use = use or LabelUse()
     for row in rows:
         if isinstance(row, Problem):
@@ -245,7 +245,7 @@ def survey_labels(path: str | Path, reading: Reading) -> LabelUse:
 
 
 def infer_labels(path: str | Path, reading: Reading) -> LabelSet:
-    """The label set that a file's own emotion column spans: Ekman-7 if that covers it, else its names in order.
+    """Return the label set that a file's own emotion column spans: Ekman-7 if that covers it, else its names in order.
 
     What can be read only once (standard input, a pipe) is taken for Ekman-7. Errors as for `survey_labels`.
     """
@@ -253,7 +253,7 @@ def infer_labels(path: str | Path, reading: Reading) -> LabelSet:
 
 
 def write_exchanges(path: str | Path, exchanges: Iterable[Exchange]) -> int:
-    """Writes JSON lines (gzipped where the name ends in .gz), whole or not at all; returns the number of rows.
+    """Write JSON lines (gzipped where the name ends in .gz), whole or not at all; return the number of rows.
 
     The same exchanges give the same bytes.
 
@@ -284,7 +284,7 @@ def _text_file(path: Path, zipped: bool) -> Iterator[TextIO]:
 
 
 def as_json(exchange: Exchange) -> str:
-    """The exchange as one line of JSON that `read_exchanges` reads back."""
+    """Return the exchange as one line of JSON that `read_exchanges` reads back."""
     names = {n: w for n, w in zip(exchange.emotion.labels.names, exchange.emotion.weights, strict=True) if w > 0}
     record: dict[str, object] = {
         "context": list(exchange.context),
@@ -373,7 +373,7 @@ def _optional(row: Row, column: str) -> object:
 
 
 def _roles(row: Row, columns: Columns) -> _Roles:
-    """Find which field is what; raises _UnfitError where the reply is missing, or one is two things at once."""
+    """Find which field is what; raise _UnfitError where the reply is missing, or one is two things at once."""
     roles = _resolved(tuple(row.fields), columns)
     if not roles.reply:
         raise _UnfitError("no such column", _describe_columns(row, columns, roles))

@@ -19,7 +19,7 @@ Fingerprints = NDArray[np.uint64]
 
 
 def fingerprint(text: str) -> int:
-    """64 bits of the text's words (BLAKE2b): the same for texts that differ in case and spacing alone.
+    """Return 64 bits of the text's words (BLAKE2b): the same for texts that differ in case and spacing alone.
 
     >>> fingerprint("So  happy!") == fingerprint("so happy !")
     True
@@ -29,19 +29,19 @@ def fingerprint(text: str) -> int:
 
 
 def fingerprints(texts: Iterable[str]) -> Fingerprints:
-    """The texts' fingerprints, sorted, each once."""
+    """Return the texts' fingerprints, sorted, each once."""
     return np.unique(np.fromiter(map(fingerprint, texts), dtype=np.uint64))
 
 
 def write_fingerprints(folder: str | Path, rows: Fingerprints) -> None:
-    """Writes the training rows' fingerprints into a checkpoint, whole or not at all."""
+    """Write the training rows' fingerprints into a checkpoint, whole or not at all."""
     folder = Path(folder)
     with replacing(folder / ROWS_FILE) as beside, beside.open("wb") as handle:
         np.save(handle, np.unique(rows), allow_pickle=False)
 
 
 def read_fingerprints(folder: str | Path) -> Fingerprints:
-    """The training rows' fingerprints of a checkpoint, sorted.
+    """Return the training rows' fingerprints of a checkpoint, sorted.
 
     Raises:
         CheckpointError: it holds none that can be read.

@@ -60,7 +60,7 @@ def _text(files: Files, name: str) -> str:
 
 
 def _western(files: Files, name: str) -> str:
-    """A text in UTF-8 or, where it is none, in Windows-1252."""
+    """Return a text in UTF-8 or, where it is none, in Windows-1252."""
     content = _content(files, name)
     try:
         return content.decode("utf-8-sig")
@@ -78,7 +78,7 @@ def _lines_of(text: str) -> list[str]:
 
 
 def _numbered(files: Files, name: str) -> Iterator[tuple[str, str]]:
-    """Lines that are not blank, each after its place for messages."""
+    """Return lines that are not blank, each after its place for messages."""
     return ((f"{name}:{number}", line) for number, line in enumerate(_lines(files, name), 1) if line.strip())
 
 
@@ -94,7 +94,7 @@ def _cells(line: str, count: int, where: str) -> list[str]:
 
 
 def _quoted_cells(line: str, count: int, where: str) -> list[str]:
-    """The cells of a CSV-quoted line; where its quoting is broken, quotes are plain characters."""
+    """Return the cells of a CSV-quoted line; where its quoting is broken, quotes are plain characters."""
     try:
         cells = next(csv.reader([line], delimiter="\t", strict=True))
     except csv.Error:
@@ -117,7 +117,7 @@ def _paired(files: Files, first: str, second: str) -> Iterator[tuple[int, str, s
 
 
 def parse_goemotions(files: Files) -> Iterator[Dialogue]:
-    """GoEmotions: `text TAB label numbers TAB id`, CSV-quoted as pandas writes it, the numbers being lines of emotions.txt."""
+    """Yield GoEmotions: `text TAB label numbers TAB id`, CSV-quoted as pandas writes it, the numbers being lines of emotions.txt."""
     names = [line.strip() for line in _lines(files, "emotions.txt")]
     for split, name in _splits("train.tsv", "dev.tsv", "test.tsv"):
         for where, line in _numbered(files, name):
@@ -225,7 +225,7 @@ def _xdaily(files: Files) -> Iterator[Dialogue]:
 
 
 def _without_leaks(dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
-    """Drops held-out dialogues of which four fifths of the utterances stand in train, blanks and marks aside."""
+    """Drop held-out dialogues of which four fifths of the utterances stand in train, blanks and marks aside."""
     trained: set[str] = set()
     for dialogue in dialogues:
         texts = ["".join(filter(str.isalnum, turn.text.casefold())) for turn in dialogue.turns]
@@ -237,7 +237,7 @@ def _without_leaks(dialogues: Iterable[Dialogue]) -> Iterator[Dialogue]:
 
 
 def parse_empatheticdialogues(files: Files) -> Iterator[Dialogue]:
-    """EmpatheticDialogues: cells with commas between them, never quoted, a comma in a text being `_comma_`."""
+    """Yield EmpatheticDialogues: cells with commas between them, never quoted, a comma in a text being `_comma_`."""
     for split, stem in _splits("train", "valid", "test"):
         rows = _empathetic_rows(files, f"{stem}.csv")
         for _, dialogue in groupby(rows, key=lambda row: row[0]):
@@ -303,7 +303,7 @@ _DAIR_NAMES = ("sadness", "joy", "love", "anger", "fear", "surprise")
 
 
 def parse_smp2020(files: Files) -> Iterator[Dialogue]:
-    """SMP2020-EWECT: JSON lists of records with content and label, general posts (usual) and posts on COVID-19 (virus)."""
+    """Yield SMP2020-EWECT: JSON lists of records with content and label, general posts (usual) and posts on COVID-19 (virus)."""
     for split, stem in _splits("train", "eval_labeled", "test_labeled"):
         for topic in ("usual", "virus"):
             name = f"{topic}_{stem}.txt"
@@ -336,7 +336,7 @@ def _fields(record: object, names: tuple[str, ...], where: str) -> tuple[str, ..
 
 
 def parse_mr(files: Files) -> Iterator[Dialogue]:
-    """Sentence polarity 1.0: one sentence a line in rt-polarity.pos and rt-polarity.neg; the split is a hash of the place."""
+    """Yield sentence polarity 1.0: one sentence a line in rt-polarity.pos and rt-polarity.neg; the split is a hash of the place."""
     for ending, emotion in (("pos", "positive"), ("neg", "negative")):
         for number, line in enumerate(_lines_of(_western(files, f"rt-polarity.{ending}"))):
             yield Dialogue(_placed_split(f"mr-{ending}-{number}"), (Turn(line, (emotion,)),))
@@ -363,7 +363,7 @@ _ZH_NAMES = {
 
 
 def parse_image_coco(files: Files) -> Iterator[Dialogue]:
-    """Texygen's image captions: one a line, without an emotion, so that all are neutral."""
+    """Yield texygen's image captions: one a line, without an emotion, so that all are neutral."""
     for split, names in _CAPTION_FILES:
         name = next((name for name in names if name in files), names[0])
         for _, line in _numbered(files, name):
@@ -382,7 +382,7 @@ def _hashed_split(text: str) -> Split:
 
 
 def _placed_split(place: str) -> Split:
-    """The same shares by SHA-1 of a row's place in its file, as in the copies that name each row by its place."""
+    """Return the same shares by SHA-1 of a row's place in its file, as in the copies that name each row by its place."""
     return _tenth(hashlib.sha1(place.encode(), usedforsecurity=False).digest())
 
 

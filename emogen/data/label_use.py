@@ -106,7 +106,7 @@ class LabelUse:
         return f"{found}; map each with --map NAME=LABEL, or pass --labels"
 
     def _read_as(self, labels: LabelSet, renames: Renames) -> dict[str, list[str]]:
-        """Labels that stand for names spelled otherwise, with those names."""
+        """Return labels that stand for names spelled otherwise, with those names."""
         found: dict[str, list[str]] = {}
         for name in self.rows:
             label = find_label(name, labels, renames)
@@ -134,7 +134,7 @@ def _rows(count: int) -> str:
 
 
 def _equal_in_meaning(labels: LabelSet) -> Iterator[list[str]]:
-    """Labels of one set that `synonyms.toml` holds for the same emotion."""
+    """Yield labels of one set that `synonyms.toml` holds for the same emotion."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in labels.names:
         for words in list(find_synonyms(name))[:1]:

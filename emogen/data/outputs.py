@@ -52,7 +52,7 @@ class Source:
 
     @property
     def stem(self) -> str:
-        """The file's name without its ending."""
+        """Return the file's name without its ending."""
         if self.name == "-":
             return "stdin"
         return Path(self.name.removesuffix(".gz")).stem or self.name
@@ -142,17 +142,17 @@ class Group:
 
     @property
     def texts(self) -> Stored:
-        """The texts, in the file's order."""
+        """Return the texts, in the file's order."""
         return Stored(self.path, _TEXT_AT)
 
     @property
     def target(self) -> Stored:
-        """The emotion asked for in each."""
+        """Return the emotion asked for in each."""
         return Stored(self.path, _ASKED_AT)
 
     @property
     def references(self) -> Stored:
-        """The list of references of each."""
+        """Return the list of references of each."""
         return Stored(self.path, _REFERENCES_AT)
 
     def where(self, number: int) -> str:
@@ -192,7 +192,7 @@ def _others(source: Source, row: Row, column: str) -> dict[str, object]:
 
 
 def open_source(name: str, chosen: str, folder: Path) -> Source:
-    """A file by its name; standard input (`-`) and pipes are copied into `folder`, so that they can be read again.
+    """Return a file by its name; standard input (`-`) and pipes are copied into `folder`, so that they can be read again.
 
     Args:
         name: a path, or "-".
@@ -216,7 +216,7 @@ def open_source(name: str, chosen: str, folder: Path) -> Source:
 
 
 def records(source: Source) -> Iterator[Row]:
-    """The rows of a file; a line of text is a row of one field.
+    """Yield the rows of a file; a line of text is a row of one field.
 
     Raises:
         DataError: at the first row that cannot be read, with its line, and where there is no row.
@@ -235,7 +235,7 @@ def records(source: Source) -> Iterator[Row]:
 
 
 def read_outputs(source: Source, columns: OutputColumns, references: Sequence[Source] = ()) -> Iterator[Output]:
-    """The texts of a file, each with its references: row i of every file of references belongs to text i.
+    """Yield the texts of a file, each with its references: row i of every file of references belongs to text i.
 
     Raises:
         DataError: files of different lengths, or a row without a column that is needed, with file and line.
@@ -249,7 +249,7 @@ def read_outputs(source: Source, columns: OutputColumns, references: Sequence[So
 
 
 def store(outputs: Iterable[Output], source: Source, folder: Path, by_seed: bool = False) -> list[Group]:
-    """Writes the texts of each system at each temperature to a file of its own, in the order in which they first come.
+    """Write the texts of each system at each temperature to a file of its own, in the order in which they first come.
 
     Args:
         outputs: the texts.
@@ -277,7 +277,7 @@ def store(outputs: Iterable[Output], source: Source, folder: Path, by_seed: bool
 
 
 def _refuse_several_seeds(source: Source, system: str, kept: _Begun) -> None:
-    """A seed for each row, or very many, are seeds of decoding."""
+    """Refuse a seed for each row, or very many: those are seeds of decoding."""
     seeds = sorted(kept.seeds, key=lambda seed: (len(seed), seed))
     if 1 < len(seeds) < min(kept.count, _MOST_SEEDS + 1):
         named = ", ".join([*seeds[:3], *(["..."] if len(seeds) > 3 else [])])
@@ -418,7 +418,7 @@ def _target(source: Source, row: Row, column: str) -> str:
 
 
 def _shares(value: object) -> Mapping[str, float]:
-    """Names with their shares, even ones for a list, which may be written out; none if `value` is no emotion."""
+    """Return names with their shares, even ones for a list, which may be written out; none if `value` is no emotion."""
     if isinstance(value, str):
         value = "" if is_missing(value) else parse_structure(value)
     if isinstance(value, str) and "=" in value:
@@ -438,7 +438,7 @@ def _is_finite(share: float) -> bool:
 
 
 def _system(where: str, value: object) -> str:
-    """A system's name; a number is one too, 0 as well."""
+    """Return a system's name; a number is one too, 0 as well."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -447,7 +447,7 @@ def _system(where: str, value: object) -> str:
 
 
 def _seed(source: Source, row: Row, columns: OutputColumns) -> str:
-    """The training seed of a row: required where its column is named, else what may be one."""
+    """Return the training seed of a row: required where its column is named, else what may be one."""
     if columns.seed:
         if source.format == "txt":
             raise DataError(f"{source.name}: lines of text name no seed; give JSON lines or a table with a column for it")

@@ -34,11 +34,11 @@ class Preference:
 
     @property
     def replies(self) -> tuple[str, ...]:
-        """Both."""
+        """Return both."""
         return self.better, self.worse
 
     def over(self, labels: LabelSet) -> Preference | None:
-        """The same over other labels; None where one that its emotion has a share of is not among them."""
+        """Return the same over other labels; None where one that its emotion has a share of is not among them."""
         if not self.emotion.strength:
             return replace(self, emotion=no_emotion(labels))
         shares = shares_of(self.emotion)
@@ -65,11 +65,11 @@ class Rating:
 
     @property
     def replies(self) -> tuple[str, ...]:
-        """The one that was rated."""
+        """Return the one that was rated."""
         return (self.reply,)
 
     def over(self, labels: LabelSet) -> Rating | None:
-        """The same over other labels; None where one that its emotion has a share of is not among them."""
+        """Return the same over other labels; None where one that its emotion has a share of is not among them."""
         found = Preference(self.context, self.emotion, "", "").over(labels)
         return replace(self, emotion=found.emotion) if found else None
 
@@ -78,7 +78,7 @@ Opined = TypeVar("Opined", Preference, Rating)
 
 
 def shares_of(emotion: Emotion) -> dict[str, float]:
-    """The weights that are not 0, by name."""
+    """Return the weights that are not 0, by name."""
     return {name: weight for name, weight in zip(emotion.labels.names, emotion.weights, strict=True) if weight > 0}
 
 
@@ -97,7 +97,7 @@ def _plain(text: str) -> str:
 
 
 def split_by_context(pairs: Sequence[Opined], share: float) -> tuple[list[Opined], list[Opined]]:
-    """Pairs to train on and pairs held out; all pairs of a context are on one side, whatever else there is.
+    """Return pairs to train on and pairs held out; all pairs of a context are on one side, whatever else there is.
 
     Args:
         pairs: in any order, which decides nothing.
@@ -125,13 +125,13 @@ def as_json(pair: Preference | Rating) -> str:
 
 
 def write_preferences(path: str | Path, pairs: Iterable[Preference]) -> None:
-    """Writes JSON lines, whole or not at all; raises EmogenError where the file cannot be written."""
+    """Write JSON lines, whole or not at all; raise EmogenError where the file cannot be written."""
     path = Path(path)
     write_text(path, "".join(f"{as_json(pair)}\n" for pair in pairs))
 
 
 def read_preferences(path: str | Path, labels: LabelSet) -> Iterator[Preference]:
-    """Pairs of a file of JSON lines: `context`, `better`, `worse`, and `emotion` with `strength` where one was asked for.
+    """Yield pairs of a file of JSON lines: `context`, `better`, `worse`, and `emotion` with `strength` where one was asked for.
 
     TRL's preference format is read too: `prompt`, `chosen` and `rejected`, each a text or a list of messages with `role` and
     `content`; without `prompt` it is what both lists begin with.
@@ -162,7 +162,7 @@ def _preference(row: Row, labels: LabelSet) -> Preference:
 
 
 def _from_trl(fields: Mapping[str, object]) -> dict[str, object]:
-    """The fields of TRL's preference format under our names; others stay."""
+    """Return the fields of TRL's preference format under our names; others stay."""
     chosen, rejected = (_turns(fields[name], name) for name in ("chosen", "rejected"))
     prompt = fields.get("prompt")
     if prompt is None:
@@ -178,7 +178,7 @@ def _from_trl(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def _turns(value: object, name: str) -> list[str]:
-    """A text, or the texts of messages; a system message is refused, since the models read none."""
+    """Return a text, or the texts of messages; a system message is refused, since the models read none."""
     if isinstance(value, str):
         return [value]
     turns = []

@@ -182,7 +182,7 @@ def _folded(name: str) -> str:
 
 
 def parse_delimiter(text: str) -> str:
-    r"""Read one character, or comma, semicolon, tab (or \t), pipe; empty stays empty; raises SettingsError."""
+    r"""Read one character, or comma, semicolon, tab (or \t), pipe; empty stays empty; raise SettingsError."""
     delimiter = _DELIMITERS.get(text, text)
     if len(delimiter) > 1 or delimiter in ('"', "\n", "\r"):
         names = ", ".join(name for name in _DELIMITERS if name.isalpha())
@@ -191,7 +191,7 @@ def parse_delimiter(text: str) -> str:
 
 
 def known_encoding(name: str) -> str:
-    """Return the usual spelling of an encoding's name; empty stays empty; raises SettingsError."""
+    """Return the usual spelling of an encoding's name; empty stays empty; raise SettingsError."""
     if not name:
         return ""
     try:

@@ -55,7 +55,7 @@ class Calibration:
             )
 
     def conditioning_for(self, target: Emotion) -> Emotion:
-        """What the model is told for an emotion that is asked for."""
+        """Return what the model is told for an emotion that is asked for."""
         weights = told_shares(target.weights, self.sharpness, self.preference)
         steps = np.linspace(0, 1, len(self.strengths[0]))
         own = [float(np.interp(target.strength, steps, row)) for row in self.strengths]
@@ -63,7 +63,7 @@ class Calibration:
 
 
 def told_shares(shares: Sequence[float], sharpness: float, preference: Sequence[float]) -> tuple[float, ...]:
-    """Shares in proportion to `share^sharpness * exp(preference)`; what is 0 stays 0.
+    """Return shares in proportion to `share^sharpness * exp(preference)`; what is 0 stays 0.
 
     >>> told_shares((0.75, 0.25, 0.0), 2.0, (0.0, 0.0, 5.0))
     (0.9, 0.1, 0.0)
@@ -76,14 +76,14 @@ def told_shares(shares: Sequence[float], sharpness: float, preference: Sequence[
 
 
 def write_calibration(folder: str | Path, calibration: Calibration) -> None:
-    """Writes it into a checkpoint's folder, whole or not at all."""
+    """Write it into a checkpoint's folder, whole or not at all."""
     folder = Path(folder)
     content = asdict(calibration) | {"labels": list(calibration.labels.names), "control": str(calibration.control)}
     write_text(folder / CALIBRATION_FILE, json.dumps(content) + "\n")
 
 
 def read_calibration(folder: str | Path, labels: LabelSet) -> Calibration | None:
-    """The calibration of a checkpoint; None where it has none.
+    """Return the calibration of a checkpoint; None where it has none.
 
     Raises:
         CheckpointError: the file is there but broken, or of other labels.

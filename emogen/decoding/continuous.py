@@ -93,21 +93,21 @@ class ContinuousBatch:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no reply is being written or waits."""
+        """Tell whether no reply is being written or waits."""
         return not (self._running or self._waiting)
 
     @property
     def running(self) -> int:
-        """How many replies are being written."""
+        """Return how many replies are being written."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """How many replies wait for room, or for the next step."""
+        """Return how many replies wait for room, or for the next step."""
         return len(self._waiting)
 
     def join(self, prompt: Prompt, sampling: SamplingParams) -> int:
-        """Asks for a reply, which begins with the next step where there is room; gives the number of its pieces.
+        """Ask for a reply, which begins with the next step where there is room; give the number of its pieces.
 
         Arguments and errors as for `prepare`.
         """
@@ -116,11 +116,11 @@ class ContinuousBatch:
         return request.number
 
     def enter(self, request: Request) -> None:
-        """Puts a reply that was prepared among those that wait."""
+        """Put a reply that was prepared among those that wait."""
         self._waiting.append(request)
 
     def prepare(self, prompt: Prompt, sampling: SamplingParams, caller: str = "") -> Request:
-        """A reply to be entered, checked and with its random numbers. Alone of all methods, it is safe in any thread.
+        """Return a reply to be entered, checked and with its random numbers. Alone of all methods, it is safe in any thread.
 
         Args:
             prompt: its context and emotion, and what else is its own.
@@ -141,19 +141,19 @@ class ContinuousBatch:
         return Request(next(self._numbers), row, filters, uniforms, written, caller)
 
     def cancel(self, number: int) -> None:
-        """Takes a reply out, at once; one that has ended meanwhile is let be."""
+        """Take a reply out, at once; one that has ended meanwhile is let be."""
         self._waiting = [reply for reply in self._waiting if reply.number != number]
         self._keep([reply.number != number for reply in self._running])
 
     def clear(self) -> None:
-        """Takes all replies out, as after a `step` that raised."""
+        """Take all replies out, as after a `step` that raised."""
         self._waiting.clear()
         self._running.clear()
         self._rows = None
 
     @torch.no_grad()
     def step(self) -> list[Delta]:
-        """Writes one token of each running reply, and of as many that wait as there is room for.
+        """Write one token of each running reply, and of as many that wait as there is room for.
 
         Returns:
             A piece for each reply that wrote, those that joined first in front; none where the batch is idle.
@@ -171,7 +171,7 @@ class ContinuousBatch:
         return pieces
 
     def _admit(self, count: int) -> None:
-        """Reads the prefixes of some that wait: each of the caller who has the fewest being written, the first of those."""
+        """Read the prefixes of some that wait: each of the caller who has the fewest being written, the first of those."""
         if not count:
             return
         newcomers: list[Request] = []
@@ -190,7 +190,7 @@ class ContinuousBatch:
             self._rows = read
 
     def _keep(self, stays: Sequence[bool]) -> None:
-        """Lets all running replies go but those that stay, and company that has left."""
+        """Let all running replies go but those that stay, and company that has left."""
         self._running[:] = [reply for reply, stay in zip(self._running, stays, strict=True) if stay]
         if not self._running:
             self._rows = None
@@ -223,7 +223,7 @@ class _Rows:
     """
 
     def __init__(self, generator: Generator, choice: ControlledSampler) -> None:
-        """Reads the prefixes of the rows of `choice`."""
+        """Read the prefixes of the rows of `choice`."""
         self._generator, self._choice = generator, choice
         prefixes = choice.company.prefixes
         self._shifts = generator.condition_shift(prefixes.condition)
@@ -234,24 +234,24 @@ class _Rows:
 
     @property
     def _places(self) -> int:
-        """Of the decoding state that are in use, soft tokens included."""
+        """Return how many places of the decoding state are in use, soft tokens included."""
         adapter = self._generator.config.adapter
         return (adapter.prefix if adapter else 0) + int(self._read.max())
 
     @property
     def _state(self) -> Tensor:
-        """The decoding state: what is in use of the room."""
+        """Return the decoding state: what is in use of the room."""
         return _corner(self._room, len(self._read), self._places)
 
     def pick(self) -> Tensor:
-        """The next tokens of those that are asked for, in the order in which they joined."""
+        """Return the next tokens of those that are asked for, in the order in which they joined."""
         self._tokens, _ = self._choice.sample(self._generator, self._hidden, self._numbers, 0)
         company = self._choice.company
         target = company.is_asked
         return self._tokens.new_zeros(company.target).index_put((company.row_index[target],), self._tokens[target])
 
     def advance(self) -> None:
-        """Reads the tokens that were picked."""
+        """Read the tokens that were picked."""
         positions, self._read = self._read, self._read + 1
         self._make_room(len(positions), self._places)
         state = self._state
@@ -260,7 +260,7 @@ class _Rows:
             state.copy_(after)
 
     def join(self, others: _Rows) -> None:
-        """Takes in others that have picked no token yet, where these have read theirs."""
+        """Take in others that have picked no token yet, where these have read theirs."""
         at, state = len(self._read), others._state
         self._choice = self._choice.joined(others._choice)
         self._shifts, self._hidden = torch.cat([self._shifts, others._shifts], 1), torch.cat([self._hidden, others._hidden])
@@ -271,7 +271,7 @@ class _Rows:
         _corner(freed, state.shape[2], others._places).copy_(state)
 
     def keep(self, stays: Tensor) -> None:
-        """Closes up behind those, of the rows that are asked for, that do not stay, and behind company that has left.
+        """Close up behind those, of the rows that are asked for, that do not stay, and behind company that has left.
 
         Between `pick` and `advance`.
         """
@@ -286,7 +286,7 @@ class _Rows:
         self._read, self._tokens, self._numbers = self._read[order], self._tokens[order], self._numbers[: len(kept)]
 
     def _make_room(self, rows: int, places: int) -> None:
-        """For so many rows and places, and some more."""
+        """Make room for so many rows and places, and some more."""
         has_rows, has_places = self._room.shape[2], places if self._room.dim() <= _PLACES else self._room.shape[_PLACES]
         if rows <= has_rows and places <= has_places:
             return
@@ -299,7 +299,7 @@ class _Rows:
 
 
 def _corner(state: Tensor, rows: int, places: int) -> Tensor:
-    """The first rows and places of a decoding state; that of an LSTM has no places."""
+    """Return the first rows and places of a decoding state; that of an LSTM has no places."""
     return state[:, :, :rows, :, :places] if state.dim() > _PLACES else state[:, :, :rows]
 
 
@@ -308,7 +308,7 @@ def _rounded_up(number: int, step: int) -> int:
 
 
 def _refuse_foreign(writer: TextGenerator, prompt: Prompt) -> None:
-    """Raises SettingsError for a prompt that the generator cannot read: it would end the replies beside it, too."""
+    """Raise SettingsError for a prompt that the generator cannot read: it would end the replies beside it, too."""
     conditioning, known, words = (
         prompt.conditioning or prompt.emotion,
         writer.generator.config.emotions,

@@ -49,17 +49,17 @@ class Control:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The controllers that are on."""
+        """Return the controllers that are on."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) != field.default)
 
     @property
     def candidates(self) -> int:
-        """How many texts are written for each that is kept."""
+        """Return how many texts are written for each that is kept."""
         return max(self.rerank, self.mbr)
 
     @property
     def choice(self) -> str | None:
-        """The controller that chooses among whole texts, if one is on."""
+        """Return the controller that chooses among whole texts, if one is on."""
         return next((name for name in CHOICES if getattr(self, name) > 1), None)
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ CONTROLLERS = tuple(field.name for field in fields(Control))
 
 
 def parse_control(text: str) -> Control:
-    """Reads `head:1.5,guidance:2`; `none` is no control.
+    """Read `head:1.5,guidance:2`; `none` is no control.
 
     >>> str(parse_control("guidance:2, head:1.5"))
     'guidance:2,head:1.5'
@@ -91,7 +91,7 @@ def parse_control(text: str) -> Control:
 
 
 def _shown(weight: float) -> str:
-    """All digits, so that what is written down is read back as the same."""
+    """Return all digits, so that what is written down is read back as the same."""
     return repr(float(weight)).removesuffix(".0")
 
 

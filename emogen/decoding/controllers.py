@@ -64,16 +64,16 @@ class Weights:
     mixture: Tensor
 
     def of(self, rows: Tensor) -> Weights:
-        """Those of `rows` [m] alone."""
+        """Return those of `rows` [m] alone."""
         return Weights(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def joined(self, others: Weights) -> Weights:
-        """With those of others behind them."""
+        """Put those of others behind them."""
         return Weights(*(torch.cat([getattr(self, field.name), getattr(others, field.name)]) for field in fields(self)))
 
 
 def weights_of(emotions: Sequence[Emotion], controls: Sequence[Control], device: torch.device) -> Weights:
-    """The weights of rows with these emotions, as the model is told them, and controls."""
+    """Return the weights of rows with these emotions, as the model is told them, and controls."""
     mixture = torch.tensor([emotion.weights for emotion in emotions], device=device)
     strength = torch.tensor([emotion.strength for emotion in emotions], device=device)
 
@@ -107,22 +107,22 @@ class ConditionBatch:
 
     @property
     def is_asked(self) -> Tensor:
-        """[all], which rows are those that are asked for."""
+        """Return [all], which rows are those that are asked for."""
         return self.role == _ASKED
 
     def of(self, rows: Tensor) -> ConditionBatch:
-        """Those of `rows` [m] alone, in that order, with each its owner; owners keep their order and close up."""
+        """Return those of `rows` [m] alone, in that order, with each its owner; owners keep their order and close up."""
         left, kept = self.owners(rows), self.prefixes
         prefixes = PromptBatch(kept.tokens[rows], kept.lengths[rows], kept.condition[rows])
         return ConditionBatch(prefixes, len(left), torch.searchsorted(left, self.row_index[rows]), self.role[rows])
 
     def owners(self, rows: Tensor) -> Tensor:
-        """The numbers of those of `rows` that are asked for, rising."""
+        """Return the numbers of those of `rows` that are asked for, rising."""
         found, _ = self.row_index[rows][self.is_asked[rows]].sort()
         return found
 
     def joined(self, others: ConditionBatch) -> ConditionBatch:
-        """With others behind them, whose owners are numbered on."""
+        """Put others behind them, whose owners are numbered on."""
         both = self.prefixes, others.prefixes
         longest = max(some.tokens.shape[1] for some in both)
         padded = [functional.pad(some.tokens, (0, longest - some.tokens.shape[1]), value=PAD) for some in both]
@@ -132,7 +132,7 @@ class ConditionBatch:
 
 
 def expand_conditions(prefixes: PromptBatch, weights: Weights, neutral: int | None) -> ConditionBatch:
-    """The rows, and behind them the company that their weights need.
+    """Return the rows, and behind them the company that their weights need.
 
     Args:
         prefixes: of the rows that are asked for.
@@ -157,7 +157,7 @@ def expand_conditions(prefixes: PromptBatch, weights: Weights, neutral: int | No
 
 
 def _set_condition(condition: Tensor, emotions: int, place: int | None) -> Tensor:
-    """The conditions with all weight at one place, whatever the latent; None leaves them."""
+    """Return the conditions with all weight at one place, whatever the latent; None leaves them."""
     if place is None:
         return condition
     conditioning = condition.clone()
@@ -197,20 +197,20 @@ class ControlledSampler:
         self._seats: list[_Layout] = []
 
     def of(self, rows: Tensor) -> ControlledSampler:
-        """The choice for `rows` [m] alone, as in `ConditionBatch.of`."""
+        """Return the choice for `rows` [m] alone, as in `ConditionBatch.of`."""
         left = self.company.owners(rows)
         return ControlledSampler(
             self.company.of(rows), self.weights.of(left), self.sampler, self.head, self.log_likelihoods[left]
         )
 
     def joined(self, others: ControlledSampler) -> ControlledSampler:
-        """The choice for these rows and others, as in `ConditionBatch.joined`."""
+        """Return the choice for these rows and others, as in `ConditionBatch.joined`."""
         likelihoods = torch.cat([self.log_likelihoods, others.log_likelihoods])
         company, weights = self.company.joined(others.company), self.weights.joined(others.weights)
         return ControlledSampler(company, weights, self.sampler, self.head or others.head, likelihoods)
 
     def sample(self, generator: Generator, hidden: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """The next tokens [m] of the rows numbered `rows` [m] and their log probabilities under the steered scores.
+        """Return the next tokens [m] of the rows numbered `rows` [m] and their log probabilities under the steered scores.
 
         Args:
             generator: gives the scores.
@@ -236,12 +236,12 @@ class ControlledSampler:
         return torch.where(counts, tokens[row_index], EOS), log_probs[row_index]
 
     def _counting(self) -> Tensor:
-        """Which labels count, [asked, labels]; none where one alone is left, since its probability is 1 whatever is written."""
+        """Tell which labels count, [asked, labels]; none where one alone is left, since its probability is 1 whatever is written."""
         left = (self.weights.bayes[:, None] != 0) & (self.log_likelihoods > _GONE)
         return left & (left.sum(1, keepdim=True) > 1)
 
     def _picked(self, generator: Generator, states: Tensor, seats: _Layout, number: int) -> tuple[Tensor, Tensor]:
-        """Tokens and their log probabilities for states [owners, places, width]."""
+        """Return tokens and their log probabilities for states [owners, places, width]."""
         moved, labels = self._scores(generator, states, seats)
         if labels is None:
             return self.sampler.sample_logits(moved, seats.owners, number)
@@ -253,7 +253,7 @@ class ControlledSampler:
         return chosen, log_probs
 
     def _scores(self, generator: Generator, states: Tensor, seats: _Layout) -> tuple[Tensor, Labels | None]:
-        """Scores of rows [rows, vocabulary], moved by all but `bayes`; and what it needs of those under each label."""
+        """Return scores of rows [rows, vocabulary], moved by all but `bayes`; and what it needs of those under each label."""
         others, mixture = len(seats.roles), self.weights.mixture[seats.owners[:, None], seats.labels]
         if others == 1 and self.head is None and seats.are_labels:
             scores = generator.logits(states[:, 1:]).float()
@@ -269,7 +269,7 @@ class ControlledSampler:
         return moved, Labels(torch.bmm(mixture[:, None], scores[:, 1:]).squeeze(1), scores[:, 1:].softmax(-1))
 
     def _moved(self, states: Tensor, roles: Sequence[int], owners: Tensor) -> Tensor:
-        """The state [rows, width] whose scores are what guidance, expert and head ask for: scores are linear in the state."""
+        """Return the state [rows, width] whose scores are what guidance, expert and head ask for: scores are linear in the state."""
         weights, target = self.weights, states[:, 0].float()
         moved = target if self.head is None else self.head.steered(target, weights.head[owners])
         for role, weight in ((_NONE, weights.guidance), (_NEUTRAL, weights.expert)):
@@ -297,14 +297,14 @@ class _Layout:
     are_labels: bool
 
     def split(self, size: int) -> Iterator[_Layout]:
-        """For so many owners at a time."""
+        """Split into so many owners at a time."""
         parts = (torch.split(whole, size) for whole in (self.owners, self.positions, self.labels))
         for owners, positions, labels in zip(*parts, strict=True):
             yield replace(self, owners=owners, positions=positions, labels=labels)
 
 
 def _seated(company: ConditionBatch, rows: Tensor, counting: Tensor) -> list[_Layout]:
-    """The seats of a step: apart for owners with different numbers of labels that count [asked, labels]."""
+    """Return the seats of a step: apart for owners with different numbers of labels that count [asked, labels]."""
     row_index, role = company.row_index[rows], company.role[rows]
     here = torch.arange(len(rows), device=rows.device)
     own = here[company.is_asked[rows]]
@@ -343,12 +343,12 @@ class Labels:
 
 
 def of_tokens(scores: Tensor, tokens: Tensor) -> Tensor:
-    """Those [rows, labels] of `tokens` [rows] among [rows, labels, vocabulary]."""
+    """Return those [rows, labels] of `tokens` [rows] among [rows, labels, vocabulary]."""
     return scores.gather(2, tokens[:, None, None].expand(-1, scores.shape[1], 1)).squeeze(2)
 
 
 def log_posterior(labels: Labels, before: Tensor) -> Tensor:
-    """Mean over the mixture of the log probability that the text so far, each token appended, has its labels.
+    """Return the mean over the mixture of the log probability that the text so far, each token appended, has its labels.
 
     Args:
         labels: scores and probabilities under each label.
@@ -366,7 +366,7 @@ def log_posterior(labels: Labels, before: Tensor) -> Tensor:
 
 
 def counting(log_likelihoods: Tensor, mixture: Tensor, weights: Tensor) -> Tensor:
-    """The log likelihoods [rows, labels] of texts, those of labels that count no more replaced.
+    """Return the log likelihoods [rows, labels] of texts, those of labels that count no more replaced.
 
     With d the odds of all labels that have left against label y, p its posterior among all labels and v = max(1, w s): the
     evidence that is left out is at most d of all, on average over the next token. For a row that asks for y alone at full
@@ -387,12 +387,12 @@ def counting(log_likelihoods: Tensor, mixture: Tensor, weights: Tensor) -> Tenso
 
 
 def neutral_place(emotion: Emotion) -> int | None:
-    """Where the neutral label stands; None where there is none."""
+    """Tell where the neutral label stands; None where there is none."""
     return emotion.labels.position(NEUTRAL) if NEUTRAL in emotion.labels else None
 
 
 def refuse_unserved(controls: Sequence[Control], head: EmotionHead | None, has_guide: bool, where: str) -> None:
-    """Raises SettingsError where a controller needs what a checkpoint does not have.
+    """Raise SettingsError where a controller needs what a checkpoint does not have.
 
     Args:
         controls: of all rows.

@@ -25,7 +25,7 @@ class CounterRNG:
     first: int = 0
 
     def uniforms(self, rows: Tensor, *counters: Tensor | int) -> Tensor:
-        """Uniform numbers in [0, 1), float32, in the shape that `rows` and the counters broadcast to.
+        """Return uniform numbers in [0, 1), float32, in the shape that `rows` and the counters broadcast to.
 
         Args:
             rows: numbers of rows, counted from 0 in each process, int64.
@@ -54,5 +54,5 @@ def _wrapped(value: int) -> int:
 
 
 def _shifted(value: Tensor, positions: int) -> Tensor:
-    """Shifted right with zeros coming in; int64's own shift copies the sign."""
+    """Return shifted right with zeros coming in; int64's own shift copies the sign."""
     return (value >> positions) & ((1 << (64 - positions)) - 1)

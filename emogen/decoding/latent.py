@@ -41,11 +41,11 @@ class LatentSpace:
 
     @property
     def generator(self) -> Generator:
-        """The decoder."""
+        """Return the decoder."""
         return self.vae.decoder
 
     def condition(self, emotion: Emotion | None, rows: int) -> Tensor:
-        """What the model is told for an emotion, or for none, [rows, emotions + 1]."""
+        """Return what the model is told for an emotion, or for none, [rows, emotions + 1]."""
         conditioning = no_emotion(self.labels) if emotion is None else emotion
         return torch.tensor([conditioning.condition] * rows, device=self.generator.bias.device)
 
@@ -56,7 +56,7 @@ class LatentSpace:
 
 
 def latent_space(model: Generator | TextVAE, tokenizer: Tokenizer, labels: LabelSet, limits: Limits, name: str) -> LatentSpace:
-    """The latent space of a loaded model.
+    """Return the latent space of a loaded model.
 
     Args:
         model: of a checkpoint that was loaded whole.
@@ -79,7 +79,7 @@ def latent_space(model: Generator | TextVAE, tokenizer: Tokenizer, labels: Label
 
 @torch.no_grad()
 def posterior(space: LatentSpace, texts: Sequence[str]) -> Gaussian:
-    """Where texts lie, whose emotion is not known: mean and log variance, each [texts, latent].
+    """Tell where texts lie, whose emotion is not known: mean and log variance, each [texts, latent].
 
     Raises:
         DataError: a text that is blank or longer than the model reads; texts are counted from 1.
@@ -100,7 +100,7 @@ def _encoded(space: LatentSpace, texts: Sequence[str]) -> Gaussian:
 
 
 def refuse_unreadable(space: LatentSpace, text: str, where: str) -> None:
-    """Raises DataError where a text has no latent: it is blank, or longer than the model was trained to read."""
+    """Raise DataError where a text has no latent: it is blank, or longer than the model was trained to read."""
     if not text.strip():
         raise DataError(f"{where} is empty; leave it out, or write something there")
     length, most = len(space.tokenizer.encode(text)), space.limits.reply_tokens
@@ -110,7 +110,7 @@ def refuse_unreadable(space: LatentSpace, text: str, where: str) -> None:
 
 
 def near(space: LatentSpace, text: str, n: int, spread: float = 1.0, seed: int = 0) -> Tensor:
-    """Latents around that of a text, [n, latent], to be passed on to `sample`.
+    """Return latents around that of a text, [n, latent], to be passed on to `sample`.
 
     Args:
         space: of a VAE.
@@ -131,7 +131,7 @@ def near(space: LatentSpace, text: str, n: int, spread: float = 1.0, seed: int =
 
 
 def moved(latent: Tensor, source: Gaussian, target: Gaussian) -> Tensor:
-    """The latents at the same place of another prior: as many deviations from its mean; where both are equal, the same.
+    """Return the latents at the same place of another prior: as many deviations from its mean; where both are equal, the same.
 
     Args:
         latent: [rows, latent].
@@ -143,7 +143,7 @@ def moved(latent: Tensor, source: Gaussian, target: Gaussian) -> Tensor:
 
 
 def path_between(space: LatentSpace, first: str, second: str, steps: int) -> Tensor:
-    """Latents on the straight line from one text to another, both ends among them, [steps, latent].
+    """Return latents on the straight line from one text to another, both ends among them, [steps, latent].
 
     Raises:
         SettingsError: fewer than two steps.
@@ -164,7 +164,7 @@ def interpolate(
     emotion: Emotion | None = None,
     sampling: SamplingParams | None = None,
 ) -> list[Sample]:
-    """The texts on the straight line from one text to another; the ends as the decoder gives them back (Bowman et al. 2016).
+    """Return the texts on the straight line from one text to another; the ends as the decoder gives them back (Bowman et al. 2016).
 
     Args:
         space: of a VAE.
@@ -182,6 +182,6 @@ def interpolate(
 
 
 def written(space: LatentSpace, latents: Tensor, emotion: Emotion | None, sampling: SamplingParams) -> Iterator[Sample]:
-    """One text for each latent [rows, latent], all with the same emotion; `sampling.n` must be 1."""
+    """Return one text for each latent [rows, latent], all with the same emotion; `sampling.n` must be 1."""
     prompt = Prompt(space.tokenizer.prefix([], 0), no_emotion(space.labels) if emotion is None else emotion)
     return sample(TextGenerator(space.generator, space.tokenizer), [prompt] * len(latents), sampling, latents)

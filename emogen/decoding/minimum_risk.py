@@ -17,7 +17,7 @@ ORDER = 4
 
 
 def least_risk(texts: Sequence[str]) -> int:
-    """The place of the text with the highest expected utility, all texts being its references; of equals the first.
+    """Return the place of the text with the highest expected utility, all texts being its references; of equals the first.
 
     >>> least_risk(["So sorry to hear it!", "I am sorry to hear that.", "I am happy to hear that."])
     1
@@ -28,7 +28,7 @@ def least_risk(texts: Sequence[str]) -> int:
 def expected_utilities(
     candidates: Sequence[str], references: Sequence[str], weights: Sequence[float] | None = None, order: int = ORDER
 ) -> NDArray[np.float64]:
-    """The mean utility of each candidate, [candidates], 0 to 1.
+    """Return the mean utility of each candidate, [candidates], 0 to 1.
 
     Args:
         candidates: texts.
@@ -42,7 +42,7 @@ def expected_utilities(
 
 
 def utilities(candidates: Sequence[str], references: Sequence[str], order: int = ORDER) -> NDArray[np.float64]:
-    """How alike texts are, [candidates, references], 0 to 1.
+    """Return how alike texts are, [candidates, references], 0 to 1.
 
     The F1 of the n-grams of their words (Chinese: characters), `2 shared / (those of one + those of the other)`, mean over the
     orders 1 to `order`; an order that both are too short for counts as 0. It is chrF of words in place of characters, with
@@ -58,17 +58,17 @@ def utilities(candidates: Sequence[str], references: Sequence[str], order: int =
 
 
 def _grams(text: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """The n-grams of a text's words."""
+    """Return the n-grams of a text's words."""
     return [tuple(text[at : at + n]) for at in range(len(text) - n + 1)]
 
 
 def _numbers(texts: Sequence[Sequence[str]], n: int) -> NDArray[np.float64]:
-    """How many n-grams each text has, [texts]."""
+    """Return how many n-grams each text has, [texts]."""
     return np.array([max(0, len(text) - n + 1) for text in texts], float)
 
 
 def _counts(texts: Sequence[Sequence[str]], n: int, positions: Mapping[tuple[str, ...], int]) -> NDArray[np.float32]:
-    """How often each text holds each n-gram that has a place, [texts, places]."""
+    """Return how often each text holds each n-gram that has a place, [texts, places]."""
     found = np.zeros((len(texts), len(positions)), np.float32)
     for row, text in enumerate(texts):
         for gram in _grams(text, n):
@@ -78,7 +78,7 @@ def _counts(texts: Sequence[Sequence[str]], n: int, positions: Mapping[tuple[str
 
 
 def _shared(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sums over the n-grams of the smaller of two counts, [ours, theirs]: one product of 0 and 1 for each height of a count."""
+    """Return sums over the n-grams of the smaller of two counts, [ours, theirs]: one product of 0 and 1 for each height of a count."""
     highest = int(min(ours.max(initial=0), theirs.max(initial=0)))
     found = np.zeros((len(ours), len(theirs)), np.float32)
     for height in range(1, highest + 1):

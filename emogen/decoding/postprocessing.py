@@ -49,7 +49,7 @@ def detokenise(text: str) -> str:
 
 
 def spacing(text: str) -> str:
-    """One blank where there are several, none at the ends, and one behind a mark that two words are glued to.
+    """Return one blank where there are several, none at the ends, and one behind a mark that two words are glued to.
 
     A run of blanks with a line break in it becomes one line break. Tokens with `/`, `@`, `=` or `www.` are left alone.
 
@@ -157,7 +157,7 @@ class TextStep:
             raise SettingsError(f"{self.name} takes no file, write {self.name} alone; {_ALLOWED}")
 
     def __call__(self, text: str) -> str:
-        """The text after this step."""
+        """Return the text after this step."""
         return block(text, self.words) if self.name == "block" else _PLAIN[self.name](text)
 
     def __str__(self) -> str:
@@ -176,7 +176,7 @@ class PostProcessing:
             raise SettingsError(f"{name} is there {times} times in {str(self)!r}; name it once; {_ALLOWED}")
 
     def __call__(self, text: str) -> str:
-        """The text after all steps."""
+        """Return the text after all steps."""
         for step in self.steps:
             text = step(text)
         return text
@@ -227,7 +227,7 @@ def _settled(change: Callable[[str], str], text: str) -> str:
 
 
 def _ends(text: str) -> list[re.Match[str]]:
-    """What finishes sentences: marks, closing quotes and emoji (group `signs` ends behind all of them)."""
+    """Return what finishes sentences: marks, closing quotes and emoji (group `signs` ends behind all of them)."""
     return [found for found in _MARK.finditer(text) if _finishes(text, found)]
 
 
@@ -240,7 +240,7 @@ def _finishes(text: str, found: re.Match[str]) -> bool:
 
 
 def _is_short_form(text: str, found: re.Match[str]) -> bool:
-    """Whether a full stop belongs to an abbreviation, an initial or the number of a list item."""
+    """Tell whether a full stop belongs to an abbreviation, an initial or the number of a list item."""
     before, follows = text[max(0, found.start() - 24) : found.start()], found["next"].strip()
     last = _LAST_WORD.search(before)
     word = last[0].casefold() if last else ""
@@ -250,7 +250,7 @@ def _is_short_form(text: str, found: re.Match[str]) -> bool:
 
 
 def _sentences(text: str) -> Iterator[tuple[str, re.Match[str] | None]]:
-    """The sentences with the blanks behind them, together the text, and what finishes each (None: unfinished)."""
+    """Yield the sentences with the blanks behind them, together the text, and what finishes each (None: unfinished)."""
     start = 0
     for end in _ends(text):
         behind = end.end("next") - len(end["next"].strip())
@@ -283,7 +283,7 @@ def _unglue(token: str) -> str:
 
 
 def _is_glued(found: re.Match[str]) -> bool:
-    """Whether a blank is missing; a full stop must stand between a small and a capital letter that begins a word."""
+    """Tell whether a blank is missing; a full stop must stand between a small and a capital letter that begins a word."""
     if found["mark"] != ".":
         return True
     begins = found["next"].islower() or (found["after"] in "AI" and not found["next"])
@@ -334,7 +334,7 @@ class _Word(NamedTuple):
 
 
 def _words(text: str) -> list[_Word]:
-    """The words; one may repeat another if no digit is in it and only blanks, commas or dashes stand in front of it."""
+    """Return the words; one may repeat another if no digit is in it and only blanks, commas or dashes stand in front of it."""
     found: list[_Word] = []
     for word in _WORD.finditer(text):
         is_joined = bool(found) and _JOINER.fullmatch(text, found[-1].end, word.start()) is not None
@@ -382,7 +382,7 @@ def _fewer_sentences(text: str) -> str:
 
 @lru_cache(maxsize=16)
 def _listed(words: tuple[str, ...]) -> re.Pattern[str] | None:
-    """What finds any of the words; None if there is nothing to find."""
+    """Return what finds any of the words; None if there is nothing to find."""
     letter = rf"(?:{_SIGN}|[\u0300-\u036f])"
     borders: dict[tuple[str, str], list[str]] = {}
     for word in {" ".join(word.split()) for word in words if re.search(r"[^\s*]", word)}:
@@ -394,7 +394,7 @@ def _listed(words: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _any_of(words: list[str]) -> str:
-    """A pattern for any of the words, longer ones first; common beginnings stand once, so that long lists are fast."""
+    """Return a pattern for any of the words, longer ones first; common beginnings stand once, so that long lists are fast."""
     groups = [list(group) for _, group in groupby(sorted(words, reverse=True), key=lambda word: word[:1])]
     starts = [commonprefix(group) for group in groups]  # noqa: RUF071  # characters are meant
     branches = (
@@ -453,7 +453,7 @@ def _hide_accounts(text: str) -> str:
 
 
 def _iban_end(text: str, found: re.Match[str]) -> int:
-    """Where the IBAN ends: at the last word border up to which its check digits hold, else behind what is printed like one.
+    """Tell where the IBAN ends: at the last word border up to which its check digits hold, else behind what is printed like one.
 
     Source: ISO 13616, with the check digits of ISO 7064, modulus 97.
     """
@@ -467,7 +467,7 @@ def _iban_end(text: str, found: re.Match[str]) -> int:
 
 
 def _hide_card(found: re.Match[str]) -> str:
-    """A card has 13 to 19 digits, of which the last is Luhn's check digit (ISO/IEC 7812)."""
+    """Return a card has 13 to 19 digits, of which the last is Luhn's check digit (ISO/IEC 7812)."""
     digits = [int(sign) for sign in found[0] if sign.isdigit()]
     doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
     is_card = 13 <= len(digits) <= 19 and (sum(doubled) + sum(digits[-1::-2])) % 10 == 0
@@ -475,7 +475,7 @@ def _hide_card(found: re.Match[str]) -> str:
 
 
 def _hide_phone(found: re.Match[str]) -> str:
-    """What has the form of a telephone number and as many digits; a date has fewer, or begins like one."""
+    """Return what has the form of a telephone number and as many digits; a date has fewer, or begins like one."""
     return "[phone]" if 8 <= sum(map(str.isdigit, found[0])) <= 15 and not _DATE.match(found[0]) else found[0]
 
 

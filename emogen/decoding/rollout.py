@@ -19,7 +19,7 @@ from emogen.text.tokenizer import EOS, PAD
 _FULL = 7 / 8
 
 Reward = Callable[[Tensor, Tensor], Tensor]
-"""Takes token rows [m, time] and the numbers [m] of the rows they continue; gives one reward each, [m]."""
+"""Takes token rows [m, time] and the numbers [m] of the rows they continue; give one reward each, [m]."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class _Open:
     state: Tensor
 
     def only(self, stay: Tensor) -> _Open:
-        """Those at the indices `stay`."""
+        """Return those at the indices `stay`."""
         columns = (self.at, self.row, self.start, self.number, self.place, self.token, self.end)
         at, row, start, number, place, token, end = (column[stay] for column in columns)
         condition_shift, state = self.condition_shift[:, stay], self.state.index_select(2, stay)
         return _Open(at, row, start, number, place, token, end, condition_shift, state)
 
     def next(self, generator: Generator, draws: CounterRNG, last: int) -> _Open:
-        """With one token more; the places of those that have ended stop at `last`."""
+        """Move on by one token; the places of those that have ended stop at `last`."""
         hidden, state = generator.step(self.token, self.place, self.condition_shift, self.state)
         uniforms = draws.uniforms(self.row, self.start, self.number, self.place + 1)
         token, _ = draw(generator, hidden, uniforms)
@@ -74,7 +74,7 @@ def rollout_returns(
     draws: CounterRNG,
     chunk: int = 4096,
 ) -> Tensor:
-    """Estimated return of each generated token: the mean reward of completions of the row up to and with that token.
+    """Return estimated return of each generated token: the mean reward of completions of the row up to and with that token.
 
     Args:
         generator: completes; in eval mode.
@@ -123,7 +123,7 @@ def complete(
     numbers: Tensor,
     draws: CounterRNG,
 ) -> Tensor:
-    """Completes `rows` of `generated`, each from its token at `positions` on, several times.
+    """Return completes `rows` of `generated`, each from its token at `positions` on, several times.
 
     All completions of a prefix draw their first token from the same scores, which are computed once.
 
@@ -171,7 +171,7 @@ def _first_tokens(
     numbers: Tensor,
     draws: CounterRNG,
 ) -> _Open:
-    """The first token of each completion; arguments as for `complete`."""
+    """Return the first token of each completion; arguments as for `complete`."""
     condition_shift = generator.condition_shift(condition)[:, rows]
     state = generator.backbone.fork_cache(generated.states, rows, positions - generated.reply_start[rows])
     hidden, state = generator.step(generated.tokens[rows, positions], positions, condition_shift, state)

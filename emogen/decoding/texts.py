@@ -30,7 +30,7 @@ _WEIGHTS = 1 << 33
 _LEAST = 1e-9
 
 Guide = Callable[[Sequence[str]], NDArray[np.float64]]
-"""Takes texts; gives probabilities [texts, labels] over the generator's labels."""
+"""Takes texts; give probabilities [texts, labels] over the generator's labels."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +107,19 @@ class Row:
 
     @property
     def conditioning(self) -> Emotion:
-        """What the model is told."""
+        """Return what the model is told."""
         return self.prompt.conditioning or self.prompt.emotion
 
     @property
     def control(self) -> Control:
-        """What steers it."""
+        """Return what steers it."""
         return self.prompt.control or Control()
 
 
 def sample(
     writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams, latent: Tensor | None = None
 ) -> Iterator[Sample]:
-    """`sampling.n` replies to each prompt, those of one prompt after another.
+    """Yield `sampling.n` replies to each prompt, those of one prompt after another.
 
     Args:
         writer: the generator and what steers it.
@@ -138,7 +138,7 @@ def sample(
 
 
 def stream(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[tuple[int, str]]:
-    """The replies of `sample`, as they are written: the number of a reply and the next piece of its text.
+    """Yield the replies of `sample`, as they are written: the number of a reply and the next piece of its text.
 
     Joined, the pieces of a reply are its text, but for blanks at its ends. All replies are in one batch. Arguments and errors
     as for `sample`; `rerank` and `mbr` are refused, since they choose among whole texts.
@@ -147,7 +147,7 @@ def stream(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingP
 
 
 def stream_steps(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[tuple[int, str, bool]]:
-    """As `stream`, a step of each reply at a time: its number, a piece that may be empty, and whether it has ended."""
+    """Stream as `stream` does, a step of each reply at a time: its number, a piece that may be empty, and whether it has ended."""
     rows = streamed_rows(writer, prompts, sampling)
     if not rows:
         return
@@ -173,13 +173,13 @@ class IncrementalDetokenizer:
 
     @property
     def ended(self) -> Literal["end", "limit"] | None:
-        """By what the reply has ended, its end token or the limit; None while it goes on."""
+        """Return by what the reply has ended, its end token or the limit; None while it goes on."""
         if self.tokens and self.tokens[-1] == EOS:
             return "end"
         return "limit" if len(self.tokens) == self._most else None
 
     def take(self, token: int) -> str:
-        """The next piece, once `token` is written; empty where it ends no character."""
+        """Return the next piece, once `token` is written; empty where it ends no character."""
         self.tokens.append(token)
         text = self._tokenizer.decode(self.tokens)
         # Bytes of a character that is not whole yet are shown as a replacement character.
@@ -190,7 +190,7 @@ class IncrementalDetokenizer:
 
 
 def streamed_rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[Row]:
-    """The rows of `stream`; arguments and errors as there."""
+    """Return the rows of `stream`; arguments and errors as there."""
     for prompt in prompts:
         if choice := (prompt.control or sampling.control).choice:
             raise SettingsError(f"control {choice}: chooses among whole texts, which a stream has not; leave it out")
@@ -198,7 +198,7 @@ def streamed_rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: Sa
 
 
 def _rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams, latent: Tensor | None) -> list[Row]:
-    """The rows of a call, refused where the writer cannot serve them."""
+    """Return the rows of a call, refused where the writer cannot serve them."""
     target = [replace(prompt, control=prompt.control or sampling.control) for prompt in prompts]
     if target:
         refuse_unserved([prompt.control or Control() for prompt in target], writer.head, writer.guide is not None, writer.name)
@@ -221,7 +221,7 @@ def _refuse_longer(prompt: int, reply: int, longest: int) -> None:
 
 
 def _parts(writer: TextGenerator, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """The rows, some at a time: as many as with their company bound the scores that are held, and the work of a step."""
+    """Yield the rows, some at a time: as many as with their company bound the scores that are held, and the work of a step."""
     generator = writer.generator
     company = max((3 + generator.config.emotions * (row.control.bayes > 0) for row in rows), default=1)
     weights = sum(parameter.numel() for parameter in generator.parameters())
@@ -235,13 +235,13 @@ def _candidate(row: Row, number: int) -> Row:
 
 
 def _written(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> Iterator[Sample]:
-    """The samples of rows that are decoded at once."""
+    """Yield the samples of rows that are decoded at once."""
     prefixes, sampler = _prepare(writer, rows, sampling)
     yield from _samples(generate(writer.generator, prefixes, sampling.max_tokens, sampler), rows, writer.tokenizer)
 
 
 def _prepare(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> tuple[PromptBatch, Sampler]:
-    """What the token loop is given."""
+    """Return what the token loop is given."""
     generator = writer.generator.eval()
     uniforms = row_uniforms([row.stream for row in rows], TRIES * sampling.max_tokens).to(generator.bias.device)
     sampler = build_sampler(sampling, uniforms)
@@ -284,7 +284,7 @@ def _samples(generated: Generated, rows: Sequence[Row], tokenizer: Tokenizer) ->
 
 
 def _kept(writer: TextGenerator, rows: Sequence[Row], written: Sequence[Sample]) -> Iterator[Sample]:
-    """Of each row's candidates the one that its control chooses; the first where it is the only one."""
+    """Choose of each row's candidates the one that its control chooses; the first where it is the only one."""
     left = iter(written)
     groups = [(row, [next(left) for _ in range(row.control.candidates)]) for row in rows]
     judged = iter(_log_probs(writer, [one.text for row, own in groups if row.control.rerank > 1 for one in own]))
@@ -298,7 +298,7 @@ def _kept(writer: TextGenerator, rows: Sequence[Row], written: Sequence[Sample])
 
 
 def _log_probs(writer: TextGenerator, texts: Sequence[str]) -> NDArray[np.float64]:
-    """What the guide finds, [texts, labels]; it is not asked where there is nothing to judge."""
+    """Return what the guide finds, [texts, labels]; it is not asked where there is nothing to judge."""
     if not texts or writer.guide is None:
         return np.zeros((0, 0))
     found: NDArray[np.float64] = np.log(np.maximum(writer.guide(texts), _LEAST))
@@ -306,7 +306,7 @@ def _log_probs(writer: TextGenerator, texts: Sequence[str]) -> NDArray[np.float6
 
 
 def _nearest(row: Row, log_probs: NDArray[np.float64]) -> int:
-    """The candidate nearest to the row's emotion: with the smallest divergence of its probabilities from the mixture."""
+    """Return the candidate nearest to the row's emotion: with the smallest divergence of its probabilities from the mixture."""
     # A weaker emotion chooses among fewer.
     allowed = 1 + round((row.control.rerank - 1) * row.conditioning.strength)
     return int(np.argmax(log_probs[:allowed] @ np.asarray(row.conditioning.weights)))

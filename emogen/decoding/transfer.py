@@ -110,7 +110,7 @@ def transfer(
     guide: Guide | None = None,
     first: int = 0,
 ) -> Iterator[Transferred]:
-    """Each text with the emotion that is asked for, in order, one read after another.
+    """Yield each text with the emotion that is asked for, in order, one read after another.
 
     Args:
         space: of a VAE.
@@ -157,7 +157,7 @@ def plain_sentences(space: LatentSpace, emotion: Emotion, options: TransferOptio
 
 
 def own_guide(space: LatentSpace) -> Guide:
-    """Probabilities of the labels from the decoder's likelihoods of a text under each, with the prior's mean for a latent."""
+    """Return probabilities of the labels from the decoder's likelihoods of a text under each, with the prior's mean for a latent."""
 
     def probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
         alone = [mixture({name: 1.0}, space.labels) for name in space.labels.names]
@@ -168,13 +168,13 @@ def own_guide(space: LatentSpace) -> Guide:
 
 
 def _usual(space: LatentSpace, emotion: Emotion) -> Tensor:
-    """The condition [1, emotions + 1 + latent] of an emotion with the prior's mean for a latent."""
+    """Return the condition [1, emotions + 1 + latent] of an emotion with the prior's mean for a latent."""
     conditioning = space.condition(emotion, 1)
     return torch.cat([conditioning, space.generator.prior(conditioning).mean], 1)
 
 
 def kept(source: str, text: str) -> float:
-    """Share of letters in words that both texts have: twice those in common, by all there are (Dice); 0 where there is none.
+    """Return the share of letters in words that both texts have: twice those in common, by all there are (Dice); 0 where there is none.
 
     >>> kept("I love dogs", "I hate dogs")
     0.5555555555555556
@@ -185,7 +185,7 @@ def kept(source: str, text: str) -> float:
 
 
 def stutters(text: str) -> int:
-    """How often letters or words come twice in a row, as small decoders like to write them.
+    """Return how often letters or words come twice in a row, as small decoders like to write them.
 
     >>> stutters("it is so so very veryvery good")
     2
@@ -217,7 +217,7 @@ def _transferred(
 
 
 def _prepare(space: LatentSpace, text: str, emotion: Emotion, options: TransferOptions) -> tuple[_Line, Tensor]:
-    """What the search knows, and the latents [samples, latent] of whole texts."""
+    """Return what the search knows, and the latents [samples, latent] of whole texts."""
     found = posterior(space, [text])
     priors = [space.generator.prior(space.condition(own, 1)) for own in (None, emotion)]
     stream = torch.Generator().manual_seed(options.seed)
@@ -229,7 +229,7 @@ def _prepare(space: LatentSpace, text: str, emotion: Emotion, options: TransferO
 
 
 def _ranked(space: LatentSpace, line: _Line, texts: Sequence[str], options: TransferOptions, guide: Guide) -> list[Transferred]:
-    """The texts that can be read, the best first."""
+    """Return the texts that can be read, the best first."""
     readable = [text for text in dict.fromkeys(texts) if words(text) and stutters(text) <= stutters(line.source)]
     if not readable:
         return []
@@ -252,7 +252,7 @@ def _worth(found: Transferred, line: _Line, options: TransferOptions) -> float:
 
 
 def _nats(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> Tensor:
-    """Negative log-likelihood of each text under one condition [1, ...], [texts]."""
+    """Return negative log-likelihood of each text under one condition [1, ...], [texts]."""
     space.vae.eval()
     tokens = space.rows(texts)
     starts = torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
@@ -264,7 +264,7 @@ def _nats(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> Tensor
 
 
 def _a_word(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> NDArray[np.float64]:
-    """Negative log-likelihood of each text by its words and its end, [texts]."""
+    """Return negative log-likelihood of each text by its words and its end, [texts]."""
     nats = np.asarray(_nats(space, texts, condition).double().cpu().numpy())
     lengths = np.array([len(words(text)) + 1 for text in texts])
     return np.asarray(nats / lengths)
@@ -290,7 +290,7 @@ def _edited(space: LatentSpace, line: _Line, texts: Sequence[str], options: Tran
 
 
 def _gap(text: str, draw: random.Random) -> _Gap:
-    """A place in a text: a sentence in front, one behind where one ends, or up to three words instead of, or between, others.
+    """Return a place in a text: a sentence in front, one behind where one ends, or up to three words instead of, or between, others.
 
     Marks at which sentences end are not words, and stay.
     """
@@ -311,7 +311,7 @@ def _gap(text: str, draw: random.Random) -> _Gap:
 
 
 def _filled(space: LatentSpace, gap: _Gap, begun: Sequence[int], row: Sequence[int]) -> str:
-    """The text with what the decoder wrote in the gap: so many words, or no more than a sentence."""
+    """Return the text with what the decoder wrote in the gap: so many words, or no more than a sentence."""
     before = space.tokenizer.decode(begun)
     new = space.tokenizer.decode(row)[len(before) :]
     if gap.before.strip() and new[:1].isalnum() and before[-1:].isascii():
@@ -322,7 +322,7 @@ def _filled(space: LatentSpace, gap: _Gap, begun: Sequence[int], row: Sequence[i
 
 
 def _sentence_end(text: str) -> int:
-    """Where the first sentence of a text ends, marks that are repeated with it; 0 where that is not within a few words."""
+    """Tell where the first sentence of a text ends, marks that are repeated with it; 0 where that is not within a few words."""
     spans = word_spans(text)[: _SENTENCE + 1]
     marks = [number for number, (start, end) in enumerate(spans) if text[start:end] in _ENDS]
     if not marks:
@@ -334,12 +334,12 @@ def _sentence_end(text: str) -> int:
 
 
 def _is_ended(text: str) -> bool:
-    """Whether a sentence can follow: the last character is a mark or an emoji."""
+    """Tell whether a sentence can follow: the last character is a mark or an emoji."""
     return not text.rstrip()[-1:].isalnum()
 
 
 def _joined(left: str, right: str) -> str:
-    """Both with a blank between, where one belongs there.
+    """Return both with a blank between, where one belongs there.
 
     >>> _joined("Oh", "[NAME]"), _joined("Oh", ", yes"), _joined("太好了。", "谢谢"), _joined("I’m", "😂")
     ('Oh [NAME]', 'Oh, yes', '太好了。谢谢', 'I’m 😂')
@@ -351,7 +351,7 @@ def _joined(left: str, right: str) -> str:
 
 
 def _is_cjk(character: str) -> bool:
-    """Whether it is a wide letter or mark, beside which no blank stands; emoji are wide, and no letters."""
+    """Tell whether it is a wide letter or mark, beside which no blank stands; emoji are wide, and no letters."""
     return unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character)[0] in "LP"
 
 

@@ -26,7 +26,7 @@ _SHOWN = 4096
 
 
 def mutual_information(model: EmotionModel, context: Sequence[str]) -> Fit:
-    """Pointwise mutual information of a reply and the context, log p(reply | context) - log p(reply), in nats.
+    """Return pointwise mutual information of a reply and the context, log p(reply | context) - log p(reply), in nats.
 
     Replies that would fit anywhere gain nothing by it. Both likelihoods are of the reply with its end, under no emotion; of a
     reply the first 256 tokens count, of the context those that the model keeps.
@@ -49,7 +49,7 @@ def mutual_information(model: EmotionModel, context: Sequence[str]) -> Fit:
 
 
 def cosine(encoder: TextEncoder, context: Sequence[str]) -> Fit:
-    """Cosine, -1 to 1, of a reply's vector and that of the context's utterances in one text."""
+    """Return the cosine, -1 to 1, of a reply's vector and that of the context's utterances in one text."""
 
     def fit(texts: Sequence[str]) -> NDArray[np.float64]:
         # What is cut is the beginning, since the newest utterance says what is replied to.
@@ -61,7 +61,7 @@ def cosine(encoder: TextEncoder, context: Sequence[str]) -> Fit:
 
 @torch.inference_mode()
 def _nll(model: EmotionModel, prefix: Sequence[int], replies: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """Nats of each reply and its end behind `prefix`, [replies]."""
+    """Return nats of each reply and its end behind `prefix`, [replies]."""
     generator = model.generator.eval()
     device = generator.bias.device
     condition = torch.tensor([no_emotion(model.labels).condition], device=device)
@@ -77,7 +77,7 @@ def _nll(model: EmotionModel, prefix: Sequence[int], replies: Sequence[Sequence[
 
 
 def _places(replies: Sequence[Sequence[int]], before: int) -> Iterator[list[int]]:
-    """Replies of similar length together, so many that their tokens fit."""
+    """Yield replies of similar length together, so many that their tokens fit."""
     waiting = sorted(range(len(replies)), key=lambda place: len(replies[place]))
     while waiting:
         longest = before + len(replies[waiting[min(_AT_ONCE, len(waiting)) - 1]]) + 1

@@ -45,7 +45,7 @@ class Engine:
     """
 
     def __init__(self, model: EmotionModel, max_batch_size: int = 64, max_queue: int = 256) -> None:
-        """Starts its thread.
+        """Start its thread.
 
         Args:
             model: that writes; nobody else may train it meanwhile.
@@ -72,19 +72,19 @@ class Engine:
 
     @property
     def is_open(self) -> bool:
-        """Whether it writes: neither closed, nor ended by a failure that it could not handle."""
+        """Tell whether it writes: neither closed, nor ended by a failure that it could not handle."""
         return self._is_open
 
     @property
     def is_suspect(self) -> bool:
-        """Whether it may write no more: its last step failed, or replies wait and none has grown for two seconds."""
+        """Tell whether it may write no more: its last step failed, or replies wait and none has grown for two seconds."""
         if self._wrote_at is None:
             return True
         return bool(self._unfinished) and time.monotonic() - self._wrote_at > _SUSPECT_SECONDS
 
     @property
     def unfinished(self) -> int:
-        """How many replies are being written or wait."""
+        """Return how many replies are being written or wait."""
         return len(self._unfinished)
 
     def write(
@@ -95,7 +95,7 @@ class Engine:
         seed: int = 0,
         caller: str = "",
     ) -> ReplyStream:
-        """Asks for a reply; does not wait for it.
+        """Ask for a reply; does not wait for it.
 
         Args:
             context: the utterance to reply to, or several, oldest first.
@@ -128,11 +128,11 @@ class Engine:
         sampling: SamplingParams | None = None,
         seed: int = 0,
     ) -> Request:
-        """What `write` asks for, checked and not asked for; arguments and SettingsError as there."""
+        """Return what `write` asks for, checked and not asked for; arguments and SettingsError as there."""
         return self._batch.prepare(*self._request(context, emotion, sampling, seed))
 
     def close(self) -> None:
-        """Ends its thread; what is not written by then fails."""
+        """End its thread; what is not written by then fails."""
         with self._lock:
             self._is_open = False
         # An order wakes a thread that waits for one.

@@ -80,7 +80,7 @@ class FeedbackStore:
     """Opinions in a database; safe under several threads and several processes that write."""
 
     def __init__(self, address: str | Path, create: bool = True, busy_seconds: float = BUSY_SECONDS) -> None:
-        """Opens the store, and makes it where it is not there yet.
+        """Open the store, and make it where it is not there yet.
 
         Args:
             address: a path of an SQLite file, or an address as SQLAlchemy writes it, such as
@@ -109,11 +109,11 @@ class FeedbackStore:
         self.close()
 
     def close(self) -> None:
-        """Lets the database go."""
+        """Let the database go."""
         self._engine.dispose()
 
     def rate(self, opinion: Opinion) -> None:
-        """Stores an opinion, in place of one on the same reply; returns when it will survive a kill of the process.
+        """Store an opinion, in place of one on the same reply; return when it will survive a kill of the process.
 
         Raises:
             EmogenError: the database does not take it; nothing is stored then.
@@ -126,7 +126,7 @@ class FeedbackStore:
         self._repeated(store)
 
     def opinions(self) -> list[Opinion]:
-        """All opinions, in the order in which they were stored.
+        """Return all opinions, in the order in which they were stored.
 
         Raises:
             EmogenError: the database cannot be read, or holds something else.
@@ -136,7 +136,7 @@ class FeedbackStore:
         return [self._opinion_of(row) for row in rows]
 
     def pairs(self) -> list[Preference]:
-        """For each context and emotion every good reply against every bad one, as far as they are `usable_pairs`.
+        """Pair every good reply with every bad one of its context and emotion, as far as they are `usable_pairs`.
 
         Raises:
             EmogenError: as `opinions`.
@@ -149,7 +149,7 @@ class FeedbackStore:
         return usable_ratings(rated)
 
     def forget(self, *, reply: str = "", session: str = "") -> int:
-        """Deletes the opinion on a reply, or all of a session, for good; gives how many there were.
+        """Delete the opinion on a reply, or all of a session, for good; give how many there were.
 
         SQLite overwrites what is deleted. Backups, and checkpoints that were trained on it, are not reached.
 
@@ -181,7 +181,7 @@ class FeedbackStore:
             )
 
     def export(self, target: TextIO) -> int:
-        """Writes all opinions as JSON lines, and gives how many there are; errors as for `check` and `opinions`."""
+        """Write all opinions as JSON lines, and give how many there are; errors as for `check` and `opinions`."""
         self.check()
         found = self.opinions()
         target.writelines(f"{json.dumps(as_record(opinion), ensure_ascii=False)}\n" for opinion in found)
@@ -192,7 +192,7 @@ class FeedbackStore:
         return self._url.get_backend_name() == "sqlite"
 
     def _prepare_file(self, create: bool) -> None:
-        """Makes an SQLite file that is not there, which its owner alone reads."""
+        """Make an SQLite file that is not there, which its owner alone reads."""
         if self._url.database in (None, "", ":memory:") or str(self._url.database).startswith("file:"):
             return
         path = Path(str(self._url.database))
@@ -222,7 +222,7 @@ class FeedbackStore:
         return engine
 
     def _repeated(self, change: Callable[[sql.Connection], None]) -> None:
-        """Does a change in a transaction, again where another process did the same at the same time."""
+        """Do a change in a transaction, again where another process did the same at the same time."""
         for left in reversed(range(_TRIES)):
             try:
                 with self._transaction(repeats=left > 0) as connection:
@@ -233,7 +233,7 @@ class FeedbackStore:
 
     @contextmanager
     def _transaction(self, looks_on: bool = False, repeats: bool = False) -> Iterator[sql.Connection]:
-        """A connection whose changes are committed at the end.
+        """Return a connection whose changes are committed at the end.
 
         Args:
             looks_on: nothing is changed.
@@ -251,7 +251,7 @@ class FeedbackStore:
             raise EmogenError(f"{self.name}: {self._reason(error)}") from None
 
     def _reason(self, error: Exception) -> str:
-        """The database's own first line, without the password and without what was to be stored."""
+        """Return the database's own first line, without the password and without what was to be stored."""
         found = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
         line = found.splitlines()[0]
         secrets = [str(self._url.password or ""), *(value for value in self._url.query.values() if isinstance(value, str))]
@@ -278,7 +278,7 @@ class FeedbackStore:
 
 
 def preferences(opinions: Sequence[Opinion]) -> list[Preference]:
-    """The pairs of `FeedbackStore.pairs`."""
+    """Return the pairs of `FeedbackStore.pairs`."""
     groups: dict[tuple[tuple[str, ...], Emotion], dict[str, list[str]]] = {}
     for opinion in opinions:
         group = groups.setdefault((opinion.context, opinion.emotion), {"good": [], "bad": []})
@@ -293,7 +293,7 @@ def preferences(opinions: Sequence[Opinion]) -> list[Preference]:
 
 
 def as_record(opinion: Opinion) -> dict[str, object]:
-    """An opinion as it is exported; the emotion with its labels, weights and strength."""
+    """Return an opinion as it is exported; the emotion with its labels, weights and strength."""
     return {
         "reply": opinion.reply,
         "verdict": opinion.verdict,
@@ -353,7 +353,7 @@ def _url_of(address: str | Path) -> sql.URL:
 
 
 def _shown(url: sql.URL) -> str:
-    """Of an address what tells no secret."""
+    """Return of an address what tells no secret."""
     if url.get_backend_name() == "sqlite":
         return url.database or ":memory:"
     return f"{url.drivername}://{url.host or ''}/{url.database or ''}"
@@ -376,7 +376,7 @@ def _table() -> sql.Table:
 
 
 def _make_durable(connection: Any, _record: Any) -> None:
-    """Sets up a connection to SQLite; see the module's own words."""
+    """Set up a connection to SQLite; see the module's own words."""
     # SQLAlchemy begins transactions by `_begin`, the driver none.
     connection.isolation_level = None
     cursor = connection.cursor()
@@ -386,6 +386,6 @@ def _make_durable(connection: Any, _record: Any) -> None:
 
 
 def _begin(connection: sql.Connection) -> None:
-    """Takes SQLite's lock for writing at once, so that two that have read and want to write never wait for each other."""
+    """Take SQLite's lock for writing at once, so that two that have read and want to write never wait for each other."""
     looks_on = connection.get_execution_options().get(_LOOKS_ON)
     connection.exec_driver_sql("BEGIN" if looks_on else "BEGIN IMMEDIATE")

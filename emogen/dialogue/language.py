@@ -30,7 +30,7 @@ class WrittenScripts:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The scripts by their Unicode names (`LATIN`, `CJK`), the most frequent first; none of a small vocabulary."""
+        """Return the scripts by their Unicode names (`LATIN`, `CJK`), the most frequent first; none of a small vocabulary."""
         # Of large vocabularies an even sample.
         stride = -(-self._tokenizer.vocabulary // _MOST_PIECES)
         pieces = (self._tokenizer.decode([number]) for number in range(SPECIAL, self._tokenizer.vocabulary, stride))
@@ -58,7 +58,7 @@ class WrittenScripts:
 
 
 def _scripts_of(text: str) -> list[str]:
-    """The script of each letter, as the first word of its Unicode name; letters of odd shapes are those that they stand for."""
+    """Return the script of each letter, as the first word of its Unicode name; letters of odd shapes are those that they stand for."""
     letters = filter(str.isalpha, unicodedata.normalize("NFKC", text))
     return [name.partition(" ")[0] for letter in letters if (name := unicodedata.name(letter, ""))]
 

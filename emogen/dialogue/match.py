@@ -73,12 +73,12 @@ class Match:
     context: float | None
 
     def as_object(self) -> dict[str, object]:
-        """What JSON holds."""
+        """Return what JSON holds."""
         return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def candidates(rows: Iterable[tuple[int, str]]) -> list[Candidate]:
-    """The replies of numbered texts: blank ones are left out, and those that stand there already, blanks aside.
+    """Return the replies of numbered texts: blank ones are left out, and those that stand there already, blanks aside.
 
     Raises:
         DataError: nothing is left.
@@ -93,7 +93,7 @@ def candidates(rows: Iterable[tuple[int, str]]) -> list[Candidate]:
 
 
 def rank(choice: Sequence[Candidate], emotion: Aim | None = None, context: Aim | None = None, n: int = 3) -> list[Match]:
-    """The candidates that fit best, best first; of equals the one that stands first.
+    """Return the candidates that fit best, best first; of equals the one that stands first.
 
     The fit is `emotion.weight * fit to the emotion + context.weight * fit to the context`. With the log probability of an
     emotion and the pointwise mutual information with a context, both in nats and both weights 1, it ranks as the
@@ -125,7 +125,7 @@ def rank(choice: Sequence[Candidate], emotion: Aim | None = None, context: Aim |
 
 
 def emotion_fit(probabilities: Probabilities, target: Emotion) -> Fit:
-    """The log probability of the asked mixture y of strength s: s * sum of y_e * log p_e, in nats.
+    """Return the log probability of the asked mixture y of strength s: s * sum of y_e * log p_e, in nats.
 
     It is highest where the text's probabilities p are y itself. A probability below one in a million counts as that; of a
     text the first 4,096 characters are read.

@@ -45,11 +45,11 @@ class Policy:
 
     @property
     def reply(self) -> LabelSet:
-        """Labels of the replies."""
+        """Return labels of the replies."""
         return self.rows[0].labels
 
     def answer(self, felt: Emotion) -> Emotion:
-        """The emotion to answer with: the rows, mixed as the user's feelings are, each as strong as the feeling times the row.
+        """Return the emotion to answer with: the rows, mixed as the user's feelings are, each as strong as the feeling times the row.
 
         Args:
             felt: by the user in the last turn, or by now (`EmotionState.emotion`), over `user`.
@@ -68,7 +68,7 @@ class Policy:
         return emotion_of([*shares, max(0.0, 1.0 - math.fsum(shares))], self.reply)
 
     def fitted(self, user: LabelSet, reply: LabelSet) -> Policy:
-        """The same policy over a recogniser's and a generator's labels, in their order.
+        """Return the same policy over a recogniser's and a generator's labels, in their order.
 
         Raises:
             SettingsError: the recogniser gives a label that has no row, or the generator lacks one that a row asks for.
@@ -93,7 +93,7 @@ class Policy:
         return mixture(shares, reply, row.strength)
 
     def as_object(self) -> dict[str, object]:
-        """What a file holds; see `read_policy`."""
+        """Return what a file holds; see `read_policy`."""
         rows = zip(self.user.names, self.rows, strict=True)
         return {
             "name": self.name,
@@ -104,7 +104,7 @@ class Policy:
         }
 
     def as_text(self) -> str:
-        """For people: the intent, and a line a row."""
+        """Return it for people: the intent, and a line a row."""
         width = max(map(len, self.user.names))
         rows = zip(self.user.names, self.rows, strict=True)
         lines = (f"{name:<{width}}  {describe_emotion(row)}" for name, row in rows)
@@ -154,7 +154,7 @@ NO_POLICY = "none"
 
 
 def built_in(name: str, user: LabelSet, reply: LabelSet) -> Policy:
-    """One of the policies that come with the toolkit, over a recogniser's and a generator's labels.
+    """Return one of the policies that come with the toolkit, over a recogniser's and a generator's labels.
 
     `soothe`, `cheer` and `neutral` are tables over Ekman's labels: a user's label has the row of its Ekman family. A label
     that the reply lacks is replaced by its family's name (caring by sadness), else by the nearest label of that family;
@@ -173,7 +173,7 @@ def built_in(name: str, user: LabelSet, reply: LabelSet) -> Policy:
 
 
 def find_policy(name: str, user: LabelSet, reply: LabelSet) -> Policy:
-    """A policy by its name, or by its file (.json or .toml), over a recogniser's and a generator's labels.
+    """Return a policy by its name, or by its file (.json or .toml), over a recogniser's and a generator's labels.
 
     Raises:
         SettingsError: neither such a policy nor such a file, or labels that differ.
@@ -185,7 +185,7 @@ def find_policy(name: str, user: LabelSet, reply: LabelSet) -> Policy:
 
 
 def read_policy(path: str | Path) -> Policy:
-    """A policy from a JSON or TOML file.
+    """Return a policy from a JSON or TOML file.
 
     It holds `user` and `reply`, lists of labels; `rows`, which gives each user's label a table with `emotion` (shares by
     name that sum to 1, or text: `joy=0.7,neutral=0.3`) and `strength` (0 to 1, 1 where it is not said); and, if wanted,
@@ -208,7 +208,7 @@ def read_policy(path: str | Path) -> Policy:
 
 
 def write_policy(path: str | Path, policy: Policy) -> None:
-    """Writes a policy as JSON, or as TOML where the name ends so; whole or not at all.
+    """Write a policy as JSON, or as TOML where the name ends so; whole or not at all.
 
     Raises:
         SettingsError: another ending.
@@ -223,7 +223,7 @@ def write_policy(path: str | Path, policy: Policy) -> None:
 def learn_policy(
     pairs: Iterable[tuple[Emotion, Emotion]], user: LabelSet, reply: LabelSet, smoothing: float = 1.0, name: str = "learnt"
 ) -> Policy:
-    """The policy of people: how often which emotion answered which.
+    """Return the policy of people: how often which emotion answered which.
 
     With c[u, r] the sum over the pairs of the product of their shares, R labels and smoothing a, a row has the shares
     P(r | u) = (c[u, r] + a) / (c[u] + a R), and as strength the part of the replies that showed an emotion at all,
@@ -263,7 +263,7 @@ def _learnt(counts: NDArray[np.float64], reply: LabelSet, smoothing: float) -> E
 
 
 def _family(label: str) -> str:
-    """The Ekman label that stands for `label`."""
+    """Return the Ekman label that stands for `label`."""
     if label in EKMAN:
         return label
     if label in TO_EKMAN:
@@ -274,7 +274,7 @@ def _family(label: str) -> str:
 
 
 def _counterpart(label: str, reply: LabelSet) -> str:
-    """The label of the reply that comes nearest to `label`; empty for neutral where none is called so."""
+    """Return the label of the reply that comes nearest to `label`; empty for neutral where none is called so."""
     if label in reply:
         return label
     family = _SAID_AS.get(label) or _family(label)
@@ -345,7 +345,7 @@ def _rows(content: Mapping[str, Any], user: LabelSet, reply: LabelSet) -> Iterat
 
 
 def _by_label(rows: Mapping[str, Any], user: LabelSet) -> dict[str, Any]:
-    """The rows under the user's labels, which a file may name in other words."""
+    """Return the rows under the user's labels, which a file may name in other words."""
     found: dict[str, Any] = {}
     for name, row in rows.items():
         label = user.find(name)
@@ -376,12 +376,12 @@ def _is_number(value: object) -> bool:
 
 
 def _shares(row: Emotion) -> dict[str, float]:
-    """The shares by name; those of a row of strength 0 do not matter and stand all the same."""
+    """Return the shares by name; those of a row of strength 0 do not matter and stand all the same."""
     return {name: weight for name, weight in zip(row.labels.names, row.weights, strict=True) if weight > 0}
 
 
 def describe_emotion(emotion: Emotion) -> str:
-    """A mixture for people: its shares, the heaviest first, and its strength."""
+    """Return a mixture for people: its shares, the heaviest first, and its strength."""
     heaviest = sorted(_shares(emotion).items(), key=lambda part: -part[1])
     parts = [f"{name} {weight:.2f}" for name, weight in heaviest if weight >= 0.005]
     return f"{', '.join(parts)} (strength {emotion.strength:.2f})" if emotion.strength else "no emotion"

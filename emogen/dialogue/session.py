@@ -70,12 +70,12 @@ class Turn:
 
     @property
     def replied_to(self) -> tuple[str, ...]:
-        """The conversation that the reply answers."""
+        """Return the conversation that the reply answers."""
         return (*self.context, self.said)
 
     @property
     def utterances(self) -> tuple[str, ...]:
-        """The conversation after it, with the reply as far as it is written."""
+        """Return the conversation after it, with the reply as far as it is written."""
         return (*self.replied_to, self.writing.text) if self.writing.text else self.replied_to
 
 
@@ -100,7 +100,7 @@ class Session:
 
     @property
     def manner(self) -> SessionConfig:
-        """How it answers. The file of its policy is read once, and again when the manner is set anew."""
+        """Return how it answers. The file of its policy is read once, and again when the manner is set anew."""
         return self._manner
 
     @manner.setter
@@ -110,17 +110,17 @@ class Session:
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """All that was said, oldest first."""
+        """Return all that was said, oldest first."""
         return self._turns
 
     @property
     def state(self) -> EmotionState | None:
-        """What the user feels by now; None without a recogniser."""
+        """Return what the user feels by now; None without a recogniser."""
         return self._felt(self._turns, [])
 
     @property
     def course(self) -> Trajectory:
-        """The course of the user's emotion, a point a turn.
+        """Return the course of the user's emotion, a point a turn.
 
         Raises:
             SettingsError: nothing was said, there is no recogniser, or one of its labels has no point.
@@ -128,7 +128,7 @@ class Session:
         return trajectory([turn.state.emotion for turn in self._turns if turn.state])
 
     def say(self, text: str) -> ReplyStream:
-        """Answers; the reply is written while its pieces are read, and belongs to the conversation as far as it was written.
+        """Answer the reply is written while its pieces are read, and belongs to the conversation as far as it was written.
 
         Raises:
             SettingsError: a blank text, or a manner that the model or the recogniser cannot serve.
@@ -140,18 +140,18 @@ class Session:
         return self._answer(self._turns, text, 0)
 
     def again(self) -> ReplyStream:
-        """Another reply to what was said last, in place of the one there is; errors as for `say`."""
+        """Return another reply to what was said last, in place of the one there is; errors as for `say`."""
         if not self._turns:
             raise SettingsError("nothing was said yet; there is no reply to be written again")
         self._require_rest()
         return self._answer(self._turns[:-1], self._turns[-1].said, self._tries + 1)
 
     def reply(self, text: str) -> str:
-        """The whole text of `say`, once it is written; errors as there."""
+        """Return the whole text of `say`, once it is written; errors as there."""
         return self.say(text).wait()
 
     def forget(self) -> None:
-        """Ends what is being written, and begins anew."""
+        """End what is being written, and begin anew."""
         for turn in self._turns[-1:]:
             turn.writing.cancel()
         self._turns = ()
@@ -161,7 +161,7 @@ class Session:
             raise BusyError("the last reply is still being written; read it to its end, or cancel it")
 
     def _felt(self, turns: Sequence[Turn], further: Sequence[str]) -> EmotionState | None:
-        """What the user feels after some turns, and some more utterances."""
+        """Return what the user feels after some turns, and some more utterances."""
         before = turns[-1].state if turns else None
         return felt(self._recognizer, further, self.manner.decay, before) if self._recognizer else None
 
@@ -181,7 +181,7 @@ def emotion_for(
     engine: Engine,
     find: Callable[[str, LabelSet, LabelSet], Policy] = find_policy,
 ) -> Emotion:
-    """The emotion to answer with, over the labels of the engine's model; `find` gives the policy of a name.
+    """Return the emotion to answer with, over the labels of the engine's model; `find` gives the policy of a name.
 
     Raises:
         SettingsError: one that the model does not know, or a policy that does not fit the labels of model and recogniser.
@@ -199,7 +199,7 @@ def leaves_to_policy(emotion: str | None, labels: LabelSet) -> bool:
 
 
 def seed_of(session: int, turn: int, tries: int = 0) -> int:
-    """The seed of a reply: of the n-th turn (from 0) of a session with that seed, at which it was tried so often before.
+    """Return the seed of a reply: of the n-th turn (from 0) of a session with that seed, at which it was tried so often before.
 
     Raises:
         SettingsError: a negative seed.

@@ -19,7 +19,7 @@ class Recognised(Protocol):
 
     @property
     def probabilities(self) -> Mapping[str, float]:
-        """Of each label."""
+        """Return the probability of each label."""
 
 
 class Recognises(Protocol):
@@ -27,10 +27,10 @@ class Recognises(Protocol):
 
     @property
     def names(self) -> LabelSet:
-        """Its labels."""
+        """Return its labels."""
 
     def recognize(self, texts: Sequence[str]) -> Sequence[Recognised]:
-        """What each text expresses."""
+        """Return what each text expresses."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class EmotionState:
 
     @property
     def labels(self) -> LabelSet:
-        """What the distribution is over."""
+        """Return what the distribution is over."""
         return self.emotion.labels
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """On the simplex: one share a label, then that of no emotion."""
+        """Return a point of the simplex: one share a label, then that of no emotion."""
         return self.emotion.condition
 
     def point(self, points: Points = POINTS) -> Point:
@@ -62,7 +62,7 @@ class EmotionState:
         return coordinates(self.emotion, points)
 
     def after(self, heard: Emotion | Recognised | None, decay: float = DECAY) -> EmotionState:
-        """The state after one more turn: the mean of the shares of all turns, that of n turns ago counting decay^n.
+        """Return the state after one more turn: the mean of the shares of all turns, that of n turns ago counting decay^n.
 
         It is an exponential average that begins with the first turn and not with a guess (Kingma & Ba 2015, section 3). A
         turn counts half as much h turns later, with decay = 0.5^(1/h).
@@ -81,7 +81,7 @@ class EmotionState:
         return EmotionState(emotion_of(shares, self.labels), self.turns + 1, left + 1.0)
 
     def as_object(self, points: Points = POINTS) -> dict[str, object]:
-        """What JSON holds: turns, emotion (shares by label), strength, and point, null where a label has none."""
+        """Return what JSON holds: turns, emotion (shares by label), strength, and point, null where a label has none."""
         weights = zip(self.labels.names, self.emotion.weights, strict=True)
         has_point = all(name in points for name in self.labels.names)
         return {
@@ -101,14 +101,14 @@ class EmotionState:
 
 
 def at_rest(labels: LabelSet) -> EmotionState:
-    """The state before anything was said: no emotion."""
+    """Return the state before anything was said: no emotion."""
     return EmotionState(no_emotion(labels))
 
 
 def felt(
     recognizer: Recognises, utterances: Sequence[str], decay: float = DECAY, before: EmotionState | None = None
 ) -> EmotionState:
-    """What a speaker feels after some more utterances, oldest first; `before` them he was at rest, or as it says."""
+    """Return what a speaker feels after some more utterances, oldest first; `before` them he was at rest, or as it says."""
     state = before or at_rest(recognizer.names)
     for found in recognizer.recognize(utterances):
         state = state.after(found, decay)
@@ -116,7 +116,7 @@ def felt(
 
 
 def as_emotion(found: Recognised, labels: LabelSet) -> Emotion:
-    """What a recogniser found as a mixture: its probabilities over their sum.
+    """Return what a recogniser found as a mixture: its probabilities over their sum.
 
     The strength is that sum, at most 1: probabilities of several labels at once may sum to little, where none is there.
 

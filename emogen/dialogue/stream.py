@@ -30,26 +30,26 @@ class ReplyStream:
 
     @property
     def text(self) -> str:
-        """What is written by now, without blanks around it."""
+        """Return what is written by now, without blanks around it."""
         return "".join(self._pieces).strip()
 
     @property
     def tokens(self) -> int:
-        """How many are written by now, the end token included."""
+        """Return how many are written by now, the end token included."""
         return self._tokens
 
     @property
     def ended(self) -> Ended | None:
-        """By what it ended: its end token, the limit of its length, a cancellation, or a failure; None while it is written."""
+        """Return by what it ended: its end token, the limit of its length, a cancellation, or a failure; None while it is written."""
         return self._ended
 
     def cancel(self) -> None:
-        """Stops it where it stands; one that has ended stays as it is."""
+        """Stop it where it stands; one that has ended stays as it is."""
         if self.end("cancelled"):
             self._on_cancel()
 
     def wait(self) -> str:
-        """Its text, once it has ended.
+        """Return its text, once it has ended.
 
         Raises:
             EmogenError: it failed.
@@ -94,7 +94,7 @@ class ReplyStream:
         self._raise()
 
     def add(self, text: str, tokens: int) -> None:
-        """For who writes it: what comes next, and the number of tokens by now; lost where it has ended."""
+        """Take what comes next, and the number of tokens by now, from who writes it; lost where it has ended."""
         with self._changed:
             if self._ended is None:
                 self._tokens = tokens
@@ -103,7 +103,7 @@ class ReplyStream:
         self._wake()
 
     def end(self, ended: Ended, error: Exception | None = None) -> bool:
-        """For who writes it: its end, and for readers the error that made it fail; False where it had ended before."""
+        """Take its end from who writes it, and for readers the error that made it fail; return False where it had ended before."""
         with self._changed:
             if self._ended is not None:
                 return False

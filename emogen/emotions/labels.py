@@ -48,7 +48,7 @@ class LabelSet:
 
     @cached_property
     def _by_fold(self) -> dict[str, str]:
-        """The name that each folded spelling stands for; none where it stands for several."""
+        """Return the name that each folded spelling stands for; none where it stands for several."""
         spellings: dict[str, list[str]] = {}
         for name in self.names:
             spellings.setdefault(fold_name(name), []).append(name)
@@ -91,12 +91,12 @@ class LabelSet:
 
     @cached_property
     def _words(self) -> dict[str, str]:
-        """Every folded word that leads to a label, with that label."""
+        """Return every folded word that leads to a label, with that label."""
         words = (*self._by_fold, *read_words())
         return {word: label for word in words if (label := self.find(word)) is not None}
 
     def position(self, name: str) -> int:
-        """Return the place of the label that `name` means, as `find` finds it; raises SettingsError with the allowed names."""
+        """Return the place of the label that `name` means, as `find` finds it; raise SettingsError with the allowed names."""
         found = name if name in self._positions else self.find(name)
         if found is None:
             raise SettingsError(self.unknown(name))
@@ -129,17 +129,17 @@ class Emotion:
 
     @property
     def name(self) -> str:
-        """The heaviest label; the first of them where several weigh the same."""
+        """Return the heaviest label; the first of them where several weigh the same."""
         return self.labels.names[max(range(len(self.weights)), key=self.weights.__getitem__)]
 
     @property
     def condition(self) -> tuple[float, ...]:
-        """What a model is given: weights times strength, then the share of "no emotion"; sums to 1."""
+        """Return what a model is given: weights times strength, then the share of "no emotion"; sums to 1."""
         return (*(weight * self.strength for weight in self.weights), 1.0 - self.strength)
 
     @property
     def shown(self) -> str:
-        """What it is, or "none" for no emotion; without its strength."""
+        """Return what it is, or "none" for no emotion; without its strength."""
         return str(self) if self.strength else "none"
 
     def __str__(self) -> str:
@@ -148,7 +148,7 @@ class Emotion:
 
 
 def mixture(shares: Mapping[str, float], labels: LabelSet, strength: float = 1.0) -> Emotion:
-    """The mixture with the given shares; labels that are not named weigh nothing.
+    """Return the mixture with the given shares; labels that are not named weigh nothing.
 
     Raises:
         SettingsError: an unknown name, a share outside 0 to 1, or shares that do not sum to 1.
@@ -160,7 +160,7 @@ def mixture(shares: Mapping[str, float], labels: LabelSet, strength: float = 1.0
 
 
 def blend(names: Sequence[str], labels: LabelSet) -> Emotion:
-    """The even mixture of `names`, as for a row that carries several labels."""
+    """Return the even mixture of `names`, as for a row that carries several labels."""
     weights = [0.0] * len(labels)
     for name in names:
         weights[labels.position(name)] += 1.0 / len(names)
@@ -196,7 +196,7 @@ def is_word(text: str, word: str, labels: LabelSet) -> bool:
 
 
 def parse_shares(text: str) -> dict[str, float]:
-    """Reads `joy=0.7,surprise=0.3` whatever the names.
+    """Read `joy=0.7,surprise=0.3` whatever the names.
 
     Raises:
         SettingsError: a name that stands twice, or a share that is no number.
@@ -214,12 +214,12 @@ def parse_shares(text: str) -> dict[str, float]:
 
 
 def no_emotion(labels: LabelSet) -> Emotion:
-    """The point that asks for nothing: strength 0 (its weights then do not matter)."""
+    """Return the point that asks for nothing: strength 0 (its weights then do not matter)."""
     return Emotion(labels, (1.0 / len(labels),) * len(labels), strength=0.0)
 
 
 def map_names(names: Iterable[str], mapping: Mapping[str, str], labels: LabelSet) -> list[str]:
-    """Native label names as names of `labels`: unchanged where known, else through `mapping`; others are kept out.
+    """Return native label names as names of `labels`: unchanged where known, else through `mapping`; others are kept out.
 
     >>> map_names(["gratitude", "joy", "hunger"], TO_EKMAN, EKMAN)
     ['joy', 'joy']

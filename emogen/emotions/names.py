@@ -89,7 +89,7 @@ def find_synonyms(word: str) -> Iterator[tuple[str, ...]]:
 
 @cache
 def _table() -> tuple[Mapping[str, _Meaning], Mapping[str, str]]:
-    """Meanings by name, and the meaning of each word."""
+    """Return meanings by name, and the meaning of each word."""
     content = tomllib.loads(files("emogen").joinpath("synonyms.toml").read_text(encoding="utf-8"))
     meanings = {
         name: _Meaning(tuple(fold_name(word) for word in entry["words"].split(",")), tuple(entry.get("near", ())))

@@ -168,7 +168,7 @@ ESTIMATED: Mapping[str, tuple[str, ...]] = {
 
 
 def _mean(points: Sequence[Point], weights: Sequence[float]) -> Point:
-    """The weighted sum of points, kept inside the space against rounding."""
+    """Return the weighted sum of points, kept inside the space against rounding."""
     sums = (math.fsum(map(math.prod, zip(weights, values, strict=True))) for values in zip(*points, strict=True))
     return Point(*(min(1.0, max(-1.0, value)) for value in sums))
 
@@ -183,7 +183,7 @@ POINTS: Points = {
 
 
 def point_of(name: str, points: Points = POINTS) -> Point:
-    """Where a label stands; raises SettingsError for one that has no point.
+    """Tell where a label stands; raise SettingsError for one that has no point.
 
     >>> point_of("anger")
     Point(valence=-0.51, arousal=0.59, dominance=0.25)
@@ -194,7 +194,7 @@ def point_of(name: str, points: Points = POINTS) -> Point:
 
 
 def coordinates(emotion: Emotion, points: Points = POINTS) -> Point:
-    """Where a mixture stands: the weighted mean of its labels' points, times its strength.
+    """Tell where a mixture stands: the weighted mean of its labels' points, times its strength.
 
     Args:
         emotion: the mixture; labels that weigh nothing need no point.
@@ -209,12 +209,12 @@ def coordinates(emotion: Emotion, points: Points = POINTS) -> Point:
 
 
 def distance(one: Point, other: Point) -> float:
-    """Euclidean distance, 0 to 2 times the root of 3."""
+    """Return the Euclidean distance, 0 to 2 times the root of 3."""
     return math.dist(tuple(one), tuple(other))
 
 
 def divergence(one: Emotion, other: Emotion) -> float:
-    """Jensen-Shannon divergence of two mixtures in bits: 0 where they are equal, 1 where they share nothing.
+    """Return the Jensen-Shannon divergence of two mixtures in bits: 0 where they are equal, 1 where they share nothing.
 
     The share of "no emotion" counts as one more label, so that strength matters; two emotions of strength 0 are equal
     whatever their weights.
@@ -234,13 +234,13 @@ def _half_divergence(one: float, other: float) -> float:
 
 
 def require_labels(emotion: Emotion, labels: LabelSet) -> None:
-    """Raises SettingsError where an emotion is over other labels."""
+    """Raise SettingsError where an emotion is over other labels."""
     if emotion.labels != labels:
         raise SettingsError(f"emotion {emotion} is over {', '.join(emotion.labels.names)}, not over {', '.join(labels.names)}")
 
 
 def emotion_of(shares: Sequence[float], labels: LabelSet) -> Emotion:
-    """The emotion whose condition (weights times strength, then the share of "no emotion") is `shares`, scaled to sum 1.
+    """Return the emotion whose condition (weights times strength, then the share of "no emotion") is `shares`, scaled to sum 1.
 
     Raises:
         SettingsError: a share that is negative or no number, a wrong count, or nothing but zeros.
@@ -257,7 +257,7 @@ def emotion_of(shares: Sequence[float], labels: LabelSet) -> Emotion:
 
 
 def mixed(emotions: Sequence[Emotion], weights: Sequence[float] | None = None) -> Emotion:
-    """The mixture of emotions; its point is the weighted mean of their points.
+    """Return the mixture of emotions; its point is the weighted mean of their points.
 
     Args:
         emotions: at least one, over the same labels; a stronger one has more say.
@@ -278,7 +278,7 @@ def mixed(emotions: Sequence[Emotion], weights: Sequence[float] | None = None) -
 
 
 def nearest(point: Point, labels: LabelSet, points: Points = POINTS) -> str:
-    """The label whose point is nearest; the first of them where several are.
+    """Return the label whose point is nearest; the first of them where several are.
 
     Raises:
         SettingsError: a label without a point.
@@ -310,12 +310,12 @@ class Trajectory:
         return Summary(len(self.points), start, end, (drift[0], drift[1], drift[2]), math.fsum(steps), volatility, turning)
 
     def as_object(self) -> dict[str, object]:
-        """What JSON holds: `turns`, a list of objects, and `summary`."""
+        """Return what JSON holds: `turns`, a list of objects, and `summary`."""
         turns = [{"turn": at, "emotion": name, **_shown(point)} for at, (name, point) in enumerate(self._rows, 1)]
         return {"turns": turns, "summary": self.summary().as_object()}
 
     def as_text(self) -> str:
-        """A table for people, a line a turn, and the summary under it."""
+        """Return a table for people, a line a turn, and the summary under it."""
         width = max(len("emotion"), *map(len, self.names))
         lines = [f"turn  {'emotion':<{width}}  valence  arousal  dominance"]
         for at, (name, point) in enumerate(self._rows, 1):
@@ -353,7 +353,7 @@ class Summary:
     turning: tuple[int, ...]
 
     def as_object(self) -> dict[str, object]:
-        """What JSON holds."""
+        """Return what JSON holds."""
         return {
             "turns": self.turns,
             "start": _shown(self.start),
@@ -365,14 +365,14 @@ class Summary:
         }
 
     def as_text(self) -> str:
-        """One line."""
+        """Return one line."""
         drift = " ".join(f"{value:+.2f}" for value in self.drift)
         turning = ", ".join(map(str, self.turning)) or "none"
         return f"drift {drift} (valence, arousal, dominance), volatility {self.volatility:.2f}, turning points: {turning}"
 
 
 def trajectory(emotions: Sequence[Emotion], points: Points = POINTS) -> Trajectory:
-    """The course of a conversation.
+    """Return the course of a conversation.
 
     Args:
         emotions: of its turns, in order, over any labels; of a state or as recognised.
@@ -388,7 +388,7 @@ def trajectory(emotions: Sequence[Emotion], points: Points = POINTS) -> Trajecto
 
 
 def _turning_points(values: Sequence[float], least: float) -> tuple[int, ...]:
-    """Places, from 1, of the extremes between a change of at least `least` and one of at least that much the other way."""
+    """Return places, from 1, of the extremes between a change of at least `least` and one of at least that much the other way."""
     low = high = extreme = 0
     direction, found = 0, []
     for at, value in enumerate(values):

@@ -99,7 +99,7 @@ def shapley_words(text: str, value: Value, draws: int = 64, seed: int = 0, most_
 
 
 def log_odds(judge: Judge, labels: Sequence[str], label: str) -> Value:
-    """The value function texts -> log p / (1 - p) of a label, in nats; p is kept a millionth away from 0 and 1.
+    """Return the value function texts -> log p / (1 - p) of a label, in nats; p is kept a millionth away from 0 and 1.
 
     Raises:
         SettingsError: if the judge has no such label; what it returns raises DataError, as `checked_probabilities`.
@@ -131,7 +131,7 @@ def _all_subsets(count: int) -> list[Kept]:
 
 
 def _beginnings(orders: Iterable[Sequence[int]]) -> list[Kept]:
-    """What is kept after each word of each order, from nothing to all, in the text's order."""
+    """Return what is kept after each word of each order, from nothing to all, in the text's order."""
     return [tuple(sorted(order[:length])) for order in orders for length in range(len(order) + 1)]
 
 
@@ -156,7 +156,7 @@ def _remains(text: str, spans: Sequence[tuple[int, int]], kept: Kept) -> str:
 
 
 def _gap(text: str, spans: Sequence[tuple[int, int]], left: int, right: int) -> str:
-    """The blank between two kept words; a sign takes its own, so that a comma stays with the word before it."""
+    """Return the blank between two kept words; a sign takes its own, so that a comma stays with the word before it."""
     own = text[spans[right - 1][1] : spans[right][0]]
     begins = text[slice(*spans[right])]
     if own or right == left + 1 or not begins[0].isalnum():

@@ -116,7 +116,7 @@ def _embeddings(given: NDArray[Any], name: str) -> Embeddings:
 
 
 def _half(items: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Places of a random half."""
+    """Return places of a random half."""
     return random.permutation(items)[: items // 2]
 
 
@@ -128,7 +128,7 @@ def _distance(one: Embeddings, other: Embeddings) -> float:
 
 
 def _moments(texts: Embeddings) -> tuple[Embeddings, Embeddings]:
-    """Mean [width] and covariance [width, width]; that of a single text, as half of three may be, is 0."""
+    """Return the mean [width] and covariance [width, width]; that of a single text, as half of three may be, is 0."""
     mean = texts.mean(axis=0)
     centred = texts - mean
     covariance: Embeddings = centred.T @ centred / max(1, len(texts) - 1)

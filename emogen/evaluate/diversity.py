@@ -24,7 +24,7 @@ _METHOD1_EPSILON = 0.1
 
 
 def distinct(texts: Sequence[str], n: int, seed: int = 0) -> Score:
-    """Share of different n-grams among all n-grams, pooled over the texts.
+    """Return the share of different n-grams among all n-grams, pooled over the texts.
 
     It falls as the texts grow in number or length: compare it at equal numbers only, or use `distinct_corrected`. The interval
     comes from half-samples without replacement, since the duplicates of a bootstrap would bias it downward.
@@ -47,13 +47,13 @@ def distinct(texts: Sequence[str], n: int, seed: int = 0) -> Score:
 
 
 def distinct_pool(texts: Sequence[str], n: int) -> CountStatistic:
-    """The pool behind `distinct`; arguments and errors as there."""
+    """Return the pool behind `distinct`; arguments and errors as there."""
     fields = {"n": n, "words": WORDS_VERSION, "texts": len(texts)}
     return _ngram_pool(texts, n, _share_of_kinds, signature("distinct", fields))
 
 
 def distinct_corrected(texts: Sequence[str], n: int, sample: int = 1000, seed: int = 0) -> Score:
-    """Distinct-n corrected for the amount of text: its expected value in `sample` n-grams drawn from all of them.
+    """Return distinct-n corrected for the amount of text: its expected value in `sample` n-grams drawn from all of them.
 
     With N n-grams in all, c_k of them of kind k, and draws without replacement, the value is exactly
     sum_k (1 - C(N - c_k, sample) / C(N, sample)) / sample: nothing is drawn. Unlike `distinct` it does not depend on the number
@@ -82,7 +82,7 @@ def distinct_corrected(texts: Sequence[str], n: int, sample: int = 1000, seed: i
 
 
 def distinct_corrected_pool(texts: Sequence[str], n: int, sample: int = 1000) -> CountStatistic:
-    """The pool behind `distinct_corrected`; arguments and errors as there. Fewer than `sample` n-grams are taken whole."""
+    """Return the pool behind `distinct_corrected`; arguments and errors as there. Fewer than `sample` n-grams are taken whole."""
     if sample < 1:
         raise SettingsError(f"sample is {sample}: pass a number of n-grams of at least 1")
     fields = {"n": n, "sample": sample, "words": WORDS_VERSION, "texts": len(texts)}
@@ -95,7 +95,7 @@ def distinct_corrected_pool(texts: Sequence[str], n: int, sample: int = 1000) ->
 
 
 def ngram_entropy(texts: Sequence[str], n: int, seed: int = 0) -> Score:
-    """Entropy of the n-grams' relative frequencies, pooled over the texts.
+    """Return the entropy of the n-grams' relative frequencies, pooled over the texts.
 
     The frequencies are those of the sample, so the value lies below the entropy of the generator, by about
     (different n-grams - 1) / (2 * n-grams) nats (Miller 1955) and more where most n-grams occur once: it grows with the number
@@ -121,14 +121,14 @@ def ngram_entropy(texts: Sequence[str], n: int, seed: int = 0) -> Score:
 
 
 def ngram_entropy_pool(texts: Sequence[str], n: int) -> CountStatistic:
-    """The pool behind `ngram_entropy`; arguments and errors as there."""
+    """Return the pool behind `ngram_entropy`; arguments and errors as there."""
     fields = {"n": n, "words": WORDS_VERSION, "texts": len(texts)}
     pooled = _ngram_pool(texts, n, _entropy, signature("ngram_entropy", fields))
     return replace(pooled, bounds=(0.0, math.log(max(1, len(pooled.kinds)))))
 
 
 def unique(texts: Sequence[str], seed: int = 0) -> Score:
-    """Share of different texts among all texts, compared character by character.
+    """Return the share of different texts among all texts, compared character by character.
 
     The interval comes from half-samples without replacement, as that of `distinct`.
 
@@ -142,12 +142,12 @@ def unique(texts: Sequence[str], seed: int = 0) -> Score:
 
 
 def unique_pool(texts: Sequence[str]) -> CountStatistic:
-    """The pool behind `unique`; arguments and errors as there."""
+    """Return the pool behind `unique`; arguments and errors as there."""
     return pool(([text] for text in texts), _share_of_kinds, signature("unique", {"texts": len(texts)}))
 
 
 def commonest(texts: Sequence[str], seed: int = 0) -> Score:
-    """Share of the most frequent text among all texts: near 1 when a generator has collapsed.
+    """Return the share of the most frequent text among all texts: near 1 when a generator has collapsed.
 
     The interval comes from half-samples without replacement, as that of `distinct`.
 
@@ -161,12 +161,12 @@ def commonest(texts: Sequence[str], seed: int = 0) -> Score:
 
 
 def commonest_pool(texts: Sequence[str]) -> CountStatistic:
-    """The pool behind `commonest`; arguments and errors as there."""
+    """Return the pool behind `commonest`; arguments and errors as there."""
     return pool(([text] for text in texts), _share_of_commonest, signature("commonest", {"texts": len(texts)}))
 
 
 def self_bleu(texts: Sequence[str], order: int = 4, seed: int = 0) -> Score:
-    """Mean sentence BLEU of each text against all the others: high when the texts are alike.
+    """Return the mean sentence BLEU of each text against all the others: high when the texts are alike.
 
     Equals NLTK's `sentence_bleu` with uniform weights and `SmoothingFunction().method1`, the others as references, but takes a
     few sorts of the words: of the counts of an n-gram in single texts the two largest are kept, so that leaving a text out is
@@ -192,7 +192,7 @@ def self_bleu(texts: Sequence[str], order: int = 4, seed: int = 0) -> Score:
 
 
 def self_bleu_tally(texts: Sequence[str], order: int = 4) -> SumStatistic:
-    """The tally behind `self_bleu`; arguments and errors as there."""
+    """Return the tally behind `self_bleu`; arguments and errors as there."""
     _check_order("order", order)
     if len(texts) < 2:
         raise UndefinedScoreError(f"self-BLEU compares texts with each other and got {len(texts)}: pass at least two")
@@ -204,7 +204,7 @@ def self_bleu_tally(texts: Sequence[str], order: int = 4) -> SumStatistic:
 
 
 def forward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4, seed: int = 0) -> Score:
-    """Mean sentence BLEU of each text against all the references at once: Texygen's "BLEU", a measure of quality.
+    """Return the mean sentence BLEU of each text against all the references at once: Texygen's "BLEU", a measure of quality.
 
     Equals NLTK's `sentence_bleu` with uniform weights and `SmoothingFunction().method1`, in the time of a few sorts of all
     words. It grows with the number of references: compare at equal ones only. One good sentence said over and over scores
@@ -230,13 +230,13 @@ def forward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4
 
 
 def forward_bleu_tally(texts: Sequence[str], references: Sequence[str], order: int = 4) -> SumStatistic:
-    """The tally behind `forward_bleu`; arguments and errors as there."""
+    """Return the tally behind `forward_bleu`; arguments and errors as there."""
     signed = signature("forward_bleu", _bleu_fields(texts, references, order))
     return mean_tally(_bleu_against_all(texts, references, order), signed)
 
 
 def backward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4, seed: int = 0) -> Score:
-    """Mean sentence BLEU of each reference against all the texts at once: how much of the real text is covered.
+    """Return the mean sentence BLEU of each reference against all the texts at once: how much of the real text is covered.
 
     `forward_bleu` with the roles swapped. It grows with the number of texts: compare at equal numbers only. The interval is a
     bootstrap over the references' values; the texts are held fixed, so it says nothing of another run of the generator.
@@ -260,7 +260,7 @@ def backward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 
 
 
 def backward_bleu_tally(texts: Sequence[str], references: Sequence[str], order: int = 4) -> SumStatistic:
-    """The tally behind `backward_bleu`, an item a reference; arguments and errors as there."""
+    """Return the tally behind `backward_bleu`, an item a reference; arguments and errors as there."""
     signed = signature("backward_bleu", _bleu_fields(texts, references, order))
     return mean_tally(_bleu_against_all(references, texts, order), signed)
 
@@ -313,7 +313,7 @@ def seen_in_training(texts: Sequence[str], training: Iterable[str], n: int = 4) 
 
 
 def novelty(texts: Sequence[str], training: Iterable[str], n: int = 4, seed: int = 0) -> Score:
-    """Share of the texts' n-grams that occur in no training text, pooled over the texts.
+    """Return the share of the texts' n-grams that occur in no training text, pooled over the texts.
 
     Every occurrence counts, so long texts weigh more and a novel n-gram said twice counts twice. With more training texts it
     falls. The interval is a bootstrap over the texts. For `copied` in the same pass over the training texts use
@@ -338,7 +338,7 @@ def novelty(texts: Sequence[str], training: Iterable[str], n: int = 4, seed: int
 
 
 def novelty_tally(texts: Sequence[str], seen: Seen) -> SumStatistic:
-    """The tally behind `novelty`, of n-grams as long as those of `seen`.
+    """Return the tally behind `novelty`, of n-grams as long as those of `seen`.
 
     Raises:
         DataError: if there is no text, or one that was not passed to `seen_in_training`.
@@ -351,7 +351,7 @@ def novelty_tally(texts: Sequence[str], seen: Seen) -> SumStatistic:
 
 
 def copied(texts: Sequence[str], training: Iterable[str], seed: int = 0) -> Score:
-    """Share of texts that are a whole training text, word for word; case and blanks do not count.
+    """Return the share of texts that are a whole training text, word for word; case and blanks do not count.
 
     Short texts ("thank you.") are copies without having been learnt by heart: read it beside that of real held-out texts. The
     interval is a bootstrap over the texts.
@@ -371,7 +371,7 @@ def copied(texts: Sequence[str], training: Iterable[str], seed: int = 0) -> Scor
 
 
 def copied_tally(texts: Sequence[str], seen: Seen) -> SumStatistic:
-    """The tally behind `copied`.
+    """Return the tally behind `copied`.
 
     Raises:
         DataError: if there is no text, or one that was not passed to `seen_in_training`.
@@ -399,7 +399,7 @@ class Lengths:
 
 
 def length_distribution(texts: Sequence[str]) -> Lengths:
-    """Mean, spread and quantiles of the texts' lengths; a blank text has 0 words.
+    """Return the mean, spread and quantiles of the texts' lengths; a blank text has 0 words.
 
     Raises:
         DataError: if there is no text.
@@ -415,7 +415,7 @@ def length_distribution(texts: Sequence[str]) -> Lengths:
 
 
 def mean_length(texts: Sequence[str], seed: int = 0) -> Score:
-    """Mean number of words in a text, with a bootstrap interval; a blank text has 0.
+    """Return the mean number of words in a text, with a bootstrap interval; a blank text has 0.
 
     Raises:
         DataError: if there is no text.
@@ -424,7 +424,7 @@ def mean_length(texts: Sequence[str], seed: int = 0) -> Score:
 
 
 def mean_length_tally(texts: Sequence[str]) -> SumStatistic:
-    """The tally behind `mean_length`; arguments and errors as there."""
+    """Return the tally behind `mean_length`; arguments and errors as there."""
     require_items(texts, "texts")
     fields = {"words": WORDS_VERSION, "texts": len(texts)}
     return mean_tally((float(len(words(text))) for text in texts), signature("mean_length", fields))
@@ -446,7 +446,7 @@ def _ngrams(sentence: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
 
 
 def _joined_ngrams(sentence: Sequence[str], n: int) -> Iterator[str]:
-    """As strings, which take half the memory of tuples; no word holds a blank."""
+    """Return n-grams as strings, which take half the memory of tuples; no word holds a blank."""
     return map(" ".join, _ngrams(sentence, n))
 
 
@@ -468,7 +468,7 @@ def _share_of_commonest(counts: Counts) -> float:
 
 
 def _rarefied(counts: Counts, sample: int) -> float:
-    """Expected share of kinds in `sample` draws without replacement, or in as many as there are."""
+    """Return expected share of kinds in `sample` draws without replacement, or in as many as there are."""
     total = int(counts.sum())
     drawn = min(sample, total)
     # C(total - count, drawn) / C(total, drawn) as a product of `count` ratios: no large numbers, so no digits lost.
@@ -478,7 +478,7 @@ def _rarefied(counts: Counts, sample: int) -> float:
 
 
 def _entropy(counts: Counts) -> float:
-    """In nats; summed by count and not by kind, so that the order of the kinds changes no digit."""
+    """Return the entropy in nats; summed by count and not by kind, so that the order of the kinds changes no digit."""
     kinds = np.bincount(counts)[1:]
     shares = np.arange(1, len(kinds) + 1) / counts.sum()
     return float((kinds * shares) @ np.log(1 / shares))
@@ -517,7 +517,7 @@ class _Counted(NamedTuple):
 
 
 def _counted(texts: _Numbered, order: int) -> Iterator[_Counted]:
-    """The n-grams of orders 1 to `order`; those of an order are numbered as pairs of one a word shorter and a last word."""
+    """Yield the n-grams of orders 1 to `order`; those of an order are numbered as pairs of one a word shorter and a last word."""
     ids, lengths = texts
     owners = np.repeat(np.arange(len(lengths)), lengths)
     left = np.cumsum(lengths)[owners] - np.arange(len(ids))
@@ -539,7 +539,7 @@ def _largest(counted: _Counted, chosen: NDArray[np.bool_]) -> Counts:
 
 
 def _largest_elsewhere(counted: _Counted) -> Counts:
-    """For each pair the largest count of its n-gram in one other text."""
+    """Return for each pair the largest count of its n-gram in one other text."""
     kinds = counted.kinds
     first = _largest(counted, np.ones(len(kinds), dtype=np.bool_))[kinds]
     leads = counted.times == first
@@ -549,7 +549,7 @@ def _largest_elsewhere(counted: _Counted) -> Counts:
 
 
 def _matches(texts: _Numbered, order: int, ceilings: Callable[[_Counted], Counts]) -> Values:
-    """N-grams of each text, clipped at their ceilings, [order, texts]."""
+    """Return n-grams of each text, clipped at their ceilings, [order, texts]."""
     rows = [
         np.bincount(counted.owners, np.minimum(counted.times, ceilings(counted)), minlength=len(texts.lengths))
         for counted in _counted(texts, order)
@@ -558,26 +558,26 @@ def _matches(texts: _Numbered, order: int, ceilings: Callable[[_Counted], Counts
 
 
 def _closest(length: int, others: Iterable[int]) -> int:
-    """The shorter of two as close."""
+    """Return the shorter of two as close."""
     return min(others, key=lambda other: (abs(other - length), other))
 
 
 def _closest_other_lengths(lengths: Counts) -> Counts:
-    """For each text the closest length of another."""
+    """Return for each text the closest length of another."""
     counts = Counter(lengths.tolist())
     closest = {own: own if times > 1 else _closest(own, counts.keys() - {own}) for own, times in counts.items()}
     return np.array([closest[length] for length in lengths.tolist()])
 
 
 def _closest_lengths(lengths: Counts, references: Counts) -> Counts:
-    """For each length the closest one of a reference."""
+    """Return for each length the closest one of a reference."""
     others = set(references.tolist())
     closest = {own: _closest(own, others) for own in set(lengths.tolist())}
     return np.array([closest[length] for length in lengths.tolist()])
 
 
 def _smoothed_bleu(lengths: Counts, matches: NDArray[Any], closest: Counts) -> Values:
-    """Sentence BLEU with method1 of Chen & Cherry, [texts], from matches [order, texts]."""
+    """Return sentence BLEU with method1 of Chen & Cherry, [texts], from matches [order, texts]."""
     brevity = np.exp(np.minimum(0, 1 - closest / np.maximum(1, lengths)))
     totals = np.maximum(1, lengths - np.arange(len(matches))[:, np.newaxis])
     precisions = np.where(matches > 0, matches, _METHOD1_EPSILON) / totals
@@ -585,7 +585,7 @@ def _smoothed_bleu(lengths: Counts, matches: NDArray[Any], closest: Counts) -> V
 
 
 def _bleu_against_all(hypotheses: Sequence[str], references: Sequence[str], order: int) -> Values:
-    """Smoothed BLEU of each hypothesis, [hypotheses]."""
+    """Return smoothed BLEU of each hypothesis, [hypotheses]."""
     count = len(hypotheses)
     numbered = _numbered([*hypotheses, *references])
     matches = _matches(numbered, order, lambda counted: _largest(counted, counted.owners >= count)[counted.kinds])
@@ -594,7 +594,7 @@ def _bleu_against_all(hypotheses: Sequence[str], references: Sequence[str], orde
 
 
 def _bleu_fields(texts: Sequence[str], references: Sequence[str], order: int) -> dict[str, object]:
-    """Checked, and in the order of the signature."""
+    """Return checked, and in the order of the signature."""
     _check_order("order", order)
     require_items(texts, "texts")
     require_items(references, "references")

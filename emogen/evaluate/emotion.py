@@ -37,7 +37,7 @@ _LEAST_FIT = 0.01
 
 
 def judged_labels(probabilities: NDArray[Any], labels: Sequence[str]) -> list[str]:
-    """The likeliest label of each text, the first of them where several are as likely.
+    """Return the likeliest label of each text, the first of them where several are as likely.
 
     Args:
         probabilities: [texts, labels].
@@ -51,7 +51,7 @@ def judged_labels(probabilities: NDArray[Any], labels: Sequence[str]) -> list[st
 
 
 def checked_probabilities(probabilities: NDArray[Any], labels: Sequence[str]) -> Values:
-    """The same numbers as float64 [texts, labels], once they are known to be probabilities.
+    """Return the same numbers as float64 [texts, labels], once they are known to be probabilities.
 
     Raises:
         DataError: if there is no text, the columns are not one for each label, a number is not finite or negative, or a
@@ -73,7 +73,7 @@ def checked_probabilities(probabilities: NDArray[Any], labels: Sequence[str]) ->
 
 
 def emotion_accuracy(target: Sequence[str], judged: Sequence[str], seed: int = 0) -> Score:
-    """Share of texts whose judged emotion is the one asked for, with a bootstrap interval.
+    """Return the share of texts whose judged emotion is the one asked for, with a bootstrap interval.
 
     A judge that is often wrong lowers it however good the texts are: see `corrected_accuracy`.
 
@@ -92,13 +92,13 @@ def emotion_accuracy(target: Sequence[str], judged: Sequence[str], seed: int = 0
 
 
 def emotion_accuracy_tally(target: Sequence[str], judged: Sequence[str]) -> SumStatistic:
-    """`emotion_accuracy` before its interval; a block of sums is hits and texts."""
+    """Return `emotion_accuracy` before its interval; a block of sums is hits and texts."""
     require_pairs(target, judged, ("asked labels", "judged labels"))
     return mean_tally(_hits(target, judged), signature("emotion_accuracy", {"texts": len(target)}))
 
 
 def emotion_f1(target: Sequence[str], judged: Sequence[str], labels: Sequence[str], seed: int = 0) -> Score:
-    """Mean over the labels of F1 = 2 hits / (asked + judged), with a bootstrap interval.
+    """Return the mean over the labels of F1 = 2 hits / (asked + judged), with a bootstrap interval.
 
     A label neither asked for nor judged, in the data or in one resample, has no F1 and is left out of the mean.
 
@@ -120,14 +120,14 @@ def emotion_f1(target: Sequence[str], judged: Sequence[str], labels: Sequence[st
 
 
 def emotion_f1_tally(target: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> SumStatistic:
-    """`emotion_f1` before its interval; a block of sums is the hits of each label, then its asked plus judged."""
+    """Return `emotion_f1` before its interval; a block of sums is the hits of each label, then its asked plus judged."""
     pairs = _placed_pairs(target, judged, labels)
     fields = {"average": "macro", "labels": len(labels), "texts": len(target)}
     return SumStatistic(added_up(_f1_rows(pairs, len(labels))), _f1_of_occurring, signature("emotion_f1", fields))
 
 
 def multilabel_f1(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str], seed: int = 0) -> Score:
-    """Mean over all labels of F1 = 2 hits / (gold + found), where a text may have several labels or none.
+    """Return the mean over all labels of F1 = 2 hits / (gold + found), where a text may have several labels or none.
 
     A label neither in `gold` nor in `found` has F1 0 and stays in the mean, as in scikit-learn's
     `f1_score(average="macro", zero_division=0)`; so `emotion_f1` treats such labels otherwise. A rare label that falls out
@@ -149,7 +149,7 @@ def multilabel_f1(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str]
 
 
 def multilabel_f1_tally(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str]) -> SumStatistic:
-    """`multilabel_f1` before its interval; a block of sums is the hits of each label, then its gold plus found."""
+    """Return `multilabel_f1` before its interval; a block of sums is the hits of each label, then its gold plus found."""
     require_pairs(gold, found, ("rows of gold labels", "rows of found labels"))
     wanted, given = _marks(gold, labels, "gold"), _marks(found, labels, "found")
     rows = (np.concatenate([own & other, own + other]) for own, other in zip(wanted, given, strict=True))
@@ -179,13 +179,13 @@ class Confusion:
 
     @property
     def row_shares(self) -> Values:
-        """[asked, judged], each row divided by its sum; all 0 in the row of a label that was never asked for."""
+        """Return [asked, judged], each row divided by its sum; all 0 in the row of a label that was never asked for."""
         shares: Values = self.counts / np.maximum(1, self.counts.sum(axis=1, keepdims=True))
         return shares
 
 
 def confusion(target: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> Confusion:
-    """Counts of the pairs (asked, judged); with true labels for the asked ones it is the judge's own confusion.
+    """Count of the pairs (asked, judged); with true labels for the asked ones it is the judge's own confusion.
 
     Raises:
         DataError: if the lists differ in length, are empty or hold a label that is not in `labels`.
@@ -196,7 +196,7 @@ def confusion(target: Sequence[str], judged: Sequence[str], labels: Sequence[str
 
 
 def calibration_error(probabilities: NDArray[Any], gold: Sequence[str], labels: Sequence[str], seed: int = 0) -> Score:
-    """Expected calibration error of the likeliest label: mean distance of its probability from how often it is right.
+    """Return expected calibration error of the likeliest label: mean distance of its probability from how often it is right.
 
     Texts are binned by that probability, 15 bins of equal width, upper ends included. The estimate is biased upward, since
     a bin's distance is never negative: a perfectly calibrated judge scores above 0, by some sqrt(bins / texts) / 3, and the
@@ -221,7 +221,7 @@ def calibration_error(probabilities: NDArray[Any], gold: Sequence[str], labels: 
 
 
 def calibration_error_tally(probabilities: NDArray[Any], gold: Sequence[str], labels: Sequence[str]) -> SumStatistic:
-    """`calibration_error` before its interval; a block of sums is hits less confidence in each bin, then the texts."""
+    """Return `calibration_error` before its interval; a block of sums is hits less confidence in each bin, then the texts."""
     given = checked_probabilities(probabilities, labels)
     require_pairs(given, gold, ("rows of probabilities", "gold labels"))
     confidence = given.max(axis=1)
@@ -234,7 +234,7 @@ def calibration_error_tally(probabilities: NDArray[Any], gold: Sequence[str], la
 
 
 def corrected_accuracy(target: Sequence[str], judged: Sequence[str], judge_confusion: Confusion, seed: int = 0) -> Score:
-    """Share of texts whose true emotion is the one asked for, estimated from a judge that errs in a known way.
+    """Return the share of texts whose true emotion is the one asked for, estimated from a judge that errs in a known way.
 
     The texts asked to express `a` are judged `j` with probability sum over t of p_a[t] M[t, j], where p_a[t] is the share of
     them that truly express t and M is the judge's confusion. p_a is the likeliest such distribution, found by
@@ -288,7 +288,7 @@ def corrected_accuracy(target: Sequence[str], judged: Sequence[str], judge_confu
 
 
 def corrected_shares(judged: Sequence[str], judge_confusion: Confusion, seed: int = 0) -> dict[str, Score]:
-    """Share of texts that truly express each label, the likeliest under the assumptions of `corrected_accuracy`.
+    """Return the share of texts that truly express each label, the likeliest under the assumptions of `corrected_accuracy`.
 
     Labels that the judge cannot tell apart cannot be told apart here: how they divide what they have is then a guess.
 
@@ -331,7 +331,7 @@ class Agreement:
 
 
 def agreement(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Agreement:
-    """Raw agreement of two judges and Cohen's kappa, with bootstrap intervals.
+    """Return raw agreement of two judges and Cohen's kappa, with bootstrap intervals.
 
     Two judges that agree may share an error; agreement bounds neither's accuracy.
 
@@ -352,13 +352,13 @@ def agreement(first: Sequence[str], second: Sequence[str], seed: int = 0) -> Agr
 
 
 def agreement_tally(first: Sequence[str], second: Sequence[str]) -> SumStatistic:
-    """Raw agreement before its interval; a block of sums is hits and texts."""
+    """Return raw agreement before its interval; a block of sums is hits and texts."""
     require_pairs(first, second, ("labels of the first judge", "labels of the second"))
     return mean_tally(_hits(first, second), signature("agreement", {"texts": len(first)}))
 
 
 def kappa_tally(first: Sequence[str], second: Sequence[str]) -> SumStatistic:
-    """Cohen's kappa before its interval; a block of sums is hits, texts, labels of the first judge, of the second."""
+    """Return Cohen's kappa before its interval; a block of sums is hits, texts, labels of the first judge, of the second."""
     require_pairs(first, second, ("labels of the first judge", "labels of the second"))
     labels = sorted({*first, *second})
     pairs = _placed_pairs(first, second, labels).tolist()
@@ -378,7 +378,7 @@ def _row(width: int, filled: dict[int, float]) -> Values:
 
 
 def _places(given: Sequence[str], labels: Sequence[str], name: str) -> NDArray[np.int64]:
-    """[texts], the place of each label among `labels`."""
+    """Return [texts], the place of each label among `labels`."""
     place = {label: number for number, label in enumerate(labels)}
     if len(place) < len(labels):
         raise DataError(f"labels hold a name twice: {', '.join(labels)}")
@@ -393,7 +393,7 @@ def _places(given: Sequence[str], labels: Sequence[str], name: str) -> NDArray[n
 
 
 def _placed_pairs(target: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> NDArray[np.int64]:
-    """[texts, 2], the places of both labels."""
+    """Return [texts, 2], the places of both labels."""
     require_pairs(target, judged, ("asked labels", "judged labels"))
     return np.stack([_places(target, labels, "asked"), _places(judged, labels, "judged")], axis=1)
 
@@ -408,7 +408,7 @@ def _f1_rows(pairs: NDArray[np.int64], labels: int) -> Iterator[Values]:
 
 
 def _marks(given: NDArray[Any], labels: Sequence[str], name: str) -> NDArray[np.int64]:
-    """[texts, labels], 1 where the text has the label and else 0."""
+    """Return [texts, labels], 1 where the text has the label and else 0."""
     marks = np.asarray(given)
     if marks.ndim != 2 or marks.shape[1] != len(labels):
         raise DataError(f"{name} is {list(marks.shape)}: pass [texts, {len(labels)}], for {', '.join(labels)}")
@@ -420,7 +420,7 @@ def _marks(given: NDArray[Any], labels: Sequence[str], name: str) -> NDArray[np.
 
 
 def _f1_by_label(sums: Values) -> tuple[Values, Values]:
-    """F1 and hits' denominator [..., labels] from [..., 2 * labels] sums: the hits, then both sides added."""
+    """Return f1 and hits' denominator [..., labels] from [..., 2 * labels] sums: the hits, then both sides added."""
     hits, either = np.split(sums, 2, axis=-1)
     return 2 * hits / np.maximum(1, either), either
 
@@ -451,7 +451,7 @@ def _kappa(sums: Values) -> Values:
 
 
 def _resampled(found: NDArray[np.int64], judge: Confusion, seed: int) -> tuple[Values, Values]:
-    """Counts of the texts [1 + resamples, rows, judged] and shares of the judge [1 + resamples, true, judged].
+    """Count of the texts [1 + resamples, rows, judged] and shares of the judge [1 + resamples, true, judged].
 
     The first of each is what was observed, the others are draws. A bootstrap of texts with labels is a multinomial draw.
     """
@@ -515,14 +515,14 @@ def _require_explained(found: NDArray[np.int64], judge: Confusion, seed: int) ->
 
 
 def _mean_shares(counts: NDArray[np.int64]) -> Values:
-    """P(judged | true), the mean under a Dirichlet prior worth one text a row; [..., true, judged]."""
+    """Return p(judged | true), the mean under a Dirichlet prior worth one text a row; [..., true, judged]."""
     believed = counts + 1 / counts.shape[-1]
     shares: Values = believed / believed.sum(axis=-1, keepdims=True)
     return shares
 
 
 def _misfit(found: NDArray[np.int64], judges: Values) -> Values:
-    """Likelihood-ratio statistic G^2 of the best shares, [draws], from counts [draws, rows, judged]."""
+    """Return likelihood-ratio statistic G^2 of the best shares, [draws], from counts [draws, rows, judged]."""
     counts = found.astype(np.float64)
     expected = (_true_shares(counts, judges) @ judges) * counts.sum(axis=2, keepdims=True)
     terms = counts * np.log(np.where(counts > 0, counts, 1.0) / np.where(counts > 0, expected, 1.0))
@@ -531,7 +531,7 @@ def _misfit(found: NDArray[np.int64], judges: Values) -> Values:
 
 
 def _around(value: float, draws: Values, texts: int, signed: str) -> Score:
-    """The interval of the draws, at least as wide as a share of that many texts must have."""
+    """Return the interval of the draws, at least as wide as a share of that many texts must have."""
     low, high = percentile_interval(draws)
     least, most = wilson_interval(value, texts)
     return Score(value, min(low, least), max(high, most), signed)

@@ -28,7 +28,7 @@ _MOST_EXPONENT = 709.0
 
 
 def perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32, seed: int = 0) -> Score:
-    """Perplexity a word, exp(nats of all texts / words of all texts), with a bootstrap interval over the texts.
+    """Return the perplexity a word, exp(nats of all texts / words of all texts), with a bootstrap interval over the texts.
 
     The words are those of `emogen.text.words` (a Chinese character is one) and one end a text, whatever the model's tokens are.
 
@@ -54,12 +54,12 @@ def perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 3
 
 
 def perplexity_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
-    """The tally behind `perplexity`; arguments and errors as there."""
+    """Return the tally behind `perplexity`; arguments and errors as there."""
     return _perplexity_tally("perplexity", texts, nats, model, batch_size)
 
 
 def reverse_perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32, seed: int = 0) -> Score:
-    """Perplexity a word of real text under a language model that was trained on a generator's samples.
+    """Return the perplexity a word of real text under a language model that was trained on a generator's samples.
 
     It rises both when the samples are broken and when they leave out part of what people write. It depends on the number of
     samples and on the model trained: compare generators with both the same, and with the same model trained on real text.
@@ -79,12 +79,12 @@ def reverse_perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size:
 
 
 def reverse_perplexity_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
-    """The tally behind `reverse_perplexity`; arguments and errors as there."""
+    """Return the tally behind `reverse_perplexity`; arguments and errors as there."""
     return _perplexity_tally("reverse_perplexity", texts, nats, model, batch_size)
 
 
 def nats_per_character(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32, seed: int = 0) -> Score:
-    """Nats of all texts / characters of all texts, with a bootstrap interval over the texts.
+    """Return nats of all texts / characters of all texts, with a bootstrap interval over the texts.
 
     Characters are Unicode code points as given, and one end a text. Divided by ln 2 = 0.6931 it is bits per character.
 
@@ -97,13 +97,13 @@ def nats_per_character(texts: Iterable[str], nats: Nats, model: str, batch_size:
 
 
 def nats_per_character_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
-    """The tally behind `nats_per_character`; arguments and errors as there."""
+    """Return the tally behind `nats_per_character`; arguments and errors as there."""
     fields = {"model": model, "unit": "character+end"}
     return _tally("nats_per_character", fields, _sums(texts, nats, batch_size, _characters), _ratio)
 
 
 def nats_per_sentence(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32, seed: int = 0) -> Score:
-    """Mean over the texts of their nats, with a bootstrap interval.
+    """Return the mean over the texts of their nats, with a bootstrap interval.
 
     It compares models on the same texts, not texts of different lengths.
 
@@ -116,7 +116,7 @@ def nats_per_sentence(texts: Iterable[str], nats: Nats, model: str, batch_size: 
 
 
 def nats_per_sentence_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
-    """The tally behind `nats_per_sentence`; arguments and errors as there."""
+    """Return the tally behind `nats_per_sentence`; arguments and errors as there."""
     fields = {"model": model, "unit": "text"}
     return _tally("nats_per_sentence", fields, _sums(texts, nats, batch_size, lambda _text: 1), _ratio)
 
@@ -131,7 +131,7 @@ def _tally(name: str, fields: Mapping[str, object], sums: Values, metric: Callab
 
 
 def _sums(texts: Iterable[str], nats: Nats, batch_size: int, units: Callable[[str], int]) -> Values:
-    """Nats, units and texts, [blocks, 3]."""
+    """Return nats, units and texts, [blocks, 3]."""
     pairs = _computed(texts, nats, batch_size) if callable(nats) else aligned(texts, nats, ("texts", "log-likelihoods"))
     return added_up((_checked(value, number), units(text), 1.0) for number, (text, value) in enumerate(pairs))
 

@@ -88,17 +88,17 @@ class Axis:
 
     @property
     def sign(self) -> int:
-        """What to multiply values by so that more is better."""
+        """Return what to multiply values by so that more is better."""
         return -1 if self.lower_is_better else 1
 
     @property
     def label(self) -> str:
-        """The name and which way is better."""
+        """Return the name and which way is better."""
         return f"{self.name} ({'lower is better, axis reversed' if self.lower_is_better else 'higher is better'})"
 
 
 def axis(name: str) -> Axis:
-    """The axis of a metric of this package, by its name; for any other metric make an `Axis`.
+    """Return the axis of a metric of this package, by its name; for any other metric make an `Axis`.
 
     >>> axis("self_bleu4").lower_is_better, axis("distinct2").lower_is_better
     (True, False)
@@ -108,7 +108,7 @@ def axis(name: str) -> Axis:
 
 
 def pareto(points: Sequence[Point], quality: Axis, diversity: Axis) -> list[Point]:
-    """The points that no other beats: none is as good on both axes and better on one.
+    """Return the points that no other beats: none is as good on both axes and better on one.
 
     Args:
         points: of one system or several.
@@ -132,7 +132,7 @@ def pareto(points: Sequence[Point], quality: Axis, diversity: Axis) -> list[Poin
 
 
 def hypervolume(points: Sequence[Point], reference: tuple[float, float], quality: Axis, diversity: Axis) -> float:
-    """Area of the plane where some point is at least as good on both axes: one number for a whole frontier.
+    """Return the area of the plane where some point is at least as good on both axes: one number for a whole frontier.
 
     Areas compare only for the same reference and metrics, and for as many temperatures over as wide a range.
 
@@ -159,7 +159,7 @@ def hypervolume(points: Sequence[Point], reference: tuple[float, float], quality
 
 
 def dominated_volume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Volume of all places that some point equals or beats on every axis and that beat the reference: any number of axes.
+    """Return the volume of all places that some point equals or beats on every axis and that beat the reference: any number of axes.
 
     Args:
         points: each with one number an axis, more being better on all; dominated ones add nothing, nor do those that are not
@@ -186,7 +186,7 @@ def dominated_volume(points: Sequence[Sequence[float]], reference: Sequence[floa
 
 
 def _sliced(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
-    """The volume of points that all beat the reference: slabs along the first axis, each as wide as the points beyond it."""
+    """Return the volume of points that all beat the reference: slabs along the first axis, each as wide as the points beyond it."""
     if len(reference) == 1:
         return max((point[0] - reference[0] for point in points), default=0.0)
     ordered = sorted(points, reverse=True)
@@ -199,7 +199,7 @@ def _sliced(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -
 
 
 def draw(points: Sequence[Point], path: str | Path, quality: Axis, diversity: Axis) -> tuple[Path, Path]:
-    """Draws one curve a system through its temperatures, with 95% intervals, as PNG and SVG.
+    """Draw one curve a system through its temperatures, with 95% intervals, as PNG and SVG.
 
     The upper right is always the better corner: an axis whose metric is better low runs backwards and says so. Each point bears
     its temperature. Systems differ in colour (fit for colour-blind readers), marker and line. The same points give the same
@@ -251,7 +251,7 @@ def _oriented(point: Point, quality: Axis, diversity: Axis) -> tuple[float, floa
 
 
 def _curves(points: Sequence[Point]) -> dict[str, list[Point]]:
-    """Each system's points in the order of their temperatures."""
+    """Return each system's points in the order of their temperatures."""
     curves: dict[str, list[Point]] = {}
     for point in sorted(points, key=lambda point: point.temperature):
         curve = curves.setdefault(point.system, [])

@@ -36,7 +36,7 @@ _THRESHOLD = 0.05
 
 
 def vader() -> Judge:
-    """A callable from texts to [texts, 3] over `POLARITIES`: 1 at VADER's polarity of the text, 0 elsewhere.
+    """Return a callable from texts to [texts, 3] over `POLARITIES`: 1 at VADER's polarity of the text, 0 elsewhere.
 
     VADER gives no probabilities (its `pos`, `neu` and `neg` are shares of the words), so a row is 1 or 0: its authors' rule,
     positive from a compound score of 0.05 and negative from -0.05. A calibration error of it means nothing. A blank text
@@ -78,7 +78,7 @@ def polarity(label: str) -> str | None:
 
 
 def polarity_agreement(labels: Sequence[str], texts: Sequence[str], seed: int = 0) -> Score:
-    """Share of texts in which VADER finds the polarity of their label, over the texts whose label has one.
+    """Return the share of texts in which VADER finds the polarity of their label, over the texts whose label has one.
 
     A high share says that the words are of the right kind, not that the emotion is right; a low one may be VADER's failing:
     read it beside the same share of texts by people. It tends to fall with the share of texts that express an emotion
@@ -101,7 +101,7 @@ def polarity_agreement(labels: Sequence[str], texts: Sequence[str], seed: int = 
 
 
 def polarity_agreement_tally(labels: Sequence[str], texts: Sequence[str]) -> SumStatistic:
-    """`polarity_agreement` before its interval; a block of sums is hits and texts."""
+    """Return `polarity_agreement` before its interval; a block of sums is hits and texts."""
     require_pairs(labels, texts, ("labels", "texts"))
     if language_of(texts) == "zh":
         raise UndefinedScoreError("the texts are Chinese and the lexicon is English: it would find every text neutral")

@@ -50,7 +50,7 @@ def bleu(
     effective_order: bool = False,
     seed: int = 0,
 ) -> Score:
-    """Corpus BLEU of sacrebleu, with a bootstrap interval over the pairs.
+    """Return corpus BLEU of sacrebleu, with a bootstrap interval over the pairs.
 
     As sacrebleu defines it, a corpus in which no hypothesis has four tokens scores 0, even if each equals its reference;
     with `effective_order` it is scored by the orders that occur, and every other corpus as without.
@@ -83,7 +83,7 @@ def bleu_tally(
     lowercase: bool = False,
     effective_order: bool = False,
 ) -> SumStatistic:
-    """What `bleu` is computed from; same arguments and errors."""
+    """Return what `bleu` is computed from; same arguments and errors."""
     settled, pairs = _settled(hypotheses, references, language, _language_of)
     return _tally("bleu", _bleu_metric(settled, lowercase, effective_order), pairs)
 
@@ -94,7 +94,7 @@ def bleu_tallies(
     language: Language = "auto",
     lowercase: bool = False,
 ) -> tuple[SumStatistic, SumStatistic]:
-    """What `bleu` is computed from, without and with `effective_order`, in one reading of the texts; same errors.
+    """Return what `bleu` is computed from, without and with `effective_order`, in one reading of the texts; same errors.
 
     Both have one value where any hypothesis has four tokens. The second one compares with every other system's.
     """
@@ -130,7 +130,7 @@ def chrf(
     lowercase: bool = False,
     seed: int = 0,
 ) -> Score:
-    """Corpus chrF2 of sacrebleu (characters up to order 6, no words), with a bootstrap interval over the pairs.
+    """Return corpus chrF2 of sacrebleu (characters up to order 6, no words), with a bootstrap interval over the pairs.
 
     Of several references the one with the best chrF counts. Two empty texts score 0.
 
@@ -159,7 +159,7 @@ def chrf_tally(
     language: Language = "auto",
     lowercase: bool = False,
 ) -> SumStatistic:
-    """What `chrf` is computed from; same arguments and errors."""
+    """Return what `chrf` is computed from; same arguments and errors."""
     _check_language(language)
     return _tally(f"chrf|beta:{CHRF.BETA}", CHRF(lowercase=lowercase), _pairs(hypotheses, references))
 
@@ -182,7 +182,7 @@ def ter(
     lowercase: bool = True,
     seed: int = 0,
 ) -> Score:
-    """Corpus translation edit rate of sacrebleu, with a bootstrap interval over the pairs: lower is better.
+    """Return corpus translation edit rate of sacrebleu, with a bootstrap interval over the pairs: lower is better.
 
     Of several references the one with the fewest edits counts, over their mean length. The search for shifted words takes
     milliseconds for texts of 20 words and seconds for texts of 200.
@@ -215,7 +215,7 @@ def ter_tally(
     language: Language = "auto",
     lowercase: bool = True,
 ) -> SumStatistic:
-    """What `ter` is computed from; same arguments and errors."""
+    """Return what `ter` is computed from; same arguments and errors."""
     settled, pairs = _settled(hypotheses, references, language, _language_of)
     tally = _tally("ter", _ter_metric(settled, lowercase), _parted(pairs, settled))
     return replace(tally, signature=f"{tally.signature}|tok:char") if settled == "char" else tally
@@ -239,7 +239,7 @@ def rouge(
     language: Language = "auto",
     seed: int = 0,
 ) -> Score:
-    """Mean F-measure of rouge-score over the pairs, without stemming, with a bootstrap interval.
+    """Return the mean F-measure of rouge-score over the pairs, without stemming, with a bootstrap interval.
 
     Of several references the one with the best F-measure counts (rouge-score's `score_multi`). `rougeLsum` takes each line
     for a sentence; a text without line breaks is one sentence, and then `rougeLsum` equals `rougeL`. Texts without a token
@@ -272,7 +272,7 @@ def rouge_tally(
     kind: RougeKind,
     language: Language = "auto",
 ) -> SumStatistic:
-    """What `rouge` is computed from; same arguments and errors."""
+    """Return what `rouge` is computed from; same arguments and errors."""
     return rouge_tallies(hypotheses, references, [kind], language)[kind]
 
 
@@ -282,7 +282,7 @@ def rouge_tallies(
     kinds: Sequence[RougeKind] = ("rouge1", "rouge2", "rougeL"),
     language: Language = "auto",
 ) -> dict[RougeKind, SumStatistic]:
-    """What `rouge` is computed from, for several kinds in one reading of the texts; same arguments and errors."""
+    """Return what `rouge` is computed from, for several kinds in one reading of the texts; same arguments and errors."""
     _check_kinds(kinds)
     settled, pairs = _settled(hypotheses, references, language, _rouge_language_of)
     numbers: set[int] = set()
@@ -300,7 +300,7 @@ def sentence_rouge(
     kind: RougeKind,
     language: Language = "auto",
 ) -> NDArray[np.float64]:
-    """F-measure of each pair, [pairs], from 0 to 1: equal to rouge-score's; arguments and errors of `rouge`."""
+    """Return f-measure of each pair, [pairs], from 0 to 1: equal to rouge-score's; arguments and errors of `rouge`."""
     _check_kinds([kind])
     settled, pairs = _settled(hypotheses, references, language, _rouge_language_of)
     return np.array([value for (value,) in _rouge_values(pairs, [kind], settled)])
@@ -332,7 +332,7 @@ def tokenisation_note(references: Iterable[Sequence[str]], language: Language = 
 
 
 def _pairs(hypotheses: Iterable[str], references: Iterable[Sequence[str]]) -> Iterator[_Pair]:
-    """Each hypothesis with its references, checked on the way."""
+    """Yield each hypothesis with its references, checked on the way."""
     if isinstance(hypotheses, Sized) and isinstance(references, Sized):
         require_pairs(hypotheses, references, ("hypotheses", "lists of references"))
     number = -1
@@ -366,7 +366,7 @@ def _settled(
     language: Language,
     decide: Callable[[Sequence[str]], _Settled],
 ) -> tuple[_Settled, Iterator[_Pair]]:
-    """The pairs with their language, which `decide` gives for the first of them if it is `auto`."""
+    """Return the pairs with their language, which `decide` gives for the first of them if it is `auto`."""
     _check_language(language)
     pairs = _pairs(hypotheses, references)
     if language != "auto":
@@ -380,7 +380,7 @@ def _language_of(texts: Sequence[str]) -> _Settled:
 
 
 def _parted(pairs: Iterable[_Pair], language: _Settled) -> Iterator[_Pair]:
-    """The pairs, with blanks between all characters where they count as words."""
+    """Yield the pairs, with blanks between all characters where they count as words."""
     split: Callable[[str], str] = TokenizerChar() if language == "char" else str  # type: ignore[no-untyped-call]
     for hypothesis, listed in pairs:
         yield split(hypothesis), [split(text) for text in listed]
@@ -398,7 +398,7 @@ def _check_kinds(kinds: Sequence[str]) -> None:
 
 
 def _noting_numbers(pairs: Iterable[_Pair], numbers: set[int]) -> Iterator[_Pair]:
-    """The same pairs, while the numbers of references that occur gather in `numbers`."""
+    """Yield the same pairs, while the numbers of references that occur gather in `numbers`."""
     for hypothesis, listed in pairs:
         numbers.add(len(listed))
         yield hypothesis, listed
@@ -421,7 +421,7 @@ def _tally(name: str, metric: Metric, pairs: Iterable[_Pair]) -> SumStatistic:
 
 
 def _statistics(metric: Metric, pairs: Iterable[_Pair]) -> Iterator[list[float]]:
-    """One row of sums a pair, in sacrebleu's columns."""
+    """Yield one row of sums a pair, in sacrebleu's columns."""
     for hypothesis, listed in pairs:
         # Protected, but the only way to them: sacrebleu's own significance tests read them from outside as well.
         yield metric._extract_corpus_statistics([hypothesis], [[text] for text in listed])[0]
@@ -447,7 +447,7 @@ class _Words:
 
 
 def _rouge_values(pairs: Iterable[_Pair], kinds: Sequence[RougeKind], language: _Settled) -> Iterator[list[float]]:
-    """The best F-measure of each kind, for each pair."""
+    """Yield the best F-measure of each kind, for each pair."""
     # Here, since it loads the whole of NLTK, which takes longer than everything else that this package imports.
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -458,7 +458,7 @@ def _rouge_values(pairs: Iterable[_Pair], kinds: Sequence[RougeKind], language: 
 
 
 def _rouge_language_of(texts: Sequence[str]) -> _Settled:
-    """`zh` if rouge-score's tokenizer would lose more words and symbols of these texts than it keeps, else `en`."""
+    """Return `zh` if rouge-score's tokenizer would lose more words and symbols of these texts than it keeps, else `en`."""
     tokens = [token for text in texts for token in words(text)]
     kept = sum(bool(tokenize(token, None)) for token in tokens)
     return "zh" if sum(map(_is_lost, tokens)) > kept else "en"

@@ -12,7 +12,7 @@ from emogen.evaluate.score import Score, require_items, require_pairs, signature
 
 
 def preference(margins: Sequence[float], owners: Sequence[Hashable] | None = None, seed: int = 0) -> Score:
-    """Share of pairs with a margin above 0, those without one counting half, with a bootstrap interval.
+    """Return the share of pairs with a margin above 0, those without one counting half, with a bootstrap interval.
 
     Args:
         margins: of each pair how much the one is preferred to the other; below 0 the other is.

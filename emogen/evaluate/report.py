@@ -61,7 +61,7 @@ class Report:
 
 
 def as_json(report: Report) -> str:
-    """The report for machines, at full precision, in the report's own order, with a line feed at its end.
+    """Return the report for machines, at full precision, in the report's own order, with a line feed at its end.
 
     Returns:
         For one system `{"scores": {METRIC: {"value", "low", "high", "signature"}}, "texts", "notes"}`. For several
@@ -85,7 +85,7 @@ def as_json(report: Report) -> str:
 
 
 def as_markdown(report: Report) -> str:
-    """The report as a page in Markdown: scores, comparisons, notes, and how each score was computed.
+    """Return the report as a page in Markdown: scores, comparisons, notes, and how each score was computed.
 
     Systems are rows and metrics columns; a single system has a row for each metric instead. A cell is `value [low, high]` with
     the 95% interval, empty where a system lacks the metric. Values have three significant digits, and more where the interval
@@ -101,7 +101,7 @@ def as_markdown(report: Report) -> str:
 
 
 def as_table(report: Report, width: int = 120) -> str:
-    """The report for a terminal: what `as_markdown` says, in aligned columns, without the signatures.
+    """Return the report for a terminal: what `as_markdown` says, in aligned columns, without the signatures.
 
     Characters that a terminal shows two columns wide (Chinese, most emoji) are counted as two.
 
@@ -124,7 +124,7 @@ def write_result(
     rows: Sequence[Mapping[str, object]],
     extra: Mapping[str, object] | None = None,
 ) -> None:
-    """Writes a benchmark's figures with all that is needed to judge and repeat them, whole or not at all.
+    """Write a benchmark's figures with all that is needed to judge and repeat them, whole or not at all.
 
     Args:
         path: evaluate/results/NAME.json; NAME is the benchmark's.
@@ -162,7 +162,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def command_of(script: str, context: click.Context) -> str:
-    """How a benchmark of that name was called, quoted for a shell, without --out; of absolute paths the last two parts."""
+    """Return how a benchmark of that name was called, quoted for a shell, without --out; of absolute paths the last two parts."""
     parts = [f"python evaluate/{script}.py"]
     for option in context.command.params:
         name = option.name or ""
@@ -214,12 +214,12 @@ def _adjusted(report: Report) -> list[float]:
 
 
 def _metrics(report: Report) -> list[str]:
-    """Of all systems, in the order in which they first come."""
+    """Return the metrics of all systems, in the order in which they first come."""
     return list(dict.fromkeys(metric for scores in report.systems.values() for metric in scores))
 
 
 def _score_rows(report: Report) -> _Rows:
-    """A row for each system, of its texts and metrics; of a single system the same table on its side."""
+    """Return a row for each system, of its texts and metrics; of a single system the same table on its side."""
     metrics = _metrics(report)
     rows = [["", "texts", *metrics]]
     for system, scores in report.systems.items():
@@ -228,7 +228,7 @@ def _score_rows(report: Report) -> _Rows:
 
 
 def _within(rows: _Rows, width: int) -> list[_Rows]:
-    """The table in as many parts of its columns as fit the width, each behind the first column and at least one column wide."""
+    """Return the table in as many parts of its columns as fit the width, each behind the first column and at least one column wide."""
     widths = [max(_width(_one_line(cell)) for cell in column) for column in zip(*rows, strict=True)]
     parts: list[list[int]] = [[]]
     for column in range(1, len(widths)):
@@ -254,21 +254,21 @@ def _comparison_rows(report: Report) -> _Rows:
 
 
 def _difference_cell(found: Comparison) -> str:
-    """To two digits of the interval's width: the difference itself may be near 0."""
+    """Show a difference to two digits of the interval's width: the difference itself may be near 0."""
     width = found.high - found.low
     decimals = _decimals(width, 2) if width else _decimals(found.difference, 3)
     return f"{found.difference:+.{decimals}f} [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}]"
 
 
 def _decimals(number: float, digits: int) -> int:
-    """Places behind the point that show so many significant digits of a number; none for 0."""
+    """Return places behind the point that show so many significant digits of a number; none for 0."""
     if not number:
         return 0
     return min(_MOST_DECIMALS, max(0, digits - 1 - math.floor(math.log10(abs(number)))))
 
 
 def _signatures(report: Report) -> list[str]:
-    """Each different one once, systems and comparisons alike, as code."""
+    """Return each different one once, systems and comparisons alike, as code."""
     scores = [score.signature for metrics in report.systems.values() for score in metrics.values()]
     tests = [found.signature for _, _, _, found in report.comparisons]
     return [f"`{_one_line(signed)}`" for signed in dict.fromkeys([*scores, *tests])]
@@ -280,13 +280,13 @@ def _one_line(text: str) -> str:
 
 
 def _piped(rows: _Rows) -> str:
-    """A table in Markdown; the first row is its head."""
+    """Return a table in Markdown; the first row is its head."""
     lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def _escaped(text: str) -> str:
-    """On one line, with the signs that Markdown would read as its own marked."""
+    """Return it on one line, with the signs that Markdown would read as its own marked."""
     return re.sub(r"([\\|*<`])", r"\\\1", _one_line(text))
 
 
@@ -301,7 +301,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns in a terminal: two for wide characters, none for marks that join the one before."""
+    """Return columns in a terminal: two for wide characters, none for marks that join the one before."""
     return sum(0 if unicodedata.category(letter) in {"Mn", "Me", "Cf"} else _columns(letter) for letter in text)
 
 

@@ -42,17 +42,17 @@ class SumStatistic:
 
     @property
     def value(self) -> float:
-        """The metric over all items."""
+        """Return the metric over all items."""
         return float(self.metric(self.sums.sum(axis=0)))
 
     def score(self, seed: int = 0) -> Score:
-        """The value with its 95% percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13)."""
+        """Return the value with its 95% percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13)."""
         low, high = percentile_interval(self.metric(bootstrap_sums(self.sums, seed)))
         return Score(self.value, low, high, f"{self.signature}|bs:{RESAMPLES}|seed:{seed}")
 
 
 def added_up(rows: Iterable[Sequence[float] | NDArray[Any]], most: int = MOST_BLOCKS) -> Values:
-    """Rows of additive statistics as blocks [blocks, columns], in bounded memory however many rows come.
+    """Return rows of additive statistics as blocks [blocks, columns], in bounded memory however many rows come.
 
     Up to twice `most` rows stay as they are; beyond, neighbours are added up, two, four, eight and so on together, so that
     between `most` and twice `most` blocks remain. Equally many rows of two systems give blocks that are still pairs.
@@ -78,7 +78,7 @@ def added_up(rows: Iterable[Sequence[float] | NDArray[Any]], most: int = MOST_BL
 
 
 def mean_tally(values: Iterable[float], signature: str) -> SumStatistic:
-    """The mean of one value an item, as a tally.
+    """Return the mean of one value an item, as a tally.
 
     Raises:
         DataError: if there is no value, or one is not finite.
@@ -116,23 +116,23 @@ class CountStatistic:
 
     @property
     def value(self) -> float:
-        """The metric over all texts."""
+        """Return the metric over all texts."""
         return self.metric(np.unique(self.kinds, return_counts=True)[1])
 
     def score(self, seed: int = 0) -> Score:
-        """The value with its 95% interval from half-samples."""
+        """Return the value with its 95% interval from half-samples."""
         value = self.value
         low, high = half_sample_interval(value, self.among(), self.texts, seed, bounds=self.bounds)
         return Score(value, low, high, f"{self.signature}|seed:{seed}")
 
     def among(self) -> Callable[[NDArray[np.bool_]], float]:
-        """The metric over the texts that are marked in a mask [texts], as a function of the mask."""
+        """Return the metric over the texts that are marked in a mask [texts], as a function of the mask."""
         places = np.unique(self.kinds, return_inverse=True)[1]
         return lambda chosen: self.metric(np.bincount(places[chosen[self.owners]]))
 
 
 def pool(things: Iterable[Sequence[Hashable]], metric: Callable[[Counts], float], signature: str) -> CountStatistic:
-    """The things of each text, in the texts' order, as a pool.
+    """Return the things of each text, in the texts' order, as a pool.
 
     Raises:
         DataError: if there is no text.
@@ -154,7 +154,7 @@ def percentile_interval(draws: NDArray[np.float64], level: float = 0.95) -> tupl
 
 
 def wilson_interval(share: float, items: int) -> tuple[float, float]:
-    """95% interval of a share of independent items; it has a width at 0 and 1 as well, where a bootstrap has none.
+    """Return 95% interval of a share of independent items; it has a width at 0 and 1 as well, where a bootstrap has none.
 
     Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
 
@@ -216,7 +216,7 @@ def half_sample_interval(
     draws: int = 200,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[float, float]:
-    """95% interval of a share, or another figure, that repeated items would bias, from halves drawn without replacement.
+    """Return 95% interval of a share, or another figure, that repeated items would bias, from halves drawn without replacement.
 
     The spread of the halves about their median, times sqrt(half / (items - half)), estimates the spread of `value`:
     the factor joins the sample sizes (half to items) and the correction for a finite population, and is 1 for an even
@@ -249,7 +249,7 @@ def half_sample_interval(
 
 
 def reservoir(texts: Iterable[str], size: int, seed: int = 0) -> tuple[list[str], int]:
-    """An even sample without replacement from texts that are read once, in memory for `size` of them.
+    """Return an even sample without replacement from texts that are read once, in memory for `size` of them.
 
     The places drawn follow from the seed and the number of texts alone: equally many texts of two systems, or texts and their
     references, stay pairs when both are sampled with one seed.

@@ -39,7 +39,7 @@ def toolkit_version() -> str:
 
 
 def signature(name: str, fields: Mapping[str, object]) -> str:
-    """How a score was computed, in sacrebleu's form.
+    """Return how a score was computed, in sacrebleu's form.
 
     >>> signature("distinct", {"n": 2, "texts": 500}).rpartition("|version:")[0]
     'distinct|n:2|texts:500'
@@ -70,7 +70,7 @@ def require_pairs(left: Sized, right: Sized, names: tuple[str, str]) -> None:
 
 
 def aligned(left: Iterable[Left], right: Iterable[Right], names: tuple[str, str]) -> Iterator[tuple[Left, Right]]:
-    """Pairs of two streams that must be equally long.
+    """Yield pairs of two streams that must be equally long.
 
     Raises:
         DataError: if they have other lengths, as soon as that is known.
@@ -86,7 +86,7 @@ def aligned(left: Iterable[Left], right: Iterable[Right], names: tuple[str, str]
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items in lists of `size`, the last one perhaps shorter.
+    """Yield the items in lists of `size`, the last one perhaps shorter.
 
     Raises:
         SettingsError: if `size` is below 1.

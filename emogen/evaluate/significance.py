@@ -83,7 +83,7 @@ class SeedSpread:
 
 
 def paired_bootstrap(first: SumStatistic, second: SumStatistic, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
-    """Both systems on the same items, drawn with repetition: the interval of their difference, and a p-value.
+    """Return both systems on the same items, drawn with repetition: the interval of their difference, and a p-value.
 
     The interval is the percentile one. The p-value counts the resamples whose difference lies at least as far from the mean
     of all resampled differences, on either side, as the difference found lies from 0, and adds one to count and number. The
@@ -112,7 +112,7 @@ def paired_bootstrap(first: SumStatistic, second: SumStatistic, seed: int = 0, r
 
 
 def approximate_randomisation(first: Measured, second: Measured, seed: int = 0, trials: int | None = None) -> Comparison:
-    """Swaps the two systems' texts for an item with probability 1/2, and looks how often the difference is as large.
+    """Swap the two systems' texts for an item with probability 1/2, and looks how often the difference is as large.
 
     If the systems are alike, a swap changes nothing but chance, whatever the metric: there is no assumption about its
     distribution. p = (hits + 1) / (trials + 1), so it is never below 1 / (trials + 1). Where items are kept in blocks (see
@@ -149,7 +149,7 @@ def approximate_randomisation(first: Measured, second: Measured, seed: int = 0, 
 
 
 def over_seeds(values: Sequence[float]) -> SeedSpread:
-    """Mean and spread of a metric over runs that differ in their training seed alone.
+    """Return the mean and spread of a metric over runs that differ in their training seed alone.
 
     The interval, mean ± t(n - 1) * deviation / sqrt(n), speaks about training again on the same data; it takes the values as
     normally distributed. With few seeds it is wide, and should be: the factor t is 12.7 for two, 4.3 for three.
@@ -171,7 +171,7 @@ def over_seeds(values: Sequence[float]) -> SeedSpread:
 
 
 def compare_seeds(first: Sequence[float], second: Sequence[float], metric: str, seed: int = 0) -> Comparison:
-    """Two systems that were each trained with several seeds: does the training method differ, not just these two runs?
+    """Return two systems that were each trained with several seeds: does the training method differ, not just these two runs?
 
     p is the share of all ways to deal the values out to the two systems that part their means at least as far. It cannot be
     below 2 / (number of ways) for equal numbers of seeds: .1 for three against three, .029 for four, .0079 for five. So three
@@ -199,7 +199,7 @@ def compare_seeds(first: Sequence[float], second: Sequence[float], metric: str, 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values raised for the number of tests, so that calling those up to .05 real errs in at most 5% of all such families.
+    """Return p-values raised for the number of tests, so that calling those up to .05 real errs in at most 5% of all such families.
 
     Args:
         p_values: of every test that was looked at, in any order; none gives none.
@@ -264,12 +264,12 @@ def _difference(first: SumStatistic | CountStatistic, second: SumStatistic | Cou
 
 
 def _rounding(first: SumStatistic | CountStatistic, second: SumStatistic | CountStatistic) -> float:
-    """Differences this close are the same one, computed in another order."""
+    """Take differences this close for the same one, computed in another order."""
     return _ROUNDING * max(abs(first.value), abs(second.value))
 
 
 def _share_as_far(differences: Values, found: float, rounding: float) -> float:
-    """Share of differences as far from 0 as the one found, itself counted in."""
+    """Return the share of differences as far from 0 as the one found, itself counted in."""
     if not np.isfinite(differences).all():
         raise UndefinedScoreError("the metric is not finite for some draws of the items: compare over more items")
     hits = np.count_nonzero(np.abs(differences) >= abs(found) - rounding)
@@ -277,7 +277,7 @@ def _share_as_far(differences: Values, found: float, rounding: float) -> float:
 
 
 def _resampled_differences(first: SumStatistic, second: SumStatistic, seed: int, resamples: int) -> Values:
-    """[resamples], both systems on the same draws."""
+    """Return [resamples], both systems on the same draws."""
     ours, theirs = np.split(bootstrap_sums(np.hstack([first.sums, second.sums]), seed, resamples), 2, axis=-1)
     return second.metric(theirs) - first.metric(ours)
 
@@ -287,7 +287,7 @@ def _bootstrapped(first: SumStatistic, second: SumStatistic, seed: int) -> tuple
 
 
 def _swapped_tallies(first: SumStatistic, second: SumStatistic, seed: int, trials: int) -> Values:
-    """[trials], the difference after swapping some blocks."""
+    """Return [trials], the difference after swapping some blocks."""
     blocks = len(first.sums)
     ours, theirs = first.sums.sum(axis=0), second.sums.sum(axis=0)
     gain = second.sums - first.sums
@@ -299,7 +299,7 @@ def _swapped_tallies(first: SumStatistic, second: SumStatistic, seed: int, trial
 
 
 def _swaps(items: int, seed: int, trials: int) -> Iterator[NDArray[np.bool_]]:
-    """Masks [some trials, items], true where a pair is swapped, until there are `trials` rows."""
+    """Yield masks [some trials, items], true where a pair is swapped, until there are `trials` rows."""
     random = np.random.default_rng(seed)
     at_once = max(1, _MOST_SWAPS_AT_ONCE // items)
     for start in range(0, trials, at_once):
@@ -307,7 +307,7 @@ def _swaps(items: int, seed: int, trials: int) -> Iterator[NDArray[np.bool_]]:
 
 
 def _swapped_pools(first: CountStatistic, second: CountStatistic, seed: int, trials: int) -> Values:
-    """[trials], the difference after swapping some texts."""
+    """Return [trials], the difference after swapping some texts."""
     places = np.unique(np.concatenate([first.kinds, second.kinds]), return_inverse=True)[1]
     owners = np.concatenate([first.owners, second.owners])
     from_first = np.arange(len(places)) < len(first.kinds)
@@ -366,7 +366,7 @@ def _regrouped(values: Values, first: int, found: float, seed: int) -> tuple[str
 
 
 def _mean_gaps(values: Values, groups: NDArray[np.int64]) -> Values:
-    """[groups], the mean of the values outside each group less the mean of those in it."""
+    """Return [groups], the mean of the values outside each group less the mean of those in it."""
     inside = values[groups].sum(axis=1)
     size = groups.shape[1]
     gaps: Values = (values.sum() - inside) / (len(values) - size) - inside / size

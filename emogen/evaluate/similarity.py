@@ -39,7 +39,7 @@ def bertscore(
     batch_size: int = 64,
     seed: int = 0,
 ) -> Score:
-    """Mean F1 of greedy token matching between each hypothesis and its best reference, with a bootstrap interval.
+    """Return the mean F1 of greedy token matching between each hypothesis and its best reference, with a bootstrap interval.
 
     Without idf weights and without rescaling to a baseline. Each pair is scored as `token_matches` says.
 
@@ -67,12 +67,12 @@ def bertscore(
 def bertscore_tally(
     hypotheses: Iterable[str], references: Iterable[Sequence[str]], encode: Encoder, encoder: str, batch_size: int = 64
 ) -> SumStatistic:
-    """The tally behind `bertscore`; arguments and errors as there."""
+    """Return the tally behind `bertscore`; arguments and errors as there."""
     return mean_match_tally(token_matches(hypotheses, references, encode, batch_size), encoder)
 
 
 def mean_match_tally(matches: Iterable[Match], encoder: str) -> SumStatistic:
-    """The tally behind `bertscore`, from matches that are there already, one a pair."""
+    """Return the tally behind `bertscore`, from matches that are there already, one a pair."""
     values = (match.f1 for match in matches)
     return _mean("bertscore", values, {"encoder": encoder, "idf": "no", "rescale": "no"})
 
@@ -80,7 +80,7 @@ def mean_match_tally(matches: Iterable[Match], encoder: str) -> SumStatistic:
 def token_matches(
     hypotheses: Iterable[str], references: Iterable[Sequence[str]], encode: Encoder, batch_size: int = 64
 ) -> Iterator[Match]:
-    """The match of each hypothesis with that of its references which gives the highest F1, pair by pair.
+    """Yield the match of each hypothesis with that of its references which gives the highest F1, pair by pair.
 
     A text for which the encoder has no token, as a rule the empty one, matches nothing: all three figures are 0.
 
@@ -91,12 +91,12 @@ def token_matches(
 
 
 def best_match(own: NDArray[Any], others: Iterable[NDArray[Any]]) -> Match:
-    """The match with that of several texts which gives the highest F1; arguments and errors as `greedy_match`."""
+    """Return the match with that of several texts which gives the highest F1; arguments and errors as `greedy_match`."""
     return max((greedy_match(own, other) for other in others), key=lambda match: match.f1)
 
 
 def greedy_match(hypothesis: NDArray[Any], reference: NDArray[Any]) -> Match:
-    """Each token with the nearest one on the other side, by cosine; several may choose the same.
+    """Return each token with the nearest one on the other side, by cosine; several may choose the same.
 
     Args:
         hypothesis: token vectors [tokens, width]; a vector of zeros has the cosine 0 with all.
@@ -123,7 +123,7 @@ def greedy_match(hypothesis: NDArray[Any], reference: NDArray[Any]) -> Match:
 def sentence_similarity(
     generated: Iterable[NDArray[Any]], source: Iterable[NDArray[Any]], encoder: str, seed: int = 0
 ) -> Score:
-    """Mean cosine between the sentence embeddings of pairs, with a bootstrap interval: is the content preserved?
+    """Return the mean cosine between the sentence embeddings of pairs, with a bootstrap interval: is the content preserved?
 
     Args:
         generated: [pairs, width], or one embedding [width] after the other.
@@ -141,14 +141,14 @@ def sentence_similarity(
 
 
 def sentence_similarity_tally(generated: Iterable[NDArray[Any]], source: Iterable[NDArray[Any]], encoder: str) -> SumStatistic:
-    """The tally behind `sentence_similarity`; arguments and errors as there."""
+    """Return the tally behind `sentence_similarity`; arguments and errors as there."""
     pairs = aligned(generated, source, ("generated embeddings", "source embeddings"))
     cosines = (_cosine(*pair, number) for number, pair in enumerate(pairs))
     return _mean("sentence_similarity", cosines, {"encoder": encoder})
 
 
 def _mean(name: str, values: Iterable[float], fields: Mapping[str, object]) -> SumStatistic:
-    """The mean of a stream, signed with the number of values that came."""
+    """Return the mean of a stream, signed with the number of values that came."""
     tally = mean_tally(values, name)
     return replace(tally, signature=signature(name, {**fields, "texts": int(tally.sums[:, 1].sum())}))
 
@@ -167,7 +167,7 @@ def _encoded_pairs(
 
 
 def _named(number: int, hypothesis: str, listed: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The texts of one pair, each with what errors call it."""
+    """Yield the texts of one pair, each with what errors call it."""
     if isinstance(listed, str) or not listed:
         raise DataError(f"references[{number}] is {listed!r}: pass a list of at least one reference")
     names = [f"hypotheses[{number}]", *(f"references[{number}][{place}]" for place in range(len(listed)))]
@@ -187,7 +187,7 @@ def _encoded(named: Sequence[tuple[str, str]], encode: Encoder, size: int) -> It
 
 
 def checked_tokens(vectors: NDArray[Any], name: str) -> Vectors:
-    """The token vectors of one text, [tokens, width], or [0, 0] where it has none.
+    """Return the token vectors of one text, [tokens, width], or [0, 0] where it has none.
 
     Raises:
         DataError: they have another shape, or a value that is not finite; the line begins with `name`.
@@ -211,7 +211,7 @@ def _cosine(one: NDArray[Any], other: NDArray[Any], number: int) -> float:
 
 
 def _unit(vectors: NDArray[Any]) -> Vectors:
-    """Each vector at length 1; zeros stay zeros."""
+    """Return each vector at length 1; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: Vectors = vectors / np.where(lengths > 0, lengths, 1)
     return unit

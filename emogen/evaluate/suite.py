@@ -66,11 +66,11 @@ class Watch(Protocol):
     """Lets somebody see how far a long loop is: gives the items through."""
 
     def __call__(self, items: Iterable[Item], what: str, total: int | None, /) -> Iterable[Item]:
-        """The same items; `total` is their number where it is known."""
+        """Return the same items; `total` is their number where it is known."""
 
 
 def unwatched(items: Iterable[Item], _what: str, _total: int | None, /) -> Iterable[Item]:
-    """The items, without a word."""
+    """Return the items, without a word."""
     return items
 
 
@@ -131,7 +131,7 @@ class Encoding:
     both: Callable[[Sequence[str]], tuple[NDArray[Any], Sequence[NDArray[Any]]]] | None = None
 
     def read(self, texts: Sequence[str]) -> tuple[Vectors, Sequence[NDArray[Any]]]:
-        """Sentence vectors [texts, width] and the token vectors of each text."""
+        """Return sentence vectors [texts, width] and the token vectors of each text."""
         if self.both is None:
             return np.asarray(self.sentences(texts), dtype=np.float64), self.tokens(texts)
         sentences, tokens = self.both(texts)
@@ -227,7 +227,7 @@ def evaluate_texts(
     means: Resources | None = None,
     options: Options | None = None,
 ) -> dict[str, Score]:
-    """All scores of texts in memory that can be computed from what is given; a metric that cannot is not in the answer.
+    """Return all scores of texts in memory that can be computed from what is given; a metric that cannot is not in the answer.
 
     Args:
         texts: at least one; may be empty strings.
@@ -258,7 +258,7 @@ def evaluate(
     options: Options | None = None,
     watch: Watch = unwatched,
 ) -> Evaluation:
-    """All scores of a system that can be computed from what is given, and notes on what was left out.
+    """Return all scores of a system that can be computed from what is given, and notes on what was left out.
 
     Args:
         system: its texts, with references and emotions asked for where there are any.
@@ -286,7 +286,7 @@ def evaluate(
 
 
 def planned(system: System, means: Resources | None = None, options: Options | None = None) -> list[str]:
-    """The names of the scores that `evaluate` would try to compute, without going through the texts."""
+    """Return the names of the scores that `evaluate` would try to compute, without going through the texts."""
     job = _Job(system, means or Resources(), options or Options(), unwatched)
     return [name for task in _tasks(job) for name in task.names]
 
@@ -326,7 +326,7 @@ def over_training_seeds(runs: Sequence[Evaluation]) -> Evaluation:
 
 
 def _seed_score(values: Sequence[float], signatures: Sequence[str]) -> Score:
-    """The mean over seeds; numbers in which the runs' signatures differ are said to vary."""
+    """Return the mean over seeds; numbers in which the runs' signatures differ are said to vary."""
     spread = over_seeds(values)
     signed = signatures[0] if len(set(signatures)) == 1 else re.sub(r"\b(\w+):\d+(?=\||$)", _varying(signatures), signatures[0])
     return Score(spread.mean, spread.low, spread.high, f"{signed}|training_seeds:{spread.seeds}|interval:t")
@@ -340,7 +340,7 @@ def _varying(signatures: Sequence[str]) -> Callable[[re.Match[str]], str]:
 def compare(
     first: Evaluation, second: Evaluation, seed: int = 0, watch: Watch = unwatched
 ) -> tuple[dict[str, Comparison], list[str]]:
-    """Tests every metric of two systems on the same items that is made of sums or of counts.
+    """Return tests every metric of two systems on the same items that is made of sums or of counts.
 
     Where both were scored over training seeds (`over_training_seeds`), every metric is tested over these by `compare_seeds`.
 
@@ -400,7 +400,7 @@ class _Drawn:
 
     @property
     def mark(self) -> str:
-        """What a signature says of the sample; nothing where it holds everything."""
+        """Return what a signature says of the sample; nothing where it holds everything."""
         return f"|seen:{self.seen}" if self.seen > len(self.texts) else ""
 
 
@@ -436,7 +436,7 @@ class _Job:
 
     @cached_property
     def drawn(self) -> _Drawn:
-        """A sample of the texts."""
+        """Return a sample of the texts."""
         drawn = _Drawn(*self.sample(self.system.texts, "texts"))
         require_items(drawn.texts, "texts")
         if drawn.mark:
@@ -445,7 +445,7 @@ class _Job:
 
     @cached_property
     def drawn_real(self) -> _Drawn:
-        """A sample of the real texts."""
+        """Return a sample of the real texts."""
         drawn = _Drawn(*self.sample(self.real or (), "real texts"))
         require_items(drawn.texts, "real texts")
         if drawn.mark:
@@ -454,32 +454,32 @@ class _Job:
 
     @cached_property
     def drawn_references(self) -> list[list[str]]:
-        """The references of the sampled texts: the same seed and number draw the same places."""
+        """Return the references of the sampled texts: the same seed and number draw the same places."""
         listed = map(json.dumps, self.system.references or ())
         return list(map(json.loads, self.sample(listed, "references")[0]))
 
     @cached_property
     def drawn_asked(self) -> list[str]:
-        """What was asked for in the sampled texts."""
+        """Return what was asked for in the sampled texts."""
         return self.sample(self.system.target or (), "emotions")[0]
 
     @cached_property
     def paired(self) -> _Paired:
-        """What the encoder says of the sampled texts and their references."""
+        """Return what the encoder says of the sampled texts and their references."""
         if self.means.encoder is None:
             raise SettingsError("an encoder is needed to compare texts with references")
         return _paired(self, self.means.encoder)
 
     def sample(self, texts: Iterable[str], what: str) -> tuple[list[str], int]:
-        """As `reservoir`, watched."""
+        """Sample as `reservoir` does, watched."""
         return reservoir(self.watch(texts, what, None), self.options.sample, self.options.seed)
 
     def watched(self, what: str) -> Iterable[str]:
-        """All texts."""
+        """Return all texts."""
         return self.watch(self.system.texts, what, self.drawn.seen)
 
     def measure(self, name: str, basis: SumStatistic | CountStatistic, mark: str = "") -> _Measure:
-        """The score of a basis whose signature gets a mark."""
+        """Return the score of a basis whose signature gets a mark."""
         signed = replace(basis, signature=basis.signature + mark)
         return _Measure(name, signed.score(self.options.seed), signed)
 
@@ -499,7 +499,7 @@ def _sampled_note(what: str, drawn: _Drawn) -> str:
 
 
 def _tasks(job: _Job) -> list[_Task]:
-    """In the order in which the scores are shown."""
+    """Return the tasks in the order in which the scores are shown."""
     return [
         *(_overlap_tasks(job) if job.system.references is not None else []),
         *_diversity_tasks(job),
@@ -511,7 +511,7 @@ def _tasks(job: _Job) -> list[_Task]:
 
 
 def _done(task: _Task, notes: list[str]) -> list[_Measure]:
-    """What a task finds; a note where these texts do not allow its metrics. Mistakes in the data remain errors."""
+    """Return what a task finds; a note where these texts do not allow its metrics. Mistakes in the data remain errors."""
     try:
         return list(task.run())
     except UndefinedScoreError as reason:
@@ -783,7 +783,7 @@ def _require_known_labels(job: _Job) -> None:
 
 
 def _label_of(judge: Judging, target: str) -> str | None:
-    """The judge's label that is meant by what was asked for; None where it has none."""
+    """Return the judge's label that is meant by what was asked for; None where it has none."""
     return target if target in judge.labels else LabelSet(judge.labels).find(target)
 
 
@@ -809,7 +809,7 @@ def _judged(job: _Job) -> Iterator[_Measure]:
 
 
 def _verdicts(job: _Job) -> tuple[list[str], list[list[str]]]:
-    """The label asked for in each text, and for each judge its labels: 8 bytes each, since equal labels are one string."""
+    """Return the label asked for in each text, and for each judge its labels: 8 bytes each, since equal labels are one string."""
     target: list[str] = []
     verdicts: list[list[str]] = [[] for _ in job.means.judges]
     pairs = aligned(job.watched("judging"), job.system.target or (), ("texts", "emotions asked for"))
@@ -821,7 +821,7 @@ def _verdicts(job: _Job) -> tuple[list[str], list[list[str]]]:
 
 
 def _labels(job: _Job, judge: Judging, texts: Sequence[str], start: int) -> list[str]:
-    """The judge's label of each text; what is wrong with its answer is told with the place of the batch."""
+    """Return the judge's label of each text; what is wrong with its answer is told with the place of the batch."""
     try:
         probabilities = judge.probabilities(texts)
         if len(probabilities) != len(texts):
@@ -864,7 +864,7 @@ def _polarity(job: _Job) -> Iterator[_Measure]:
 
 
 def _joined(tallies: Iterable[SumStatistic], texts: int) -> SumStatistic:
-    """One tally from those of parts, in bounded memory; each part is small enough that its blocks are single texts."""
+    """Return one tally from those of parts, in bounded memory; each part is small enough that its blocks are single texts."""
     parts = iter(tallies)
     first = next(parts)
     sums = added_up(chain(first.sums, chain.from_iterable(part.sums for part in parts)))

@@ -43,7 +43,7 @@ _PIPELINE = (
 
 
 def complete_card(folder: str | Path, repo: str, given: Mapping[str, Any]) -> None:
-    """Sees to it that a folder's README.md names licence, languages and datasets in its header; writes a missing one.
+    """See to it that a folder's README.md names licence, languages and datasets in its header; writes a missing one.
 
     Args:
         folder: of a checkpoint.
@@ -69,7 +69,7 @@ def complete_card(folder: str | Path, repo: str, given: Mapping[str, Any]) -> No
 
 
 def filled_card(folder: str | Path, repo: str, header: Mapping[str, Any]) -> str:
-    """The template with what config.json, train.json and log.jsonl say, and the header's license, language and datasets."""
+    """Return the template with what config.json, train.json and log.jsonl say, and the header's license, language and datasets."""
     folder = Path(folder)
     template = Template((resources.files("emogen") / "model_card.md").read_text(encoding="utf-8"))
     description, run = read_description(folder), _read_run(folder)
@@ -106,7 +106,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _held_out(folder: Path) -> dict[str, float]:
-    """The newest held-out figures of the log."""
+    """Return the newest held-out figures of the log."""
     path = folder / "log.jsonl"
     lines = read_text(path).splitlines() if path.exists() else []
     looks: list[dict[str, float]] = [json.loads(line)["held_out"] for line in lines if '"held_out"' in line]

@@ -36,7 +36,7 @@ class EmogenConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     limits: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Refuses what Transformers cannot run, with one line that says what can.
+        """Refuse what Transformers cannot run, with one line that says what can.
 
         Raises:
             CheckpointError: another kind of checkpoint, one with a pretrained base or with a latent.
@@ -60,20 +60,20 @@ class EmogenConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     @property
     def label_set(self) -> LabelSet:
-        """The emotions."""
+        """Return the emotions."""
         return LabelSet(tuple(self.labels or ()))
 
     @property
     def vocab_size(self) -> int:
-        """Number of token ids, by the name that Transformers looks for."""
+        """Return the number of token ids, by the name that Transformers looks for."""
         return int((self.model or {})["vocabulary"])
 
     @property
     def hidden_size(self) -> int:
-        """Width of the states."""
+        """Return the width of the states."""
         return int((self.model or {})["width"])
 
     @property
     def num_hidden_layers(self) -> int:
-        """Layers of the backbone."""
+        """Return layers of the backbone."""
         return int((self.model or {})["layers"])

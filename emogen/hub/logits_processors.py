@@ -25,7 +25,7 @@ Asked = str | Emotion | None
 """An emotion: `joy`, `joy=0.7,fear=0.3`, a point over a label set, or None for no emotion."""
 
 Instruction = Callable[[str | None], str]
-"""Takes the name of an emotion, or None for no emotion; gives the words in front of a prompt, none for the prompt alone."""
+"""Takes the name of an emotion, or None for no emotion; give the words in front of a prompt, none for the prompt alone."""
 
 _LOOPS: dict[str, Literal["_sample", "_beam_search"]] = {
     "greedy_search": "_sample",
@@ -36,14 +36,14 @@ _LOOPS: dict[str, Literal["_sample", "_beam_search"]] = {
 
 
 def express(emotion: str | None) -> str:
-    r"""The instruction for plain language models: `Express joy.` and an empty line; for no emotion nothing."""
+    r"""Return the instruction for plain language models: `Express joy.` and an empty line; for no emotion nothing."""
     return f"Express {emotion}.\n\n" if emotion else ""
 
 
 def emotions_of(
     target: Asked | Sequence[Asked], labels: LabelSet = EKMAN, strength: float = 1.0, rows: int | None = None
 ) -> list[Emotion]:
-    """What each row asks for.
+    """Return what each row asks for.
 
     Args:
         target: one emotion for all rows, or one for each.
@@ -61,7 +61,7 @@ def emotions_of(
 
 
 def refuse_mismatch(emotions: int, rows: int | None) -> None:
-    """Raises SettingsError where so many emotions are neither one for all rows nor one for each."""
+    """Raise SettingsError where so many emotions are neither one for all rows nor one for each."""
     if rows and emotions not in (1, rows):
         raise SettingsError(
             f"{emotions} emotions for {rows} rows; give one, or one for each row (in a pipeline: batch_size rows)"
@@ -78,7 +78,7 @@ def _emotion(target: Asked, labels: LabelSet, strength: float) -> Emotion:
 
 
 def control_of(control: str | Control) -> Control:
-    """The control of one call of `generate`; raises SettingsError where it is unknown, or chooses among whole texts."""
+    """Return the control of one call of `generate`; raise SettingsError where it is unknown, or chooses among whole texts."""
     found = parse_control(control) if isinstance(control, str) else control
     if found.choice:
         raise SettingsError(
@@ -89,7 +89,7 @@ def control_of(control: str | Control) -> Control:
 
 
 def guided(target: Tensor, none: Tensor | None, neutral: Tensor | None, weights: Weights) -> Tensor:
-    """What guidance and expert make of scores, or of the states that scores are linear in; `controllers` has the formulas.
+    """Return what guidance and expert make of scores, or of the states that scores are linear in; `controllers` has the formulas.
 
     Args:
         target: [rows, size], with the emotion.
@@ -106,7 +106,7 @@ def guided(target: Tensor, none: Tensor | None, neutral: Tensor | None, weights:
 
 
 def preferred(joint: Tensor, weights: Weights) -> Tensor:
-    """What bayes adds to the scores, [rows, vocabulary].
+    """Return what bayes adds to the scores, [rows, vocabulary].
 
     Args:
         joint: [rows, labels, vocabulary], log likelihoods of text and token under each label.
@@ -151,7 +151,7 @@ def words_beside(
     control: str | Control = "none",
     instruction: Instruction = express,
 ) -> Beside:
-    """The rows behind the instructions that their emotions and the control need.
+    """Return the rows behind the instructions that their emotions and the control need.
 
     Args:
         tokenizer: the model's.
@@ -194,13 +194,13 @@ def _served(control: str | Control) -> Control:
 
 
 def _behind(words: Sequence[int], row: Sequence[int], begin: int | None) -> list[int]:
-    """The row with the words in front, but behind its begin token."""
+    """Return the row with the words in front, but behind its begin token."""
     first = 1 if row and row[0] == begin else 0
     return [*row[:first], *words, *row[first:]]
 
 
 def _roles(emotion: Emotion, control: Control) -> list[int]:
-    """What a row needs; no emotion always, since it takes the place of the row as given where there are words for it."""
+    """Return what a row needs; no emotion always, since it takes the place of the row as given where there are words for it."""
     none = len(emotion.labels)
     if not emotion.strength:
         return [none]
@@ -239,7 +239,7 @@ class EmotionLogitsProcessor(LogitsProcessor):
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Moved scores [rows, vocabulary], of rows `input_ids` [rows, time].
+        """Return moved scores [rows, vocabulary], of rows `input_ids` [rows, time].
 
         Raises:
             SettingsError: other rows than it was made for, or a companion becomes longer than the model reads.
@@ -266,7 +266,7 @@ class EmotionLogitsProcessor(LogitsProcessor):
         self._likelihoods = torch.zeros_like(self.weights.mixture)
 
     def _go_on(self, input_ids: Tensor) -> None:
-        """Takes up the tokens that were chosen, and the places that rows have changed."""
+        """Take up the tokens that were chosen, and the places that rows have changed."""
         source, chosen = self._sources(input_ids[:, :-1]), input_ids[:, -1]
         if self._labels is not None:
             self._likelihoods = self._likelihoods[source] + of_tokens(self._labels[source], chosen)
@@ -279,7 +279,7 @@ class EmotionLogitsProcessor(LogitsProcessor):
         self._mask = torch.cat([self._mask, torch.ones_like(added)], 1)
 
     def _sources(self, before: Tensor) -> Tensor:
-        """[rows], where the text of each stood in the step before; rows of one text and emotion stand in for each other."""
+        """Return [rows], where the text of each stood in the step before; rows of one text and emotion stand in for each other."""
         if torch.equal(before, self._texts):
             return torch.arange(len(before), device=before.device)
         same = (self.condition[:, None] == self.condition).all(-1)
@@ -290,7 +290,7 @@ class EmotionLogitsProcessor(LogitsProcessor):
         return same.int().argmax(1)
 
     def _read(self, scores: Tensor) -> Tensor:
-        """Scores [companions, vocabulary] of the next token, like `scores`."""
+        """Return scores [companions, vocabulary] of the next token, like `scores`."""
         if not len(self._tokens):
             return scores[:0]
         longest = getattr(self.model.config, "max_position_embeddings", None)
@@ -311,7 +311,7 @@ class EmotionLogitsProcessor(LogitsProcessor):
         return last.to(scores)
 
     def _moved(self, scores: Tensor) -> Tensor:
-        """Moved scores of the rows, from those [rows + companions, vocabulary]."""
+        """Return moved scores of the rows, from those [rows + companions, vocabulary]."""
         places, weights, none = self.beside.places, self.weights, self.condition.shape[1] - 1
         conditioning = [role for role in range(none + 1) if bool(self.condition[:, role].any())]
         target = torch.stack([self.condition[:, role, None] * scores[places[:, role]] for role in conditioning]).sum(0)
@@ -341,12 +341,12 @@ class Steering:
     roles: tuple[int, ...]
 
     def conditioning_for(self, condition: Tensor) -> Tensor:
-        """Conditions [rows * (1 + roles), labels + 1] from those of the rows."""
+        """Return the conditions [rows * (1 + roles), labels + 1] from those of the rows."""
         company = torch.eye(condition.shape[1]).to(condition)[list(self.roles)]
         return torch.cat([condition[:, None], company.expand(len(condition), -1, -1)], 1).flatten(0, 1)
 
     def moved(self, states: Tensor) -> Tensor:
-        """States [rows, width] whose scores are what guidance and expert ask for, from [rows, 1 + roles, width]."""
+        """Return states [rows, width] whose scores are what guidance and expert ask for, from [rows, 1 + roles, width]."""
         is_guided, has_expert = bool(self.weights.guidance.any()), bool(self.weights.expert.any())
         none = states[:, 1] if is_guided else None
         neutral = states[:, 1 + is_guided] if has_expert else None
@@ -354,13 +354,13 @@ class Steering:
 
 
 def packed(emotions: Sequence[Emotion], control: Control, device: torch.device) -> Tensor:
-    """The weights of rows as one tensor [rows, 3 + 2 labels], which `generate` repeats for beams as it does any tensor."""
+    """Return the weights of rows as one tensor [rows, 3 + 2 labels], which `generate` repeats for beams as it does any tensor."""
     weights = weights_of(emotions, [control] * len(emotions), device)
     return torch.cat([torch.stack([weights.guidance, weights.expert, weights.bayes], 1), weights.head, weights.mixture], 1)
 
 
 def unpacked(steering: Tensor, labels: LabelSet) -> Steering:
-    """What `packed` has packed, and the company that it needs."""
+    """Return what `packed` has packed, and the company that it needs."""
     guidance, expert, bayes = steering[:, :3].unbind(1)
     head, mixture = steering[:, 3:].chunk(2, 1)
     none, neutral = len(labels), neutral_place(no_emotion(labels))
@@ -370,7 +370,7 @@ def unpacked(steering: Tensor, labels: LabelSet) -> Steering:
 
 
 def _reordered(model: Any, cache: Any, rows: Tensor) -> Any:
-    """A cache for other rows, in the ways that Transformers knows."""
+    """Return a cache for other rows, in the ways that Transformers knows."""
     if hasattr(model, "_reorder_cache") and cache is not None:
         return model._reorder_cache(cache, rows)
     if cache is not None:
@@ -394,7 +394,7 @@ def generate_with_emotion(
     streamer: BaseStreamer | None = None,
     **model_kwargs: Any,
 ) -> Any:
-    """The loop of `model.generate(**inputs, custom_generate=...)`: that of Transformers, with the controllers in front.
+    """Return the loop of `model.generate(**inputs, custom_generate=...)`: that of Transformers, with the controllers in front.
 
     Transformers keeps `tokenizer` and `streamer` from callables, so bind them:
     `functools.partial(generate_with_emotion, tokenizer=tokenizer)`. An emogen model needs no tokenizer, since it is told

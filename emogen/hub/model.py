@@ -90,11 +90,11 @@ class Memory:
     labels: Tensor | None = None
 
     def get_seq_length(self) -> int:
-        """Tokens of the longest row, by the name that Transformers looks for."""
+        """Return tokens of the longest row, by the name that Transformers looks for."""
         return int(self.lengths.max())
 
     def of_rows(self, rows: Tensor) -> Memory:
-        """The memory of the given rows, as a copy, with all their company."""
+        """Return the memory of the given rows, as a copy, with all their company."""
         all_of = (rows[:, None] * self.each + torch.arange(self.each, device=rows.device)).flatten()
         likelihoods = None if self.likelihoods is None else self.likelihoods[rows]
         labels = None if self.labels is None else self.labels[rows]
@@ -119,7 +119,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         self._complete(self.generation_config)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The word vectors, which are the output's, too."""
+        """Return the word vectors, which are the output's, too."""
         return self.generator.embedding
 
     @can_return_tuple  # type: ignore[untyped-decorator]
@@ -136,7 +136,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         steering: Tensor | None = None,
         head: EmotionHead | None = None,
     ) -> CausalLMOutputWithPast:
-        """Scores of the next token at each place.
+        """Return scores of the next token at each place.
 
         Args:
             input_ids: [rows, time], rows `context, TURN, BOS, reply, EOS`; with `past_key_values` the tokens since then.
@@ -195,7 +195,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         control: str | Control = "none",
         **options: Any,
     ) -> Any:
-        """Replies with the emotions asked for, by the generation of Transformers.
+        """Return replies with the emotions asked for, by the generation of Transformers.
 
         Args:
             inputs: [rows, time] from the tokenizer, padded in front; `input_ids` is the same. None: no context.
@@ -233,12 +233,12 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         return super().generate(tokens, given, *arguments, emotion=condition, **options)  # type: ignore[misc]
 
     def prepare_inputs_for_generation(self, *arguments: Any, **kwargs: Any) -> dict[str, Any]:
-        """As in Transformers, without what is for its loops alone. It looks for the name `kwargs` here."""
+        """Prepare as Transformers does, without what is for its loops alone. It looks for the name `kwargs` here."""
         inputs = super().prepare_inputs_for_generation(*arguments, **kwargs)  # type: ignore[misc]
         return {name: value for name, value in inputs.items() if name not in _NOT_FOR_FORWARD}
 
     def condition(self, emotion: Asked | Sequence[Asked] | Tensor, strength: float = 1.0, rows: int | None = None) -> Tensor:
-        """What the generator is given for emotions.
+        """Return what the generator is given for emotions.
 
         Args:
             emotion: one for all rows, one for each, or the result itself.
@@ -260,7 +260,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         return placed
 
     def _conditioning(self, emotion: Asked | Sequence[Asked], strength: float, control: Control) -> list[Emotion]:
-        """What the model is told for emotions that are asked for."""
+        """Return what the model is told for emotions that are asked for."""
         labels = self.label_set
         file = self._beside(CALIBRATION_FILE)
         known = read_calibration(file.parent, labels) if file else None
@@ -268,7 +268,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         return [known.conditioning_for(each) for each in target] if known and known.control == control else target
 
     def _control(self, condition: Tensor, control: Control) -> dict[str, Any]:
-        """What `forward` needs to steer rows with these conditions."""
+        """Return what `forward` needs to steer rows with these conditions."""
         labels, file = self.label_set, self._beside(HEAD_FILE) if control.head else None
         head = read_head(file.parent, self.generator) if file else None
         refuse_unserved([control], head, False, self.config.name_or_path or "this model")
@@ -281,7 +281,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         return {"steering": packed(emotions, control, self.device), "head": head}
 
     def _beside(self, name: str) -> Path | None:
-        """A file beside the model's weights, here or on the hub; None where there is none."""
+        """Return a file beside the model's weights, here or on the hub; None where there is none."""
         place = self.config.name_or_path
         quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
         found = cached_file(place, name, **quiet) if place else None
@@ -290,7 +290,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
     def _steered(
         self, states: Tensor, tokens: Tensor, plan: Steering, head: EmotionHead | None, memory: Memory | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Moved scores [rows, 1, vocabulary] behind `tokens` [rows, time], and what `Memory` keeps of likelihoods.
+        """Return moved scores [rows, 1, vocabulary] behind `tokens` [rows, time], and what `Memory` keeps of likelihoods.
 
         `states` are [rows, each, time, width], or only the last place's.
         """
@@ -322,20 +322,20 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
     def _begin(
         self, tokens: Tensor, mask: Tensor, condition: Tensor, remember: bool, alone: bool
     ) -> tuple[Tensor, Memory | None]:
-        """States [rows, time, width], or only the last place's where they suffice and come with the memory; the memory then."""
+        """Return states [rows, time, width], or only the last place's where they suffice and come with the memory; the memory then."""
         if not remember:
             return self._states(tokens, mask, condition), None
         last, memory = self._read(tokens, mask, condition)
         return last[:, None] if alone else self._states(tokens, mask, condition), memory
 
     def _states(self, tokens: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
-        """States [rows, time, width]; the generator wants padding at the end, wherever it stands here."""
+        """Return states [rows, time, width]; the generator wants padding at the end, wherever it stands here."""
         order = _present_first(mask)
         states: Tensor = self.generator(tokens.gather(1, order), condition)
         return states.gather(1, order.argsort(1)[..., None].expand_as(states))
 
     def _read(self, tokens: Tensor, mask: Tensor, condition: Tensor) -> tuple[Tensor, Memory]:
-        """States [rows, width] after each row's last token, and the memory then."""
+        """Return states [rows, width] after each row's last token, and the memory then."""
         condition_shift, lengths = self.generator.condition_shift(condition), mask.sum(1)
         capacity = tokens.shape[1] + _ROOM
         start = self.generator.init_cache(condition_shift, capacity)
@@ -343,7 +343,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         return last, Memory(state, lengths, condition_shift, capacity)
 
     def _continue(self, tokens: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        """States of `tokens` [rows, time] behind what is remembered, and the memory then."""
+        """Return states of `tokens` [rows, time] behind what is remembered, and the memory then."""
         states = []
         for token in tokens.unbind(1):
             memory = self._with_room(memory)
@@ -353,7 +353,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         return torch.stack(states, 1), memory
 
     def _with_room(self, memory: Memory) -> Memory:
-        """A state of greater capacity holds the smaller one in its corner."""
+        """Return a state of greater capacity holds the smaller one in its corner."""
         if memory.get_seq_length() < memory.capacity:
             return memory
         capacity = 2 * memory.capacity
@@ -362,7 +362,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         return Memory(state, memory.lengths, memory.condition_shift, capacity)
 
     def _newest(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """The mask without context older than the model was trained on, which emogen's own sampling leaves out, too."""
+        """Return the mask without context older than the model was trained on, which emogen's own sampling leaves out, too."""
         present = tokens != PAD if mask is None else mask.bool()
         begun = ((tokens == BOS) & present).cumsum(1) > 0
         if not bool(begun[:, -1].all()):
@@ -382,7 +382,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         return False
 
     def adjust_generation_fn(self, *arguments: Any, **options: Any) -> None:
-        """As in Transformers; what the folder says nothing of is as in `emogen.load(folder).sample`."""
+        """Adjust as Transformers does; what the folder says nothing of is as in `emogen.load(folder).sample`."""
         super().adjust_generation_fn(*arguments, **options)  # type: ignore[misc]
         self._complete(self.generation_config)
 
@@ -396,7 +396,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             config.max_new_tokens = longest
 
     def init_weights(self) -> None:
-        """Nothing is left to do: the generator has given itself its weights."""
+        """Do nothing: the generator has given itself its weights."""
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Generator):
@@ -413,7 +413,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         state_dict: dict[str, Tensor] | None = None,
         **options: Any,
     ) -> None:
-        """As in Transformers, but `emogen.load` reads the folder, too: weights by the generator's names, and the tokenizer."""
+        """Save as Transformers does, but so that `emogen.load` reads the folder, too: weights by the generator's names, and the tokenizer."""
         named = state_dict
         if not getattr(self, "_hf_peft_config_loaded", False):
             whole = self.state_dict() if state_dict is None else state_dict
@@ -423,7 +423,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         super().save_pretrained(save_directory, is_main_process, named, **options)
 
     def _save_tokenizer(self, folder: Path) -> None:
-        """Copies the tokenizer from where the model came from, unless one stands there."""
+        """Copy the tokenizer from where the model came from, unless one stands there."""
         place = self.config.name_or_path
         if place and not (folder / _TOKENIZER_FILE).exists():
             found = cached_file(place, _TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, local_files_only=True)
@@ -444,12 +444,12 @@ def _checked(condition: Tensor, width: int) -> Tensor:
 
 
 def _present_first(mask: Tensor) -> Tensor:
-    """Places [rows, time] of what is present, in order, then of the rest."""
+    """Return places [rows, time] of what is present, in order, then of the rest."""
     return mask.long().argsort(dim=1, descending=True, stable=True)
 
 
 def _of_replies(tokens: Tensor, labels: Tensor) -> Tensor:
-    """The labels, those that no reply token stands behind left out of the loss."""
+    """Return the labels, those that no reply token stands behind left out of the loss."""
     begun = (tokens == BOS).cumsum(1) > 0
     return labels.masked_fill(~begun | (tokens == BOS) | (tokens == PAD), _IGNORED)
 
@@ -492,7 +492,7 @@ class EmogenTokenizer(PreTrainedTokenizer):
     padding_side = "left"
 
     def __init__(self, vocab_file: str, **options: Any) -> None:
-        """Reads a `tokenizer.model`; `options` as in Transformers."""
+        """Read a `tokenizer.model`; `options` as in Transformers."""
         self._text = load_tokenizer(Path(vocab_file))
         names = SentencePieceProcessor(model_file=str(vocab_file))
         self._pieces = [names.id_to_piece(number) for number in range(self._text.vocabulary)]
@@ -505,11 +505,11 @@ class EmogenTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, special and byte ids included."""
+        """Return the number of ids, special and byte ids included."""
         return len(self._pieces)
 
     def get_vocab(self) -> dict[str, int]:
-        """Ids by piece."""
+        """Return ids by piece."""
         return self._ids | self._added_tokens_encoder
 
     def _encode_plus(self, text: Any, *arguments: Any, **options: Any) -> Any:
@@ -518,7 +518,7 @@ class EmogenTokenizer(PreTrainedTokenizer):
         return super()._encode_plus(text, *arguments, **options)
 
     def tokenize(self, text: str, **options: Any) -> list[str]:  # type: ignore[override]
-        """As in Transformers; tokens that were added are found also where special ones are text."""
+        """Tokenize as Transformers does; tokens that were added are found also where special ones are text."""
         added = [re.escape(token.content) for token in self._added_tokens_decoder.values() if not token.special]
         parts = re.split(f"({'|'.join(sorted(added, key=len, reverse=True))})", text) if added else [text]
         pieces: list[str] = []
@@ -536,19 +536,19 @@ class EmogenTokenizer(PreTrainedTokenizer):
         return self._pieces[index]
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """The text of pieces; special tokens and added ones stand for themselves."""
+        """Return the text of pieces; special tokens and added ones stand for themselves."""
         whole = self._added_tokens_encoder.keys() | set(self.all_special_tokens)
         runs = groupby(tokens, whole.__contains__)
         return "".join("".join(run) if apart else self._text.decode(map(self._convert_token_to_id, run)) for apart, run in runs)
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """Tokens beside a text, TURN and BOS, or beside a pair, with EOS."""
+        """Return tokens beside a text, TURN and BOS, or beside a pair, with EOS."""
         return 3 if pair else 2
 
     def truncate_sequences(
         self, ids: list[int], pair_ids: list[int] | None = None, num_tokens_to_remove: int = 0, *arguments: Any, **options: Any
     ) -> tuple[list[int], list[int], list[int]]:
-        """As in Transformers; behind an empty context stands no TURN, so one token more has room."""
+        """Truncate as Transformers does; behind an empty context stands no TURN, so one token more has room."""
         surplus = num_tokens_to_remove if ids else num_tokens_to_remove - 1
         shortened: tuple[list[int], list[int], list[int]] = super().truncate_sequences(
             ids, pair_ids, surplus, *arguments, **options
@@ -556,19 +556,19 @@ class EmogenTokenizer(PreTrainedTokenizer):
         return shortened
 
     def build_inputs_with_special_tokens(self, token_ids_0: list[int], token_ids_1: list[int] | None = None) -> list[int]:
-        """A context with what stands behind it, and its reply where there is one."""
+        """Return a context with what stands behind it, and its reply where there is one."""
         prompt = [*token_ids_0, TURN, BOS] if token_ids_0 else [BOS]
         return prompt if token_ids_1 is None else [*prompt, *token_ids_1, EOS]
 
     def get_special_tokens_mask(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
     ) -> list[int]:
-        """1 for each special token of a row, else 0."""
+        """Return 1 for each special token of a row, else 0."""
         row = token_ids_0 if already_has_special_tokens else self.build_inputs_with_special_tokens(token_ids_0, token_ids_1)
         return [int(number in self.all_special_ids) for number in row]
 
     def apply_chat_template(self, conversation: Any, *arguments: Any, **options: Any) -> Any:
-        """As in Transformers: every message is an utterance, whatever its role; special tokens in messages are text.
+        """Format messages as Transformers does: every message is an utterance, whatever its role; special tokens in messages are text.
 
         A text, which `tokenize=False` gives, cannot tell them apart.
         """
@@ -582,7 +582,7 @@ class EmogenTokenizer(PreTrainedTokenizer):
         return super().apply_chat_template(conversation, *arguments, **options)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
-        """Writes `tokenizer.model`."""
+        """Write `tokenizer.model`."""
         path = Path(save_directory) / (f"{filename_prefix}-{_TOKENIZER_FILE}" if filename_prefix else _TOKENIZER_FILE)
         self._text.save(path)
         return (str(path),)
@@ -597,7 +597,7 @@ def publish(
     datasets: Sequence[str] = (),
     private: bool = False,
 ) -> str:
-    """Uploads a checkpoint's folder to the Hugging Face hub, once its model card names licence, languages and datasets.
+    """Upload a checkpoint's folder to the Hugging Face hub, once its model card names licence, languages and datasets.
 
     Args:
         folder: of a checkpoint, whatever its kind. A missing README.md is written there, from a template and train.json.

@@ -79,7 +79,7 @@ class ClassifierConfig:
 
     @property
     def architecture(self) -> str:
-        """What a judge and a guide must not share.
+        """Return what a judge and a guide must not share.
 
         >>> ClassifierConfig(emotions=7, backbone="cnn").architecture
         'classifier cnn'
@@ -125,15 +125,15 @@ class Classifier(nn.Module):
         self.head = nn.Linear(self.features.size, config.emotions)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Scores of the emotions, [texts, emotions]."""
+        """Return scores of the emotions, [texts, emotions]."""
         return self.scores([self.read(text) for text in texts])
 
     def read(self, text: str) -> Pieces:
-        """The ids of a text, the same whenever it is read; a blank text has some too."""
+        """Return the ids of a text, the same whenever it is read; a blank text has some too."""
         return self.features.read(text)
 
     def scores(self, texts: Sequence[Pieces]) -> Tensor:
-        """Scores of texts that are read already, [texts, emotions]."""
+        """Return scores of texts that are read already, [texts, emotions]."""
         features = self.features(texts)
         if self.config.backbone != "ngrams":
             features = functional.dropout(features, self.config.dropout, self.training)
@@ -142,7 +142,7 @@ class Classifier(nn.Module):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer of a pretrained encoder; the other backbones hash and need none."""
+        """Return the tokenizer of a pretrained encoder; the other backbones hash and need none."""
         return self.features.tokenizer if isinstance(self.features, _PretrainedFeatures) else None
 
 
@@ -244,7 +244,7 @@ class _HashedVectors(nn.Module):
         nn.init.uniform_(self.bags.weight, -1 / config.width, 1 / config.width)
 
     def forward(self, texts: Sequence[Pieces]) -> Tensor:
-        """Vectors [groups, width] of all groups of all texts, one after another."""
+        """Return vectors [groups, width] of all groups of all texts, one after another."""
         device = self.bags.weight.device
         ids = torch.tensor([number for text in texts for number in text.ids], dtype=torch.long)
         sizes = torch.tensor([size for text in texts for size in text.sizes], dtype=torch.long, device=device)
@@ -254,7 +254,7 @@ class _HashedVectors(nn.Module):
 
 
 def hashed(gram: str, buckets: int) -> int:
-    """The id of a string, the same in every process."""
+    """Return the id of a string, the same in every process."""
     return zlib.crc32(gram.encode("utf-8", "replace")) % buckets
 
 
@@ -263,7 +263,7 @@ def _word_ngrams(tokens: Sequence[str], order: int) -> list[str]:
 
 
 def _word_pieces(text: str, config: ClassifierConfig) -> Pieces:
-    """Each word as itself, its runs of 3 to 5 characters (Bojanowski et al. 2017), and the n-grams that begin with it.
+    """Return each word as itself, its runs of 3 to 5 characters (Bojanowski et al. 2017), and the n-grams that begin with it.
 
     Where words are single characters, as in Chinese, these n-grams are the words.
     """
@@ -282,7 +282,7 @@ def _pieces_of(word: str, buckets: int) -> list[int]:
 
 
 def _padded(vectors: Tensor, texts: Sequence[Pieces]) -> tuple[Tensor, Tensor]:
-    """Vectors [groups, width] as [texts, time, width], zero behind a text's end, and where there is one [texts, time]."""
+    """Return vectors [groups, width] as [texts, time, width], zero behind a text's end, and where there is one [texts, time]."""
     lengths = [len(text.sizes) for text in texts]
     present = _present(lengths, vectors.device)
     stream = vectors.new_zeros(*present.shape, vectors.shape[1])
@@ -296,7 +296,7 @@ def _present(lengths: Sequence[int], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def emotion_scores(classifier: Classifier, texts: Sequence[Pieces]) -> Tensor:
-    """Scores [texts, emotions] in eval mode, on the CPU; the mode is left as it was. Texts of similar length go together."""
+    """Return scores [texts, emotions] in eval mode, on the CPU; the mode is left as it was. Texts of similar length go together."""
     training = classifier.training
     classifier.eval()
     order = sorted(range(len(texts)), key=lambda at: len(texts[at].ids))
@@ -311,18 +311,18 @@ def emotion_scores(classifier: Classifier, texts: Sequence[Pieces]) -> Tensor:
 
 
 def probabilities_of(scores: Tensor, config: ClassifierConfig) -> Tensor:
-    """Scores [..., emotions] as calibrated probabilities: that sum to 1, or each on its own (multi_label)."""
+    """Return scores [..., emotions] as calibrated probabilities: that sum to 1, or each on its own (multi_label)."""
     calibrated = scores / config.temperature
     return calibrated.sigmoid() if config.multi_label else calibrated.softmax(-1)
 
 
 def emotion_probabilities(classifier: Classifier, texts: Sequence[str]) -> Tensor:
-    """Probabilities [texts, emotions], in eval mode."""
+    """Return probabilities [texts, emotions], in eval mode."""
     return probabilities_of(emotion_scores(classifier, [classifier.read(text) for text in texts]), classifier.config)
 
 
 def decided(probabilities: Tensor, config: ClassifierConfig) -> Tensor:
-    """Which labels are given, [texts, emotions] bool: the likeliest, or all that reach their threshold (multi_label)."""
+    """Tell which labels are given, [texts, emotions] bool: the likeliest, or all that reach their threshold (multi_label)."""
     if not config.multi_label:
         return functional.one_hot(probabilities.argmax(-1), config.emotions).bool()
     return probabilities >= torch.tensor(config.thresholds or (0.5,) * config.emotions)

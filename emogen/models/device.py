@@ -84,7 +84,7 @@ def _is_bfloat16_faster(device: torch.device) -> bool:
 
 
 def _time_product(square: Tensor) -> float:
-    """Seconds of the product of a matrix with itself."""
+    """Return seconds of the product of a matrix with itself."""
     began = time.perf_counter()
     _ = square @ square
     if square.is_cuda:

@@ -81,7 +81,7 @@ class Discriminator(nn.Module):
         return odds.squeeze(-1).float()
 
     def last_layer(self) -> list[nn.Parameter]:
-        """What its score is linear in."""
+        """Return what its score is linear in."""
         return list(self.head.parameters())
 
 
@@ -104,7 +104,7 @@ class PretrainedDiscriminator(nn.Module):
         return odds.squeeze(-1).float()
 
     def last_layer(self) -> list[nn.Parameter]:
-        """What its score is linear in."""
+        """Return what its score is linear in."""
         return list(self.head.parameters())
 
 
@@ -113,7 +113,7 @@ AnyDiscriminator = Discriminator | PretrainedDiscriminator | LikelihoodRatioDisc
 
 @torch.no_grad()
 def adopt_embedding(discriminator: Discriminator, vectors: Tensor) -> None:
-    """Gives the discriminator word vectors that another model has learnt, reduced to its width by their principal components.
+    """Give the discriminator word vectors that another model has learnt, reduced to its width by their principal components.
 
     From scratch a Transformer needs thousands of updates before it tells real from generated text better than chance.
 
@@ -143,7 +143,7 @@ def without_dropout(discriminator: AnyDiscriminator) -> Iterator[None]:
 
 @torch.no_grad()
 def score(discriminator: AnyDiscriminator, tokens: Tensor, emotion: Tensor, chunk: int = 0) -> Tensor:
-    """Scores without gradient and without dropout, whatever mode the discriminator is in; it is left in that mode.
+    """Return scores without gradient and without dropout, whatever mode the discriminator is in; it is left in that mode.
 
     Args:
         discriminator: the model.
@@ -161,7 +161,7 @@ def score(discriminator: AnyDiscriminator, tokens: Tensor, emotion: Tensor, chun
 
 
 def of_whole_texts(scores: Tensor, tokens: Tensor) -> Tensor:
-    """One score a row from what a discriminator's `forward` returned: of prefixes, the one at the row's last token.
+    """Return one score a row from what a discriminator's `forward` returned: of prefixes, the one at the row's last token.
 
     Args:
         scores: [batch] or [batch, time].

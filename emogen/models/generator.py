@@ -76,16 +76,16 @@ class Backbone(Protocol):
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row that it reads."""
+        """Return tokens of the longest row that it reads."""
 
     def __call__(self, stream: Tensor, condition_shift: Tensor) -> Tensor:
-        """States [batch, time, width] from inputs of that shape."""
+        """Return states [batch, time, width] from inputs of that shape."""
 
     def init_cache(self, condition_shift: Tensor, capacity: int) -> Tensor:
         """State of rows that have seen nothing, with room for `capacity` tokens."""
 
     def prefill(self, stream: Tensor, lengths: Tensor, condition_shift: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Reads the beginning of each row at once.
+        """Read the beginning of each row at once.
 
         Args:
             stream: [rows, time, width], padded at the end.
@@ -98,10 +98,10 @@ class Backbone(Protocol):
         """
 
     def step(self, stream: Tensor, condition_shift: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """States [rows, width] after one more token a row, at `positions` [rows], and the decoding state then."""
+        """Return states [rows, width] after one more token a row, at `positions` [rows], and the decoding state then."""
 
     def fork_cache(self, history: Sequence[Tensor], rows: Tensor, times: Tensor) -> Tensor:
-        """The decoding state of each of `rows` as it was in `history[time]`, as a copy."""
+        """Return the decoding state of each of `rows` as it was in `history[time]`, as a copy."""
 
 
 class LstmBackbone(nn.Module):
@@ -115,7 +115,7 @@ class LstmBackbone(nn.Module):
         self.layers = nn.ModuleList(nn.LSTM(config.width, config.width, batch_first=True) for _ in range(config.layers))
 
     def train(self, mode: bool = True) -> LstmBackbone:
-        """As in any module, but the LSTMs stay in training mode: cuDNN has no backward for others, and they drop nothing."""
+        """Switch modes as any module does, but the LSTMs stay in training mode: cuDNN has no backward for others, and they drop nothing."""
         super().train(mode)
         self.layers.train()
         return self
@@ -243,7 +243,7 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def name_emotions(self, names: Sequence[Sequence[int]]) -> None:
-        """Begins the soft prefix of a pretrained backbone, for each emotion, with the vectors of the ids of its name."""
+        """Begin the soft prefix of a pretrained backbone, for each emotion, with the vectors of the ids of its name."""
         assert self.config.adapter
         width, prefix = self.config.width, self.config.adapter.prefix
         front = self.inject.weight[len(self.inject.weight) - prefix * width :].view(prefix, width, self.inject.in_features)
@@ -252,7 +252,7 @@ class Generator(nn.Module):
                 front[place, :, emotion] = self.embedding.weight[ids[place % len(ids)]]
 
     def adapt(self) -> None:
-        """Makes trainable what the adapter's config says: low-rank updates of the base, or with rank 0 all of it."""
+        """Make trainable what the adapter's config says: low-rank updates of the base, or with rank 0 all of it."""
         assert isinstance(self.backbone, PretrainedBackbone)
         assert self.config.adapter
         if self.config.adapter.rank:
@@ -272,7 +272,7 @@ class Generator(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
-        """States [batch, time, width] after each token.
+        """Return states [batch, time, width] after each token.
 
         Args:
             tokens: [batch, time], padded at the end.
@@ -282,7 +282,7 @@ class Generator(nn.Module):
         return self.backbone(self.embedding(tokens) + condition_shift[0][:, None], condition_shift[1:])
 
     def prior(self, emotion: Tensor) -> Gaussian:
-        """The distribution that latents are drawn from, mean and log variance each [batch, latent].
+        """Return the distribution that latents are drawn from, mean and log variance each [batch, latent].
 
         Args:
             emotion: [batch, emotions + 1]. Where the prior depends on it, mean and log variance are linear maps of it, which
@@ -294,7 +294,7 @@ class Generator(nn.Module):
         return Gaussian(mean, log_variance.clamp(*_LOG_VARIANCES))
 
     def logits(self, states: Tensor) -> Tensor:
-        """Scores of the next token, [..., vocabulary], of states [..., width]; ids that no reply holds are out of reach.
+        """Return scores of the next token, [..., vocabulary], of states [..., width]; ids that no reply holds are out of reach.
 
         More than 256 states are filled up to a multiple of that: replies come in a thousand different totals, and the
         allocator keeps large blocks of each size it has seen.
@@ -307,16 +307,16 @@ class Generator(nn.Module):
         return scores[: states.shape[:-1].numel()].view(*states.shape[:-1], -1)
 
     def condition_shift(self, condition: Tensor) -> Tensor:
-        """What the condition adds to embeddings and layers, then its soft prefix, [1 + layers + prefix, batch, width]."""
+        """Return what the condition adds to embeddings and layers, then its soft prefix, [1 + layers + prefix, batch, width]."""
         added: Tensor = self.inject(condition)
         return added.view(len(condition), -1, self.config.width).transpose(0, 1)
 
     def init_cache(self, condition_shift: Tensor, capacity: int) -> Tensor:
-        """Decoding state of rows that have seen nothing, with room for `capacity` tokens."""
+        """Return decoding state of rows that have seen nothing, with room for `capacity` tokens."""
         return self.backbone.init_cache(condition_shift[1:], capacity)
 
     def prefill(self, tokens: Tensor, lengths: Tensor, condition_shift: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Reads the beginning of each row at once; what comes back is as for `step`.
+        """Read the beginning of each row at once; what comes back is as for `step`.
 
         Args:
             tokens: [rows, time], padded at the end.
@@ -334,7 +334,7 @@ class Generator(nn.Module):
         self.backbone.step = torch.compile(self.backbone.step, dynamic=True)  # type: ignore[method-assign]
 
     def step(self, tokens: Tensor, positions: Tensor, condition_shift: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Reads one token a row.
+        """Read one token a row.
 
         Args:
             tokens: [rows].
@@ -354,7 +354,7 @@ def _fixed(vectors: Tensor) -> nn.Embedding:
 
 
 def reply_mask(tokens: Tensor, reply_start: Tensor) -> Tensor:
-    """Where the token to be predicted belongs to the reply or is its end token.
+    """Tell where the token to be predicted belongs to the reply or is its end token.
 
     Args:
         tokens: [batch, time], padded at the end.

@@ -35,7 +35,7 @@ class EmotionHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(emotions, vocabulary))
 
     def forward(self, states: Tensor, vectors: Tensor, tokens: Tensor) -> Tensor:
-        """Scores of the emotions [places, emotions].
+        """Return scores of the emotions [places, emotions].
 
         Args:
             states: [places, width], of the generator before each token.
@@ -46,24 +46,24 @@ class EmotionHead(nn.Module):
         return torch.einsum("ner,nr->ne", read, self.down(states)) + self.bias[:, tokens].T
 
     def steered(self, states: Tensor, weights: Tensor) -> Tensor:
-        """States [rows, width] whose scores hold `weights` [rows, emotions] times the emotions' bilinear part."""
+        """Return states [rows, width] whose scores hold `weights` [rows, emotions] times the emotions' bilinear part."""
         weighted: Tensor = weights[:, :, None] * self.down(states)[:, None]
         return states + weighted.flatten(1) @ self.up.transpose(1, 2).flatten(0, 1)
 
     def add_biases(self, scores: Tensor, weights: Tensor) -> Tensor:
-        """Adds the other part to `scores` [rows, vocabulary], in place."""
+        """Add the other part to `scores` [rows, vocabulary], in place."""
         added: Tensor = scores.addmm_(weights, self.bias)
         return added
 
 
 def head_of(generator: Generator, rank: int = 32) -> EmotionHead:
-    """A fresh head for a generator."""
+    """Return a fresh head for a generator."""
     config = generator.config
     return EmotionHead(config.width, config.emotions, config.vocabulary, rank)
 
 
 def output_vectors(generator: Generator, tokens: Tensor) -> Tensor:
-    """The vectors [places, width] by which the generator scores `tokens` [places]."""
+    """Return the vectors [places, width] by which the generator scores `tokens` [places]."""
     vectors = generator.embedding if generator.output is None else generator.output
     found: Tensor = vectors(tokens)
     return found

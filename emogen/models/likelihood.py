@@ -15,7 +15,7 @@ from emogen.models.losses import token_nll
 def reply_nll(
     generator: Generator, tokens: Tensor, reply_start: Tensor, condition: Tensor, chunk: int = sys.maxsize
 ) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of each reply token.
+    """Return negative log-likelihood of each reply token.
 
     Args:
         generator: the model.

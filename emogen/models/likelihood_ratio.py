@@ -27,7 +27,7 @@ class LikelihoodRatioDiscriminator(nn.Module):
     reading = "prefix"
 
     def __init__(self, readers: Sequence[Generator], reference: Generator) -> None:
-        """Takes over the readers, to be trained further.
+        """Take over the readers, to be trained further.
 
         Args:
             readers: without latent, of the reference's vocabulary and labels.
@@ -41,7 +41,7 @@ class LikelihoodRatioDiscriminator(nn.Module):
         self._reference = (reference,)
 
     def last_layer(self) -> list[nn.Parameter]:
-        """What its score is linear in."""
+        """Return what its score is linear in."""
         return [self.scale, self.offset]
 
     def forward(self, tokens: Tensor, emotion: Tensor) -> Tensor:

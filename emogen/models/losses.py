@@ -18,7 +18,7 @@ class Gaussian:
     log_variance: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """The point that standard normal `noise` [..., latent] is mapped to (reparametrisation; Kingma & Welling 2014)."""
+        """Return the point that standard normal `noise` [..., latent] is mapped to (reparametrisation; Kingma & Welling 2014)."""
         return self.mean + noise * (0.5 * self.log_variance).exp()
 
     def log_density(self, point: Tensor) -> Tensor:
@@ -28,17 +28,17 @@ class Gaussian:
 
 
 def standard_normal(like: Tensor) -> Gaussian:
-    """The standard normal distribution in the shape of `like`."""
+    """Return the standard normal distribution in the shape of `like`."""
     return Gaussian(torch.zeros_like(like), torch.zeros_like(like))
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask` of the same shape is true; 0 where it is true nowhere."""
+    """Return the mean of `values` where `mask` of the same shape is true; 0 where it is true nowhere."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of each target, in nats.
+    """Return negative log-likelihood of each target, in nats.
 
     Args:
         logits: [..., vocabulary].
@@ -52,7 +52,7 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def kl_to_prior(posterior: Gaussian, prior: Gaussian) -> Tensor:
-    """Kullback-Leibler divergence KL(posterior || prior), in nats.
+    """Return the Kullback-Leibler divergence KL(posterior || prior), in nats.
 
     Args:
         posterior: mean and log variance, each [batch, latent].
@@ -69,7 +69,7 @@ def kl_to_prior(posterior: Gaussian, prior: Gaussian) -> Tensor:
 
 
 def free_bits(kl: Tensor, floor: float) -> Tensor:
-    """The rate, no dimension of which is pushed below its share of the floor: its batch mean counts with at least that.
+    """Return the rate, no dimension of which is pushed below its share of the floor: its batch mean counts with at least that.
 
     Args:
         kl: [batch, latent], from `kl_to_prior`.
@@ -84,7 +84,7 @@ def free_bits(kl: Tensor, floor: float) -> Tensor:
 
 
 def active_units(means: Tensor, threshold: float = 0.01) -> int:
-    """Latent dimensions whose posterior mean varies over the data by more than `threshold`.
+    """Return the latent dimensions whose posterior mean varies over the data by more than `threshold`.
 
     Args:
         means: [rows, latent].
@@ -96,7 +96,7 @@ def active_units(means: Tensor, threshold: float = 0.01) -> int:
 
 
 def mutual_information(posterior: Gaussian, points: Tensor) -> Tensor:
-    """Mutual information of text and latent under the encoder, in nats, by a minibatch estimate of the aggregate posterior.
+    """Return the mutual information of text and latent under the encoder, in nats, by a minibatch estimate of the aggregate posterior.
 
     Args:
         posterior: [rows, latent].
@@ -113,7 +113,7 @@ def mutual_information(posterior: Gaussian, points: Tensor) -> Tensor:
 
 
 def importance_weighted_nll(log_likelihood: Tensor, log_prior: Tensor, log_posterior: Tensor) -> Tensor:
-    """Upper bound on -log p(x), tighter with more draws.
+    """Return the upper bound on -log p(x), tighter with more draws.
 
     Args:
         log_likelihood: log p(x|z), [draws, rows], nats.
@@ -130,7 +130,7 @@ def importance_weighted_nll(log_likelihood: Tensor, log_prior: Tensor, log_poste
 
 
 def bradley_terry(real: Tensor, generated: Tensor) -> Tensor:
-    """Loss of a discriminator that should prefer the real text of each pair.
+    """Return the loss of a discriminator that should prefer the real text of each pair.
 
     Args:
         real: scores [batch] of real texts.
@@ -145,7 +145,7 @@ def bradley_terry(real: Tensor, generated: Tensor) -> Tensor:
 
 
 def prefix_cross_entropy(scores: Tensor, real: bool, mask: Tensor) -> Tensor:
-    """Loss of a discriminator that tells real from generated at every prefix.
+    """Return the loss of a discriminator that tells real from generated at every prefix.
 
     Args:
         scores: [batch, time], log odds of "real".
@@ -156,7 +156,7 @@ def prefix_cross_entropy(scores: Tensor, real: bool, mask: Tensor) -> Tensor:
 
 
 def leave_one_out(returns: Tensor, mask: Tensor) -> Tensor:
-    """Returns less the mean return of the other samples of the same condition at the same position.
+    """Return less the mean return of the other samples of the same condition at the same position.
 
     Args:
         returns: [conditions, samples, time].
@@ -177,7 +177,7 @@ def leave_one_out(returns: Tensor, mask: Tensor) -> Tensor:
 
 
 def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """Proximal policy loss, summed over time and averaged over rows.
+    """Return the proximal policy loss, summed over time and averaged over rows.
 
     Args:
         log_prob: [batch, time], of the tokens taken, under the model in training.
@@ -196,7 +196,7 @@ def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantages: Tens
 def preference_loss(
     better: Tensor, worse: Tensor, better_before: Tensor, worse_before: Tensor, beta: float, smoothing: float = 0.0
 ) -> Tensor:
-    """Loss of a model that should find the better of two replies likelier than before, and the worse one less likely.
+    """Return the loss of a model that should find the better of two replies likelier than before, and the worse one less likely.
 
     Args:
         better: [pairs], log probability of the better reply under the model in training, in nats.
@@ -236,10 +236,10 @@ def unpaired_loss(gain: Tensor, good: Tensor, reference: Tensor, beta: float, we
 
 
 def policy_kl(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """KL(policy || reference) at each position, in nats; both are log probabilities [..., vocabulary]."""
+    """Return KL(policy || reference) at each position, in nats; both are log probabilities [..., vocabulary]."""
     return (log_probs.exp() * (log_probs - reference)).sum(-1)
 
 
 def entropy(log_probs: Tensor) -> Tensor:
-    """Entropy at each position, in nats, of log probabilities [..., vocabulary]."""
+    """Return the entropy at each position, in nats, of log probabilities [..., vocabulary]."""
     return -(log_probs.exp() * log_probs).sum(-1)

@@ -77,12 +77,12 @@ class BaseModel:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row that the model reads."""
+        """Return tokens of the longest row that the model reads."""
         return longest_of(self.model)
 
     @torch.no_grad()
     def vocabulary(self) -> Vocabulary:
-        """The model's word vectors under our ids.
+        """Return the model's word vectors under our ids.
 
         Raises:
             CheckpointError: its scores are no plain product of states and vectors, or its tokenizer has more ids than vectors.
@@ -100,7 +100,7 @@ class BaseModel:
         return Vocabulary(inputs, None if outputs is inputs or torch.equal(inputs, outputs) else outputs, bias)
 
     def decoder(self) -> PreTrainedModel:
-        """The model without its word vectors, which the generator keeps itself."""
+        """Return the model without its word vectors, which the generator keeps itself."""
         decoder = cast("PreTrainedModel", self.model.base_model)
         decoder.set_input_embeddings(nn.Identity())
         return decoder.requires_grad_(False)
@@ -121,7 +121,7 @@ class BaseModel:
 
 
 def load_base(base: Base, device: torch.device, full_precision: bool = False) -> BaseModel:
-    """Reads a base model.
+    """Read a base model.
 
     Args:
         base: from `find_base`.
@@ -158,7 +158,7 @@ class PretrainedBackbone(nn.Module):
         self.head_width = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
 
     def adapt(self, config: AdapterConfig) -> None:
-        """Puts low-rank updates beside the base's weights: trainable and in float32, while the base may be in bfloat16."""
+        """Put low-rank updates beside the base's weights: trainable and in float32, while the base may be in bfloat16."""
         add_lora(self.decoder, config.rank, config.alpha)
         self.is_adapted = True
 
@@ -198,7 +198,7 @@ class PretrainedBackbone(nn.Module):
         return history[-1].index_select(2, rows)
 
     def _advance(self, stream: Tensor, condition_shift: Tensor, places: Tensor, state: Tensor) -> Tensor:
-        """States [rows, time, width] of tokens at `places` [rows, time], counted from the first of the prefix on."""
+        """Return states [rows, time, width] of tokens at `places` [rows, time], counted from the first of the prefix on."""
         upto = int(places.max()) + 1
         seen = torch.arange(upto, device=places.device) <= places[..., None]
         mask = torch.zeros(seen.shape, dtype=stream.dtype, device=stream.device)
@@ -216,7 +216,7 @@ class PretrainedBackbone(nn.Module):
 
     @contextmanager
     def _conditioned(self, condition_shift: Tensor) -> Iterator[None]:
-        """With the shifts on the layers, and one type of number for the base and its updates."""
+        """Run with the shifts on the layers, and one type of number for the base and its updates."""
         mixed = self.is_adapted and self.decoder.dtype == torch.bfloat16
         with (
             _shifted(self.layers, condition_shift),
@@ -241,19 +241,19 @@ class _TensorCache:
         self.places = places
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Writes one layer's new keys and values; gives all of that layer."""
+        """Write one layer's new keys and values; give all of that layer."""
         cache = self.state[layer_idx]
         write_cache(cache, key, value, self.places)
         return cache[0], cache[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of tokens read before."""
+        """Return the number of tokens read before."""
         return self.state.shape[4] - self.places.shape[1]
 
 
 @contextmanager
 def _shifted(layers: Sequence[nn.Module], condition_shift: Tensor) -> Iterator[None]:
-    """Adds its shift [rows, width] to the input of each layer while the block runs."""
+    """Add its shift [rows, width] to the input of each layer while the block runs."""
 
     def adding(shift: Tensor) -> Any:
         def hook(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -271,12 +271,12 @@ def _shifted(layers: Sequence[nn.Module], condition_shift: Tensor) -> Iterator[N
 
 
 def longest_of(model: PreTrainedModel) -> int:
-    """Tokens of the longest row that a model reads."""
+    """Return tokens of the longest row that a model reads."""
     return int(getattr(model.config, "max_position_embeddings", None) or sys.maxsize)
 
 
 def layers_of(decoder: PreTrainedModel) -> Sequence[nn.Module]:
-    """The decoder's layers; raises CheckpointError where they are not found."""
+    """Return the decoder's layers; raise CheckpointError where they are not found."""
     count = decoder.config.num_hidden_layers
     for module in decoder.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -285,7 +285,7 @@ def layers_of(decoder: PreTrainedModel) -> Sequence[nn.Module]:
 
 
 def add_lora(decoder: PreTrainedModel, rank: int, alpha: int) -> None:
-    """Puts trainable low-rank updates on the matrices of the layers, in place, in float32.
+    """Put trainable low-rank updates on the matrices of the layers, in place, in float32.
 
     Matrices whose output is wider than the stream, such as the way into a feed-forward layer, are left out: an update costs
     most where it is added to a wide output (a third of a training step), and the others suffice.
@@ -319,7 +319,7 @@ def add_lora(decoder: PreTrainedModel, rank: int, alpha: int) -> None:
 
 @torch.no_grad()
 def merge_lora(decoder: PreTrainedModel, updates: Mapping[str, Tensor], scale: float) -> None:
-    """Adds low-rank updates to the matrices that they belong to, in place, so that they cost nothing from then on.
+    """Add low-rank updates to the matrices that they belong to, in place, so that they cost nothing from then on.
 
     Args:
         decoder: without peft's layers.
@@ -350,7 +350,7 @@ def _outputs(matrix: nn.Module) -> int:
 
 
 def _matrices(decoder: PreTrainedModel) -> dict[str, nn.Module]:
-    """All linear maps inside the layers by name: `Linear`, and GPT-2's `Conv1D`, whose weight stands transposed."""
+    """Return all linear maps inside the layers by name: `Linear`, and GPT-2's `Conv1D`, whose weight stands transposed."""
     inside = {id(module) for layer in layers_of(decoder) for module in layer.modules()}
     named = ((name, module) for name, module in decoder.named_modules() if id(module) in inside)
     return {name: module for name, module in named if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"}

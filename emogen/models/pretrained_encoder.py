@@ -62,7 +62,7 @@ class RowTexts:
     """
 
     def __init__(self, words: Tokenizer, pretrained: Pretrained) -> None:
-        """Reads rows of the generator whose tokenizer is `words`; raises CheckpointError as `text_marks` does."""
+        """Read rows of the generator whose tokenizer is `words`; raise CheckpointError as `text_marks` does."""
         self.tokenizer = pretrained.tokenizer
         self.marks = text_marks(pretrained.tokenizer, pretrained.name)
         self._words = words
@@ -72,7 +72,7 @@ class RowTexts:
         self._context = lru_cache(_CONTEXTS)(self._read_context)
 
     def read(self, tokens: Tensor, with_context: bool) -> list[EncoderRow]:
-        """Rows `context, BOS, reply, EOS` [batch, time]; what stands behind an end token, and padding, is not read."""
+        """Return rows `context, BOS, reply, EOS` [batch, time]; what stands behind an end token, and padding, is not read."""
         present = present_tokens(tokens)
         begins = (tokens == BOS).int().argmax(1).tolist()
         ended = ((tokens == EOS) & present).any(1).tolist()
@@ -88,13 +88,13 @@ class RowTexts:
         return EncoderRow(ids or list(self.marks.end), len(front) if context else len(ids))
 
     def _read_context(self, ids: Ids) -> Ids:
-        """The utterances of a context, each with the mark behind it that another text follows."""
+        """Return the utterances of a context, each with the mark behind it that another text follows."""
         parts = self._turns.split("".join(map(chr, ids)))
         turns = self._ids([self._words.decode(map(ord, part)) for part in parts if part])
         return tuple(place for turn in turns for place in (*turn, *self.marks.between))
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Ids without marks; marks that are written out in a text are plain text, else a generator could write them."""
+        """Return ids without marks; marks that are written out in a text are plain text, else a generator could write them."""
         if not texts:
             return []
         read = self.tokenizer(
@@ -138,7 +138,7 @@ class PretrainedReader(nn.Module):
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The encoder's own config, from which `build_encoder` makes another."""
+        """Return the encoder's own config, from which `build_encoder` makes another."""
         return cast("Mapping[str, Any]", self.encoder.config.to_diff_dict())
 
     @property
@@ -146,7 +146,7 @@ class PretrainedReader(nn.Module):
         return cast("nn.Embedding", self.encoder.get_input_embeddings())
 
     def forward(self, tokens: Tensor, emotion: Tensor, with_context: bool = True) -> Tensor:
-        """Vectors [batch, width].
+        """Return vectors [batch, width].
 
         Args:
             tokens: [batch, time], rows as the generator takes them.
@@ -177,13 +177,13 @@ class PretrainedReader(nn.Module):
 
 
 def pretrained_weights(module: nn.Module) -> list[nn.Parameter]:
-    """The weights of pretrained encoders inside `module`; they know much already, and want smaller steps than the rest."""
+    """Return the weights of pretrained encoders inside `module`; they know much already, and want smaller steps than the rest."""
     readers = [part for part in module.modules() if isinstance(part, PretrainedReader)]
     return [weight for reader in readers for weight in reader.encoder.parameters()]
 
 
 def text_marks(tokenizer: PreTrainedTokenizerBase, name: str) -> TextMarks:
-    """The marks of an encoder's tokenizer, found by reading a text, and a pair of texts.
+    """Return the marks of an encoder's tokenizer, found by reading a text, and a pair of texts.
 
     Raises:
         CheckpointError: it puts none behind a text.
@@ -209,7 +209,7 @@ def text_marks(tokenizer: PreTrainedTokenizerBase, name: str) -> TextMarks:
 
 
 def _between_turns(words: Tokenizer) -> re.Pattern[str]:
-    """Finds what stands before, between and behind the utterances of a context, where each id is written as one character."""
+    """Find what stands before, between and behind the utterances of a context, where each id is written as one character."""
     runs: set[Ids] = {(TURN,)}
     if isinstance(words, PretrainedTokenizer):
         start, user, reply = words.format.start, words.format.user, words.format.reply

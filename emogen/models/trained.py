@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The state of `module` by name, without the weights of a base model that are fixed."""
+    """Return the state of `module` by name, without the weights of a base model that are fixed."""
     fixed = _fixed(module)
     return {name: tensor for name, tensor in module.state_dict().items() if name not in fixed}
 
 
 def take_trained(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Fills `module` with what `trained_tensors` gave; fixed weights stay.
+    """Fill `module` with what `trained_tensors` gave; fixed weights stay.
 
     Raises:
         RuntimeError: other names or shapes than the module's.

@@ -30,7 +30,7 @@ class Block(nn.Module):
         self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, stream: Tensor, rotation: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """One layer over whole sequences.
+        """Return one layer over whole sequences.
 
         Args:
             stream: [batch, time, width].
@@ -46,7 +46,7 @@ class Block(nn.Module):
         return self._finish(stream, mixed)
 
     def step(self, stream: Tensor, rotation: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
-        """One layer for the next tokens of each row; writes their keys and values into `cache` at `positions`.
+        """Return one layer for the next tokens of each row; writes their keys and values into `cache` at `positions`.
 
         Args:
             stream: [rows, time, width].
@@ -76,29 +76,29 @@ class Block(nn.Module):
 
 
 def mean_of(states: Tensor, present: Tensor) -> Tensor:
-    """Mean over the present places: [batch, time, width] and [batch, time] to [batch, width]."""
+    """Return the mean over the present places: [batch, time, width] and [batch, time] to [batch, width]."""
     return (states * present[..., None]).sum(1) / present.sum(1, keepdim=True)
 
 
 def last_of(states: Tensor, lengths: Tensor) -> Tensor:
-    """Of states [rows, time, ...] the one at each row's last token, [rows, ...]."""
+    """Return of states [rows, time, ...] the one at each row's last token, [rows, ...]."""
     return states[torch.arange(len(states), device=states.device), lengths - 1]
 
 
 def write_cache(cache: Tensor, key: Tensor, value: Tensor, positions: Tensor) -> None:
-    """Puts keys and values [rows, heads, time, head width] at `positions` [rows, time] of a `cache` as in `Block.step`."""
+    """Put keys and values [rows, heads, time, head width] at `positions` [rows, time] of a `cache` as in `Block.step`."""
     rows = torch.arange(len(positions), device=positions.device)[:, None]
     cache[0][rows, :, positions] = key.transpose(1, 2)
     cache[1][rows, :, positions] = value.transpose(1, 2)
 
 
 def feedforward_width(width: int) -> int:
-    """8/3 of the width, rounded up to a multiple of 32: a gated layer then costs what a plain one of 4 widths does."""
+    """Return 8/3 of the width, rounded up to a multiple of 32: a gated layer then costs what a plain one of 4 widths does."""
     return -(-8 * width // 96) * 32
 
 
 def rotation_of(positions: Tensor, head_width: int) -> Tensor:
-    """Cosines and sines [2, ..., head width] of rotary positions for integer `positions` [...]."""
+    """Return cosines and sines [2, ..., head width] of rotary positions for integer `positions` [...]."""
     exponents = torch.arange(0, head_width, 2, device=positions.device).float() / head_width
     angles = positions.float()[..., None] * _ROTARY_BASE**-exponents
     both = torch.stack([angles.cos(), angles.sin()])
@@ -106,14 +106,14 @@ def rotation_of(positions: Tensor, head_width: int) -> Tensor:
 
 
 def rotate(heads: Tensor, rotation: Tensor) -> Tensor:
-    """Rotates `heads` [batch, heads, time, head width] by a `rotation` [2, ...] that broadcasts to it."""
+    """Return rotates `heads` [batch, heads, time, head width] by a `rotation` [2, ...] that broadcasts to it."""
     cosine, sine = rotation.to(heads.dtype).unbind()
     left, right = heads.chunk(2, -1)
     return heads * cosine + torch.cat([-right, left], -1) * sine
 
 
 def present_tokens(tokens: Tensor) -> Tensor:
-    """Where the tokens of each row stand, [batch, time]: no padding, and nothing behind an end token."""
+    """Tell where the tokens of each row stand, [batch, time]: no padding, and nothing behind an end token."""
     ends = tokens == EOS
     return (tokens != PAD) & (ends.cumsum(1) - ends.long() == 0)
 
@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         self.norm = nn.RMSNorm(width, eps=1e-6)
 
     def forward(self, stream: Tensor, present: Tensor) -> Tensor:
-        """States [batch, time, width] of inputs of that shape; `present` [batch, time] is false at padding.
+        """Return states [batch, time, width] of inputs of that shape; `present` [batch, time] is false at padding.
 
         Padding stands at the end of a row, so a causal stack needs no mask for it.
         """

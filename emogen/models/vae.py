@@ -72,7 +72,7 @@ class TextVAE(nn.Module):
         self.adversary = nn.Sequential(nn.Linear(latent, width), nn.ReLU(), nn.Linear(width, emotions))
 
     def encode(self, tokens: Tensor, reply_start: Tensor, emotion: Tensor) -> Gaussian:
-        """The posterior over z of each row, mean and log variance [batch, latent], from the reply alone.
+        """Return the posterior over z of each row, mean and log variance [batch, latent], from the reply alone.
 
         Args:
             tokens: [batch, time], rows as the generator takes them.
@@ -93,7 +93,7 @@ class TextVAE(nn.Module):
         return mean_of(self.encoder(stream, present), present)
 
     def adversary_loss(self, latent: Tensor, emotion: Tensor, usual: Tensor) -> Tensor:
-        """What adversary and encoder learn from latents, [batch], nats.
+        """Return what adversary and encoder learn from latents, [batch], nats.
 
         The adversary learns to tell the emotion from z, the encoder to make it guess what it would without z. Once that is
         reached the encoder has nothing more to gain; from a gradient with its sign reversed (Ganin et al. 2016) it would gain
@@ -115,7 +115,7 @@ class TextVAE(nn.Module):
 
 @torch.no_grad()
 def adopt_decoder(vae: TextVAE, generator: Generator) -> None:
-    """Gives the decoder the weights of a language model of its sizes; what the latent adds is nothing at first."""
+    """Give the decoder the weights of a language model of its sizes; what the latent adds is nothing at first."""
     weights = dict(generator.state_dict())
     own = vae.decoder.state_dict()
     known = generator.config.emotions + 1

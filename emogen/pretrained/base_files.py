@@ -29,7 +29,7 @@ _WAY_OUT = "get the whole model as safetensors, or name a GGUF file: PLACE:FILE.
 
 
 def revision_of(folder: Path) -> str:
-    """SHA-256 over the weights, then over the tokenizer; see `Base.revision`.
+    """Return the SHA-256 over the weights, then over the tokenizer; see `Base.revision`.
 
     Raises:
         CheckpointError: weights or tokenizer are missing or not whole.
@@ -46,7 +46,7 @@ def revision_of(folder: Path) -> str:
 
 
 def weights_of(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The weights by name, in the order of names; raises CheckpointError where a file is missing or not whole."""
+    """Yield the weights by name, in the order of names; raise CheckpointError where a file is missing or not whole."""
     try:
         for name, path in sorted(_places(folder).items()):
             with safe_open(path, framework="pt") as file:
@@ -56,20 +56,20 @@ def weights_of(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def as_bfloat16(tensor: Tensor) -> Tensor:
-    """Floating-point numbers rounded to the nearest bfloat16; others as they are."""
+    """Return floating-point numbers rounded to the nearest bfloat16; others as they are."""
     import torch
 
     return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
 
 
 def is_language_model(folder: Path) -> bool:
-    """Whether the config is a causal language model's; raises CheckpointError where it cannot be read."""
+    """Tell whether the config is a causal language model's; raise CheckpointError where it cannot be read."""
     names = _config(folder).get("architectures") or ()
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
 def copy_model(folder: Path, to: Path) -> str:
-    """Copies a model, its weights as one file, those of a language model rounded to bfloat16; gives the licence.
+    """Copy a model, its weights as one file, those of a language model rounded to bfloat16; give the licence.
 
     Raises:
         CheckpointError: config or weights are missing, not whole, or quantised.
@@ -88,7 +88,7 @@ def copy_model(folder: Path, to: Path) -> str:
 
 
 def licence_of(folder: Path) -> str:
-    """The licence that the front matter of the model card states."""
+    """Return the licence that the front matter of the model card states."""
     from huggingface_hub import metadata_load
 
     card = folder / "README.md"
@@ -98,7 +98,7 @@ def licence_of(folder: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none."""
+    """Return the first line of an error's message, or its kind where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
@@ -111,7 +111,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _places(folder: Path) -> dict[str, Path]:
-    """The file that holds each tensor."""
+    """Return the file that holds each tensor."""
     path, index = folder / _WEIGHTS, folder / _INDEX
     if index.is_file() and not path.is_file():
         return {name: folder / file for name, file in read_json(index)["weight_map"].items()}

@@ -60,7 +60,7 @@ class Known:
 
     @property
     def packaged(self) -> Path | None:
-        """The folder of the files in the package, which is not imported; None where it is not installed."""
+        """Return the folder of the files in the package, which is not imported; None where it is not installed."""
         package, *inside = self.inside.split("/")
         spec = find_spec(package)
         return Path(spec.origin).parent.joinpath(*inside) if spec and spec.origin else None
@@ -87,7 +87,7 @@ KNOWN_BASES = (
 
 
 def find_base(name: str) -> Base:
-    """The base model of that name, where it is at hand; nothing is downloaded or converted.
+    """Return the base model of that name, where it is at hand; nothing is downloaded or converted.
 
     Args:
         name: a short name, a name of the hub, a folder, or FOLDER:FILE.gguf; "hf:" may stand before it. A folder is used
@@ -109,7 +109,7 @@ def find_base(name: str) -> Base:
 
 
 def locate_base(name: str) -> Path | None:
-    """The folder of a base model, its weights unread; None for a name that only the hub may know.
+    """Return the folder of a base model, its weights unread; None for a name that only the hub may know.
 
     A short name comes before a folder of that name in the working directory: write ./NAME for the folder.
 
@@ -132,7 +132,7 @@ def locate_base(name: str) -> Path | None:
 
 
 def check_base(name: str) -> Base:
-    """As `find_base`, but every byte is read and compared with what was recorded when the base was pulled.
+    """Find a base as `find_base` does, but every byte is read and compared with what was recorded when the base was pulled.
 
     Raises:
         CheckpointError: as `find_base`; or a file's SHA-256, or the revision that a short name stands for, is another.
@@ -147,12 +147,12 @@ def check_base(name: str) -> Base:
 
 
 def known_base(name: str) -> Known | None:
-    """What a short name stands for; None for other names."""
+    """Return what a short name stands for; None for other names."""
     return next((known for known in KNOWN_BASES if known.name == name), None)
 
 
 def cache_folder(name: str) -> Path:
-    """Where the base of that name is kept. A GGUF file in a folder has another place whenever it changes.
+    """Tell where the base of that name is kept. A GGUF file in a folder has another place whenever it changes.
 
     Raises:
         CheckpointError: neither a name nor a GGUF file that is there.
@@ -169,7 +169,7 @@ def cache_folder(name: str) -> Path:
 
 
 def split_gguf(name: str) -> tuple[str, str]:
-    """PLACE:FILE.gguf as its two parts, the second empty where there is no file."""
+    """Return PLACE:FILE.gguf as its two parts, the second empty where there is no file."""
     place, _, file = name.rpartition(":")
     return (place, file) if place and file.endswith(".gguf") else (name, "")
 
@@ -183,7 +183,7 @@ def write_record(base: Base, source: str) -> None:
 
 
 def _record(folder: Path, name: str) -> dict[str, Any]:
-    """What base.json says; raises CheckpointError where it cannot be read or a file has another size."""
+    """Return what base.json says; raise CheckpointError where it cannot be read or a file has another size."""
     try:
         record: dict[str, Any] = read_json(folder / _RECORD)
     except (OSError, ValueError):

@@ -24,7 +24,7 @@ _CONTROL, _USER_DEFINED = 3, 4
 
 
 def convert_gguf(path: Path, to: Path) -> str:
-    """Writes the model and tokenizer of a GGUF file to the folder `to`, as Transformers reads them; gives the licence.
+    """Write the model and tokenizer of a GGUF file to the folder `to`, as Transformers reads them; give the licence.
 
     Raises:
         CheckpointError: it is none, not whole, of an architecture that Transformers does not read, or the packages that
@@ -43,7 +43,7 @@ def convert_gguf(path: Path, to: Path) -> str:
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    """What stands before the weights, by name."""
+    """Return what stands before the weights, by name."""
     reader = importlib.import_module("gguf").GGUFReader(path)
     return {name: field.contents() for name, field in reader.fields.items()}
 
@@ -67,7 +67,7 @@ def _save_model(path: Path, to: Path) -> None:
 
 
 def _save_tokenizer(path: Path, fields: Mapping[str, Any], to: Path) -> None:
-    """Writes the tokenizer; one like GPT-2's is built here, since versions of Transformers differ in what they make of it."""
+    """Write the tokenizer; one like GPT-2's is built here, since versions of Transformers differ in what they make of it."""
     from transformers import AutoTokenizer
 
     if fields.get("tokenizer.ggml.model") == "gpt2" and fields.get("tokenizer.ggml.pre") in _SPLIT_LIKE_GPT2:

@@ -36,13 +36,13 @@ class Pretrained:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest text that the model reads, special ones included."""
+        """Return tokens of the longest text that the model reads, special ones included."""
         places = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         return int(min(places, self.tokenizer.model_max_length))
 
 
 def load_encoder(name: str) -> Pretrained:
-    """An encoder by `hf:NAME-OR-FOLDER`: a folder, a base model that is at hand (see bases.py), or one of the hub.
+    """Return an encoder by `hf:NAME-OR-FOLDER`: a folder, a base model that is at hand (see bases.py), or one of the hub.
 
     Raises:
         CheckpointError: there is none of that name, or the hub cannot be reached.
@@ -58,7 +58,7 @@ def load_encoder(name: str) -> Pretrained:
 
 
 def load_causal_model(name: str, dtype: Literal["float32", "bfloat16"] = "float32") -> Pretrained:
-    """A causal language model by `hf:NAME-OR-FOLDER[:FILE.gguf]`; errors as for `load_encoder`."""
+    """Return a causal language model by `hf:NAME-OR-FOLDER[:FILE.gguf]`; errors as for `load_encoder`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where, file = _place(name.removeprefix(PREFIX))
@@ -72,7 +72,7 @@ def load_causal_model(name: str, dtype: Literal["float32", "bfloat16"] = "float3
 
 
 def _place(name: str) -> tuple[str, str]:
-    """Where a causal language model stands, and the GGUF file there; none once it was pulled and so converted."""
+    """Tell where a causal language model stands, and the GGUF file there; none once it was pulled and so converted."""
     if found := locate_base(name):
         return str(found), ""
     place, file = split_gguf(name)
@@ -80,7 +80,7 @@ def _place(name: str) -> tuple[str, str]:
 
 
 def build_encoder(config: Mapping[str, Any]) -> nn.Module:
-    """An encoder with fresh weights from the fields of its config, `model_type` among them."""
+    """Return an encoder with fresh weights from the fields of its config, `model_type` among them."""
     from transformers import AutoConfig, AutoModel
 
     fields = dict(config)
@@ -90,7 +90,7 @@ def build_encoder(config: Mapping[str, Any]) -> nn.Module:
 
 
 def load_tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
-    """The Hugging Face tokenizer that stands in a folder; raises CheckpointError where none does."""
+    """Return the Hugging Face tokenizer that stands in a folder; raise CheckpointError where none does."""
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer_config.json").is_file():
@@ -100,7 +100,7 @@ def load_tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _with_words(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer; Transformers makes one that knows special tokens alone where its files are missing."""
+    """Return the tokenizer; Transformers makes one that knows special tokens alone where its files are missing."""
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise CheckpointError(f"{name}: its tokenizer knows no words; put the tokenizer's files beside the model")
     return tokenizer

@@ -26,7 +26,7 @@ class _Source:
 
 
 def pull(name: str, source: str | Path | None = None) -> Base:
-    """Puts a base model into the cache, whole or not at all; returns at once where it is at hand and no source is given.
+    """Put a base model into the cache, whole or not at all; return at once where it is at hand and no source is given.
 
     A language model's weights become bfloat16: numbers that were float32 or float16 are rounded to the nearest (8 significant
     bits). An encoder keeps its numbers.
@@ -97,7 +97,7 @@ def _build(name: str, source: _Source) -> None:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its place at the end, and is gone after an error or an interruption."""
+    """Return a folder beside `target` that takes its place at the end, and is gone after an error or an interruption."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=target.parent) as place:
@@ -112,7 +112,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def _require_known(base: Base, source: _Source) -> None:
-    """Raises CheckpointError where the files are not what a short name stands for."""
+    """Raise CheckpointError where the files are not what a short name stands for."""
     known = known_base(base.name)
     if known and base.revision != known.revision:
         difference = f"has revision {base.revision[:12]}, and {base.name} stands for {known.revision[:12]}"
@@ -120,7 +120,7 @@ def _require_known(base: Base, source: _Source) -> None:
 
 
 def _require_end_token(base: Base, source: _Source) -> None:
-    """Raises CheckpointError for a language model whose tokenizer has no end token, or cannot be loaded."""
+    """Raise CheckpointError for a language model whose tokenizer has no end token, or cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:

@@ -34,13 +34,13 @@ class TextEncoder:
     name: str
 
     def sentences(self, texts: Sequence[str]) -> Vectors:
-        """The mean of each text's token vectors, of length 1, [texts, width]."""
+        """Return the mean of each text's token vectors, of length 1, [texts, width]."""
         if not texts:
             return np.zeros((0, int(self.pretrained.model.config.hidden_size)))  # type: ignore[union-attr, arg-type]
         return _mean_directions(self._states(texts))
 
     def tokens(self, texts: Sequence[str]) -> list[Vectors]:
-        """For each text its token vectors [tokens, width], without those of special tokens; a blank text has none."""
+        """Return for each text its token vectors [tokens, width], without those of special tokens; a blank text has none."""
         return [states[~special] for states, special in self._states(texts)]
 
     def both(self, texts: Sequence[str]) -> tuple[Vectors, list[Vectors]]:
@@ -75,14 +75,14 @@ class TextEncoder:
 
 
 def _mean_directions(read: Sequence[_States]) -> Vectors:
-    """The mean of each text's vectors, at length 1, [texts, width]."""
+    """Return the mean of each text's vectors, at length 1, [texts, width]."""
     means = np.stack([states.mean(0) for states, _ in read])
     vectors: Vectors = means / np.linalg.norm(means, axis=1, keepdims=True)
     return vectors
 
 
 def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
-    """An encoder by `hf:NAME-OR-FOLDER`; raises CheckpointError where there is none of that name."""
+    """Return an encoder by `hf:NAME-OR-FOLDER`; raise CheckpointError where there is none of that name."""
     pretrained = load_encoder(name)
     pretrained.model.to(choose_device(device)).eval()
     return TextEncoder(pretrained, Path(name.removeprefix(PREFIX)).name)

@@ -43,7 +43,7 @@ class Leak:
 
 
 def find_leak(judge: str | Path, guide: str | Path) -> Leak:
-    """Compares the fingerprints of the training rows and the architectures of two checkpoints.
+    """Compare the fingerprints of the training rows and the architectures of two checkpoints.
 
     Raises:
         CheckpointError: one of them has no readable description or fingerprints.
@@ -56,7 +56,7 @@ def find_leak(judge: str | Path, guide: str | Path) -> Leak:
 
 
 def refuse_leaks(judge: str | Path, guides: str | Path | Sequence[str | Path], allowed: bool = False) -> str:
-    """What the signature of a judged score says about leaks: `none`, `unchecked` (no guide is named), or which are allowed.
+    """Return what the signature of a judged score says about leaks: `none`, `unchecked` (no guide is named), or which are allowed.
 
     Args:
         judge: the judge's checkpoint.
@@ -79,7 +79,7 @@ def refuse_leaks(judge: str | Path, guides: str | Path | Sequence[str | Path], a
 
 
 def _note(judge: Path, guide: Path, allowed: bool) -> str:
-    """What an allowed leak is called in a signature; empty where there is none."""
+    """Return what an allowed leak is called in a signature; empty where there is none."""
     try:
         leak = find_leak(judge, guide)
     except CheckpointError:

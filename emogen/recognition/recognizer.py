@@ -56,13 +56,13 @@ class Recognizer:
     names: LabelSet
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Probabilities [texts, labels]; a judge for `emogen.evaluate`."""
+        """Return probabilities [texts, labels]; a judge for `emogen.evaluate`."""
         if not texts:
             return np.zeros((0, len(self.names)))
         return np.asarray(emotion_probabilities(self.classifier, texts).double().numpy())
 
     def over(self, labels: LabelSet) -> Callable[[Sequence[str]], NDArray[np.float64]]:
-        """Probabilities over a generator's labels, for a control that reranks or is calibrated.
+        """Return probabilities over a generator's labels, for a control that reranks or is calibrated.
 
         Raises:
             SettingsError: a label that the classifier does not know.
@@ -91,7 +91,7 @@ class Recognizer:
         return f"the recogniser has learnt from {known} letters alone: a text in {script.title()} letters is given no emotion"
 
     def recognize(self, texts: Sequence[str]) -> list[Recognition]:
-        """What each text expresses.
+        """Return what each text expresses.
 
         Raises:
             CheckpointError: the classifier gives no numbers, for want of sound weights.
@@ -118,7 +118,7 @@ class Recognizer:
 
 
 def load_recognizer(folder: str | Path | None = None, device: str = "cpu") -> Recognizer:
-    """A classifier from its checkpoint; None takes `$EMOGEN_CLASSIFIER`, else the one that ships.
+    """Return a classifier from its checkpoint; None takes `$EMOGEN_CLASSIFIER`, else the one that ships.
 
     Raises:
         CheckpointError: missing, cut short, or no classifier.

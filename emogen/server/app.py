@@ -52,7 +52,7 @@ def build_app(
     clock: Callable[[], float] = time.monotonic,
     connections: Sized = (),
 ) -> FastAPI:
-    """An ASGI application that answers by these parts; who made them closes them.
+    """Return an ASGI application that answers by these parts; who made them closes them.
 
     Args:
         settings: limits, keys and the policy; host, port, checkpoint and the like are not looked at but for `keys_of`.
@@ -185,7 +185,7 @@ async def _writes(engine: Engine) -> bool:
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Every error is answered in one shape."""
+    """Answer every error in one shape."""
 
     async def refuse(request: Request, error: Exception) -> Response:
         record = _record(request)
@@ -245,7 +245,7 @@ def _record(request: Request) -> Record:
 
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` gives, which is cancelled where the client closes its connection; raises ClientLeftError then."""
+    """Return what `work` gives, which is cancelled where the client closes its connection; raise ClientLeftError then."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_leaving(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)

@@ -19,7 +19,7 @@ class ClientLeftError(Exception):
 
 
 async def read_body(receive: Receive, announced: int, most: int, seconds: float) -> bytes:
-    """The body of a request.
+    """Return the body of a request.
 
     Args:
         receive: of ASGI.
@@ -47,7 +47,7 @@ async def read_body(receive: Receive, announced: int, most: int, seconds: float)
 
 
 async def discard_body(receive: Receive, seconds: float) -> None:
-    """Reads a body for nobody, so that a refusal is seen; within limits."""
+    """Read a body for nobody, so that a refusal is seen; within limits."""
     try:
         async with asyncio.timeout(seconds):
             await _drain(receive, False)
@@ -56,7 +56,7 @@ async def discard_body(receive: Receive, seconds: float) -> None:
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body that was read, then what comes next."""
+    """Return a `receive` that gives a body that was read, then what comes next."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -66,7 +66,7 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def _pieces(receive: Receive, most: int) -> tuple[bytes, bool]:
-    """The body up to the piece that makes it too large, and whether that is all of it."""
+    """Return the body up to the piece that makes it too large, and whether that is all of it."""
     pieces, size = [], 0
     while True:
         piece, is_last = await _piece(receive)

@@ -75,7 +75,7 @@ class Answer:
 
     @property
     def usage(self) -> dict[str, int]:
-        """Tokens by now, as the OpenAI API counts them."""
+        """Return tokens by now, as the OpenAI API counts them."""
         written = sum(choice.writing.tokens for choice in self.choices)
         return {
             "prompt_tokens": self.prompt_tokens,
@@ -84,12 +84,12 @@ class Answer:
         }
 
     def as_object(self, kind: str, choices: Sequence[object]) -> dict[str, object]:
-        """What an answer and each event of a stream have in common."""
+        """Return what an answer and each event of a stream have in common."""
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": list(choices)}
 
     @property
     def about(self) -> dict[str, object]:
-        """What the OpenAI API does not have."""
+        """Return what the OpenAI API does not have."""
         return {
             "emotion": self.emotion.shown,
             "strength": round(self.emotion.strength, 6),
@@ -100,7 +100,7 @@ class Answer:
         }
 
     def cancel(self) -> None:
-        """Ends what is still being written."""
+        """End what is still being written."""
         for choice in self.choices:
             choice.writing.cancel()
 
@@ -116,7 +116,7 @@ class Chat:
         self._logged: set[str] = set()
 
     async def begin(self, request: ChatRequest, record: Record, holding: Holding) -> Answer:
-        """Asks the engine for the replies.
+        """Ask the engine for the replies.
 
         Args:
             request: what is asked for.
@@ -155,7 +155,7 @@ class Chat:
         return answer
 
     async def whole(self, answer: Answer, request: ChatRequest, record: Record) -> dict[str, object]:
-        """The answer, once it is written; errors as for `merged`."""
+        """Return the answer, once it is written; errors as for `merged`."""
         texts = dict.fromkeys(range(len(answer.choices)), "")
         async with aclosing(self._pieces(answer, request, record)) as pieces:
             async for choice, piece in pieces:
@@ -172,7 +172,7 @@ class Chat:
         return {**answer.as_object("chat.completion", choices), "usage": answer.usage, "emogen": answer.about}
 
     async def events(self, answer: Answer, request: ChatRequest, record: Record) -> AsyncIterator[str]:
-        """The answer as server-sent events while it is written; an error is the last of them."""
+        """Yield the answer as server-sent events while it is written; an error is the last of them."""
         kind = "chat.completion.chunk"
         with_usage = bool(request.stream_options and request.stream_options.include_usage)
         # Every event but the last names the usage then, as null.
@@ -197,7 +197,7 @@ class Chat:
     async def _pieces(
         self, answer: Answer, request: ChatRequest, record: Record
     ) -> AsyncGenerator[tuple[Choice, str | None], None]:
-        """As `merged`; replies are remembered once they are whole, and counted whatever happens."""
+        """Merge as `merged` does; replies are remembered once they are whole, and counted whatever happens."""
         deadline = asyncio.get_running_loop().time() + self._settings.reply_timeout
         texts = dict.fromkeys(answer.choices, "")
         try:
@@ -213,7 +213,7 @@ class Chat:
             record.tokens, record.replies = answer.usage["completion_tokens"], tuple(texts.values())
 
     def _warnings(self, messages: Sequence[Message], said: str) -> tuple[str, ...]:
-        """What the caller should know of the reply to `said`; each is logged once, too."""
+        """Return what the caller should know of the reply to `said`; each is logged once, too."""
         is_instructed = any(message.role not in _SPOKEN and message.content.strip() for message in messages)
         found = (_SYSTEM_UNREAD if is_instructed else "", self._scripts.describe_mismatch(said))
         warnings = tuple(filter(None, found))
@@ -224,7 +224,7 @@ class Chat:
         return warnings
 
     def _refuse(self, request: ChatRequest) -> None:
-        """Raises ApiError for another model, and for what is not to be had."""
+        """Raise ApiError for another model, and for what is not to be had."""
         if request.model not in (None, self.model, ANY_MODEL):
             raise ApiError(404, f"model {request.model!r:.80} is not here; there is {self.model}", "model_not_found", "model")
         for name in request.refused:
@@ -235,7 +235,7 @@ class Chat:
             raise ApiError(400, f"n {request.n}: allowed is 1 to {self._settings.most_choices}", param="n")
 
     def _sampling(self, request: ChatRequest, emotion: Emotion) -> SamplingParams:
-        """The model's own options with those of the request."""
+        """Return the model's own options with those of the request."""
         own = self._engine.model.sampling_for(emotion.strength > 0, streamed=True)
         given: dict[str, Any] = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
         if request.top_p == 0:
@@ -249,7 +249,7 @@ class Chat:
 
     @property
     def _most_tokens(self) -> int:
-        """Of a reply: as many as may be asked for, and as the model reads behind the longest context."""
+        """Return how many tokens a reply may have: as many as may be asked for, and as the model reads behind the longest context."""
         model = self._engine.model
         room = model.generator.backbone.longest - model.description.limits.context_tokens - 1
         return min(self._settings.most_tokens, max(1, room))
@@ -273,7 +273,7 @@ class Chat:
         request: ChatRequest,
         caller: str,
     ) -> Iterator[Choice]:
-        """The replies; where the engine refuses one, those before it are cancelled."""
+        """Yield the replies; where the engine refuses one, those before it are cancelled."""
         begun: list[Choice] = []
         try:
             for index in range(request.n or 1):
@@ -290,20 +290,20 @@ class Chat:
 
     @contextmanager
     def _unnamed(self) -> Iterator[None]:
-        """A mistake in here tells no path of the server."""
+        """Keep the server's paths out of what a mistake in here says."""
         try:
             yield
         except SettingsError as error:
             raise ApiError(400, str(error).replace(str(self._engine.model.folder), self.model)) from None
 
     def _read(self, context: Sequence[str]) -> int:
-        """How many tokens of a context the model reads."""
+        """Return how many tokens of a context the model reads."""
         model: EmotionModel = self._engine.model
         return len(model.tokenizer.prefix(context, model.description.limits.context_tokens))
 
 
 def _context(messages: Sequence[Message], settings: ServerSettings) -> tuple[str, ...]:
-    """What was said, oldest first; a system's messages are counted, and not read."""
+    """Return what was said, oldest first; a system's messages are counted, and not read."""
     if len(messages) > settings.most_messages:
         message = f"{len(messages)} messages: allowed are {settings.most_messages}; leave out the oldest"
         raise ApiError(400, message, "context_length_exceeded", "messages")
@@ -318,7 +318,7 @@ def _context(messages: Sequence[Message], settings: ServerSettings) -> tuple[str
 
 
 def _post(request: ChatRequest) -> PostProcessing:
-    """The steps; none that reads a file of the server."""
+    """Return the steps; none that reads a file of the server."""
     with naming("post"):
         steps = request.post or ""
         if any(step.strip().startswith(_FILES) for step in steps.split(",")):
@@ -331,5 +331,5 @@ def _delta(choice: Choice, change: dict[str, str], finish: str | None = None) ->
 
 
 def _event(content: object) -> str:
-    """One server-sent event. As ASCII it holds no line end that some reader takes for one."""
+    """Return one server-sent event. As ASCII it holds no line end that some reader takes for one."""
     return f"data: {json.dumps(content)}\n\n"

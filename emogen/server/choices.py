@@ -30,18 +30,18 @@ class StopSequences:
         self._written = self._shown = ""
 
     def take(self, piece: str) -> str:
-        """What can be shown of the reply, further than before, once `piece` is written."""
+        """Return what can be shown of the reply, further than before, once `piece` is written."""
         self._written += piece
         ends = [at for stop in self._stops if (at := self._written.find(stop)) >= 0]
         self.is_over = bool(ends)
         return self._show(min(ends) if ends else len(self._written) - self._held())
 
     def rest(self) -> str:
-        """What is left to be shown once nothing more comes."""
+        """Return what is left to be shown once nothing more comes."""
         return "" if self.is_over else self._show(len(self._written))
 
     def _held(self) -> int:
-        """How many characters at the end may be the beginning of a stop."""
+        """Return how many characters at the end may be the beginning of a stop."""
         lengths = (length for stop in self._stops for length in range(1, len(stop)) if self._written.endswith(stop[:length]))
         return max(lengths, default=0)
 
@@ -69,11 +69,11 @@ class Choice:
 
     @property
     def finish(self) -> Finish:
-        """Why it ended."""
+        """Say why it ended."""
         return "length" if self.writing.ended == "limit" else "stop"
 
     async def pieces(self) -> AsyncIterator[str]:
-        """Its text, as it can be shown."""
+        """Yield its text, as it can be shown."""
         async for piece in self.writing:
             if shown := self.cut.take(piece):
                 yield shown
@@ -85,7 +85,7 @@ class Choice:
 
 
 async def merged(choices: Sequence[Choice], deadline: float) -> AsyncGenerator[tuple[Choice, str | None], None]:
-    """The pieces of all replies as they come; None behind the last of each. What is not written when it is closed is cancelled.
+    """Return the pieces of all replies as they come; None behind the last of each. What is not written when it is closed is cancelled.
 
     Args:
         choices: the replies.

@@ -122,22 +122,22 @@ class Connection(H11Protocol):
 
     @property
     def address(self) -> str:
-        """Where the client is."""
+        """Tell where the client is."""
         return self.client[0] if self.client else ""
 
     @property
     def waits_for_head(self) -> bool:
-        """Whether no request is being answered, and none is whole up to its body."""
+        """Tell whether no request is being answered, and none is whole up to its body."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the client reads nothing of what waits to be sent, be it that the connection is to be closed behind it."""
+        """Tell whether the client reads nothing of what waits to be sent, be it that the connection is to be closed behind it."""
         return self.flow is not None and (self.flow.write_paused or self.transport.is_closing())
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether it is the client's turn: to send a request or the rest of one, or to read."""
+        """Tell whether it is the client's turn: to send a request or the rest of one, or to read."""
         return self.waits_for_head or self.is_stuck or bool(self.cycle.more_body)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

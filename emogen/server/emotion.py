@@ -15,7 +15,7 @@ from emogen.server.errors import ApiError, naming
 
 
 def emotion_from(given: str | Mapping[str, float], strength: float, labels: LabelSet) -> Emotion:
-    """The emotion of a field `emotion`: `joy`, `joy=0.7,fear=0.3`, an object of names and shares, or `none`.
+    """Return the emotion of a field `emotion`: `joy`, `joy=0.7,fear=0.3`, an object of names and shares, or `none`.
 
     Raises:
         ApiError: 400, with the labels.
@@ -47,7 +47,7 @@ class EmotionService:
 
     @property
     def heard(self) -> LabelSet:
-        """The labels of what is recognised; raises ApiError 501 where there is no recogniser."""
+        """Return the labels of what is recognised; raise ApiError 501 where there is no recogniser."""
         return self._required.names
 
     @property
@@ -58,13 +58,13 @@ class EmotionService:
         return self._recognizer
 
     async def recognise(self, texts: Sequence[str]) -> list[Recognition]:
-        """What each text expresses; raises ApiError 501 where there is no recogniser."""
+        """Return what each text expresses; raise ApiError 501 where there is no recogniser."""
         recognizer = self._required
         async with self._one_at_a_time:
             return await asyncio.to_thread(recognizer.recognize, texts)
 
     async def state(self, texts: Sequence[str], decay: float | None) -> EmotionState | None:
-        """What a user feels after these, oldest first; None where there is no recogniser."""
+        """Return what a user feels after these, oldest first; None where there is no recogniser."""
         recognizer = self._recognizer
         if recognizer is None:
             return None
@@ -72,7 +72,7 @@ class EmotionService:
             return await asyncio.to_thread(felt, recognizer, texts, DECAY if decay is None else decay)
 
     def answer(self, state: EmotionState | None, policy: str | None, strength: float) -> Emotion:
-        """The emotion that a policy answers to a state, the server's own where none is named; none without either.
+        """Return the emotion that a policy answers to a state, the server's own where none is named; none without either.
 
         Raises:
             ApiError: 400, a policy that has no such name, or does not fit the labels.

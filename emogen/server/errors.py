@@ -41,12 +41,12 @@ class ApiError(EmogenError):
             self.headers["retry-after"] = str(retry_after)
 
     def as_object(self) -> dict[str, object]:
-        """The body of the answer, and the data of an event in a stream that began well."""
+        """Return the body of the answer, and the data of an event in a stream that began well."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
     def as_json(self) -> bytes:
-        """The body, as ASCII: a part of it may be what no UTF-8 can hold."""
+        """Return the body, as ASCII: a part of it may be what no UTF-8 can hold."""
         return json.dumps(self.as_object()).encode("ascii")
 
 
@@ -70,7 +70,7 @@ def log_place(error: Exception, name: str) -> None:
 
 @contextmanager
 def naming(param: str) -> Iterator[None]:
-    """A mistake in here is one of this field."""
+    """Lay a mistake in here at this field's door."""
     try:
         yield
     except (SettingsError, DataError) as error:
@@ -78,7 +78,7 @@ def naming(param: str) -> Iterator[None]:
 
 
 def of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first of Pydantic's errors in the body of a request; without the value, which may be long."""
+    """Return the first of Pydantic's errors in the body of a request; without the value, which may be long."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}", "invalid_json")
@@ -90,6 +90,6 @@ def of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
 
 
 def _shortened(message: str) -> str:
-    """In one line, without what a command line alone would call it by."""
+    """Return it in one line, without what a command line alone would call it by."""
     line = " ".join(message.split()).removeprefix("--")
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..."

@@ -50,7 +50,7 @@ class Opinions:
         self._thread = ThreadPoolExecutor(1, "emogen-store")
 
     def remember(self, name: str, reply: Reply) -> None:
-        """A reply that is written; forgotten once as many newer ones are remembered as may be."""
+        """Remember a reply that is written; it is forgotten once as many newer ones are remembered as may be."""
         if self._store is None:
             return
         self._replies[name] = reply
@@ -58,7 +58,7 @@ class Opinions:
             self._replies.popitem(last=False)
 
     async def rate(self, request: FeedbackRequest, record: Record) -> list[str]:
-        """Stores what a request says; gives the ids of the replies, once it will survive a kill.
+        """Store what a request says; give the ids of the replies, once it will survive a kill.
 
         Raises:
             ApiError: 400, 404 for a reply that is not known, 501 without a store, 503 where it does not take it.
@@ -110,7 +110,7 @@ class Opinions:
         return self._replies[name]
 
     def _brought(self, request: FeedbackRequest, name: str) -> Reply:
-        """The reply that a request holds itself."""
+        """Return the reply that a request holds itself."""
         if request.context is None or request.reply is None or request.emotion is None:
             return self._known(name)
         emotion = emotion_from(request.emotion, request.strength, self._labels)

@@ -109,7 +109,7 @@ class AccessMiddleware:
             holding.release()
 
     async def _admit(self, scope: Scope) -> str:
-        """Return who calls; raises ApiError 401, 403, 415 or 429."""
+        """Return who calls; raise ApiError 401, 403, 415 or 429."""
         if self._door.local and not is_loopback(host_of(_header(scope, b"host") or b"localhost")):
             raise ApiError(
                 403,
@@ -126,7 +126,7 @@ class AccessMiddleware:
         return caller
 
     async def _caller(self, authorization: bytes | None, address: str) -> str:
-        """Return who calls; raises ApiError 401, or 429 for many wrong keys, each in its turn."""
+        """Return who calls; raise ApiError 401, or 429 for many wrong keys, each in its turn."""
         keys, knocks = self._door.keys, self._door.knocks
         try:
             caller = keys.caller(authorization, address)
@@ -165,7 +165,7 @@ class _Answer:
         await self._send(message)
 
     async def send_error(self, error: ApiError) -> None:
-        """The whole of it."""
+        """Send the whole of it."""
         body = error.as_json()
         given = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
         headers = [(name.encode(), value.encode()) for name, value in given.items()]

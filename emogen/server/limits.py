@@ -34,11 +34,11 @@ class Keys:
 
     @property
     def are_needed(self) -> bool:
-        """Whether nobody is let in without one."""
+        """Tell whether nobody is let in without one."""
         return bool(self._digests)
 
     def caller(self, authorization: bytes | None, address: str) -> str:
-        """Who calls, by a name that tells no key; where there are no keys, by his address.
+        """Tell who calls, by a name that tells no key; where there are no keys, by his address.
 
         All keys are compared, each in the same time whatever was sent.
 
@@ -76,17 +76,17 @@ class Shares:
 
     @property
     def held(self) -> int:
-        """How many places are taken."""
+        """Return how many places are taken."""
         return self._held.total()
 
     @property
     def callers(self) -> int:
-        """How many callers hold a place."""
+        """Return how many callers hold a place."""
         return len(self._held)
 
     @property
     def is_full(self) -> bool:
-        """Whether no place is free."""
+        """Tell whether no place is free."""
         return self.held >= self._places
 
     def take(self, caller: str, count: int = 1) -> None:
@@ -122,12 +122,12 @@ class Holding:
     """The places of one request: one for itself, and more where it asks for several replies."""
 
     def __init__(self, shares: Shares, caller: str) -> None:
-        """Take one; raises ApiError as `Shares.take` does."""
+        """Take one; raise ApiError as `Shares.take` does."""
         shares.take(caller)
         self._shares, self.caller, self._count = shares, caller, 1
 
     def widen(self, count: int) -> None:
-        """Take places for `count` replies in place of one; raises ApiError as `Shares.take` does."""
+        """Take places for `count` replies in place of one; raise ApiError as `Shares.take` does."""
         if count > self._count:
             self._shares.take(self.caller, count - self._count)
             self._count = count
@@ -211,7 +211,7 @@ class Rate:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, caller: str) -> None:
-        """Counts a request; raises ApiError 429 where it is one too many."""
+        """Count a request; raise ApiError 429 where it is one too many."""
         if not self._most:
             return
         now = self._clock()

@@ -38,7 +38,7 @@ class Metrics:
         waiting.set_function(lambda: max(0, engine.unfinished - max_batch_size))
 
     def count(self, record: Record) -> None:
-        """A request that is over."""
+        """Count a request that is over."""
         self._requests.labels(record.method, record.route, record.status or "none").inc()
         if record.first is not None:
             self._first.observe(record.first)
@@ -52,7 +52,7 @@ class Metrics:
             self._feedback.labels(verdict).inc()
 
     def as_text(self) -> bytes:
-        """In Prometheus' own format; made at most once a second, since it costs more than most answers do."""
+        """Return the figures in Prometheus' own format; made at most once a second, since it costs more than most answers do."""
         now = self._clock()
         if now - self._made >= 1:
             self._text, self._made = bytes(generate_latest(self._registry)), now

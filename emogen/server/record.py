@@ -54,16 +54,16 @@ class Record:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it began."""
+        """Return seconds since it began."""
         return time.monotonic() - self.began
 
     def note_first(self) -> None:
-        """The first text is there now; later calls do not count."""
+        """Note that the first text is there now; later calls do not count."""
         if self.first is None:
             self.first = self.elapsed
 
     def as_line(self, with_text: bool) -> str:
-        """One line of the log, as JSON; what there was nothing of is left out."""
+        """Return one line of the log, as JSON; what there was nothing of is left out."""
         content: dict[str, object] = {"id": self.id, "method": self.method, "route": self.route, "status": self.status}
         content["seconds"] = round(self.seconds, 4)
         if self.tokens:
@@ -77,7 +77,7 @@ class Record:
 
 
 def open_record(scope: MutableMapping[str, Any]) -> Record:
-    """A new record of an ASGI request, which the request has with it from here on."""
+    """Return a new record of an ASGI request, which the request has with it from here on."""
     method = str(scope["method"])
     record = Record(method if method in _METHODS else "other")
     scope[KEY] = record

@@ -32,7 +32,7 @@ _TICKS_A_SECOND = 10
 
 
 def run(settings: ServerSettings) -> None:
-    """Serves until it is stopped by a signal; then running replies are finished, or end with an error.
+    """Serve until it is stopped by a signal; then running replies are finished, or end with an error.
 
     Raises:
         SettingsError: settings that do not go together.
@@ -150,7 +150,7 @@ def _store(address: str) -> FeedbackStore:
 
 
 def _log_to_stderr(debug: bool) -> None:
-    """The server's own lines as they are, and warnings of others, each of these once a minute."""
+    """Log the server's own lines as they are, and warnings of others, each of these once a minute."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -35,7 +35,7 @@ def _sound(text: str) -> str:
 
 
 def _as_text(content: object, kinds: tuple[str, ...]) -> object:
-    """A message's content: a text, or a list of parts of these types, which follow each other."""
+    """Return a message's content: a text, or a list of parts of these types, which follow each other."""
     if not isinstance(content, list):
         if not isinstance(content, str):
             raise ValueError("content is no text and no list of text parts")
@@ -44,7 +44,7 @@ def _as_text(content: object, kinds: tuple[str, ...]) -> object:
 
 
 def _text_of(part: object, kinds: tuple[str, ...]) -> str:
-    """The text of a part, which stands under the name of its type."""
+    """Return the text of a part, which stands under the name of its type."""
     kind = part.get("type") if isinstance(part, dict) else None
     text = part.get(kind) if isinstance(part, dict) and isinstance(kind, str) and kind in kinds else None
     if not isinstance(text, str):
@@ -89,7 +89,7 @@ class Message(_Shape):
     @model_validator(mode="before")
     @classmethod
     def _with_text(cls, message: object) -> object:
-        """What was said, as one text; an assistant may have refused, or have said nothing."""
+        """Return what was said, as one text; an assistant may have refused, or have said nothing."""
         if not isinstance(message, dict):
             return message
         content = message.get("content")
@@ -149,7 +149,7 @@ class ChatRequest(_Shape):
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """The fields that ask for something that is not to be had, by name."""
+        """Return the fields that ask for something that is not to be had, by name."""
         return tuple(name for name, plain in _REFUSED.items() if (value := getattr(self, name)) and value not in plain)
 
 

@@ -83,12 +83,12 @@ class ServerSettings:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Those of `cors`."""
+        """Return those of `cors`."""
         return tuple(filter(None, (origin.strip() for origin in self.cors.split(","))))
 
 
 def keys_of(settings: ServerSettings) -> tuple[str, ...]:
-    """The keys that are let in; none lets everybody in.
+    """Return the keys that are let in; none lets everybody in.
 
     Raises:
         SettingsError: a file that cannot be read or holds none, a key with signs that no bearer token has, or none at all
@@ -124,7 +124,7 @@ def _lines(file: str) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address stands for this machine alone."""
+    """Tell whether a name or address stands for this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

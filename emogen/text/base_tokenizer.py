@@ -49,7 +49,7 @@ class PretrainedTokenizer:
     """
 
     def __init__(self, base: PreTrainedTokenizerBase, name: str) -> None:
-        """Wraps `base`; raises CheckpointError where it has no end token."""
+        """Wrap `base`; raise CheckpointError where it has no end token."""
         if base.eos_token_id is None:
             raise CheckpointError(
                 f"{name}: its tokenizer has no end token, so no reply would end; set eos_token in its tokenizer_config.json"
@@ -59,18 +59,18 @@ class PretrainedTokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """Number of ids, our five special ones included."""
+        """Return the number of ids, our five special ones included."""
         return SPECIAL + len(self._base)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the vocabulary, the rules and the marks."""
+        """Return the SHA-256 of the vocabulary, the rules and the marks."""
         rules = self._base.backend_tokenizer.to_str() if self._base.is_fast else repr(sorted(self._base.get_vocab().items()))
         return hashlib.sha256(f"{rules}{self.format}".encode()).hexdigest()
 
     @cached_property
     def vectors(self) -> Ids:
-        """Ids of the base whose vectors our special ids begin with, in their order: PAD, UNKNOWN, BOS, EOS, TURN."""
+        """Return ids of the base whose vectors our special ids begin with, in their order: PAD, UNKNOWN, BOS, EOS, TURN."""
         end = int(self._base.eos_token_id)
         opening = (self.format.reply.before or (end,))[-1]
         vectors = {
@@ -84,24 +84,24 @@ class PretrainedTokenizer:
 
     @cached_property
     def marks(self) -> Ids:
-        """Our ids of the base's special tokens, none of which belongs into a reply."""
+        """Return our ids of the base's special tokens, none of which belongs into a reply."""
         added = {place for place, token in self._base.added_tokens_decoder.items() if token.special}
         return tuple(sorted(SPECIAL + place for place in added | set(self._base.all_special_ids)))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; marks of the base that are written out in it are plain text. Raises DataError as in `check_text`."""
+        """Return ids of `text`; marks of the base that are written out in it are plain text. Raises DataError as in `check_text`."""
         check_text(text)
         ids = self._base.encode(text, add_special_tokens=False, split_special_tokens=True)
         return [SPECIAL + place for place in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; special ids stand for nothing."""
+        """Return the text of `ids`; special ids stand for nothing."""
         kept = [place - SPECIAL for place in ids if place >= SPECIAL]
         text = self._base.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
 
     def prefix(self, context: Sequence[str], most: int) -> list[int]:
-        """What stands before a reply, in the format of the base: whole utterances while they fit, the last of them cut.
+        """Return what stands before a reply, in the format of the base: whole utterances while they fit, the last of them cut.
 
         Args:
             context: utterances, oldest first; the newest is the user's.
@@ -121,7 +121,7 @@ class PretrainedTokenizer:
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> TurnFormat | None:
-    """The marks of the tokenizer's chat template, found by rendering a dialogue; None where it has none that can be told apart.
+    """Return the marks of the tokenizer's chat template, found by rendering a dialogue; None where it has none that can be told apart.
 
     The system prompt that some templates put in front is left out: a soft prefix takes its place.
     """
@@ -146,7 +146,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> TurnFormat | None:
 
 
 def text_format(tokenizer: PreTrainedTokenizerBase) -> TurnFormat:
-    """One utterance a line, for a base that has no chat template."""
+    """Return one utterance a line, for a base that has no chat template."""
     line = _ids(tokenizer, "\n")
     return TurnFormat(start=_start(tokenizer), user=Marks((), ()), reply=Marks(line, line))
 
@@ -158,13 +158,13 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, said: Sequence[str], opened: b
 
 
 def _between(text: str, left: str, right: str) -> str:
-    """What stands in `text` between the two; raises ValueError where one of them is not there."""
+    """Return what stands in `text` between the two; raise ValueError where one of them is not there."""
     begin = text.index(left) + len(left)
     return text[begin : text.index(right, begin)]
 
 
 def _start(tokenizer: PreTrainedTokenizerBase) -> Ids:
-    """What the tokenizer itself puts in front of every text."""
+    """Return what the tokenizer itself puts in front of every text."""
     plain, marked = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a", add_special_tokens=True)
     return tuple(marked[: marked.index(plain[0])]) if plain[0] in marked else ()
 

@@ -37,16 +37,16 @@ class Tokenizer(Protocol):
 
     @property
     def vocabulary(self) -> int:
-        """Number of ids."""
+        """Return the number of ids."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without special ids."""
+        """Return ids of `text`, without special ids."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; special ids stand for nothing."""
+        """Return the text of `ids`; special ids stand for nothing."""
 
     def prefix(self, context: Sequence[str], most: int) -> list[int]:
-        """What stands before a reply: the newest `most` ids of the context with the marks of its turns, then BOS."""
+        """Return what stands before a reply: the newest `most` ids of the context with the marks of its turns, then BOS."""
 
     @property
     def fingerprint(self) -> str:
@@ -66,12 +66,12 @@ class SentencePieceTokenizer:
 
     @property
     def vocabulary(self) -> int:
-        """Number of ids, special and byte ids included."""
+        """Return the number of ids, special and byte ids included."""
         return int(self._processor.get_piece_size())
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the model."""
+        """Return the SHA-256 of the model."""
         return hashlib.sha256(self._model).hexdigest()
 
     @cached_property
@@ -83,7 +83,7 @@ class SentencePieceTokenizer:
         return {piece: byte for byte, piece in enumerate(self._byte_ids)}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without special ids; raises DataError as in `check_text`."""
+        """Return ids of `text`, without special ids; raise DataError as in `check_text`."""
         check_text(text)
         ids: list[int] = []
         for part in re.split(f"([{_SPACE_MARK}\0])", text):
@@ -94,7 +94,7 @@ class SentencePieceTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; special ids stand for nothing, bytes that form no character become U+FFFD."""
+        """Return the text of `ids`; special ids stand for nothing, bytes that form no character become U+FFFD."""
         raw = bytearray()
         for piece in ids:
             if piece in self._byte_of:
@@ -104,19 +104,19 @@ class SentencePieceTokenizer:
         return raw.decode("utf-8", errors="replace")
 
     def prefix(self, context: Sequence[str], most: int) -> list[int]:
-        """The newest `most` ids of the context, each utterance ended by TURN, then BOS."""
+        """Return the newest `most` ids of the context, each utterance ended by TURN, then BOS."""
         ids = [token for turn in context for token in (*self.encode(turn), TURN)]
         return [*ids[max(0, len(ids) - most) :], BOS]
 
     def save(self, path: str | Path) -> None:
-        """Writes the SentencePiece model file."""
+        """Write the SentencePiece model file."""
         path = Path(path)
         with replacing(path) as beside:
             beside.write_bytes(self._model)
 
 
 def check_text(text: str) -> None:
-    """Raises DataError where `text` holds half of a surrogate pair, which is no character."""
+    """Raise DataError where `text` holds half of a surrogate pair, which is no character."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -124,7 +124,7 @@ def check_text(text: str) -> None:
 
 
 def load_tokenizer(path: str | Path) -> SentencePieceTokenizer:
-    """Reads what `SentencePieceTokenizer.save` wrote.
+    """Read what `SentencePieceTokenizer.save` wrote.
 
     Raises:
         CheckpointError: missing or no SentencePiece model.
@@ -143,7 +143,7 @@ def load_tokenizer(path: str | Path) -> SentencePieceTokenizer:
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int | None = None, seed: int = 0) -> SentencePieceTokenizer:
-    """Trains a unigram model with byte fallback on `texts`.
+    """Train a unigram model with byte fallback on `texts`.
 
     Args:
         texts: one text an item; beyond half a million, an even sample of them is used.
@@ -192,7 +192,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int | None = None, seed: i
 
 
 def fitting_vocabulary(texts: Iterable[str]) -> int:
-    """A vocabulary size for a corpus: special ids, bytes, the alphabet, and a share that grows with its length.
+    """Return a vocabulary size for a corpus: special ids, bytes, the alphabet, and a share that grows with its length.
 
     Distinct words grow about with the square root of a text's length (Heaps 1978), so the share for whole pieces is
     4 * sqrt(characters); the sum is held under 16,000, where the softmax of a small model costs more than it brings.

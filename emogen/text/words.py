@@ -43,7 +43,7 @@ def words(text: str) -> list[str]:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where the words of a text stand in it, as it is written.
+    """Tell where the words of a text stand in it, as it is written.
 
     Every character that is not blank is in one span. A few rare letters outside the Latin, Greek, Cyrillic, Han and kana
     scripts that Unicode writes with two characters are two spans here and one token of `words`.
@@ -75,7 +75,7 @@ def unspaced_script(texts: Iterable[str]) -> str:
 
 
 def language_of(texts: Iterable[str]) -> Literal["en", "zh"]:
-    """`zh` if the texts hold more Han characters than words of other scripts, else `en`."""
+    """Return `zh` if the texts hold more Han characters than words of other scripts, else `en`."""
     tokens = [token for text in texts for token in words(text) if token[0].isalnum()]
     han = sum(_HAN_TOKEN.match(token) is not None for token in tokens)
     return "zh" if han > len(tokens) - han else "en"

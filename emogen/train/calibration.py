@@ -25,13 +25,13 @@ _NOTHING = 1e-9
 
 Vector = NDArray[np.float64]
 Judged = Callable[[Sequence[Emotion]], Vector]
-"""Takes emotions as a model is told them; gives the guide's mean probabilities [emotions, labels] of texts with each."""
+"""Takes emotions as a model is told them; give the guide's mean probabilities [emotions, labels] of texts with each."""
 
 
 def calibrated(
     model: EmotionModel, guide: Guide, sampling: SamplingParams, settings: CalibrationSettings, signature: str
 ) -> Calibration:
-    """Measures a model under the control of `sampling`.
+    """Measure a model under the control of `sampling`.
 
     Args:
         model: whose own calibration is left out of account.
@@ -125,7 +125,7 @@ def _share_errors(judged: Judged, helped: Judged, labels: LabelSet) -> tuple[flo
 
 
 def fitted_strengths(judged: Judged, labels: LabelSet) -> tuple[tuple[float, ...], ...]:
-    """For each label what to tell for the asked strengths 0, .1 ... 1, so that its judged probability rises evenly."""
+    """Find for each label what to tell for the asked strengths 0, .1 ... 1, so that its judged probability rises evenly."""
     grid = np.linspace(0, 1, STEPS)
     target = [mixture({name: 1.0}, labels, float(strength)) for name in labels.names for strength in grid]
     found = judged(target).reshape(len(labels), STEPS, len(labels))
@@ -133,7 +133,7 @@ def fitted_strengths(judged: Judged, labels: LabelSet) -> tuple[tuple[float, ...
 
 
 def straightened(measured: Vector) -> Vector:
-    """Where on an even grid from 0 to 1 the measured curve, made monotone, has gone each even share of its way.
+    """Tell where on an even grid from 0 to 1 the measured curve, made monotone, has gone each even share of its way.
 
     >>> straightened(np.array([0.0, 0.8, 1.0]))
     array([0.    , 0.3125, 1.    ])
@@ -150,7 +150,7 @@ def straightened(measured: Vector) -> Vector:
 
 
 def monotone(values: Vector) -> Vector:
-    """The nearest rising sequence in least squares (pool adjacent violators; Ayer et al. 1955).
+    """Return the nearest rising sequence in least squares (pool adjacent violators; Ayer et al. 1955).
 
     >>> monotone(np.array([1.0, 3.0, 2.0]))
     array([1. , 2.5, 2.5])
@@ -186,14 +186,14 @@ def fitted_shares(judged: Judged, labels: LabelSet) -> tuple[float, tuple[float,
 
 
 def _mixtures(labels: LabelSet) -> tuple[list[tuple[int, int, float]], list[Emotion]]:
-    """Every pair of labels at every share, as places and as emotions."""
+    """Return every pair of labels at every share, as places and as emotions."""
     pairs = [(one, other, share) for one, other in combinations(range(len(labels)), 2) for share in SHARES]
     names = labels.names
     return pairs, [mixture({names[one]: share, names[other]: 1 - share}, labels) for one, other, share in pairs]
 
 
 def _judged_shares(found: Vector, pairs: Sequence[tuple[int, int, float]]) -> Vector:
-    """The first label's part of what is judged of the two."""
+    """Return the first label's part of what is judged of the two."""
     seen = np.array([found[row, [one, other]] for row, (one, other, _) in enumerate(pairs)]) + _NOTHING
     return np.asarray(seen[:, 0] / seen.sum(1))
 

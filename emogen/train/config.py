@@ -176,7 +176,7 @@ class ModelConfig:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether the backbone is another's model."""
+        """Tell whether the backbone is another's model."""
         return self.backbone.startswith(PRETRAINED)
 
     def _check_model(self) -> None:

@@ -68,14 +68,14 @@ class Corpus:
     rows: tuple[int, ...] = ()
 
     def exchanges(self) -> Iterator[Exchange]:
-        """All rows in order; one that names no split gets one by a hash of its reply: 5% valid, 5% test."""
+        """Yield all rows in order; one that names no split gets one by a hash of its reply: 5% valid, 5% test."""
         for path, reading in self.parts:
             for exchange in read_exchanges(path, reading):
                 yield exchange if exchange.split else replace(exchange, split=split_of(exchange.reply, _SHARES, _SPLIT_SEED))
 
 
 def open_corpus(files: Sequence[str], reading: Reading, labels: LabelSet | None = None) -> Corpus:
-    """Files by path or name of a corpus; labels: the given ones, else those of `reading`, else what the files hold.
+    """Return files by path or name of a corpus; labels: the given ones, else those of `reading`, else what the files hold.
 
     Raises:
         DataError: a file that cannot be read, or only once.
@@ -104,7 +104,7 @@ def prepare(
     labels: LabelSet | None = None,
     cache: Path | None = None,
 ) -> TokenizedCorpus:
-    """Reads, tokenises (once for given files, tokenizer and limits) and maps a corpus; of several processes the first reads.
+    """Read tokenises (once for given files, tokenizer and limits) and map a corpus; of several processes the first reads.
 
     Args:
         files: paths or names of corpora. Rows that name no split are held out by a hash of their reply: 5% valid, 5% test.
@@ -133,7 +133,7 @@ def prepare(
 
 
 def held_out_batches(arrays: dict[str, TokenArrays], split: str = "valid", rows: int = _HELD_OUT_ROWS) -> Iterator[Batch]:
-    """Rows spread evenly over a held-out split, in order of length; of `train` where that split has none."""
+    """Yield rows spread evenly over a held-out split, in order of length; of `train` where that split has none."""
     chosen = arrays[split] if len(arrays.get(split, ())) else arrays["train"]
     spread = {at * len(chosen) // min(rows, len(chosen)) for at in range(min(rows, len(chosen)))}
     positions = sorted(spread, key=lambda row: (int(chosen.offsets[row + 1] - chosen.offsets[row]), row))
@@ -142,7 +142,7 @@ def held_out_batches(arrays: dict[str, TokenArrays], split: str = "valid", rows:
 
 
 def _joint_labels(found: Sequence[LabelSet]) -> LabelSet:
-    """The labels of several files together; one that two files spell differently stands once."""
+    """Return the labels of several files together; one that two files spell differently stands once."""
     if len(set(found)) == 1:
         return found[0]
     joint: dict[str, str] = {}
@@ -152,7 +152,7 @@ def _joint_labels(found: Sequence[LabelSet]) -> LabelSet:
 
 
 def _training_texts(exchanges: Iterable[Exchange], seed: int) -> list[str]:
-    """Replies and the last utterance before each, of training rows; beyond half a million an even sample (Vitter 1985)."""
+    """Return replies and the last utterance before each, of training rows; beyond half a million an even sample (Vitter 1985)."""
     texts = (text for exchange in exchanges if exchange.split == "train" for text in (*exchange.context[-1:], exchange.reply))
     kept = list(islice(texts, _TOKENIZER_LINES))
     draw = random.Random(seed)
@@ -169,7 +169,7 @@ def _refuse_pipe(path: str) -> None:
 
 
 def _hashes(paths: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of each file under its name, or its whole path where another has the same name."""
+    """Return the SHA-256 of each file under its name, or its whole path where another has the same name."""
     names = Counter(Path(path).name for path in set(paths))
     try:
         return {Path(path).name if names[Path(path).name] == 1 else path: sha256(Path(path)) for path in paths}

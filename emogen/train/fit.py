@@ -62,7 +62,7 @@ Loop = Callable[[Iterator[Batch], TrainState], Iterator[Step]]
 
 
 def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resuming: bool = False) -> Path:
-    """Trains an emotion-conditioned language model; returns the checkpoint's folder.
+    """Train an emotion-conditioned language model; return the checkpoint's folder.
 
     Args:
         files: paths or names of corpora.
@@ -105,7 +105,7 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
 
 
 def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resuming: bool = False) -> Path:
-    """Trains an emotion-conditioned text VAE; arguments, result and errors as for `fit_lm`."""
+    """Train an emotion-conditioned text VAE; arguments, result and errors as for `fit_lm`."""
     with open_run("train-vae", settings, resuming) as (folder, device):
         settings = _with_start(settings)
         order = run_manifest("train-vae", files, reading, settings)
@@ -144,7 +144,7 @@ def _fresh_vae(settings: VaeSettings, data: TokenizedCorpus, base: BaseModel | N
 
 
 def _begun_vae(start: EmotionModel, settings: VaeSettings) -> TextVAE:
-    """The VAE that is trained further, or one whose decoder begins as a language model."""
+    """Return the VAE that is trained further, or one whose decoder begins as a language model."""
     if isinstance(start.model, TextVAE):
         return start.model
     if start.model.config.latent or start.model.config.adapter or settings.encoder:
@@ -159,7 +159,7 @@ def _begun_vae(start: EmotionModel, settings: VaeSettings) -> TextVAE:
 
 
 def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm: VaeSettings, resuming: bool = False) -> Path:
-    """Trains a generator adversarially; arguments, result and errors as for `fit_lm`.
+    """Train a generator adversarially; arguments, result and errors as for `fit_lm`.
 
     It starts from `settings.init`, else from a VAE that is trained with `warm` first, in the folder `warm-start` inside.
     """
@@ -206,7 +206,7 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
 
 
 def _base(settings: LmSettings | VaeSettings, device: torch.device) -> BaseModel | None:
-    """The pretrained model that the backbone names; raises SettingsError where rows may be longer than it reads."""
+    """Return the pretrained model that the backbone names; raise SettingsError where rows may be longer than it reads."""
     if not settings.is_pretrained:
         return None
     base = load_base(
@@ -222,7 +222,7 @@ def _base(settings: LmSettings | VaeSettings, device: torch.device) -> BaseModel
 
 
 def _tokenizer(base: BaseModel | None, folder: Path, resuming: bool) -> Tokenizer | None:
-    """The base's tokenizer, or that of the run that is resumed."""
+    """Return the base's tokenizer, or that of the run that is resumed."""
     path = folder / "tokenizer.model"
     if base:
         return base.tokenizer
@@ -230,19 +230,19 @@ def _tokenizer(base: BaseModel | None, folder: Path, resuming: bool) -> Tokenize
 
 
 def _adapt(generator: Generator, data: TokenizedCorpus) -> None:
-    """Opens a pretrained backbone for training; its soft prefix begins as the names of the emotions."""
+    """Open a pretrained backbone for training; its soft prefix begins as the names of the emotions."""
     if generator.config.adapter:
         generator.name_emotions([data.tokenizer.encode(name) for name in data.labels.names])
         generator.adapt()
 
 
 def _with_start(settings: Started) -> Started:
-    """The settings with the folder of `init` written out: another model may be the latest when the run is resumed."""
+    """Return the settings with the folder of `init` written out: another model may be the latest when the run is resumed."""
     return replace(settings, init=str(find_checkpoint(settings.init))) if settings.init else settings
 
 
 def _start_of_lm(init: str, device: torch.device) -> EmotionModel:
-    """The language model that is trained further; raises CheckpointError where another kind of model stands there."""
+    """Return the language model that is trained further; raise CheckpointError where another kind of model stands there."""
     start = load(init, device, trainable=True)
     if start.description.kind != "generator":
         raise CheckpointError(
@@ -252,14 +252,14 @@ def _start_of_lm(init: str, device: torch.device) -> EmotionModel:
 
 
 def prepared_for(start: EmotionModel, files: Sequence[str], reading: Reading, seed: int) -> TokenizedCorpus:
-    """The corpus with the tokenizer, the labels and the limits of the model that is trained further."""
+    """Return the corpus with the tokenizer, the labels and the limits of the model that is trained further."""
     limits = start.description.limits
     rows = GeneratorRun(context_tokens=limits.context_tokens, reply_tokens=limits.reply_tokens, seed=seed)
     return prepare(files, reading, rows, start.tokenizer, start.labels)
 
 
 def _paced(settings: Chosen, generator: Generator) -> Chosen:
-    """The settings with the learning rate that the generator's backbone asks for."""
+    """Return the settings with the learning rate that the generator's backbone asks for."""
     return replace(settings, learning_rate=settings.pretrained_rate) if generator.config.adapter else settings
 
 
@@ -296,7 +296,7 @@ def _generator_config(settings: LmSettings | VaeSettings, data: TokenizedCorpus,
 
 
 def _warm_start(files: Sequence[str], reading: Reading, warm: VaeSettings, folder: Path, order: dict[str, Any]) -> Path:
-    """The VAE that adversarial training starts from where no other model is named; its run may have been begun before."""
+    """Return the VAE that adversarial training starts from where no other model is named; its run may have been begun before."""
     inside = folder / WARM_START
     if read_train_file(inside).get("finished", False):
         return inside
@@ -309,7 +309,7 @@ def _warm_start(files: Sequence[str], reading: Reading, warm: VaeSettings, folde
 
 
 def _facts_of_start(start: EmotionModel, folder: Path, resuming: bool) -> dict[str, Any]:
-    """Where the start stands and what it was trained on; raises CheckpointError where a resumed run had another."""
+    """Tell where the start stands and what it was trained on; raise CheckpointError where a resumed run had another."""
     weights = sha256(start.folder / "model.safetensors")
     before = read_train_file(folder).get("start_sha256", weights) if resuming else weights
     if before != weights:
@@ -355,7 +355,7 @@ def _discriminator(
 
 
 def _reader(folder: str, start: EmotionModel) -> Generator:
-    """A language model that stands in `folder`; raises SettingsError where it reads other rows than the model at the start."""
+    """Return a language model that stands in `folder`; raise SettingsError where it reads other rows than the model at the start."""
     found = load(folder, start.generator.bias.device, trainable=True)
     same = found.tokenizer.fingerprint == start.tokenizer.fingerprint and found.labels == start.labels
     if not same or found.generator.config.latent or start.generator.config.latent:
@@ -379,7 +379,7 @@ def _drive(
     by_context: bool = False,
     seen: Sequence[Path] = (),
 ) -> Path:
-    """Writes what a checkpoint needs beside its weights, and runs the loop on the training rows.
+    """Write what a checkpoint needs beside its weights, and run the loop on the training rows.
 
     The rows that the models in `seen` were trained on count as rows that this one has seen.
     """
@@ -409,7 +409,7 @@ def _drive(
 
 
 def _preview(model: nn.Module, tokenizer: Tokenizer, labels: LabelSet, seed: int) -> str:
-    """One sample with an emotion that changes from call to call."""
+    """Return one sample with an emotion that changes from call to call."""
     generator = model.decoder if isinstance(model, TextVAE) else model
     assert isinstance(generator, Generator)
     name = labels.names[seed // 10 % len(labels)]

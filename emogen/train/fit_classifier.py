@@ -61,7 +61,7 @@ _DEFAULTS = {
 
 
 def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierSettings, resuming: bool = False) -> Path:
-    """Trains a classifier; returns the checkpoint's folder.
+    """Train a classifier; return the checkpoint's folder.
 
     The epoch with the best macro-F1 on the valid rows is kept; temperature and thresholds are chosen on the same rows.
 
@@ -159,7 +159,7 @@ def _classifier(settings: ClassifierSettings, labels: LabelSet, multi_label: boo
 
 
 def _scripts(rows: Sequence[Exchange], config: ClassifierConfig) -> tuple[str, ...]:
-    """Those of the rows, a stray letter aside, and those that the classifier which it began with had seen."""
+    """Return those of the rows, a stray letter aside, and those that the classifier which it began with had seen."""
     if config.backbone == "pretrained":
         return ()
     counts = scripts_of(exchange.reply for exchange in rows)
@@ -168,7 +168,7 @@ def _scripts(rows: Sequence[Exchange], config: ClassifierConfig) -> tuple[str, .
 
 
 def _begun_with(folder: Path, settings: ClassifierSettings, emotions: int, multi_label: bool) -> Classifier:
-    """The classifier that stands in `folder` with a fresh last layer."""
+    """Return the classifier that stands in `folder` with a fresh last layer."""
     classifier, _ = load_classifier(folder)
     dropout = classifier.config.dropout if settings.dropout < 0 else settings.dropout
     fresh = {"emotions": emotions, "multi_label": multi_label, "dropout": dropout, "temperature": 1.0, "thresholds": ()}
@@ -178,7 +178,7 @@ def _begun_with(folder: Path, settings: ClassifierSettings, emotions: int, multi
 
 
 def _completed(settings: ClassifierSettings, classifier: Classifier, rows: int) -> ClassifierSettings:
-    """The settings with the backbone's own values where they are left open."""
+    """Return the settings with the backbone's own values where they are left open."""
     own = _DEFAULTS[classifier.config.backbone]
     each = -(-rows // settings.batch_size)
     return replace(
@@ -190,7 +190,7 @@ def _completed(settings: ClassifierSettings, classifier: Classifier, rows: int) 
 
 
 def _without_early_stop(settings: ClassifierSettings, rows: int) -> ClassifierSettings:
-    """The settings without patience where there are too few valid rows to tell better from worse, which is then said."""
+    """Return the settings without patience where there are too few valid rows to tell better from worse, which is then said."""
     if not settings.patience or rows >= FEWEST_TO_STOP:
         return settings
     _LOG.warning(
@@ -209,7 +209,7 @@ def _labelled(rows: Sequence[Exchange], classifier: Classifier) -> Labelled:
 def _calibrated(
     folder: Path, classifier: Classifier, labels: LabelSet, valid: Labelled, held_out: Sequence[Exchange]
 ) -> LabelSet:
-    """Gives the model that was kept its temperature and thresholds, and notes how it judges the held-out rows."""
+    """Give the model that was kept its temperature and thresholds, and notes how it judges the held-out rows."""
     read_weights(folder, classifier)
     temperature, thresholds = calibration(classifier, valid)
     classifier.config = replace(classifier.config, temperature=temperature, thresholds=thresholds)
@@ -219,7 +219,7 @@ def _calibrated(
 
 
 def _confusion(classifier: Classifier, labels: LabelSet, rows: Sequence[Exchange]) -> NDArray[np.int64]:
-    """How often each label (row) is judged to be each (column), on the rows with one label."""
+    """Return how often each label (row) is judged to be each (column), on the rows with one label."""
     single = [exchange for exchange in rows if max(exchange.emotion.weights) == 1]
     judged = emotion_probabilities(classifier, [exchange.reply for exchange in single]).argmax(1).tolist() if single else []
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
@@ -229,6 +229,6 @@ def _confusion(classifier: Classifier, labels: LabelSet, rows: Sequence[Exchange
 
 
 def _seen(rows: Sequence[Exchange], settings: ClassifierSettings) -> Fingerprints:
-    """Of the training rows, and of those that the classifier began with had seen."""
+    """Return fingerprints of the training rows, and of those that the classifier began with had seen."""
     own = fingerprints(exchange.reply for exchange in rows)
     return np.union1d(own, read_fingerprints(Path(settings.init))) if settings.init else own

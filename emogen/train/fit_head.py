@@ -24,7 +24,7 @@ from emogen.train.run.state import TrainState, adamw, check_precision
 
 
 def fit_head(files: Sequence[str], reading: Reading, settings: HeadSettings) -> tuple[Path, dict[str, float]]:
-    """Trains an emotion head and puts it into the checkpoint's folder, in place of one that stands there.
+    """Train an emotion head and put it into the checkpoint's folder, in place of one that stands there.
 
     The rows that it has learnt join the checkpoint's own, so that a judge which knows them is found out.
 

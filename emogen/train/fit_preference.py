@@ -221,7 +221,7 @@ def _divided(
     settings: FeedbackSettings,
     objective: _Objective[Opined, Rows],
 ) -> _Division[Opined]:
-    """The opinions that the model can read, divided by context; raises DataError where they are too few."""
+    """Return the opinions that the model can read, divided by context; raise DataError where they are too few."""
     usable = objective.usable(opinions)
     known = [found for opinion in usable if (found := opinion.over(start.labels))]
     fit = fitting(known, start.tokenizer, start.description.limits)
@@ -238,7 +238,7 @@ def _divided(
 
 
 def _start_of(settings: FeedbackSettings, folder: Path, resuming: bool) -> Path:
-    """The folder of the model that the run begins with, or began with."""
+    """Return the folder of the model that the run begins with, or began with."""
     saved = read_train_file(folder) if resuming else {}
     found = find_checkpoint(settings.checkpoint or saved.get("start"))
     if saved.get("start_sha256", weights := sha256(found / "model.safetensors")) != weights:
@@ -247,7 +247,7 @@ def _start_of(settings: FeedbackSettings, folder: Path, resuming: bool) -> Path:
 
 
 def _with_untold(pairs: Sequence[Opined], settings: FeedbackSettings) -> list[Opined]:
-    """The opinions, and a share of them once more under no emotion."""
+    """Return the opinions, and a share of them once more under no emotion."""
     chosen = random.Random(settings.seed).sample(range(len(pairs)), round(settings.unconditional_share * len(pairs)))
     found = list(pairs)
     found += [replace(pairs[place], emotion=no_emotion(pairs[place].emotion.labels)) for place in sorted(chosen)]
@@ -255,7 +255,7 @@ def _with_untold(pairs: Sequence[Opined], settings: FeedbackSettings) -> list[Op
 
 
 def _completed(settings: FeedbackSettings, pairs: int) -> FeedbackSettings:
-    """The settings with the numbers that follow from that of the pairs."""
+    """Return the settings with the numbers that follow from that of the pairs."""
     epoch = math.ceil(pairs / settings.batch_size)
     return replace(settings, steps=settings.steps or settings.epochs * epoch, validate_every=settings.validate_every or epoch)
 
@@ -281,6 +281,6 @@ def _facts_of_start(start: EmotionModel) -> dict[str, Any]:
 
 
 def _seen(division: _Division[Opined], start: EmotionModel) -> Fingerprints:
-    """The rows that the new model knows: those of its start, and the replies of the pairs that it was trained on."""
+    """Return the rows that the new model knows: those of its start, and the replies of the pairs that it was trained on."""
     replies = fingerprints(reply for opinion in division.train for reply in opinion.replies)
     return np.concatenate([read_fingerprints(start.folder), replies])

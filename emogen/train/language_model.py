@@ -49,7 +49,7 @@ class CausalModel:
 
     @torch.inference_mode()
     def nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Negative log-likelihood of each text and its end token, [texts], in nats; a text's first token follows a begin token.
+        """Return negative log-likelihood of each text and its end token, [texts], in nats; a text's first token follows a begin token.
 
         A text of more than 512 tokens, or of more than the model can read, is cut.
         """
@@ -93,7 +93,7 @@ class OwnModel:
 
     @torch.inference_mode()
     def nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Negative log-likelihood of each text and its end token, [texts], in nats."""
+        """Return negative log-likelihood of each text and its end token, [texts], in nats."""
         self.generator.eval()
         return _in_batches(texts, self._nll)
 
@@ -111,7 +111,7 @@ LanguageModel = CausalModel | OwnModel
 
 
 def load_language_model(name: str, device: str = "cpu") -> LanguageModel:
-    """A language model by `hf:NAME-OR-FOLDER[:FILE.gguf]`, or a checkpoint of this toolkit by its folder.
+    """Return a language model by `hf:NAME-OR-FOLDER[:FILE.gguf]`, or a checkpoint of this toolkit by its folder.
 
     Raises:
         CheckpointError: there is none of that name.
@@ -124,7 +124,7 @@ def load_language_model(name: str, device: str = "cpu") -> LanguageModel:
 
 
 def own_model(checkpoint: EmotionModel) -> OwnModel:
-    """A loaded generator as a language model."""
+    """Return a loaded generator as a language model."""
     return OwnModel(checkpoint.folder.name, checkpoint.generator, checkpoint.tokenizer, checkpoint.labels)
 
 
@@ -148,7 +148,7 @@ class ReverseTraining:
 
 
 def train_reverse(texts: Sequence[str], training: ReverseTraining | None = None) -> OwnModel:
-    """A small language model trained on generated texts; tested on real ones it gives reverse perplexity.
+    """Return a small language model trained on generated texts; tested on real ones it gives reverse perplexity.
 
     Source: Zhao et al. 2018, Adversarially regularized autoencoders.
 
@@ -187,7 +187,7 @@ def _arrays(texts: Iterable[str], tokenizer: Tokenizer, cache: Path) -> TokenArr
 
 
 def _in_batches(texts: Sequence[str], nll: Callable[[Sequence[str]], NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Texts of similar length together, results in the texts' order."""
+    """Return texts of similar length together, results in the texts' order."""
     nats = np.zeros(len(texts))
     waiting = sorted(range(len(texts)), key=lambda at: len(texts[at]))
     while waiting:

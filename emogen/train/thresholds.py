@@ -10,7 +10,7 @@ _TEMPERATURES = torch.logspace(-1, 1, 81)
 
 
 def macro_f1(found: Tensor, gold: Tensor) -> float:
-    """Mean over the labels of F1 = 2 hits / (found + gold); a label that is in neither is left out.
+    """Return the mean over the labels of F1 = 2 hits / (found + gold); a label that is in neither is left out.
 
     Args:
         found: [rows, labels] bool, labels given.
@@ -22,7 +22,7 @@ def macro_f1(found: Tensor, gold: Tensor) -> float:
 
 
 def best_thresholds(probabilities: Tensor, gold: Tensor) -> Tensor:
-    """For each label the probability from which giving it makes the best F1, [labels]; a half where no row has the label.
+    """Find for each label the probability from which giving it makes the best F1, [labels]; a half where no row has the label.
 
     It lies half-way between the last probability that is taken and the next that is not.
 
@@ -49,7 +49,7 @@ def _best_threshold(probabilities: Tensor, gold: Tensor) -> Tensor:
 
 
 def best_temperature(scores: Tensor, targets: Tensor, multi_label: bool) -> float:
-    """The temperature, of 81 between 0.1 and 10, at which the targets are likeliest (Guo et al. 2017).
+    """Return the temperature, of 81 between 0.1 and 10, at which the targets are likeliest (Guo et al. 2017).
 
     Args:
         scores: [rows, labels], before softmax or sigmoid.

@@ -22,7 +22,7 @@ _MEMORY = 0.9
 def train_discriminator(
     discriminator: AnyDiscriminator, real: Batch, generated: Tensor, config: GanConfig, state: TrainState
 ) -> dict[str, float]:
-    """Updates the discriminator as often as the accuracy band says; returns its loss and running accuracy.
+    """Update the discriminator as often as the accuracy band says; return its loss and running accuracy.
 
     Below the floor it gets `discriminator_updates` on the same replies, in the band one, above the ceiling none.
     """
@@ -43,7 +43,7 @@ def _updates(accuracy: float, config: GanConfig) -> int:
 
 
 def discriminator_loss(discriminator: AnyDiscriminator, real: Batch, generated: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """The discriminator's loss on real replies and generated ones to the same conditions, and its pairwise accuracy.
+    """Return the discriminator's loss on real replies and generated ones to the same conditions, and its pairwise accuracy.
 
     Args:
         discriminator: reads sequences (pairs compared) or prefixes (each prefix told apart).
@@ -67,14 +67,14 @@ def discriminator_loss(discriminator: AnyDiscriminator, real: Batch, generated: 
 
 
 def _told_apart(scores: Tensor, real: bool, tokens: Tensor, reply_start: Tensor) -> Tensor:
-    """The cross-entropy at the prefixes from the one before the reply on."""
+    """Return the cross-entropy at the prefixes from the one before the reply on."""
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     seen = (positions >= reply_start[:, None] - 1) & present_tokens(tokens)
     return joint_mean(prefix_cross_entropy(scores, real, seen), int(seen.sum()))
 
 
 def cut_to(batch: Batch, max_tokens: int) -> Batch:
-    """Rows whose replies are no longer than a generator may write, so that length alone does not give them away."""
+    """Return rows whose replies are no longer than a generator may write, so that length alone does not give them away."""
     ends = batch.reply_start + max_tokens
     positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     tokens = batch.tokens.masked_fill(positions >= ends[:, None], PAD)

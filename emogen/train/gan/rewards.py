@@ -35,7 +35,7 @@ class Guide:
     tokenizer: Tokenizer
 
     def reward(self, tokens: Tensor, reply_start: Tensor, emotion: Tensor) -> Tensor:
-        """The probability [rows] of the emotion that was asked for, in nothing but the reply; 0 where none was.
+        """Return the probability [rows] of the emotion that was asked for, in nothing but the reply; 0 where none was.
 
         Args:
             tokens: [rows, time].
@@ -49,7 +49,7 @@ class Guide:
 
 
 def load_guide(folder: str | Path, labels: LabelSet, tokenizer: Tokenizer, device: torch.device) -> Guide:
-    """The guide that stands in `folder`, for a generator of these labels.
+    """Return the guide that stands in `folder`, for a generator of these labels.
 
     Raises:
         CheckpointError: no classifier stands there.
@@ -63,7 +63,7 @@ def load_guide(folder: str | Path, labels: LabelSet, tokenizer: Tokenizer, devic
 
 
 def relative_reward(discriminator: AnyDiscriminator, real: Batch, config: GanConfig, draws: CounterRNG) -> Reward:
-    """The reward of a generated row: the probability that the discriminator prefers it to the real reply of its condition.
+    """Return the reward of a generated row: the probability that the discriminator prefers it to the real reply of its condition.
 
     Args:
         discriminator: in whatever mode.
@@ -82,7 +82,7 @@ def relative_reward(discriminator: AnyDiscriminator, real: Batch, config: GanCon
 
 
 def ablate_reward(rewards: Tensor, config: GanConfig, draws: CounterRNG) -> Tensor:
-    """Rewards [rows, ...] as they are, or of a control that can teach nothing: all 1, or dealt out to other rows at random."""
+    """Return rewards [rows, ...] as they are, or of a control that can teach nothing: all 1, or dealt out to other rows at random."""
     if config.reward == "constant":
         return torch.ones_like(rewards)
     if config.reward == "shuffled":

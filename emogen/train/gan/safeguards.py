@@ -103,7 +103,7 @@ class Action:
 
 
 def check_step(step: int, figures: dict[str, float], measured: Signals, limits: SafeguardConfig) -> Action:
-    """Applies the three rules, and logs what is to be done.
+    """Apply the three rules, and logs what is to be done.
 
     Args:
         step: number of the step, for the words.
@@ -124,12 +124,12 @@ def check_step(step: int, figures: dict[str, float], measured: Signals, limits: 
 
 
 def rate_share(figures: Mapping[str, float]) -> float:
-    """Share of the generator's learning rate that is left after its returns: a half for each."""
+    """Return the share of the generator's learning rate that is left after its returns: a half for each."""
     return math.pow(0.5, figures.get("guard_returns", 0.0))
 
 
 def distinct_pairs(tokens: Tensor, mask: Tensor) -> float:
-    """Distinct-2 on token ids: the share of different pairs that 4 pairs a row would have, 0 to 1.
+    """Return distinct-2 on token ids: the share of different pairs that 4 pairs a row would have, 0 to 1.
 
     The expected number in a draw without replacement (rarefaction; Hurlbert 1971), so that longer replies do not look less
     varied. Where replies have fewer pairs than that, all count.
@@ -155,7 +155,7 @@ def distinct_pairs(tokens: Tensor, mask: Tensor) -> float:
 
 @torch.no_grad()
 def refresh_discriminator(discriminator: AnyDiscriminator, real: Batch, generated: Tensor) -> None:
-    """Makes the last layer smaller, in place, until the scores of real and generated replies are at most 3 apart in the mean.
+    """Make the last layer smaller, in place, until the scores of real and generated replies are at most 3 apart in the mean.
 
     Args:
         discriminator: the model; its ranking of texts stays.
@@ -174,7 +174,7 @@ def refresh_discriminator(discriminator: AnyDiscriminator, real: Batch, generate
 
 @torch.no_grad()
 def return_to_start(generator: Generator, reference: Generator, optimizer: Optimizer) -> None:
-    """Gives the generator the reference's weights, in place, and forgets what its optimizer knows of it.
+    """Give the generator the reference's weights, in place, and forget what its optimizer knows of it.
 
     Fixed weights of a base model are the same in both and stay.
     """
@@ -200,7 +200,7 @@ def _broken(step: int, figures: dict[str, float], values: Mapping[str, float], l
 
 
 def _fault(figures: Mapping[str, float], name: str, value: float, limits: SafeguardConfig) -> str:
-    """What is wrong with a value; nothing where it is usual."""
+    """Return what is wrong with a value; nothing where it is usual."""
     if not math.isfinite(value):
         return f"{name} {value:g} is not finite"
     if abs(value) > limits.bound:
@@ -212,7 +212,7 @@ def _fault(figures: Mapping[str, float], name: str, value: float, limits: Safegu
 
 
 def _reach(figures: Mapping[str, float], name: str, limits: SafeguardConfig) -> float:
-    """How far from its running mean a value is usual."""
+    """Return how far from its running mean a value is usual."""
     if figures.get(f"guard_{name}_seen", 0.0) < limits.settled:
         return math.inf
     least = _LEAST_DEVIATION * max(1.0, abs(figures[f"guard_{name}_mean"]))
@@ -220,7 +220,7 @@ def _reach(figures: Mapping[str, float], name: str, limits: SafeguardConfig) -> 
 
 
 def _note(figures: dict[str, float], name: str, value: float, limits: SafeguardConfig) -> None:
-    """Takes a value into its running mean and variance: all weigh the same at first, later ones fade after 100 steps."""
+    """Take a value into its running mean and variance: all weigh the same at first, later ones fade after 100 steps."""
     if not abs(value) <= limits.bound:
         return
     seen, mean, variance = (figures.get(f"guard_{name}_{key}", 0.0) for key in ("seen", "mean", "variance"))
@@ -255,7 +255,7 @@ def _collapsed(step: int, figures: dict[str, float], distinct: float, limits: Sa
 
 
 def _noted_distinct(figures: dict[str, float], distinct: float, limits: SafeguardConfig) -> tuple[float, float]:
-    """Mean of the first values, and running mean, of distinct-2."""
+    """Return the mean of the first values, and running mean, of distinct-2."""
     seen, start = figures.get("guard_distinct_seen", 0.0), figures.get("guard_distinct_start", 0.0)
     if seen < limits.settled:
         start += (distinct - start) / (seen + 1)

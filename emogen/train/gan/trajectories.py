@@ -78,7 +78,7 @@ class Trajectory:
 
 
 def sample_replies(models: Adversaries, real: Batch, config: GanConfig, draws: CounterRNG) -> Replies:
-    """`config.samples` replies for each condition of `real`, drawn at temperature 1.
+    """Return `config.samples` replies for each condition of `real`, drawn at temperature 1.
 
     A latent, where the generator has one, is drawn for each reply: from the prior, or for some samples of a VAE's decoder
     from the posterior of the condition's real reply (Larsen et al. 2016).
@@ -109,7 +109,7 @@ def _latents(models: Adversaries, real: Batch, config: GanConfig, draws: Counter
 
 @torch.no_grad()
 def gather_experience(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: CounterRNG) -> Trajectory:
-    """What each token of the replies is worth by the config's estimator and the guide, less the baseline."""
+    """Return what each token of the replies is worth by the config's estimator and the guide, less the baseline."""
     returns, reward = _judged(models, real, replies, config, draws)
     figures = {"reward": float(joint_mean(reward.mean(), len(reward)))} if len(reward) else {}
     returns = config.discriminator_reward * returns
@@ -122,7 +122,7 @@ def gather_experience(models: Adversaries, real: Batch, replies: Replies, config
 
 
 def _judged(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: CounterRNG) -> tuple[Tensor, Tensor]:
-    """The discriminator's part: returns [rows, time - 1], and what whole replies are worth, [rows]; none with `gumbel`."""
+    """Return the discriminator's part: returns [rows, time - 1], and what whole replies are worth, [rows]; none with `gumbel`."""
     tokens, mask = replies.generated.tokens, replies.mask
     if config.estimator == "gumbel":
         return torch.zeros(mask.shape, device=tokens.device), torch.empty(0)
@@ -152,7 +152,7 @@ def _advantages(returns: Tensor, mask: Tensor, config: GanConfig) -> Tensor:
 def policy_loss(
     models: Adversaries, replies: Replies, experience: Trajectory, config: GanConfig, old: Tensor | None = None
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """What the generator learns from rewards, and what holds it near the starting model.
+    """Return what the generator learns from rewards, and what holds it near the starting model.
 
     Args:
         models: generator, in whatever mode, and reference.
@@ -179,7 +179,7 @@ def policy_loss(
 
 
 def place_terms(models: Adversaries, replies: Replies, config: GanConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each place in the mask: log probability of the token, KL from the reference, entropy of generator and of reference.
+    """Compute for each place in the mask: log probability of the token, KL from the reference, entropy of generator and of reference.
 
     Scores of the vocabulary are computed for `config.chunk` places at once, and once more for the gradient.
     """
@@ -200,7 +200,7 @@ def place_terms(models: Adversaries, replies: Replies, config: GanConfig) -> tup
 
 
 def likelihood_loss(models: Adversaries, real: Batch, config: GanConfig) -> Tensor:
-    """The negative log-likelihood of the real replies, in nats a token."""
+    """Return the negative log-likelihood of the real replies, in nats a token."""
     latent = real.emotion.new_zeros(len(real), models.generator.config.latent)
     if models.encoder:
         with torch.no_grad():

@@ -34,12 +34,12 @@ class Labelled:
         return len(self.texts)
 
     def rows(self, positions: Sequence[int]) -> Labelled:
-        """The texts at the given places."""
+        """Return the texts at the given places."""
         return Labelled([self.texts[place] for place in positions], self.targets[list(positions)])
 
 
 def labelled_batches(data: Labelled, size: int, seed: int, start: int = 0) -> Iterator[Labelled]:
-    """Batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly.
+    """Yield batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly.
 
     Raises:
         DataError: there is no row.
@@ -54,7 +54,7 @@ def labelled_batches(data: Labelled, size: int, seed: int, start: int = 0) -> It
 def train_classifier(
     classifier: Classifier, batches: Iterator[Labelled], weights: Tensor, config: ClassifierTraining, state: TrainState
 ) -> Iterator[Step]:
-    """Updates `classifier` in place from state.step on; yields after each update.
+    """Update `classifier` in place from state.step on; yield after each update.
 
     Args:
         classifier: its optimizer is `state.optimizers["classifier"]`.
@@ -80,7 +80,7 @@ def train_classifier(
 
 
 def classification_loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float, multi_label: bool) -> Tensor:
-    """Weighted cross-entropy, over the labels together or (multi_label) for each on its own; a scalar, in nats.
+    """Return weighted cross-entropy, over the labels together or (multi_label) for each on its own; a scalar, in nats.
 
     Args:
         scores: [texts, emotions].
@@ -96,7 +96,7 @@ def classification_loss(scores: Tensor, targets: Tensor, weights: Tensor, smooth
 
 
 def label_weights(targets: Tensor, balance: float, multi_label: bool = False) -> Tensor:
-    """Weight of each label, [emotions], to the power `balance`: 0 weighs all alike, 1 makes up for rarity.
+    """Return the weight of each label, [emotions], to the power `balance`: 0 weighs all alike, 1 makes up for rarity.
 
     It is the inverse frequency, of mean 1, and 0 where a label never occurs; for several labels a text, the ratio of texts
     without the label to texts with it.
@@ -109,7 +109,7 @@ def label_weights(targets: Tensor, balance: float, multi_label: bool = False) ->
 
 
 def held_out_f1(classifier: Classifier, data: Labelled, config: ClassifierTraining) -> dict[str, float]:
-    """Macro-F1 on held-out rows (at the best thresholds for them, if multi-label), what lacks to 1, and the loss."""
+    """Return Macro-F1 on held-out rows (at the best thresholds for them, if multi-label), what lacks to 1, and the loss."""
     with mixed_precision(config.precision, classifier.head.weight.device):
         scores = emotion_scores(classifier, data.texts)
     gold = data.targets > 0
@@ -125,7 +125,7 @@ def held_out_f1(classifier: Classifier, data: Labelled, config: ClassifierTraini
 
 
 def gold_labels(targets: Tensor) -> Tensor:
-    """The heaviest label of each text, [texts, emotions] bool."""
+    """Return the heaviest label of each text, [texts, emotions] bool."""
     return functional.one_hot(targets.argmax(1), targets.shape[1]).bool()
 
 

@@ -66,7 +66,7 @@ def train_gan(models: Adversaries, batches: Iterable[Batch], config: GanConfig, 
 def train_generator(
     models: Adversaries, real: Batch, replies: Replies, config: GanConfig, state: TrainState, figures: dict[str, float]
 ) -> tuple[str, ...]:
-    """Updates the generator on its replies, unless a rule forbids it; adds to the figures, and returns what is to be said."""
+    """Update the generator on its replies, unless a rule forbids it; adds to the figures, and return what is to be said."""
     experience = gather_experience(models, real, replies, config, fresh_draws(state, real, config))
     loss, old, found = generator_loss(models, real, replies, experience, config, state)
     figures |= experience.figures | found
@@ -92,7 +92,7 @@ def generator_loss(
     state: TrainState,
     old: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """The whole loss of the generator; `old`, the second of what is returned and the figures are those of `policy_loss`."""
+    """Return the whole loss of the generator; `old`, the second of what is returned and the figures are those of `policy_loss`."""
     loss, old, figures = policy_loss(models, replies, experience, config, old)
     if config.estimator == "gumbel":
         loss = loss + config.discriminator_reward * _relaxed_loss(models, real, replies, config, state)

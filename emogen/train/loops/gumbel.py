@@ -48,7 +48,7 @@ class Relaxation:
 
 
 def annealed(first: float, final: float, progress: float) -> float:
-    """The temperature at `progress` 0 to 1 through a run: from `first` to `final`, by the same factor at each step.
+    """Return the temperature at `progress` 0 to 1 through a run: from `first` to `final`, by the same factor at each step.
 
     Source: Nie, Narodytska & Patel 2019 (RelGAN), section 3.3, the exponential policy; theirs begins at 1.
 
@@ -147,7 +147,7 @@ class _Noise:
         self.ids = _integers(CounterRNG(draws.key), torch.arange(vocabulary, device=rows.device), -1, -1)
 
     def exponentials(self, draw: int, part: slice) -> Tensor:
-        """Of the numbered draw, for some of the places.
+        """Return those of the numbered draw, for some of the places.
 
         Source: rounds of MurmurHash3's 32-bit finaliser (Appleby 2011).
         """
@@ -203,7 +203,7 @@ def _word_slopes(discriminator: Discriminator, real: Batch, tokens: Tensor, chun
 
 
 def _score_slopes(generator: Generator, states: Tensor, words: _Words, relaxation: Relaxation) -> tuple[Tensor, list[Tensor]]:
-    """Slopes by the states and by the parameters in `_head`; no more than a chunk of places has its scores held at once."""
+    """Return slopes by the states and by the parameters in `_head`; no more than a chunk of places has its scores held at once."""
     head = _head(generator)
     by_state, by_head = torch.empty_like(states), [torch.zeros_like(parameter) for parameter in head]
     for first in range(0, len(states), relaxation.chunk):
@@ -218,7 +218,7 @@ def _score_slopes(generator: Generator, states: Tensor, words: _Words, relaxatio
 
 
 def _relaxed_slopes(scores: Tensor, words: _Words, part: slice, relaxation: Relaxation) -> Tensor:
-    """Slopes [places in the part, vocabulary] by the scores; computed in pieces that a processor's cache holds."""
+    """Return slopes [places in the part, vocabulary] by the scores; computed in pieces that a processor's cache holds."""
     reward = (words.gradients[part] @ words.vectors.T).float()
     for at in range(0, len(reward), _PIECE):
         piece = slice(at, at + _PIECE)
@@ -242,7 +242,7 @@ def _slopes_at(probabilities: Tensor, reward: Tensor, words: _Words, positions: 
 
 
 def _end_slopes(probabilities: Tensor, going_on: Tensor, ended: Tensor, advantages: Tensor) -> Tensor:
-    """Of the log probability that a reply ended, or went on, times the advantage."""
+    """Return gradients of the log probability that a reply ended, or went on, times the advantage."""
     odds = torch.where(ended, 1.0, -probabilities[:, EOS] / going_on) * advantages
     wanted = probabilities * -odds[:, None]
     wanted[:, EOS] += odds
@@ -250,6 +250,6 @@ def _end_slopes(probabilities: Tensor, going_on: Tensor, ended: Tensor, advantag
 
 
 def _head(generator: Generator) -> list[Tensor]:
-    """The parameters in training that `Generator.logits` uses."""
+    """Return the parameters in training that `Generator.logits` uses."""
     vectors = generator.embedding if generator.output is None else generator.output
     return [parameter for parameter in (vectors.weight, generator.bias) if parameter.requires_grad]

@@ -19,7 +19,7 @@ from emogen.train.run.state import Step, TrainState, mixed_precision, scheduled,
 def train_head(
     generator: Generator, head: EmotionHead, batches: Iterable[Batch], config: HeadConfig, state: TrainState
 ) -> Iterator[Step]:
-    """Updates `head` in place with the optimizer `state.optimizers["head"]`; the generator stays in eval mode.
+    """Update `head` in place with the optimizer `state.optimizers["head"]`; the generator stays in eval mode.
 
     The head learns to tell the emotion of a text from its first tokens, at every place. Meanwhile the generator is told some
     emotion at random, which says nothing about the text's own: so it will read states under any emotion.
@@ -42,7 +42,7 @@ def train_head(
 
 
 def head_nll(generator: Generator, head: EmotionHead, batch: Batch, conditioning: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the emotions at each reply token [places], in nats, and how many of them have an emotion.
+    """Return cross-entropy of the emotions at each reply token [places], in nats, and how many of them have an emotion.
 
     Args:
         generator: gives the states; no gradient reaches it.
@@ -60,7 +60,7 @@ def head_nll(generator: Generator, head: EmotionHead, batch: Batch, conditioning
 
 
 def _at_random(batch: Batch, random: torch.Generator) -> Tensor:
-    """[batch, emotions + 1], each row with all weight on one label, or on no emotion."""
+    """Return [batch, emotions + 1], each row with all weight on one label, or on no emotion."""
     width = batch.emotion.shape[1]
     return functional.one_hot(torch.randint(width, (len(batch),), generator=random), width).to(batch.emotion)
 

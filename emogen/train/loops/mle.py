@@ -19,7 +19,7 @@ from emogen.train.run.state import Step, TrainState, mixed_precision, scheduled,
 
 
 def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig, state: TrainState) -> Iterator[Step]:
-    """Updates `generator` in place on one batch after another, with the optimizer `state.optimizers["generator"]`.
+    """Update `generator` in place on one batch after another, with the optimizer `state.optimizers["generator"]`.
 
     Yields after each update; stop by not asking for the next one.
 
@@ -40,12 +40,12 @@ def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig,
 
 
 def with_no_latent(generator: Generator, emotion: Tensor) -> Tensor:
-    """The condition of rows whose latent, if the generator has one, is the prior's mean."""
+    """Return the condition of rows whose latent, if the generator has one, is the prior's mean."""
     return torch.cat([emotion, generator.prior(emotion).mean], 1)
 
 
 def drop_emotion(batch: Batch, share: float, random: torch.Generator) -> Batch:
-    """The batch with about `share` of its rows asking for no emotion; drawn for the whole batch, whoever has its rows."""
+    """Return the batch with about `share` of its rows asking for no emotion; drawn for the whole batch, whoever has its rows."""
     dropped = batch.own(torch.rand(batch.whole, generator=random)) < share
     nothing = torch.zeros_like(batch.emotion)
     nothing[:, -1] = 1.0
@@ -54,7 +54,7 @@ def drop_emotion(batch: Batch, share: float, random: torch.Generator) -> Batch:
 
 @torch.no_grad()
 def held_out_nll(generator: Generator, batches: Iterable[Batch]) -> dict[str, float]:
-    """Negative log-likelihood of held-out replies, in the precision of the weights.
+    """Return negative log-likelihood of held-out replies, in the precision of the weights.
 
     Returns:
         `nll` (nats a token), `nll_reply` (nats a reply) and `perplexity` (a token).

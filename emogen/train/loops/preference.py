@@ -45,7 +45,7 @@ class PairRows:
         return len(self.starts)
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """The better replies of the pairs at `positions`, and behind them the worse ones in the same order."""
+        """Return the better replies of the pairs at `positions`, and behind them the worse ones in the same order."""
         rows = [torch.tensor(side[place]) for side in (self.better, self.worse) for place in positions]
         starts = torch.tensor([self.starts[place] for place in positions])
         tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
@@ -107,12 +107,12 @@ def rated_batches(rows: RatedRows, before: Tensor, size: int, seed: int, start: 
 
 
 def fitting(pairs: Sequence[Opined], tokenizer: Tokenizer, limits: Limits) -> list[Opined]:
-    """The pairs, or ratings, none of whose replies is longer than the model's rows."""
+    """Return the pairs, or ratings, none of whose replies is longer than the model's rows."""
     return [pair for pair in pairs if all(len(tokenizer.encode(reply)) <= limits.reply_tokens for reply in pair.replies)]
 
 
 def pair_rows(pairs: Sequence[Preference], tokenizer: Tokenizer, limits: Limits) -> PairRows:
-    """Pairs in tokens, contexts as they are written in decoding.
+    """Return pairs in tokens, contexts as they are written in decoding.
 
     Args:
         pairs: their emotions over the model's labels.
@@ -129,7 +129,7 @@ def pair_rows(pairs: Sequence[Preference], tokenizer: Tokenizer, limits: Limits)
 
 
 def pair_batches(rows: PairRows, before: Tensor, size: int, seed: int, start: int = 0) -> Iterator[PairBatch]:
-    """Batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly.
+    """Yield batches without end, every epoch in a new order; a pure function of the arguments, so that `start` resumes exactly.
 
     Args:
         rows: the pairs.
@@ -150,7 +150,7 @@ def _places(rows: PairRows, size: int, seed: int, start: int) -> Iterator[NDArra
 def train_preference(
     generator: Generator, batches: Iterable[PairBatch], config: PreferenceConfig, state: TrainState
 ) -> Iterator[Step]:
-    """Updates `generator` in place on one batch after another, with the optimizer `state.optimizers["generator"]`.
+    """Update `generator` in place on one batch after another, with the optimizer `state.optimizers["generator"]`.
 
     The generator stays in eval mode: dropout would hide how far it is from where it was. The likelihood of the better reply
     keeps its place in the loss because the margin alone also falls where both replies lose, the worse one more.
@@ -237,7 +237,7 @@ def held_out_unpaired(generator: Generator, rows: RatedRows, before: Tensor, con
 
 
 def _rate_now(rate: float, state: TrainState) -> float:
-    """The learning rate: up over the first tenth of the run, then down to 0; by shares, since pairs are often few."""
+    """Return the learning rate: up over the first tenth of the run, then down to 0; by shares, since pairs are often few."""
     return rate * min(_FIRST_RATE + state.progress / _WARM_SHARE, 1.0) * (1 - min(state.progress, 1.0))
 
 
@@ -262,14 +262,14 @@ def pair_log_probabilities(generator: Generator, rows: PairRows, precision: Prec
 
 
 def _log_probabilities(generator: Generator, rows: Batch, precision: Precision) -> tuple[Tensor, Tensor]:
-    """Of better and worse replies, and how many tokens each has; both [2, pairs]."""
+    """Return those of better and worse replies, and how many tokens each has; both [2, pairs]."""
     with mixed_precision(precision, generator.bias.device):
         nll, mask = reply_nll(generator, rows.tokens, rows.reply_start, with_no_latent(generator, rows.emotion))
     return -nll.sum(1).view(2, -1), mask.sum(1).view(2, -1)
 
 
 def held_out_preference(generator: Generator, rows: PairRows, before: Tensor, config: PreferenceConfig) -> dict[str, float]:
-    """Of held-out pairs `loss`, `margin` (nats), and `preferred`, the share whose better reply has gained on the worse one."""
+    """Measure on held-out pairs `loss`, `margin` (nats), and `preferred`, the share whose better reply has gained on the worse one."""
     now = pair_log_probabilities(generator, rows, config.precision)
     margins = (now - before)[0] - (now - before)[1]
     loss = preference_loss(now[0], now[1], before[0], before[1], config.beta, config.smoothing)

@@ -39,7 +39,7 @@ _LOOSE = 6.0
 
 
 def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: TrainState) -> Iterator[Step]:
-    """Updates `vae` in place on one batch after another, with the optimizer `state.optimizers["vae"]`.
+    """Update `vae` in place on one batch after another, with the optimizer `state.optimizers["vae"]`.
 
     Yields after each update, with reconstruction and KL (nats a row), and active units and mutual information as this
     process's part of the batch shows them; stop by not asking for the next one.
@@ -76,7 +76,7 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
 
 
 def rate_weight(rate: float, config: VaeConfig, progress: float, figures: MutableMapping[str, float]) -> float:
-    """Weight of the rate term in this step: what keeps the rate at its goal.
+    """Return the weight of the rate term in this step: what keeps the rate at its goal.
 
     Args:
         rate: KL of this batch, nats a row, the same in every process. Batches hold rows of similar length, so that it differs
@@ -100,18 +100,18 @@ def rate_weight(rate: float, config: VaeConfig, progress: float, figures: Mutabl
 
 
 def rate_goal(config: VaeConfig, progress: float) -> float:
-    """The rate to be held now, nats a row: six times the target in the autoencoder part, then down to it by equal ratios."""
+    """Return the rate to be held now, nats a row: six times the target in the autoencoder part, then down to it by equal ratios."""
     return float(config.target_rate * _LOOSE ** (1 - annealed(config, progress)))
 
 
 def annealed(config: VaeConfig, progress: float) -> float:
-    """Share of the annealing part that is done: 0 in the autoencoder part before it, 1 behind it."""
+    """Return the share of the annealing part that is done: 0 in the autoencoder part before it, 1 behind it."""
     return min(max((progress - config.autoencoder_share) / max(config.annealing_share, 1e-9), 0.0), 1.0)
 
 
 @torch.no_grad()
 def held_out_elbo(vae: TextVAE, batches: Iterable[Batch], draws: int = 8, seed: int = 0) -> dict[str, float]:
-    """What a VAE does on held-out rows, in nats a row.
+    """Return what a VAE does on held-out rows, in nats a row.
 
     Args:
         vae: the model.

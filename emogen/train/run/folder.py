@@ -28,7 +28,7 @@ LOCK_FILE = ".lock"
 
 
 def resumable_folder(out: str | None, command: str) -> Path:
-    """The folder to resume: `out`, else the one under checkpoints/ where a run of `command` began or ended last.
+    """Return the folder to resume: `out`, else the one under checkpoints/ where a run of `command` began or ended last.
 
     Raises:
         CheckpointError: there is none, or it holds a run of another command.
@@ -49,7 +49,7 @@ def resumable_folder(out: str | None, command: str) -> Path:
 
 
 def read_train_file(folder: Path) -> dict[str, Any]:
-    """What train.json says about a checkpoint: settings, hashes of its data, steps and figures; empty where it is missing.
+    """Return what train.json says about a checkpoint: settings, hashes of its data, steps and figures; empty where it is missing.
 
     Raises:
         CheckpointError: it is there and cannot be read.
@@ -67,7 +67,7 @@ def read_train_file(folder: Path) -> dict[str, Any]:
 
 
 def saved_data(folder: Path) -> tuple[tuple[str, ...], Reading]:
-    """The files of the run in `folder` and how it read them; no files where its train.json does not say."""
+    """Return the files of the run in `folder` and how it read them; no files where its train.json does not say."""
     content = read_train_file(folder)
     try:
         fields = dict(content.get("reading", {}))
@@ -80,7 +80,7 @@ def saved_data(folder: Path) -> tuple[tuple[str, ...], Reading]:
 
 
 def own_folder(command: str, settings: RunConfig, resuming: bool) -> tuple[Path, bool]:
-    """The run's folder, made where it is not there yet, and whether it was made."""
+    """Return the run's folder, made where it is not there yet, and whether it was made."""
     try:
         if resuming:
             return resumable_folder(settings.out, command), False
@@ -96,7 +96,7 @@ def own_folder(command: str, settings: RunConfig, resuming: bool) -> tuple[Path,
 
 
 def _new_folder(kind: str) -> Path:
-    """The first free checkpoints/KIND-NUMBER, made at once so that a run that starts beside this one takes the next."""
+    """Return the first free checkpoints/KIND-NUMBER, made at once so that a run that starts beside this one takes the next."""
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
@@ -108,7 +108,7 @@ def _new_folder(kind: str) -> Path:
 
 
 def remove_unused(folder: Path) -> None:
-    """Removes the folder of a run that failed before anything came to stand in it."""
+    """Remove the folder of a run that failed before anything came to stand in it."""
     with suppress(OSError):
         if {path.name for path in folder.iterdir()} <= {TRAIN_FILE}:
             (folder / TRAIN_FILE).unlink(missing_ok=True)
@@ -116,20 +116,20 @@ def remove_unused(folder: Path) -> None:
 
 
 def is_resumable(folder: Path) -> bool:
-    """Whether a state is saved there, or a run was begun there and no model stands there yet."""
+    """Tell whether a state is saved there, or a run was begun there and no model stands there yet."""
     if (folder / STATE_FILE).exists():
         return True
     return (folder / TRAIN_FILE).exists() and not (folder / "config.json").exists()
 
 
 def run_manifest(command: str, files: Sequence[str], reading: Reading, settings: RunConfig) -> dict[str, Any]:
-    """What was asked for, as train.json keeps it."""
+    """Return what was asked for, as train.json keeps it."""
     return {"command": command, "files": list(files), "reading": asdict(reading), "settings": asdict(settings)}
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of the folder until this one ends, however it ends; without effect where there is no `flock`.
+    """Keep other runs out of the folder until this one ends, however it ends; without effect where there is no `flock`.
 
     Raises:
         CheckpointError: another run is going on there.
@@ -152,12 +152,12 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def write_train_file(folder: Path, content: Mapping[str, Any]) -> None:
-    """Writes train.json, whole or not at all."""
+    """Write train.json, whole or not at all."""
     write_text(folder / TRAIN_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def write_model_card(folder: Path, content: Mapping[str, Any], labels: LabelSet) -> None:
-    """Writes README.md from what train.json holds: what the model is, its data by hash, and how to use it.
+    """Write README.md from what train.json holds: what the model is, its data by hash, and how to use it.
 
     A card that stands there is left alone: its reader may have added to it.
     """

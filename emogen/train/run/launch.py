@@ -26,7 +26,7 @@ from emogen.version import __version__
 
 @contextmanager
 def open_run(command: str, settings: RunConfig, resuming: bool) -> Iterator[tuple[Path, torch.device]]:
-    """The run's folder and device; a folder that is new and in which nothing came to stand goes away again.
+    """Return the run's folder and device; a folder that is new and in which nothing came to stand goes away again.
 
     Of several processes the first makes the folder and holds it.
     """
@@ -49,12 +49,12 @@ def open_run(command: str, settings: RunConfig, resuming: bool) -> Iterator[tupl
 
 
 def random_stream(settings: RunConfig) -> torch.Generator:
-    """The random numbers of a run's own loop."""
+    """Return the random numbers of a run's own loop."""
     return torch.Generator().manual_seed(settings.seed)
 
 
 def training_batches(arrays: TokenArrays, settings: RunConfig, state: TrainState, by_context: bool = False) -> Iterator[Batch]:
-    """This process's part of the batches that come after `state.step`; for CUDA pinned and prepared one ahead.
+    """Return this process's part of the batches that come after `state.step`; for CUDA pinned and prepared one ahead.
 
     Args:
         arrays: the training rows.
@@ -70,7 +70,7 @@ def training_batches(arrays: TokenArrays, settings: RunConfig, state: TrainState
 
 
 def refuse_other_data(sources: Mapping[str, str], folder: Path, resuming: bool) -> None:
-    """Raises CheckpointError where a run is resumed on other files than it began with."""
+    """Raise CheckpointError where a run is resumed on other files than it began with."""
     before = read_train_file(folder).get("sources", {}) if resuming else {}
     if before and sorted(before.values()) != sorted(sources.values()):
         now = ", ".join(sources)
@@ -87,7 +87,7 @@ def run_training(
     rows: Fingerprints,
     finish: Callable[[], LabelSet],
 ) -> Path:
-    """Resumes what stands in the folder, runs the loop to its end, and leaves a whole checkpoint.
+    """Resume what stands in the folder, runs the loop to its end, and leave a whole checkpoint.
 
     Of several processes the first writes.
 
@@ -111,7 +111,7 @@ def run_training(
 
 
 def _part_streams(seed: int, step: int) -> None:
-    """Gives every process but the first another stream of PyTorch's own random numbers, which dropout takes."""
+    """Give every process but the first another stream of PyTorch's own random numbers, which dropout takes."""
     if not is_main_process():
         torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))
 

@@ -9,7 +9,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep large freed blocks for the next step; does nothing with another C library.
+    """Let glibc keep large freed blocks for the next step; does nothing with another C library.
 
     By default it gives each back to the system and asks for it again, zeroed, hundreds of megabytes a step: on two CPU cores
     that took from a fifth to more than half of the time.

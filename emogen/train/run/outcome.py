@@ -79,7 +79,7 @@ def wilson_low(share: float, rows: int) -> float:
 
 
 def _macro_f1(counts: NDArray[np.int64]) -> float:
-    """Mean over the labels; one that is neither true nor judged counts as 0."""
+    """Return the mean over the labels; one that is neither true nor judged counts as 0."""
     return float(np.mean(2 * np.diag(counts) / np.maximum(counts.sum(0) + counts.sum(1), 1)))
 
 

@@ -43,27 +43,27 @@ _FAILED, _SAID = "emogen/failed", "emogen/said"
 
 
 def rank() -> int:
-    """Number of this process, counted from 0; 0 where there is but one."""
+    """Return the number of this process, counted from 0; 0 where there is but one."""
     return dist.get_rank() if _is_up() else 0
 
 
 def world() -> int:
-    """How many processes train together; 1 where no group is up."""
+    """Return how many processes train together; 1 where no group is up."""
     return dist.get_world_size() if _is_up() else 1
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes and decides."""
+    """Tell whether this is the process that writes and decides."""
     return rank() == 0
 
 
 def part() -> Shard:
-    """Which rows of every batch are this process's own."""
+    """Tell which rows of every batch are this process's own."""
     return Shard(rank(), world())
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum of `value` over all processes, without gradient, the same in each; same shape, dtype and device."""
+    """Return the sum of `value` over all processes, without gradient, the same in each; same shape, dtype and device."""
     if world() == 1:
         return value.detach()
     summed = value.detach().clone()
@@ -72,7 +72,7 @@ def total(value: Tensor) -> Tensor:
 
 
 def joint(value: Tensor) -> Tensor:
-    """The sum of `value` over all processes, whose gradient is that of this process's own term.
+    """Return the sum of `value` over all processes, whose gradient is that of this process's own term.
 
     `update` sums the gradients of all processes, so that any function of joint sums is learnt as one process with all rows
     would learn it, one that is not linear too: its derivative is taken at the sum, its inner terms from each process.
@@ -81,14 +81,14 @@ def joint(value: Tensor) -> Tensor:
 
 
 def joint_mean(mean: Tensor, count: int) -> Tensor:
-    """The mean over the items of all processes, from the `mean` over the `count` that are here; gradient as of `joint`."""
+    """Return the mean over the items of all processes, from the `mean` over the `count` that are here; gradient as of `joint`."""
     if world() == 1:
         return mean
     return joint(mean * count if count else torch.zeros_like(mean)) / total(torch.tensor(count, device=mean.device))
 
 
 def largest(values: Sequence[float]) -> list[float]:
-    """For each place the largest value that any process gives; float64. What is not a number counts as infinite."""
+    """Return for each place the largest value that any process gives; float64. What is not a number counts as infinite."""
     found = torch.tensor(values, dtype=torch.float64).nan_to_num(math.inf, math.inf, -math.inf)
     if world() == 1:
         return found.tolist()
@@ -97,7 +97,7 @@ def largest(values: Sequence[float]) -> list[float]:
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replaces each gradient by its sum over all processes; one that no process has stays None."""
+    """Replace each gradient by its sum over all processes; one that no process has stays None."""
     if world() == 1:
         return
     having = total(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int64)).tolist()
@@ -107,7 +107,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def broadcast_from_main(make: Callable[[], Made]) -> Made:
-    """What `make` gives in the first process, in all: it is called there alone, when all have come here.
+    """Return what `make` gives in the first process, in all: it is called there alone, when all have come here.
 
     What it gives must be small and made for pickling.
 
@@ -141,7 +141,7 @@ def main_process_first(make: Callable[[], Made]) -> Made:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Joins the processes that torchrun started (gloo on CPU, nccl on CUDA) and parts from them at the end.
+    """Join the processes that torchrun started (gloo on CPU, nccl on CUDA) and parts from them at the end.
 
     Without torchrun's variables, with one process or inside of another `process_group` it does nothing.
 
@@ -215,7 +215,7 @@ def _join(place: tuple[int, int, int], device: torch.device) -> Store:
 
 
 def _is_first_to_fail(store: Store) -> bool:
-    """Whether this process is the one to say why the run ends."""
+    """Tell whether this process is the one to say why the run ends."""
     # Where the store is gone, so is the process that kept it.
     with suppress(RuntimeError):
         if store.add(_FAILED, 1) > 1:
@@ -225,7 +225,7 @@ def _is_first_to_fail(store: Store) -> bool:
 
 
 def _hear(store: Store) -> None:
-    """Waits until that one has said it: torchrun ends all processes as soon as it sees one end."""
+    """Wait until that one has said it: torchrun ends all processes as soon as it sees one end."""
     with suppress(RuntimeError):
         store.wait([_SAID], _LAST_WORDS)
 
@@ -236,7 +236,7 @@ def _tell(store: Store) -> None:
 
 
 def _meeting(communicate: Callable[[], object]) -> None:
-    """Makes one line of a process that is missed."""
+    """Make one line of a process that is missed."""
     try:
         communicate()
     except RuntimeError as error:
@@ -249,7 +249,7 @@ def _kind(parameter: nn.Parameter) -> tuple[str, str]:
 
 
 def _sum_alike(parameters: list[nn.Parameter]) -> None:
-    """The same for parameters of one device and dtype; their gradients become views of one tensor."""
+    """Sum parameters of one device and dtype; their gradients become views of one tensor."""
     own = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
     summed = torch.cat([gradient.reshape(-1) for gradient in own])
     _meeting(lambda: dist.all_reduce(summed))

@@ -87,7 +87,7 @@ def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: str 
 
 
 def resume(state: TrainState, folder: str | Path) -> None:
-    """Takes over the state saved in `folder`, if there is one, cuts the log back to it, and clears half-written files away.
+    """Take over the state saved in `folder`, if there is one, cuts the log back to it, and clears half-written files away.
 
     Raises:
         CheckpointError: the state is cut short or of another model.
@@ -109,7 +109,7 @@ def _tidy(folder: Path, state: TrainState) -> None:
 
 
 def refuse_overwriting(folder: Path, resuming: bool) -> None:
-    """Raises CheckpointError where training would overwrite what another run left in `folder`."""
+    """Raise CheckpointError where training would overwrite what another run left in `folder`."""
     if not resuming and ((folder / STATE_FILE).exists() or any(folder.glob(f"*/{STATE_FILE}"))):
         raise CheckpointError(f"{folder}: holds another run; pass --resume to go on with it, or another --out")
     if not resuming:
@@ -120,7 +120,7 @@ def refuse_overwriting(folder: Path, resuming: bool) -> None:
 
 @contextmanager
 def explaining(config: RunConfig, folder: Path, state: TrainState | None = None) -> Iterator[None]:
-    """Makes one line of what ends a run: what to lower where memory is short, and which state is kept.
+    """Make one line of what ends a run: what to lower where memory is short, and which state is kept.
 
     Args:
         config: names and values of what can be lowered are taken from it.
@@ -168,7 +168,7 @@ def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder:
 
 
 def _agreed(elapsed: float, target: list[int]) -> tuple[float, int]:
-    """The first process's clock, and a signal that came to any process; 0 where none did."""
+    """Return the first process's clock, and a signal that came to any process; 0 where none did."""
     clock, signalled = largest([elapsed if is_main_process() else 0.0, target[0] if target else 0])
     return clock, int(signalled)
 
@@ -204,13 +204,13 @@ def _time_share(state: TrainState, config: RunConfig) -> float:
 
 
 def _look(state: TrainState, folder: Path, watch: RunHooks, bar: tqdm[None] | None) -> None:
-    """Held-out figures, a sample, and the model saved if it is the best so far (or if the newest is kept)."""
+    """Compute held-out figures and a sample, and save the model if it is the best so far (or if the newest is kept)."""
     if state.figures.get("looked") != state.step:
         state.figures.update(broadcast_from_main(lambda: _looked(state, folder, watch, bar)))
 
 
 def _looked(state: TrainState, folder: Path, watch: RunHooks, bar: tqdm[None] | None) -> dict[str, float]:
-    """Looks, and gives the figures of the state that change by it."""
+    """Look and give the figures of the state that change by it."""
     _refuse_broken_weights(state)
     figures = watch.validate()
     text = watch.preview()
@@ -227,12 +227,12 @@ def _looked(state: TrainState, folder: Path, watch: RunHooks, bar: tqdm[None] | 
 
 
 def _on_one_line(text: str) -> str:
-    """The text without what moves a terminal's cursor: an untrained model writes any character."""
+    """Return the text without what moves a terminal's cursor: an untrained model writes any character."""
     return "".join(sign if is_visible(sign) else " " for sign in text)
 
 
 def _is_better(state: TrainState, figures: dict[str, float], select: str) -> bool:
-    """Whether the model is to be kept; notes the smallest selected figure."""
+    """Tell whether the model is to be kept; notes the smallest selected figure."""
     if not select:
         return True
     if not math.isfinite(figures[select]):
@@ -315,7 +315,7 @@ def _show(bar: tqdm[None], state: TrainState, config: RunConfig, figures: dict[s
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM is put into; a second SIGINT interrupts as usual."""
+    """Return a list that the first SIGINT or SIGTERM is put into; a second SIGINT interrupts as usual."""
     target: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -54,7 +54,7 @@ class TrainState:
     figures: dict[str, float] = field(default_factory=dict)
 
     def dump(self) -> bytes:
-        """The state as bytes that `restore` reads."""
+        """Return the state as bytes that `restore` reads."""
         buffer = io.BytesIO()
         torch.save(
             {
@@ -72,7 +72,7 @@ class TrainState:
         return buffer.getvalue()
 
     def restore(self, dumped: bytes, where: str) -> None:
-        """Takes over what `dump` gave, in place, random numbers included.
+        """Take over what `dump` gave, in place, random numbers included.
 
         Raises:
             CheckpointError: cut short, or of models of another shape.
@@ -125,7 +125,7 @@ def adamw(
 
 
 def update(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, state: TrainState) -> float:
-    """One clipped step along the gradient, summed over all processes; returns the gradient's norm before clipping.
+    """Return one clipped step along the gradient, summed over all processes; return the gradient's norm before clipping.
 
     Args:
         loss: a scalar of this process's rows, divided by counts of all (see `emogen.train.run.processes`).
@@ -167,7 +167,7 @@ def usual_tokens(tokens: Tensor, state: TrainState) -> float:
 
 
 def scheduled(rate: float, state: TrainState) -> float:
-    """The learning rate now: linear warm-up over 100 steps, then half a cosine over the run down to a twentieth."""
+    """Return the learning rate now: linear warm-up over 100 steps, then half a cosine over the run down to a twentieth."""
     warm = min(1.0, (state.step + 1) / _WARMUP_STEPS)
     cosine = 0.5 * (1 + math.cos(math.pi * min(state.progress, 1.0)))
     return rate * warm * (_FINAL_RATE + (1 - _FINAL_RATE) * cosine)
@@ -186,7 +186,7 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
 @contextmanager
 def mixed_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """bfloat16 matrix products where that is asked for, or where `auto` finds a device on which they are faster.
+    """Return bfloat16 matrix products where that is asked for, or where `auto` finds a device on which they are faster.
 
     Raises:
         SettingsError: as `check_precision`.
