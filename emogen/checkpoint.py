@@ -26,7 +26,7 @@ from emogen.decoding.params import SamplingParams
 from emogen.decoding.texts import Guide, Prompt, Sample, TextGenerator, sample, stream_steps
 from emogen.emotions.labels import Emotion, LabelSet, no_emotion, parse_emotion
 from emogen.errors import CheckpointError, SettingsError
-from emogen.files import read_bytes, read_json, read_text, replacing, write_text
+from emogen.files import read_bytes, read_json, read_text, replace_file, write_text
 from emogen.models.classifier import Classifier, ClassifierConfig
 from emogen.models.device import choose_device
 from emogen.models.generator import Generator, GeneratorConfig
@@ -301,7 +301,7 @@ def load(
     """
     where = choose_device(device) if isinstance(device, str) else device
     folder = find_checkpoint(path)
-    if not path and folder not in (shipped(ADAPTER), shipped("default")):
+    if not path and folder not in (shipped_folder(ADAPTER), shipped_folder("default")):
         _LOG.warning("%s", notice_of(folder))
     description = read_description(folder)
     if description.kind == "classifier":
@@ -326,7 +326,7 @@ def generator_of(model: Generator | TextVAE) -> Generator:
 
 def _base_of(description: Description, folder: Path, device: torch.device, full_precision: bool) -> BaseModel | None:
     """Return the base that a pretrained backbone was trained on; raise CheckpointError where it is not at hand, or another."""
-    with _fitting(folder):
+    with _explain_sizes(folder):
         adapter = generator_config(description).adapter
     if not adapter:
         return None
@@ -350,7 +350,7 @@ def _reader_of(description: Description, folder: Path, tokenizer: Tokenizer) -> 
     if description.kind != "vae" or not encoder:
         return None
     read_by = load_tokenizer_of(folder / _ENCODER_TOKENIZER_FOLDER)
-    with _fitting(folder):
+    with _explain_sizes(folder):
         return PretrainedReader(Pretrained(str(folder), build_encoder(encoder), read_by), tokenizer, len(description.labels))
 
 
@@ -360,17 +360,17 @@ def load_classifier(folder: str | Path, device: str | torch.device = "cpu") -> t
     description = read_description(folder)
     if description.kind != "classifier":
         raise CheckpointError(f"{folder}: is a {description.kind}, not a classifier")
-    with _fitting(folder):
+    with _explain_sizes(folder):
         sizes = dict(description.model)
         config = ClassifierConfig(**sizes | {name: tuple(sizes.get(name, ())) for name in ("thresholds", "scripts")})
-        classifier = Classifier(config, _pretrained(config, folder))
+        classifier = Classifier(config, _load_pretrained(config, folder))
     read_weights(folder, classifier)
     if len(description.labels) != config.emotions:
         raise CheckpointError(f"{folder}: the classifier has {config.emotions} labels, its config {len(description.labels)}")
     return classifier.to(choose_device(device) if isinstance(device, str) else device).eval(), description.labels
 
 
-def _pretrained(config: ClassifierConfig, folder: Path) -> Pretrained | None:
+def _load_pretrained(config: ClassifierConfig, folder: Path) -> Pretrained | None:
     if config.backbone != "pretrained":
         return None
     return Pretrained(str(folder), build_encoder(config.encoder), load_tokenizer_of(folder / _TOKENIZER_FOLDER))
@@ -389,7 +389,7 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="emogen-") as elsewhere:
         tokenizer.save_pretrained(elsewhere)
         for path in sorted(Path(elsewhere).iterdir()):
-            with replacing(folder / path.name) as beside:
+            with replace_file(folder / path.name) as beside:
                 beside.write_bytes(path.read_bytes())
 
 
@@ -403,7 +403,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
         raise CheckpointError("--checkpoint is empty; name a folder, or leave it out")
     named = path or os.environ.get("EMOGEN_CHECKPOINT")
     chosen = Path(named) if named else _latest() or best_shipped()
-    folder = _pointed(chosen) if chosen.name == LATEST and chosen.is_file() else chosen
+    folder = _read_pointer(chosen) if chosen.name == LATEST and chosen.is_file() else chosen
     if (folder / "config.json").is_file():
         return folder
     problem = f"{folder}: no checkpoint there (no config.json)"
@@ -414,7 +414,7 @@ def find_checkpoint(path: str | Path | None = None) -> Path:
     raise CheckpointError(f"{problem}; train one, or name another folder")
 
 
-def shipped(name: str) -> Path:
+def shipped_folder(name: str) -> Path:
     """Return the folder of a model that ships: inside the installed package, or beside it in a clone."""
     package = Path(__file__).parent
     inside = package / "checkpoints" / name
@@ -423,14 +423,14 @@ def shipped(name: str) -> Path:
 
 def best_shipped() -> Path:
     """Return the folder of the adapter that ships, where its base is at hand; else of the small model."""
-    adapter = shipped(ADAPTER)
-    return adapter if (adapter / "config.json").is_file() and _has_base(adapter) else shipped("default")
+    adapter = shipped_folder(ADAPTER)
+    return adapter if (adapter / "config.json").is_file() and _has_base(adapter) else shipped_folder("default")
 
 
 def better_than(folder: Path) -> str:
     """Return the command that makes a better model than the one in `folder` usable; empty where there is none, or none is needed."""
-    adapter = shipped(ADAPTER)
-    if folder != shipped("default") or not (adapter / "config.json").is_file() or _has_base(adapter):
+    adapter = shipped_folder(ADAPTER)
+    if folder != shipped_folder("default") or not (adapter / "config.json").is_file() or _has_base(adapter):
         return ""
     found = generator_config(read_description(adapter)).adapter
     return f"emogen pull {found.base}" if found else ""
@@ -438,7 +438,7 @@ def better_than(folder: Path) -> str:
 
 def faster_than(model: EmotionModel) -> str:
     """Return the option that names a faster model: the small one that ships, where `model` has a pretrained backbone; else empty."""
-    return f"--checkpoint {os.path.relpath(shipped('default'))}" if model.generator.config.adapter else ""
+    return f"--checkpoint {os.path.relpath(shipped_folder('default'))}" if model.generator.config.adapter else ""
 
 
 def notice_of(folder: Path) -> str:
@@ -446,7 +446,7 @@ def notice_of(folder: Path) -> str:
     better = better_than(folder)
     if better:
         return f"writing with {folder.name}; for better texts: {better}"
-    if folder.resolve() in (shipped(ADAPTER).resolve(), shipped("default").resolve()):
+    if folder.resolve() in (shipped_folder(ADAPTER).resolve(), shipped_folder("default").resolve()):
         return f"writing with {folder.name}"
     named = "EMOGEN_CHECKPOINT" if os.environ.get("EMOGEN_CHECKPOINT") else str(CHECKPOINTS / LATEST)
     return f"writing with {folder}, which {named} names, not with the model that ships; name another with --checkpoint"
@@ -475,7 +475,7 @@ def describe(model: nn.Module, labels: LabelSet, limits: Limits) -> Description:
 
 def architecture_of(description: Description, folder: Path = Path()) -> str:
     """Return the kind and backbone of a model, in a few words: what a judge and a guide must not share."""
-    with _fitting(folder):
+    with _explain_sizes(folder):
         if description.kind == "classifier":
             return ClassifierConfig(**description.model).architecture
         return f"{description.kind} {generator_config(description).backbone}"
@@ -502,7 +502,7 @@ def build_model(
     Raises:
         CheckpointError: what is described cannot be built.
     """
-    with _fitting(folder):
+    with _explain_sizes(folder):
         config = generator_config(description)
         if description.kind == "vae":
             sizes = TextVaeConfig(**{**description.model, "decoder": config})
@@ -519,7 +519,7 @@ def save_model(folder: str | Path, description: Description, model: nn.Module, d
     if isinstance(model, TextVAE) and isinstance(model.encoder, PretrainedReader):
         _save_tokenizer(model.encoder.texts.tokenizer, folder / _ENCODER_TOKENIZER_FOLDER)
     tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in trained_tensors(model).items()}
-    with replacing(folder / "model.safetensors") as beside:
+    with replace_file(folder / "model.safetensors") as beside:
         beside.write_bytes(safetensors.torch.save(tensors))
     content = {
         "model_type": "emogen",
@@ -565,7 +565,7 @@ def read_weights(folder: str | Path, model: nn.Module) -> None:
         CheckpointError: missing, not readable, cut short, of other names or shapes than the model's, or larger than the memory.
     """
     path = Path(folder) / "model.safetensors"
-    with _reading(path, "copy the whole folder again, or name another checkpoint"):
+    with _explain_errors(path, "copy the whole folder again, or name another checkpoint"):
         tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(read_bytes(path)).items()}
         if isinstance(model, Generator):
             tensors = _of_decoder(tensors)
@@ -580,7 +580,7 @@ class _OtherTensorsError(Exception):
 
 
 @contextmanager
-def _reading(path: Path, way_out: str) -> Iterator[None]:
+def _explain_errors(path: Path, way_out: str) -> Iterator[None]:
     """Tell apart what can go wrong with a file of tensors; raise CheckpointError, and let our own mistakes through."""
     try:
         yield
@@ -618,7 +618,7 @@ def _refuse_other_tensors(needed: Mapping[str, Tensor], known: Mapping[str, Tens
 
 def _merged_or_refused(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     try:
-        return merged(generator, tensors)
+        return merge_updates(generator, tensors)
     except KeyError as error:
         raise _OtherTensorsError(f"the base has no matrix for the update {error}, or half of it is not there") from None
     except RuntimeError as error:
@@ -636,7 +636,7 @@ def save_head(folder: str | Path, head: EmotionHead) -> None:
     """Write an emotion head into a checkpoint's folder, whole or not at all."""
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in head.state_dict().items()}
-    with replacing(folder / HEAD_FILE) as beside:
+    with replace_file(folder / HEAD_FILE) as beside:
         beside.write_bytes(safetensors.torch.save(tensors))
 
 
@@ -650,7 +650,7 @@ def read_head(folder: str | Path, generator: Generator) -> EmotionHead | None:
     path = folder / HEAD_FILE
     if not path.exists():
         return None
-    with _reading(path, "remove it, then run `emogen train-head` again"):
+    with _explain_errors(path, "remove it, then run `emogen train-head` again"):
         tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(read_bytes(path)).items()}
         if tensors.get("down.weight", torch.zeros(())).dim() != 2:
             raise _OtherTensorsError("it holds no matrix down.weight, which every head has")
@@ -666,7 +666,7 @@ def _of_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return inside or dict(tensors)
 
 
-def merged(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merge_updates(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors but the low-rank updates, which are added to the weights of a generator that does not keep them apart."""
     backbone = generator.backbone
     if not isinstance(backbone, PretrainedBackbone) or not generator.config.adapter or backbone.is_adapted:
@@ -719,7 +719,7 @@ def _counts(rows: Any) -> NDArray[np.int64]:
 
 
 @contextmanager
-def _fitting(folder: Path) -> Iterator[None]:
+def _explain_sizes(folder: Path) -> Iterator[None]:
     """Say of sizes that make no model where they stand."""
     try:
         yield
@@ -744,7 +744,7 @@ def _latest() -> Path | None:
     return pointer if pointer.is_file() else None
 
 
-def _pointed(pointer: Path) -> Path:
+def _read_pointer(pointer: Path) -> Path:
     try:
         return pointer.parent / read_text(pointer).strip()
     except (OSError, ValueError) as error:

@@ -57,7 +57,7 @@ def open_regular(path: str | Path, most_bytes: int | None = None, buffering: int
             raise OSError(errno.EINVAL, f"is a {kind}, not a regular file", str(path))
         if most_bytes is not None and found.st_size > most_bytes:
             raise OSError(errno.EFBIG, f"has {found.st_size:,} bytes, more than {most_bytes:,}", str(path))
-        return _buffered(descriptor, buffering)
+        return _buffer(descriptor, buffering)
     except BaseException:
         os.close(descriptor)
         raise
@@ -82,10 +82,10 @@ def open_data(path: str | Path, buffering: int = -1) -> BufferedReader:
         os.close(descriptor)
         raise OSError(errno.ETIMEDOUT, f"is a pipe into which nobody has written for {_PIPE_SECONDS} s", str(path))
     os.set_blocking(descriptor, True)
-    return _buffered(descriptor, buffering)
+    return _buffer(descriptor, buffering)
 
 
-def _buffered(descriptor: int, buffering: int) -> BufferedReader:
+def _buffer(descriptor: int, buffering: int) -> BufferedReader:
     return BufferedReader(FileIO(descriptor), buffering if buffering > 0 else DEFAULT_BUFFER_SIZE)
 
 
@@ -139,7 +139,7 @@ def _finite(number: str) -> float:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to; on success it takes the place of `path`, on failure `path` stays as it was.
 
     A link stays a link: what it points to is replaced.
@@ -169,9 +169,9 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 in one piece; raise EmogenError as `replacing` does."""
+    """Write `text` as UTF-8 in one piece; raise EmogenError as `replace_file` does."""
     path = Path(path)
-    with replacing(path) as beside:
+    with replace_file(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")
 
 

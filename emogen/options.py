@@ -111,14 +111,14 @@ def read_settings(path: str | Path, settings: type, table: str) -> dict[str, obj
     if isinstance(content.get("map"), dict):
         content.pop("map")
     if not isinstance(content.get(table), dict):
-        return checked(content, settings, str(path))
+        return check_settings(content, settings, str(path))
     outside = [key for key, value in content.items() if not isinstance(value, dict)]
     if outside:
         raise SettingsError(f"{path}: {outside[0]!r} stands outside [{table}]; move it into that table")
-    return checked(content[table], settings, str(path))
+    return check_settings(content[table], settings, str(path))
 
 
-def checked(values: Mapping[str, Any], settings: type, where: str) -> dict[str, object]:
+def check_settings(values: Mapping[str, Any], settings: type, where: str) -> dict[str, object]:
     """Return `values` with the settings' types.
 
     Raises:
@@ -132,7 +132,7 @@ def checked(values: Mapping[str, Any], settings: type, where: str) -> dict[str, 
         name = RENAMED.get(name, name) if name not in names else name
         if name not in names:
             raise SettingsError(f"{where}: unknown setting {key!r}; known are {', '.join(sorted(names))}")
-        result[name] = _typed(value, hints[name], f"{where}: {key}")
+        result[name] = _convert(value, hints[name], f"{where}: {key}")
     return result
 
 
@@ -164,7 +164,7 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
+def _convert(value: Any, hint: Any, where: str) -> Any:
     kind = _plain(hint)
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):

@@ -65,7 +65,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import emogen
-from emogen.checkpoint import EmotionModel, find_checkpoint, shipped
+from emogen.checkpoint import EmotionModel, find_checkpoint, shipped_folder
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges
@@ -80,7 +80,7 @@ from emogen.evaluate import bleu, copied, distinct_corrected, judged_labels, mea
 from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.resampling import SumStatistic, Values
 from emogen.evaluate.score import Score, signature
-from emogen.files import replacing, sha256
+from emogen.files import replace_file, sha256
 from emogen.models.device import probe_bfloat16
 from emogen.models.likelihood import reply_nll
 from emogen.pretrained.bases import Base, find_base
@@ -288,11 +288,17 @@ COUNT, TWO = click.IntRange(1), click.IntRange(2)
 
 @click.command()
 @option("--base", "smollm2", "The base model: its name or folder.")
-@click.option("--adapter", type=FOLDER, default=shipped("smollm2-emotion"), help="Checkpoint.  [default: the one that ships]")
-@click.option("--default", type=FOLDER, default=shipped("default"), help="Checkpoint.  [default: the one that ships]")
+@click.option(
+    "--adapter", type=FOLDER, default=shipped_folder("smollm2-emotion"), help="Checkpoint.  [default: the one that ships]"
+)
+@click.option("--default", type=FOLDER, default=shipped_folder("default"), help="Checkpoint.  [default: the one that ships]")
 @click.option("--before", type=FOLDER, help="Checkpoint: the default model before. Without it the row is left out.")
-@click.option("--judge", type=FOLDER, default=shipped("judge"), help="Classifier that measures.  [default: the one that ships]")
-@click.option("--guide", type=FOLDER, default=shipped("recognizer"), help="Classifier that chooses.  [default: the recogniser]")
+@click.option(
+    "--judge", type=FOLDER, default=shipped_folder("judge"), help="Classifier that measures.  [default: the one that ships]"
+)
+@click.option(
+    "--guide", type=FOLDER, default=shipped_folder("recognizer"), help="Classifier that chooses.  [default: the recogniser]"
+)
 @click.option("--allow-leak", is_flag=True, help="Go on where the judge shares rows or architecture with a checkpoint.")
 @click.option("--work", type=FOLDER, required=True, help="Samples are kept here, and used again.")
 @option("--parts", ",".join(PARTS), "What to measure; other parts stay in the result file.")
@@ -514,7 +520,7 @@ def rounds_of(author: Author, seed: int, target: Sequence[Ask], size: int) -> It
 def write_rounds(path: Path, rounds: Iterable[Round]) -> None:
     """One line a batch, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside, gzip.open(beside, "wt", encoding="utf-8") as handle:
+    with replace_file(path) as beside, gzip.open(beside, "wt", encoding="utf-8") as handle:
         for found in rounds:
             handle.write(json.dumps(asdict(found), ensure_ascii=False) + "\n")
 

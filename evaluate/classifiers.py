@@ -26,7 +26,7 @@ from emogen.emotions.labels import EKMAN, GOEMOTIONS, TO_EKMAN, LabelSet, map_na
 from emogen.evaluate.emotion import calibration_error, emotion_accuracy, emotion_f1, judged_labels, multilabel_f1
 from emogen.evaluate.report import write_result
 from emogen.evaluate.score import Score
-from emogen.models.classifier import decided
+from emogen.models.classifier import decide_labels
 from emogen.recognition.recognizer import Recognizer, load_recognizer
 from emogen.train.config import ClassifierSettings
 from emogen.train.fit_classifier import fit_classifier
@@ -106,7 +106,7 @@ def scored(name: str, seed: int, folder: Path) -> list[dict[str, Any]]:
     rows = split_rows(TASKS[name].corpus, "test")
     probabilities = recognizer.probabilities([row.reply for row in rows])
     facts = {"seed": seed, "corpus": TASKS[name].corpus, "n": len(rows), "seconds": train_seconds(folder)}
-    found = decided(torch.from_numpy(probabilities).float(), recognizer.classifier.config).numpy()
+    found = decide_labels(torch.from_numpy(probabilities).float(), recognizer.classifier.config).numpy()
     first = {"system": name, **facts, **figures(rows, probabilities, found, recognizer)}
     if name != EKMAN_OF:
         return [first]

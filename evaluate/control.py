@@ -312,7 +312,7 @@ def texts_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
 
 def strength_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
     """Return asked strength against judged probability."""
-    setting, models = calibrated(plan, bench, choice)
+    setting, models = calibrate_model(plan, bench, choice)
     rows = control_calibration.strength_rows(bench, setting, models, plan.strength_each)
     control_calibration.strength_figure(rows, out)
     return Found(rows, {"control": setting.control, "temperature": setting.temperature})
@@ -320,13 +320,13 @@ def strength_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
 
 def mixtures_part(plan: Plan, bench: Bench, choice: Choice, out: Path) -> Found:
     """Return asked shares of two emotions against judged ones."""
-    setting, models = calibrated(plan, bench, choice)
+    setting, models = calibrate_model(plan, bench, choice)
     rows = control_calibration.mixture_rows(bench, setting, models, plan.mixture_each)
     control_calibration.mixture_figure(rows, out)
     return Found(rows, {"control": setting.control, "temperature": setting.temperature})
 
 
-def calibrated(plan: Plan, bench: Bench, choice: Choice) -> tuple[Setting, dict[int, Path]]:
+def calibrate_model(plan: Plan, bench: Bench, choice: Choice) -> tuple[Setting, dict[int, Path]]:
     """Return the setting of these parts, and the models calibrated for it."""
     setting = strength_setting(plan, bench, choice)
     return setting, control_calibration.calibrated_models(bench, setting, plan.calibration_texts)

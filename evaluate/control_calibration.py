@@ -1,6 +1,6 @@
 """The parts `strength` and `mixtures` of `control.py`: does the judged emotion follow what is asked for?
 
-Measured are a checkpoint that the guide has calibrated (`calibrated`) and the same without its calibration (`uncalibrated`),
+Measured are a checkpoint that the guide has calibrated (`calibrate_model`) and the same without its calibration (`uncalibrated`),
 under one control at one temperature. `strength`: each emotion is asked for at 11 strengths from 0 to 1; `target_probability`
 is the judge's mean probability of it, and `spearman` its rank correlation with the asked strength. `mixtures`: each pair of
 emotions is asked for with three shares; of a text that is asked to be a at .25 and b at .75 the judged share of a is p(a) /
@@ -26,8 +26,8 @@ from emogen.emotions.labels import LabelSet
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.resampling import Values, mean_tally
 from emogen.evaluate.score import Score, signature
-from emogen.files import replacing, write_text
-from emogen.train.calibration import calibrated
+from emogen.files import replace_file, write_text
+from emogen.train.calibration import calibrate_model
 from emogen.train.config import CalibrationSettings
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def copied_model(source: Path, folder: Path) -> Path:
     """Return a copy of a checkpoint that may be given a head or a calibration without a change to the first."""
     for name in MODEL_FILES:
         if (source / name).is_file() and not (folder / name).is_file():
-            with replacing(folder / name) as beside:
+            with replace_file(folder / name) as beside:
                 shutil.copyfile(source / name, beside)
     return folder
 
@@ -69,7 +69,7 @@ def calibrated_model(bench: Bench, source: Path, setting: Setting, texts: int) -
         model = loaded(source, tuple(identity(source)))
         settings = CalibrationSettings(texts=texts, seed=_TEXTS_SEED)
         sampling = sampling_of(setting, bench, model)
-        found = calibrated(model, bench.guide.probabilities, sampling, settings, bench.guide.folder.name)
+        found = calibrate_model(model, bench.guide.probabilities, sampling, settings, bench.guide.folder.name)
         write_calibration(folder, found)
         write_text(stated, line)
         click.echo(f"{folder.name} calibrated", err=True)
@@ -249,5 +249,5 @@ def save(path: Path, draw: Draw) -> None:
         raise SettingsError('drawing needs matplotlib: run pip install -e ".[plots]" in the toolkit\'s folder') from error
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     draw(figure)
-    with replacing(path) as beside:
+    with replace_file(path) as beside:
         figure.savefig(beside, format="png", dpi=150)

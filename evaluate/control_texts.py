@@ -210,8 +210,8 @@ def together(bench: Bench, setting: Setting) -> Measured:
         measured(bench, written(bench, folder, setting, bench.asks, seed), bench.asks) for seed, folder in bench.models.items()
     ]
     texts = [text for seed, folder in bench.models.items() for text in written(bench, folder, setting, bench.asks, seed)]
-    join = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("hits", "nats", "units")}
-    return Measured(distinct=distinct_corrected_pool(texts, 2, emotion_text.PAIRS).among(), **join)
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("hits", "nats", "units")}
+    return Measured(distinct=distinct_corrected_pool(texts, 2, emotion_text.PAIRS).among(), **joined)
 
 
 def volumes(

@@ -23,7 +23,7 @@ from typing import Literal
 import click
 
 import emogen
-from emogen.checkpoint import EmotionModel, shipped
+from emogen.checkpoint import EmotionModel, shipped_folder
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
@@ -111,7 +111,7 @@ def main(
     """Reply to the test contexts with the emotion of the real reply, and score the replies."""
     if language != "en" and not judge:
         raise SettingsError("--language zh: the judge that ships reads English; name a Chinese one with --judge")
-    chosen, decoding = judge or shipped("judge"), Decoding(seeds, temperature, top_p)
+    chosen, decoding = judge or shipped_folder("judge"), Decoding(seeds, temperature, top_p)
     leak, steered = refuse_leaks(chosen, guides, allow_leak), [parse_control(text) for text in controls or ("none",)]
     judging = suitable_judge(chosen, leak)
     path, reading = resolve(corpus or CORPORA[language], Reading(labels=EKMAN))

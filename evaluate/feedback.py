@@ -34,7 +34,7 @@ import click
 import numpy as np
 import torch
 
-from emogen.checkpoint import EmotionModel, load, shipped
+from emogen.checkpoint import EmotionModel, load, shipped_folder
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
@@ -129,7 +129,7 @@ def main(
     """Let a simulated user rate replies, train on the opinions, and measure on other contexts."""
     keep_freed_memory()
     torch.set_num_threads(1)
-    start, judged_by = checkpoint or shipped("default"), judge or shipped("judge")
+    start, judged_by = checkpoint or shipped_folder("default"), judge or shipped_folder("judge")
     leak = refuse_leaks(judged_by, [start])
     old = load(start)
     settings = FeedbackSettings(

@@ -21,7 +21,7 @@ from random import Random
 
 import click
 
-from emogen.checkpoint import shipped
+from emogen.checkpoint import shipped_folder
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
@@ -53,7 +53,7 @@ def main(context: click.Context, trainings: str, kills: int, seed: int, out: Pat
     with tempfile.TemporaryDirectory(prefix="emogen-kills-") as folder:
         write_pairs(Path(folder) / "pairs.jsonl")
         rows = [row_of(name, Path(folder), kills, seed) for name in chosen]
-    write_result(out, command_of("kills", context), [shipped("default"), resolve("starter", Reading())[0]], rows)
+    write_result(out, command_of("kills", context), [shipped_folder("default"), resolve("starter", Reading())[0]], rows)
     if not all(row["equal"] for row in rows):
         raise EmogenError(f"weights differ, see {out}")
 
@@ -82,7 +82,7 @@ def start_of(name: str, folder: Path) -> list[str]:
         finish(TRAININGS["lm"], folder / "gan-start")
         return ["--init", str(folder / "gan-start")]
     if name == "feedback":
-        return ["--feedback", str(folder / "pairs.jsonl"), "--checkpoint", str(shipped("default"))]
+        return ["--feedback", str(folder / "pairs.jsonl"), "--checkpoint", str(shipped_folder("default"))]
     return []
 
 

@@ -23,7 +23,7 @@ from load_rude import CONTROLS, leave, misbehave, talk_nonsense
 from load_server import Server, Tally, converse, counts, deaths, free_port
 from load_talks import Answered, Talk, Turn, alone, talks
 
-from emogen.checkpoint import load, shipped
+from emogen.checkpoint import load, shipped_folder
 from emogen.cli import run
 from emogen.errors import SettingsError
 from emogen.evaluate.report import command_of, write_result
@@ -38,7 +38,9 @@ _TURNS, _REPLIES = 3, 24
 
 
 @click.command()
-@click.option("--checkpoint", type=click.Path(path_type=Path), default=shipped("default"), show_default="the small model")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), default=shipped_folder("default"), show_default="the small model"
+)
 @click.option("--loads", default=",".join(map(str, _LOADS)), show_default=True, help="How many sessions at once.")
 @click.option("--turns", type=click.IntRange(min=1), default=4, show_default=True, help="Of each conversation.")
 @click.option(
@@ -68,7 +70,7 @@ def main(
         finally:
             server.kill()
     extra = {"load_average_before": round(os.getloadavg()[2], 2)}
-    write_result(out, command_of("load", context), [checkpoint, shipped("recognizer")], rows, extra)
+    write_result(out, command_of("load", context), [checkpoint, shipped_folder("recognizer")], rows, extra)
 
 
 def _sessions(loads: str) -> list[int]:

@@ -41,7 +41,7 @@ from emogen.decoding.loop import PromptBatch, generate
 from emogen.decoding.sampler import LogitsSampler, inverse_cdf
 from emogen.errors import DataError
 from emogen.evaluate.report import command_of, read_json, write_result
-from emogen.files import replacing, sha256, write_text
+from emogen.files import replace_file, sha256, write_text
 from emogen.models.discriminator import AnyDiscriminator, Discriminator, DiscriminatorConfig, adopt_embedding
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
@@ -330,7 +330,7 @@ def kept(path: Path, study: Study, make: Callable[[], Generator]) -> Generator:
     """Return the generator that stands at `path`, where it is made and put before if it is missing; without dropout."""
     if not path.exists():
         weights = make().state_dict()
-        with replacing(path) as beside:
+        with replace_file(path) as beside:
             beside.write_bytes(safetensors.torch.save(weights))
     generator = study.fresh(0)
     generator.load_state_dict(safetensors.torch.load(path.read_bytes()))
@@ -512,7 +512,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.legend()
     for suffix in (".png", ".svg"):
-        with replacing(path.with_suffix(suffix)) as beside:
+        with replace_file(path.with_suffix(suffix)) as beside:
             figure.savefig(beside, format=suffix[1:], dpi=200)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from emogen.checkpoint import shipped
+from emogen.checkpoint import shipped_folder
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges
@@ -36,7 +36,7 @@ CORPORA = ("goemotions", "dailydialog", "dailydialog_zh", "zh_multi_emotion", "s
 @click.pass_context
 def main(context: click.Context, folders: tuple[Path, ...], out: Path) -> None:
     """Measure each recogniser on each corpus."""
-    chosen = folders or (shipped("recognizer"),)
+    chosen = folders or (shipped_folder("recognizer"),)
     tests = {
         name: [row for row in read_exchanges(locate(name), Reading(labels=EKMAN)) if row.split == "test"] for name in CORPORA
     }

@@ -14,7 +14,7 @@ import torch
 from emogen.checkpoint import EmotionModel
 from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import Emotion
-from emogen.files import replacing, sha256
+from emogen.files import replace_file, sha256
 
 AT_ONCE = 256
 
@@ -32,7 +32,7 @@ def drawn(
     path = folder / f"{model.folder.name}-{_key(model, contexts, emotions, sampling)}.jsonl"
     kept = _kept(path, len(contexts))
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
+    with replace_file(path) as beside:
         beside.write_text("".join(map(_line, kept)), encoding="utf-8")
     with path.open("a", encoding="utf-8") as file:
         for part in _parts(model, contexts, emotions, sampling, len(kept)):

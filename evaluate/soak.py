@@ -36,7 +36,7 @@ from load_rude import leave, misbehave, talk_nonsense
 from load_server import Server, Tally, converse, counts, deaths, free_port
 from load_talks import Answered, Talk, alone, talks
 
-from emogen.checkpoint import load, shipped
+from emogen.checkpoint import load, shipped_folder
 from emogen.cli import run
 from emogen.dialogue.feedback import FeedbackStore
 from emogen.errors import EmogenError
@@ -75,7 +75,9 @@ class Seen:
 
 
 @click.command()
-@click.option("--checkpoint", type=click.Path(path_type=Path), default=shipped("default"), show_default="the small model")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), default=shipped_folder("default"), show_default="the small model"
+)
 @click.option(
     "--minutes", type=click.FloatRange(min=0.05), default=20.0, show_default=True, help="Of load and attack together."
 )
@@ -109,7 +111,7 @@ def main(
             server.kill()
     if parts and out.exists():
         rows = [row for row in read_json(out)["rows"] if row["part"] not in parts] + rows
-    write_result(out, command_of("soak", context), [checkpoint, shipped("recognizer")], rows)
+    write_result(out, command_of("soak", context), [checkpoint, shipped_folder("recognizer")], rows)
     wrong = sum(int(str(row.get("wrong", 0))) for row in rows)
     if wrong:
         raise EmogenError(f"{wrong} wrong, see {out}")

@@ -33,7 +33,7 @@ from emogen.decoding.rollout import Reward, rollout_returns
 from emogen.decoding.sampler import PlainSampler
 from emogen.errors import require
 from emogen.evaluate.report import command_of, write_result
-from emogen.files import replacing
+from emogen.files import replace_file
 from emogen.models.device import choose_device, probe_bfloat16
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, score
 from emogen.models.generator import Generator, GeneratorConfig, reply_mask
@@ -41,7 +41,7 @@ from emogen.text.tokenizer import BOS, EOS, PAD, SPECIAL
 from emogen.train.config import GanConfig, Precision
 from emogen.train.gan.trajectories import Adversaries, gather_experience, policy_loss, sample_replies
 from emogen.train.run.memory import keep_freed_memory
-from emogen.train.run.state import TrainState, adamw, mixed_precision, scheduled, update
+from emogen.train.run.state import TrainState, adamw, mixed_precision, learning_rate_at, update
 
 RESULT = Path("evaluate/results/speed.json")
 LONG = 20.0
@@ -247,7 +247,7 @@ def step(bench: Bench, config: GanConfig, state: TrainState, key: int) -> None:
     replies = sample_replies(bench.models, bench.real, config, CounterRNG(key))
     experience = gather_experience(bench.models, bench.real, replies, config, CounterRNG(~key))
     loss, _, _ = policy_loss(bench.models, replies, experience, config)
-    update(loss, state.optimizers["generator"], scheduled(config.learning_rate, state), state)
+    update(loss, state.optimizers["generator"], learning_rate_at(config.learning_rate, state), state)
 
 
 def gan_config(sizes: Sizes, case: Case) -> GanConfig:
@@ -436,7 +436,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axes.grid(alpha=0.3, linewidth=0.5)
         axes.legend(fontsize=7)
     figure.suptitle("Seconds a step; dotted: linear (of T squared, where every prefix is completed)", fontsize=10)
-    with replacing(path) as beside:
+    with replace_file(path) as beside:
         figure.savefig(beside, format="png", dpi=150)
 
 

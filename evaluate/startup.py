@@ -13,14 +13,14 @@ from pathlib import Path
 
 import click
 
-from emogen.checkpoint import shipped
+from emogen.checkpoint import shipped_folder
 from emogen.cli import run
 from emogen.evaluate.report import write_result
 
 RESULT = Path("evaluate/results/startup.json")
 EMOGEN = (sys.executable, "-m", "emogen")
-SMALL = ("--checkpoint", str(shipped("default")), "--seed", "1")
-ADAPTER = ("--checkpoint", str(shipped("smollm2-emotion")), "--seed", "1")
+SMALL = ("--checkpoint", str(shipped_folder("default")), "--seed", "1")
+ADAPTER = ("--checkpoint", str(shipped_folder("smollm2-emotion")), "--seed", "1")
 SAID = "My sister is getting married next week!"
 CASES = {
     "help": ("--help",),
@@ -46,7 +46,7 @@ def main(runs: int, out: Path) -> None:
         first, whole = (statistics.median(column) for column in zip(*times, strict=True))
         rows.append({"system": system, "seed": 1, "seconds_to_first_line": first, "seconds": whole, "runs": runs})
         click.echo(rows[-1], err=True)
-    write_result(out, "python evaluate/startup.py", [shipped("default"), shipped("smollm2-emotion")], rows)
+    write_result(out, "python evaluate/startup.py", [shipped_folder("default"), shipped_folder("smollm2-emotion")], rows)
 
 
 def timed(arguments: tuple[str, ...]) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.checkpoint import EmotionModel, shipped
+from emogen.checkpoint import EmotionModel, shipped_folder
 from emogen.cli import run
 from emogen.evaluate.report import command_of, write_result
 from emogen.files import sha256
@@ -44,7 +44,9 @@ Row = Mapping[str, object]
 @click.command()
 @click.option("--runs", default=5, show_default=True, help="Counted runs of each setting, after one that is not.")
 @click.option("--steps", default=100, show_default=True, help="Training steps of the preset tiny.")
-@click.option("--checkpoint", default=str(shipped("default")), help="Model that replies.  [default: the small one that ships]")
+@click.option(
+    "--checkpoint", default=str(shipped_folder("default")), help="Model that replies.  [default: the small one that ships]"
+)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 @click.pass_context
 def main(context: click.Context, runs: int, steps: int, checkpoint: str, out: Path) -> None:

@@ -21,7 +21,7 @@ import click
 from demo_page import SYSTEMS, Curves, Findings, Line, Point, require_matplotlib, write_page
 
 import emogen
-from emogen.checkpoint import EmotionModel, shipped
+from emogen.checkpoint import EmotionModel, shipped_folder
 from emogen.cli import cli, run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
@@ -81,7 +81,7 @@ def main(
     require_matplotlib()
     begin_folder(out)
     seconds: dict[str, float] = {}
-    start, vae, gan = start or shipped("default"), out / "vae", out / "gan"
+    start, vae, gan = start or shipped_folder("default"), out / "vae", out / "gan"
     held_out = english_rows(split)[:contexts]
     with timed("training the VAE", seconds):
         run_command("train-vae", out / CORPUS, "--init", start, "--out", vae, *limits(vae_steps, vae_minutes), *VAE_OPTIONS)
@@ -90,7 +90,7 @@ def main(
         run_command(
             *("train-gan", out / CORPUS, "--init", vae, "--out", gan, *limits(gan_steps, gan_minutes), *warmup, *GAN_OPTIONS)
         )
-    judge = load_recognizer(shipped("judge"))
+    judge = load_recognizer(shipped_folder("judge"))
     refuse_leaks(judge.folder, [vae, gan])
     models = {START: emogen.load(start), VAE: emogen.load(vae), ADVERSARIAL: emogen.load(gan)}
     with timed("writing and measuring", seconds):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from emogen.errors import SettingsError
 from emogen.evaluate import Score
-from emogen.files import replacing, write_text
+from emogen.files import replace_file, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,7 +141,7 @@ def write_page(found: Findings, out: Path) -> Path:
 
     with style.context(["default", STYLE]):
         figure = draw(found)
-        with replacing(out / "demo.png") as beside:
+        with replace_file(out / "demo.png") as beside:
             figure.savefig(beside, format="png", dpi=160)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})

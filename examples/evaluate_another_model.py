@@ -17,7 +17,7 @@ import click
 from demo import english_rows
 
 import emogen
-from emogen.checkpoint import shipped
+from emogen.checkpoint import shipped_folder
 from emogen.cli import run
 from emogen.data.exchange import Exchange
 from emogen.evaluate import Comparison, Report, SumStatistic, as_table, paired_bootstrap
@@ -37,11 +37,11 @@ def main(model: str | None, texts: Path | None, rows: int) -> None:
     if (model is None) == (texts is None):
         raise click.UsageError("name a --model or a file of --texts, one of them")
     held_out = english_rows("test")[:rows]
-    ours = emogen.load(shipped("default"))
+    ours = emogen.load(shipped_folder("default"))
     written = ours.replies([row.context for row in held_out], [row.emotion for row in held_out], seed=1)
     theirs = texts.read_text(encoding="utf-8").splitlines() if texts else answers(chat_model(model or ""), held_out)
     systems = {"emogen": [reply.text for reply in written], "theirs": theirs}
-    judge = emogen.load_recognizer(shipped("judge"))
+    judge = emogen.load_recognizer(shipped_folder("judge"))
     judging = Judging("judge", judge.names.names, judge.probabilities, leak=refuse_leaks(judge.folder, [ours.folder]))
     found = {name: evaluate(system(name, lines, held_out), Resources(judges=(judging,))) for name, lines in systems.items()}
     click.echo(as_table(report(found)))

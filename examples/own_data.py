@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.checkpoint import shipped
+from emogen.checkpoint import shipped_folder
 from emogen.cli import run
 from emogen.data.exchange import Columns, Reading
 from emogen.evaluate import distinct, emotion_accuracy, judged_labels
@@ -28,12 +28,12 @@ READING = Reading(columns=Columns(context="question", reply="answer", emotion="m
 @click.argument("steps", metavar="[UPDATES]", type=click.IntRange(min=1), default=80)
 def main(path: str, steps: int) -> None:
     """Train on FILE, write and measure."""
-    settings = LmSettings(init=str(shipped("default")), steps=steps, batch_size=16, seed=1)
+    settings = LmSettings(init=str(shipped_folder("default")), steps=steps, batch_size=16, seed=1)
     model = emogen.load(fit_lm([path], READING, settings))
     found = [reply for mood in model.labels.names for reply in model.sample(mood, n=20, context="How was the exam?")]
     for reply in found[::20]:
         print(f"{reply.emotion}: {reply.text}")
-    judge, texts = emogen.load_recognizer(shipped("judge")), [reply.text for reply in found]
+    judge, texts = emogen.load_recognizer(shipped_folder("judge")), [reply.text for reply in found]
     judged = judged_labels(judge.probabilities(texts), judge.names.names)
     for score in (emotion_accuracy([reply.emotion for reply in found], judged), distinct(texts, 2)):
         print(f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})  {score.signature}")

@@ -98,9 +98,9 @@ def chat(
     from emogen.recognition.recognizer import load_recognizer
 
     model = decoding.model()
-    manner = SessionConfig(emotion, decoding.strength, _named(policy), decay, seed=decoding.seed)
+    manner = SessionConfig(emotion, decoding.strength, _name_or_none(policy), decay, seed=decoding.seed)
     with ExitStack() as open_things:
-        kept = open_things.enter_context(_appended(transcript)) if transcript else None
+        kept = open_things.enter_context(_open_transcript(transcript)) if transcript else None
         engine = open_things.enter_context(Engine(model))
         opinions = open_things.enter_context(contextlib.closing(_Opinions(address, str(model.folder))))
         talk = _Talk(engine, load_recognizer(recognizer, decoding.device), manner, decoding, opinions, kept, as_json)
@@ -129,7 +129,7 @@ class _Talk:
 
         self._engine, self._recognizer, self._opinions = engine, recognizer, opinions
         self._decoding = decoding
-        self._session = Session(engine, recognizer, self._served(manner, decoding))
+        self._session = Session(engine, recognizer, self._refuse_unserved_options(manner, decoding))
         self._kept, self._as_json = kept, as_json
         self._scripts = WrittenScripts(engine.model.tokenizer)
         self._notes: set[str] = set()
@@ -163,7 +163,7 @@ class _Talk:
             case "/strength":
                 self._adopt(replace(self._session.manner, strength=_number(value)))
             case "/policy":
-                self._adopt(replace(self._session.manner, policy=_named(value), emotion=None))
+                self._adopt(replace(self._session.manner, policy=_name_or_none(value), emotion=None))
             case "/control":
                 decoding = replace(self._decoding, control=value)
                 self._adopt(self._session.manner, decoding)
@@ -185,12 +185,12 @@ class _Talk:
     def _adopt(self, manner: SessionConfig, decoding: Decoding | None = None) -> None:
         from emogen.dialogue.session import leaves_to_policy
 
-        self._session.manner = served = self._served(manner, decoding or self._decoding)
+        self._session.manner = served = self._refuse_unserved_options(manner, decoding or self._decoding)
         is_left = leaves_to_policy(served.emotion, self._engine.model.labels)
         emotion = f"policy {served.policy or 'none'}" if is_left else f"emotion {served.emotion}"
         _note(f"{emotion}, strength {served.strength:g}, control {served.sampling.control if served.sampling else 'none'}")
 
-    def _served(self, manner: SessionConfig, decoding: Decoding) -> SessionConfig:
+    def _refuse_unserved_options(self, manner: SessionConfig, decoding: Decoding) -> SessionConfig:
         """Add the options of decoding; raise SettingsError for what model or recogniser cannot serve, so that no turn fails."""
         from emogen.dialogue.session import emotion_for, leaves_to_policy
         from emogen.dialogue.state import at_rest
@@ -207,7 +207,7 @@ class _Talk:
         from emogen.dialogue.policy import describe_emotion
 
         turn = self._session.turns[-1]
-        click.echo(_painted(f"[{describe_emotion(turn.target)}]", turn.target, sys.stderr), err=True)
+        click.echo(_paint(f"[{describe_emotion(turn.target)}]", turn.target, sys.stderr), err=True)
         try:
             if self._as_json:
                 writing.wait()
@@ -251,7 +251,7 @@ class _Opinions:
             raise SettingsError("there is no whole reply to rate; say something first, or /again")
         turn = session.turns[-1]
         opinion = Opinion(turn.name, turn.replied_to, turn.writing.text, turn.target, verdict, self._model, self.session)
-        self._opened().rate(opinion)
+        self._open_store().rate(opinion)
         _note(f"stored as {verdict}")
 
     def close(self) -> None:
@@ -259,7 +259,7 @@ class _Opinions:
         if self._store:
             self._store.close()
 
-    def _opened(self) -> FeedbackStore:
+    def _open_store(self) -> FeedbackStore:
         from emogen.dialogue.feedback import FeedbackStore
 
         if not self._store:
@@ -278,7 +278,7 @@ def _require_command(name: str, value: str) -> None:
         raise SettingsError(f"{name} takes a value: {values}")
 
 
-def _named(policy: str | None) -> str | None:
+def _name_or_none(policy: str | None) -> str | None:
     """Return it as `SessionConfig` takes it."""
     from emogen.dialogue.policy import NO_POLICY
 
@@ -303,13 +303,13 @@ def _lines() -> Iterator[str]:
     while True:
         try:
             # Bytes that are no UTF-8 must not reach the model.
-            yield _typed().encode("utf-8", "replace").decode("utf-8")
+            yield _read_line().encode("utf-8", "replace").decode("utf-8")
         except (EOFError, KeyboardInterrupt):
             click.echo(err=True)
             return
 
 
-def _typed() -> str:
+def _read_line() -> str:
     """Return a line; readline draws the prompt where both ends are a terminal, else it goes to standard error."""
     if sys.stdout.isatty():
         return input("> ")
@@ -320,12 +320,12 @@ def _typed() -> str:
 def _print_pieces(writing: ReplyStream, target: Emotion) -> None:
     try:
         for piece in on_one_line(writing):
-            print_text(_painted(piece, target, sys.stdout), nl=False)
+            print_text(_paint(piece, target, sys.stdout), nl=False)
     finally:
         click.echo()
 
 
-def _painted(text: str, target: Emotion, output: TextIO) -> str:
+def _paint(text: str, target: Emotion, output: TextIO) -> str:
     """Colour a text by its heaviest label, or that label's Ekman family, where `output` is a terminal that may show colours."""
     if not target.strength or not output.isatty() or os.environ.get("NO_COLOR"):
         return text
@@ -356,7 +356,7 @@ def _record(turn: Turn, number: int, session: str) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _appended(path: Path) -> Iterator[TextIO]:
+def _open_transcript(path: Path) -> Iterator[TextIO]:
     """Return a file that its owner alone reads, each line written as it comes."""
 
     def private(name: str, flags: int) -> int:

@@ -54,22 +54,22 @@ def calibrate(config_file: Path | None, show_config: bool, **given: Any) -> None
         return
     import torch
 
-    from emogen.checkpoint import load, shipped
+    from emogen.checkpoint import load, shipped_folder
     from emogen.decoding.calibration import write_calibration
     from emogen.files import sha256
     from emogen.models.device import choose_device
     from emogen.recognition.recognizer import load_recognizer
-    from emogen.train.calibration import calibrated, judged_by, keep_what_helps, measure_gain
+    from emogen.train.calibration import calibrate_model, judged_by, keep_what_helps, measure_gain
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     model = load(settings.checkpoint, choose_device(settings.device))
-    recognizer = load_recognizer(settings.guide or shipped("recognizer"), settings.device)
+    recognizer = load_recognizer(settings.guide or shipped_folder("recognizer"), settings.device)
     guide, sampling = recognizer.over(model.labels), _sampling(settings, model.default_sampling)
     signature = f"guide {recognizer.folder.name} {sha256(recognizer.folder / 'model.safetensors')[:12]}"
-    found = calibrated(model, guide, sampling, settings, signature)
+    found = calibrate_model(model, guide, sampling, settings, signature)
     gain = measure_gain(judged_by(model, guide, sampling, settings.texts, settings.seed + 1), found)
-    click.echo(f"emogen: mean error on new texts: {_conditioning(gain)}", err=True)
+    click.echo(f"emogen: mean error on new texts: {_describe_gain(gain)}", err=True)
     kept = found if settings.allow_worse == "yes" else keep_what_helps(found, gain)
     if kept is None:
         raise TrainingError(
@@ -89,7 +89,7 @@ def _sampling(settings: CalibrationSettings, own: SamplingParams) -> SamplingPar
     return dataclasses.replace(own, control=control, temperature=temperature)
 
 
-def _conditioning(gain: Gain) -> str:
+def _describe_gain(gain: Gain) -> str:
     parts = {"strengths": gain.strengths, "mixtures": gain.shares}
     return ", ".join(
         f"{name} {before:.3f} -> {after:.3f}{'' if after < before else ' (no truer)'}"

@@ -76,7 +76,7 @@ def split(file: str, out: str, valid: float, test: float, seed: int, reading: Re
     rows: Counter[str] = Counter()
     notes: list[str] = []
     path, reading = resolve(file, reading)
-    exchanges = _counted(split_exchanges(path, reading, (1 - valid - test, valid, test), seed, notes), rows)
+    exchanges = _count_rows(split_exchanges(path, reading, (1 - valid - test, valid, test), seed, notes), rows)
     if out == "-":
         for exchange in exchanges:
             _print(as_json(exchange))
@@ -84,7 +84,7 @@ def split(file: str, out: str, valid: float, test: float, seed: int, reading: Re
         write_exchanges(Path(out), exchanges)
     for note in notes:
         click.echo(f"emogen: note: {note}", err=True)
-    click.echo(f"{out}: {_listed(rows)}", err=True)
+    click.echo(f"{out}: {_list_names(rows)}", err=True)
 
 
 @data.command("list")
@@ -136,7 +136,7 @@ def _print(text: str) -> None:
     print_text(text)
 
 
-def _counted(exchanges: Iterable[Exchange], rows: Counter[str]) -> Iterator[Exchange]:
+def _count_rows(exchanges: Iterable[Exchange], rows: Counter[str]) -> Iterator[Exchange]:
     for exchange in exchanges:
         rows[exchange.split] += 1
         yield exchange
@@ -244,8 +244,8 @@ def _places(lines: tuple[tuple[int, int], ...]) -> str:
 def _counts_lines(counts: Counts) -> list[str]:
     return [
         f"rows         {counts.rows:,}",
-        f"splits       {_listed(counts.splits)}",
-        f"labels       {_listed(dict(list(counts.labels.items())[:_SHOWN_LABELS]))}{_more_labels(counts.labels)}",
+        f"splits       {_list_names(counts.splits)}",
+        f"labels       {_list_names(dict(list(counts.labels.items())[:_SHOWN_LABELS]))}{_more_labels(counts.labels)}",
         f"reply        {_quantiles(counts.reply_words)}",
         f"context      {_quantiles(counts.context_words)}; {counts.rows_with_context:,} rows have one",
     ]
@@ -261,7 +261,7 @@ def _quantiles(lengths: Lengths) -> str:
     return f"words: least {lengths.smallest}, {middle}, most {lengths.largest}"
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def _list_names(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name or 'unnamed'} {rows:,}" for name, rows in counts.items()) or "none"
 
 
@@ -270,7 +270,7 @@ def _stats_text(found: Stats) -> str:
         [
             *_counts_lines(found.counts),
             f"words        {found.words:,}, {found.distinct_words:,} distinct",
-            f"words/label  {_listed(found.words_by_label)}",
+            f"words/label  {_list_names(found.words_by_label)}",
             f"opening      {found.opening!r} begins {found.opening_rows:,} rows",
             *(f"note         {note}" for note in found.notes),
         ]

@@ -101,7 +101,7 @@ def decoding_options(command: Command) -> Command:
 
     @wraps(command)
     def with_decoding(**options: Any) -> Any:
-        return command(decoding=_decoding(options), **options)
+        return command(decoding=_take_decoding(options), **options)
 
     for option in reversed(_OPTIONS):
         with_decoding = option(with_decoding)
@@ -156,7 +156,7 @@ def on_one_line(pieces: Iterable[str]) -> Iterator[str]:
         shown = line
 
 
-def _decoding(options: dict[str, Any]) -> Decoding:
+def _take_decoding(options: dict[str, Any]) -> Decoding:
     """Take its own options out of `options`."""
     given = {field.name: options.pop(field.name) for field in dataclasses.fields(Decoding)}
     if given["seed"] is None:

@@ -48,7 +48,7 @@ from emogen.evaluate.suite import (
     compare,
     evaluate,
     over_training_seeds,
-    planned,
+    plan_scores,
 )
 from emogen.files import sha256
 
@@ -304,7 +304,7 @@ def _judges(request: Request) -> tuple[Judging, ...]:
     folders = [Path(folder) for folder in request.judge]
     names = [folder.resolve().name for folder in folders]
     judges = [
-        _judging(load_recognizer(folder, request.device), name if names.count(name) == 1 else str(folder), request)
+        _load_judging(load_recognizer(folder, request.device), name if names.count(name) == 1 else str(folder), request)
         for folder, name in zip(folders, names, strict=True)
     ]
     if len({judge.name for judge in judges}) < len(judges):
@@ -312,7 +312,7 @@ def _judges(request: Request) -> tuple[Judging, ...]:
     return tuple(judges)
 
 
-def _judging(recognizer: Recognizer, name: str, request: Request) -> Judging:
+def _load_judging(recognizer: Recognizer, name: str, request: Request) -> Judging:
     from emogen.checkpoint import read_confusion
     from emogen.recognition.leak import refuse_leaks
 
@@ -418,7 +418,7 @@ def _axes(request: Request, systems: Sequence[_Named], means: Resources) -> _Axe
     """Return the metrics of the frontier, once it is known that it can be drawn; before anything is scored."""
     if not request.frontier:
         return None
-    known = planned(systems[0].runs[0], means, request.options)
+    known = plan_scores(systems[0].runs[0], means, request.options)
     judged = next((name for name in known if name.partition(":")[0] == "emotion_accuracy"), "bleu")
     if not request.quality and judged not in known:
         raise SettingsError("--frontier needs a quality: pass --judge, --references or --quality")

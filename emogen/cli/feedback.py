@@ -12,7 +12,7 @@ import click
 
 from emogen.cli.printing import print_text
 from emogen.errors import DataError, SettingsError
-from emogen.options import Command, as_toml, checked, settings_from, settings_options
+from emogen.options import Command, as_toml, check_settings, settings_from, settings_options
 from emogen.train.config import FeedbackSettings
 
 if TYPE_CHECKING:
@@ -63,31 +63,33 @@ def train_feedback(
     """
     if resuming and config_file:
         raise SettingsError(f"--config {config_file}: a resumed run keeps its settings; change single ones by options")
-    settings = settings_from("train-feedback", FeedbackSettings, config_file, given, _saved(given) if resuming else {})
+    settings = settings_from("train-feedback", FeedbackSettings, config_file, given, _read_saved(given) if resuming else {})
     if show_config:
         click.echo(as_toml(settings), nl=False)
         return
     # Before the training: what cannot be judged should not end it.
     reader, notes = _reader(judge, settings) if texts else (None, [])
-    found = _fitted(address, settings, resuming)
+    found = _fit(address, settings, resuming)
     report = _report(found, reader, notes, texts, settings)
     _print(report, found, as_object)
 
 
-def _saved(given: dict[str, Any]) -> dict[str, object]:
+def _read_saved(given: dict[str, Any]) -> dict[str, object]:
     """Return the settings of the run that is resumed."""
     from emogen.train.fit_preference import COMMAND
     from emogen.train.run.folder import read_train_file, resumable_folder
 
     folder = resumable_folder(given["out"], COMMAND)
-    return checked(_set(read_train_file(folder).get("settings", {})), FeedbackSettings, str(folder)) | {"out": str(folder)}
+    return check_settings(_set(read_train_file(folder).get("settings", {})), FeedbackSettings, str(folder)) | {
+        "out": str(folder)
+    }
 
 
 def _set(settings: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _fitted(address: str, settings: FeedbackSettings, resuming: bool) -> Preferred[Preference] | Preferred[Rating]:
+def _fit(address: str, settings: FeedbackSettings, resuming: bool) -> Preferred[Preference] | Preferred[Rating]:
     """Train on pairs or on single opinions: as the settings say, else on pairs where there are enough of them."""
     from emogen.train.fit_preference import fit_preference, fit_unpaired
 
@@ -119,10 +121,10 @@ def _opinions(address: str, settings: FeedbackSettings) -> tuple[str, list[Prefe
 
 def _reader(judge: str | None, settings: FeedbackSettings) -> tuple[Recognizer | None, list[str]]:
     """Return the judge; or None, and why the one that ships is none for this model. A named one that is none is refused."""
-    from emogen.checkpoint import find_checkpoint, read_description, shipped
+    from emogen.checkpoint import find_checkpoint, read_description, shipped_folder
     from emogen.recognition.recognizer import load_recognizer
 
-    reader = load_recognizer(judge or shipped("recognizer"), settings.device)
+    reader = load_recognizer(judge or shipped_folder("recognizer"), settings.device)
     labels = read_description(find_checkpoint(settings.checkpoint)).labels
     missing = [name for name in labels.names if name not in reader.names]
     if not missing:
@@ -149,8 +151,8 @@ def _report(
     from emogen.evaluate.report import Report
     from emogen.evaluate.significance import paired_bootstrap
 
-    judged = [_judged(found, reader, texts, settings)] if reader else []
-    measured = [*_preferred(found), *judged]
+    judged = [_measure_emotion(found, reader, texts, settings)] if reader else []
+    measured = [*_measure_preference(found), *judged]
     count = sum(len(one.before.sums) for one in judged)
     return Report(
         systems={
@@ -179,7 +181,7 @@ def _rates(found: Preferred[Any]) -> bool:
     return hasattr(found.held_out[0], "is_good")
 
 
-def _preferred(found: Preferred[Any]) -> list[_Measured]:
+def _measure_preference(found: Preferred[Any]) -> list[_Measured]:
     """Return shares of the held-out pairs whose better reply is likelier, or has gained more than the worse one.
 
     Of single opinions the gains alone can be compared, of every good reply with every bad one.
@@ -207,7 +209,7 @@ def _preferred(found: Preferred[Any]) -> list[_Measured]:
     ]
 
 
-def _judged(found: Preferred[Any], reader: Recognizer, texts: int, settings: FeedbackSettings) -> _Measured:
+def _measure_emotion(found: Preferred[Any], reader: Recognizer, texts: int, settings: FeedbackSettings) -> _Measured:
     """Return how often the judge finds the emotion that was asked for in texts of the old and of the new model."""
     from emogen.checkpoint import load
     from emogen.models.device import choose_device

@@ -88,7 +88,7 @@ def transfer(
         raise CheckpointError(f"{guide}: no classifier there (no config.json); train one, or name another folder")
     from emogen.decoding.transfer import transfer as transferred
 
-    model = _loaded(checkpoint, device)
+    model = _load_vae(checkpoint, device)
     target = model.checkpoint.emotion(emotion, strength)
     chooses = _guide(model, guide, device)
     for found in transferred(model.space, _lines(source), target, options, chooses):
@@ -119,7 +119,7 @@ def interpolate(
     from emogen.decoding.latent import interpolate as between
     from emogen.decoding.params import SamplingParams
 
-    model = _loaded(checkpoint, device)
+    model = _load_vae(checkpoint, device)
     target = model.checkpoint.emotion(emotion, strength)
     options = SamplingParams(temperature=temperature, max_tokens=model.space.limits.reply_tokens + 1, seed=seed)
     for number, found in enumerate(between(model.space, first, second, steps, target, options)):
@@ -156,7 +156,7 @@ def _refuse_at_once(checkpoint: str | None, emotion: str | None, strength: float
         parse_emotion(emotion, labels, strength)
 
 
-def _loaded(checkpoint: str | None, device: str) -> _Model:
+def _load_vae(checkpoint: str | None, device: str) -> _Model:
     """Return the VAE; raise CheckpointError where another kind of model stands there."""
     from emogen.checkpoint import load
     from emogen.decoding.latent import latent_space
@@ -170,10 +170,10 @@ def _guide(model: _Model, named: str | None, device: str) -> Guide | None:
     """Return what chooses among candidates; None for the model itself."""
     if named == _OWN:
         return None
-    from emogen.checkpoint import shipped
+    from emogen.checkpoint import shipped_folder
     from emogen.recognition.recognizer import load_recognizer
 
-    recognizer = load_recognizer(named or shipped("recognizer"), device)
+    recognizer = load_recognizer(named or shipped_folder("recognizer"), device)
     if named or recognizer.names == model.space.labels:
         return recognizer.over(model.space.labels)
     return None

@@ -116,12 +116,12 @@ def _pairs(rows: Iterator[Exchange], recognizer: Recognizer, emotion_of: Side) -
     """Yield what was felt and what it was answered with."""
     while batch := list(islice(rows, _AT_ONCE)):
         known = [row.emotion for row in batch]
-        felt = known if emotion_of == "user" else recognised(recognizer, [row.context[-1] for row in batch])
-        answered = known if emotion_of == "reply" else recognised(recognizer, [row.reply for row in batch])
+        felt = known if emotion_of == "user" else recognize_all(recognizer, [row.context[-1] for row in batch])
+        answered = known if emotion_of == "reply" else recognize_all(recognizer, [row.reply for row in batch])
         yield from zip(felt, answered, strict=True)
 
 
-def recognised(recognizer: Recognizer, texts: Sequence[str]) -> list[Emotion]:
+def recognize_all(recognizer: Recognizer, texts: Sequence[str]) -> list[Emotion]:
     """Return each text's emotion over the recogniser's labels."""
     from emogen.dialogue.state import as_emotion
 

@@ -79,7 +79,7 @@ def reading_options(command: Command) -> Command:
     )
     @wraps(command)
     def with_reading(**options: Any) -> Any:
-        return command(reading=_reading(options), **options)
+        return command(reading=_take_reading(options), **options)
 
     return with_reading
 
@@ -159,7 +159,7 @@ def _column(name: str, default: str, text: str) -> Callable[[Command], Command]:
     return click.option(f"--{name}-column", metavar="NAME", default=default, show_default=True, help=text)
 
 
-def _reading(options: dict[str, Any]) -> Reading:
+def _take_reading(options: dict[str, Any]) -> Reading:
     """Take its own options out of `options`."""
     columns = Columns(**{name: options.pop(f"{name}_column") for name in _COLUMNS}, emotions=options.pop("emotion_columns"))
     class_names = options.pop("class_names")

@@ -62,7 +62,7 @@ def recognize(
             if not found.is_read and not conditioning:
                 click.echo(f"emogen: note: {recognizer.unread_note(text)}", err=True)
                 conditioning = True
-            words = _explained(recognizer, text, found, seed) if explain and found.is_read else None
+            words = _explain(recognizer, text, found, seed) if explain and found.is_read else None
             line = _as_json(text, found, words, others) if as_json else _as_line(text, found, words, others)
             # Bytes, because texts are UTF-8 whatever the terminal's locale.
             click.echo(line.encode("utf-8"))
@@ -95,7 +95,7 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _explained(recognizer: Recognizer, text: str, found: Recognition, seed: int) -> Attribution | None:
+def _explain(recognizer: Recognizer, text: str, found: Recognition, seed: int) -> Attribution | None:
     """Return what each word adds; None for a text without words."""
     from emogen.evaluate.attribution import log_odds, shapley_words
 

@@ -140,10 +140,10 @@ def _near(model: EmotionModel, text: str, target: _Asked) -> Tensor:
 
 
 def _guide(model: EmotionModel, target: _Asked) -> Guide:
-    from emogen.checkpoint import shipped
+    from emogen.checkpoint import shipped_folder
     from emogen.recognition.recognizer import load_recognizer
 
-    return load_recognizer(target.guide or shipped("recognizer"), target.decoding.device).over(model.labels)
+    return load_recognizer(target.guide or shipped_folder("recognizer"), target.decoding.device).over(model.labels)
 
 
 def stdout_is_terminal() -> bool:

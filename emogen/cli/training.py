@@ -15,7 +15,7 @@ import click
 from emogen.cli.reading import reading_options, with_renames_of
 from emogen.data.exchange import Reading
 from emogen.errors import CheckpointError, SettingsError
-from emogen.options import as_toml, checked, read_settings, resolve, settings_from, settings_options
+from emogen.options import as_toml, check_settings, read_settings, resolve, settings_from, settings_options
 from emogen.train.config import ClassifierSettings, GanSettings, LmSettings, VaeSettings
 
 Settings = TypeVar("Settings", LmSettings, VaeSettings, GanSettings, ClassifierSettings)
@@ -204,11 +204,11 @@ def _settings(
     if resuming and config_file:
         raise SettingsError(f"--config {config_file}: a resumed run keeps its settings; change single ones by options")
     if resuming:
-        return _saved(command, kind, given)
+        return _read_saved(command, kind, given)
     return settings_from(command, kind, config_file, given, _preset(preset, command, kind))
 
 
-def _saved(command: str, kind: type[Settings], given: dict[str, object]) -> Settings:
+def _read_saved(command: str, kind: type[Settings], given: dict[str, object]) -> Settings:
     from emogen.train.run.folder import read_train_file, resumable_folder
 
     folder = resumable_folder(cast("str | None", given.get("out")), command)
@@ -226,7 +226,7 @@ def _saved(command: str, kind: type[Settings], given: dict[str, object]) -> Sett
 
 def _checked_saved(values: dict[str, object], kind: type, where: str) -> dict[str, object]:
     given = {name: value for name, value in values.items() if value is not None}
-    return checked(given, kind, f"{where}/train.json")
+    return check_settings(given, kind, f"{where}/train.json")
 
 
 def _preset(name: str, command: str, kind: type) -> dict[str, object]:

@@ -108,7 +108,7 @@ class Batch:
         )
         return replace(self, tokens=tokens, reply_start=reply_start, emotion=emotion)
 
-    def pinned(self) -> Batch:
+    def pin_batch(self) -> Batch:
         """Return the same rows in memory from which CUDA copies while it computes."""
         tokens, reply_start, emotion = (each.pin_memory() for each in (self.tokens, self.reply_start, self.emotion))
         return replace(self, tokens=tokens, reply_start=reply_start, emotion=emotion)
@@ -218,13 +218,13 @@ def ahead(
         Exception: whatever `items` or `prepare` raise, in their turn.
     """
 
-    def following() -> list[Item]:
+    def take_next() -> list[Item]:
         return [prepare(item) for item in islice(items, 1)]
 
     with ThreadPoolExecutor(1, "batches", started) as thread:
-        coming = thread.submit(following)
+        coming = thread.submit(take_next)
         while found := coming.result():
-            coming = thread.submit(following)
+            coming = thread.submit(take_next)
             yield found[0]
 
 

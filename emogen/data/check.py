@@ -222,7 +222,7 @@ def stats(path: str | Path, reading: Reading | None = None) -> Stats:
         by_label.update(dict.fromkeys(_labels(exchange), len(found)))
         openings.add(" ".join(found[:_OPENING_WORDS]))
     opening, rows = openings.commonest()
-    words = _descending(by_label)
+    words = _sort_descending(by_label)
     return Stats(str(path), tally.counts(), total, len(distinct), words, opening, rows, _notes(use, reading))
 
 
@@ -292,13 +292,13 @@ def split_of(reply: str, shares: tuple[float, float, float], seed: int) -> Split
     >>> split_of("See you!", (0.5, 0.25, 0.25), 0) == split_of(" see  you! ", (0.5, 0.25, 0.25), 0)
     True
     """
-    place = _hash(f"{seed}\n{_folded(reply)}") / 2**64
+    place = _hash(f"{seed}\n{_fold(reply)}") / 2**64
     if place < shares[0]:
         return "train"
     return "valid" if place < shares[0] + shares[1] else "test"
 
 
-def _folded(text: str) -> str:
+def _fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
@@ -317,7 +317,7 @@ def _turn_words(turn: str) -> int:
     return len(plain_words(turn))
 
 
-def _descending(counts: Mapping[str, int]) -> dict[str, int]:
+def _sort_descending(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -391,7 +391,7 @@ class _Tally:
     def counts(self) -> Counts:
         return Counts(
             rows=self.rows,
-            labels=_descending(self.labels),
+            labels=_sort_descending(self.labels),
             splits={str(split): self.splits[split] for split in _SPLITS if self.splits[split]},
             reply_words=_lengths(self.replies),
             context_words=_lengths(self.contexts),
@@ -437,7 +437,7 @@ class _Fingerprints:
 
     def add(self, line: int, exchange: Exchange) -> None:
         self._rows.append(_hash("\0".join((*exchange.context, exchange.reply))))
-        self._replies.append(_hash(_folded(exchange.reply)))
+        self._replies.append(_hash(_fold(exchange.reply)))
         self._lines.append(line)
         self._splits.append(_SPLITS.index(exchange.split))
 

@@ -200,7 +200,7 @@ def fetch(
         raise DataError(f"{corpus.name}: no address to download from; get the files from {corpus.home}, {_way_out(corpus)}")
     with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
         paths = [_download(corpus, source, Path(folder), progress) for source in corpus.sources]
-        write_exchanges(target, _some(corpus, exchanges(corpus, _unpacked(paths), roles)))
+        write_exchanges(target, _some(corpus, exchanges(corpus, _unpack(paths), roles)))
     return target
 
 
@@ -241,7 +241,7 @@ def _some(corpus: Corpus, found: Iterable[Exchange]) -> Iterator[Exchange]:
 def _from_folder(corpus: Corpus, folder: Path, roles: Roles) -> Iterator[Exchange]:
     for name in (f"{corpus.name}.jsonl.gz", f"{corpus.name}.jsonl"):
         if (folder / name).is_file():
-            return _normalised(folder / name, corpus, roles)
+            return _normalise(folder / name, corpus, roles)
     found = [_present(folder, source) for source in corpus.sources]
     paths = [path for path in found if path is not None]
     if len(paths) < len(corpus.sources):
@@ -249,7 +249,7 @@ def _from_folder(corpus: Corpus, folder: Path, roles: Roles) -> Iterator[Exchang
         missing = ", ".join(" or ".join(source.names) for source, path in pairs if path is None)
         what = f"has neither {corpus.name}.jsonl.gz nor {missing}" if folder.is_dir() else "is no folder"
         raise DataError(f"{folder}: {what}; get the files from {corpus.home}")
-    return exchanges(corpus, _unpacked(paths), roles)
+    return exchanges(corpus, _unpack(paths), roles)
 
 
 def _present(folder: Path, source: Source) -> Path | None:
@@ -257,7 +257,7 @@ def _present(folder: Path, source: Source) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _normalised(path: Path, corpus: Corpus, roles: Roles) -> Iterator[Exchange]:
+def _normalise(path: Path, corpus: Corpus, roles: Roles) -> Iterator[Exchange]:
     kept = (row for row in read_rows(path) if isinstance(row, Problem) or _is_kept(row, roles))
     for found in exchanges_of(kept, Reading(max_words=sys.maxsize), corpus.labels):
         if isinstance(found, Problem):
@@ -316,7 +316,7 @@ def _verify(source: Source, path: Path) -> None:
 # ---- archives
 
 
-def _unpacked(paths: Sequence[Path]) -> dict[str, bytes]:
+def _unpack(paths: Sequence[Path]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for path in paths:
         try:
@@ -333,7 +333,7 @@ def _members(name: str, handle: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     elif name.endswith((".tar.gz", ".tgz")):
         yield from _tar_members(handle)
     elif name.endswith(".gz"):
-        yield name.removesuffix(".gz"), _unzipped(name, handle)
+        yield name.removesuffix(".gz"), _unzip(name, handle)
     else:
         yield name, handle.read()
 
@@ -356,7 +356,7 @@ def _tar_members(handle: IO[bytes]) -> Iterator[tuple[str, bytes]]:
                 yield Path(member.name).name, content.read()
 
 
-def _unzipped(name: str, handle: IO[bytes]) -> bytes:
+def _unzip(name: str, handle: IO[bytes]) -> bytes:
     with gzip.open(handle) as unzipped:
         content = unzipped.read(_MAX_MEMBER + 1)
     _check_size(name, len(content))

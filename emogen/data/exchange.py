@@ -26,12 +26,12 @@ from emogen.data.rows import (
     find_column,
     read_rows,
     reads_once,
-    shown,
+    show_value,
 )
 from emogen.emotions.labels import EKMAN, TO_EKMAN, Emotion, LabelSet, mixture, named_label_set, parse_shares
 from emogen.emotions.names import is_name, normalize_name
 from emogen.errors import DataError, SettingsError
-from emogen.files import replacing
+from emogen.files import replace_file
 from emogen.text.words import words
 
 Split = Literal["train", "valid", "test", ""]
@@ -265,7 +265,7 @@ def write_exchanges(path: str | Path, exchanges: Iterable[Exchange]) -> int:
     if path.name.removesuffix(".gz").endswith((".csv", ".tsv")):
         raise DataError(f"{path}: JSON lines are written; name the file .jsonl or .jsonl.gz")
     count = 0
-    with replacing(path) as beside, _text_file(beside, zipped=path.suffix == ".gz") as handle:
+    with replace_file(path) as beside, _text_file(beside, zipped=path.suffix == ".gz") as handle:
         for count, exchange in enumerate(exchanges, 1):
             try:
                 handle.write(as_json(exchange) + "\n")
@@ -321,7 +321,7 @@ class _BlankError(_UnfitError):
 
 def _has_parts(row: Row, reading: Reading, use: LabelUse) -> bool:
     """Tell whether a row has a text and a label, and count it where it has not; a column that is missing is another matter."""
-    roles = _resolved(tuple(row.fields), reading.columns)
+    roles = _resolve_roles(tuple(row.fields), reading.columns)
     try:
         if roles.reply:
             _reply(row, roles, reading)
@@ -374,7 +374,7 @@ def _optional(row: Row, column: str) -> object:
 
 def _roles(row: Row, columns: Columns) -> _Roles:
     """Find which field is what; raise _UnfitError where the reply is missing, or one is two things at once."""
-    roles = _resolved(tuple(row.fields), columns)
+    roles = _resolve_roles(tuple(row.fields), columns)
     if not roles.reply:
         raise _UnfitError("no such column", _describe_columns(row, columns, roles))
     read: dict[str, str] = {}
@@ -392,7 +392,7 @@ def _emotion_roles(roles: _Roles) -> list[tuple[str, str]]:
 
 
 @lru_cache(maxsize=256)
-def _resolved(names: tuple[str, ...], columns: Columns) -> _Roles:
+def _resolve_roles(names: tuple[str, ...], columns: Columns) -> _Roles:
     several = tuple(find_column(names, name) or "" for name in columns.emotion_names)
     return _Roles(
         reply=find_column(names, columns.reply) or "",
@@ -456,19 +456,19 @@ def _likely_name(wanted: str, names: list[str]) -> str:
 def _reply(row: Row, roles: _Roles, reading: Reading) -> str:
     value = row.fields[roles.reply]
     if value is None or (row.is_table and value and is_missing(value)):
-        raise _BlankError("empty reply", f"the reply is missing{_written(value)}; fill it in, or pass --skip-blank")
+        raise _BlankError("empty reply", f"the reply is missing{_format_row(value)}; fill it in, or pass --skip-blank")
     if row.is_table and isinstance(value, str) and not isinstance(parse_structure(value), str | int | float):
-        raise _UnfitError("reply is no text", f"reply {shown(value)} is a list or table written out; give one text a row")
+        raise _UnfitError("reply is no text", f"reply {show_value(value)} is a list or table written out; give one text a row")
     return _text(value, "reply", reading.fix_text)
 
 
-def _written(value: object) -> str:
+def _format_row(value: object) -> str:
     return f", written {value!r}" if value and isinstance(value, str) else ""
 
 
 def _text(value: object, what: str, fix: bool = False) -> str:
     if not isinstance(value, str):
-        raise _UnfitError(f"{what} is no text", f"{what} {shown(value)} is no text")
+        raise _UnfitError(f"{what} is no text", f"{what} {show_value(value)} is no text")
     if not value.strip():
         way_out = "; fill it in, or pass --skip-blank" if what == "reply" else ""
         raise _BlankError(f"empty {what}", f"the {what} is empty{way_out}")
@@ -482,7 +482,7 @@ def _context(value: object, fix: bool) -> tuple[str, ...]:
         listed = parse_structure(value)
         value = listed if isinstance(listed, list) else [part for part in value.split(_TURN_MARK) if part.strip()]
     if not isinstance(value, list | tuple):
-        raise _UnfitError("context is no text", f"context {shown(value)} is neither text nor a list of texts")
+        raise _UnfitError("context is no text", f"context {show_value(value)} is neither text nor a list of texts")
     return tuple(_text(turn, "context", fix) for turn in value)
 
 
@@ -494,7 +494,7 @@ def _emotion_value(row: Row, roles: _Roles) -> object:
     for name in roles.emotions:
         flag = parse_flag(row.fields[name])
         if flag is None:
-            message = f"column {name!r} holds {shown(row.fields[name])}; 0 or 1 is expected in each of --emotion-columns"
+            message = f"column {name!r} holds {show_value(row.fields[name])}; 0 or 1 is expected in each of --emotion-columns"
             raise _UnfitError("no emotion", message)
         held += [name.strip()] if flag else []
     if not held:
@@ -543,7 +543,7 @@ def _parse_shares(value: object) -> dict[str, float]:
     A list or table may be written out in a text. Numbers become names.
     """
     if is_missing(value):
-        raise _BlankError("missing emotion", f"the emotion is missing{_written(value)}; fill it in, or pass --skip-blank")
+        raise _BlankError("missing emotion", f"the emotion is missing{_format_row(value)}; fill it in, or pass --skip-blank")
     if value in ([], {}):
         raise _BlankError("no emotion", "the emotion is empty; fill it in, or pass --skip-blank")
     found = parse_structure(value) if isinstance(value, str) else value
@@ -562,7 +562,7 @@ def _parse_shares(value: object) -> dict[str, float]:
         shares = _even([_name(found)])
     shares = {normalize_name(name): share for name, share in shares.items()}
     if not shares or not all(is_name(name) and not set(name) & _STRUCTURE for name in shares):
-        raise _UnfitError("no emotion", f"emotion {shown(value)} is neither a name, a list of names nor a table of shares")
+        raise _UnfitError("no emotion", f"emotion {show_value(value)} is neither a name, a list of names nor a table of shares")
     return shares
 
 
@@ -588,5 +588,5 @@ def _number(share: float) -> float:
 def _split(value: object) -> Split:
     name = _SPLIT_NAMES.get(str(value).strip().casefold(), value)
     if name not in _SPLITS:
-        raise _UnfitError("unknown split", f"split {shown(value)} is not one of train, valid, test")
+        raise _UnfitError("unknown split", f"split {show_value(value)} is not one of train, valid, test")
     return name  # type: ignore[return-value]

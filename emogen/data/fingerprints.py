@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.errors import CheckpointError
-from emogen.files import replacing
+from emogen.files import replace_file
 from emogen.text.words import words
 
 ROWS_FILE = "rows.npy"
@@ -36,7 +36,7 @@ def fingerprints(texts: Iterable[str]) -> Fingerprints:
 def write_fingerprints(folder: str | Path, rows: Fingerprints) -> None:
     """Write the training rows' fingerprints into a checkpoint, whole or not at all."""
     folder = Path(folder)
-    with replacing(folder / ROWS_FILE) as beside, beside.open("wb") as handle:
+    with replace_file(folder / ROWS_FILE) as beside, beside.open("wb") as handle:
         np.save(handle, np.unique(rows), allow_pickle=False)
 
 

@@ -77,7 +77,7 @@ def _lines_of(text: str) -> list[str]:
     return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def _numbered(files: Files, name: str) -> Iterator[tuple[str, str]]:
+def _number_lines(files: Files, name: str) -> Iterator[tuple[str, str]]:
     """Return lines that are not blank, each after its place for messages."""
     return ((f"{name}:{number}", line) for number, line in enumerate(_lines(files, name), 1) if line.strip())
 
@@ -102,14 +102,14 @@ def _quoted_cells(line: str, count: int, where: str) -> list[str]:
     return cells if len(cells) == count else _cells(line, count, where)
 
 
-def _coded(code: str, names: Sequence[str] | Mapping[str, str], where: str) -> str:
+def _decode_label(code: str, names: Sequence[str] | Mapping[str, str], where: str) -> str:
     by_code = names if isinstance(names, Mapping) else {str(number): name for number, name in enumerate(names)}
     if code.strip() not in by_code:
         raise DataError(f"{where}: emotion {code!r} is not one of {', '.join(by_code)}")
     return by_code[code.strip()]
 
 
-def _paired(files: Files, first: str, second: str) -> Iterator[tuple[int, str, str]]:
+def _pair_lines(files: Files, first: str, second: str) -> Iterator[tuple[int, str, str]]:
     left, right = _lines(files, first), _lines(files, second)
     if len(left) != len(right):
         raise DataError(f"{first}: {len(left)} lines where {second} has {len(right)}")
@@ -120,19 +120,19 @@ def parse_goemotions(files: Files) -> Iterator[Dialogue]:
     """Yield GoEmotions: `text TAB label numbers TAB id`, CSV-quoted as pandas writes it, the numbers being lines of emotions.txt."""
     names = [line.strip() for line in _lines(files, "emotions.txt")]
     for split, name in _splits("train.tsv", "dev.tsv", "test.tsv"):
-        for where, line in _numbered(files, name):
+        for where, line in _number_lines(files, name):
             text, codes, _ = _quoted_cells(line, 3, where)
-            emotions = tuple(_coded(code, names, where) for code in codes.split(","))
+            emotions = tuple(_decode_label(code, names, where) for code in codes.split(","))
             yield Dialogue(split, (Turn(text, emotions),))
 
 
 def parse_tweeteval(files: Files) -> Iterator[Dialogue]:
     """TweetEval: one tweet a line, its label's number in the same line of another file, names in mapping.txt."""
-    rows = [_cells(line, 2, where) for where, line in _numbered(files, "mapping.txt")]
+    rows = [_cells(line, 2, where) for where, line in _number_lines(files, "mapping.txt")]
     names = {code.strip(): name.strip() for code, name in rows}
     for split, stem in _splits("train", "val", "test"):
-        for number, text, code in _paired(files, f"{stem}_text.txt", f"{stem}_labels.txt"):
-            emotion = _coded(code, names, f"{stem}_labels.txt:{number}")
+        for number, text, code in _pair_lines(files, f"{stem}_text.txt", f"{stem}_labels.txt"):
+            emotion = _decode_label(code, names, f"{stem}_labels.txt:{number}")
             yield Dialogue(split, (Turn(text, (emotion,)),))
 
 
@@ -184,7 +184,7 @@ def parse_dailydialog(files: Files) -> Iterator[Dialogue]:
 def _daily_text(files: Files) -> Iterator[Dialogue]:
     for split, stem in _splits("train", "validation", "test"):
         emotions = f"dialogues_emotion_{stem}.txt"
-        for number, line, codes in _paired(files, f"dialogues_{stem}.txt", emotions):
+        for number, line, codes in _pair_lines(files, f"dialogues_{stem}.txt", emotions):
             yield _daily_dialogue(split, line, codes, f"{emotions}:{number}")
 
 
@@ -192,17 +192,17 @@ def _daily_dialogue(split: Split, line: str, codes: str, where: str) -> Dialogue
     texts = line.strip().removesuffix("__eou__").split("__eou__")
     # Where the owners gave fewer labels than utterances, the rest has none.
     pairs = zip(texts, codes.split(), strict=False)
-    return Dialogue(split, tuple(Turn(text, (_coded(code, _DAILY_CODES, where),)) for text, code in pairs))
+    return Dialogue(split, tuple(Turn(text, (_decode_label(code, _DAILY_CODES, where),)) for text, code in pairs))
 
 
 def _daily_json(files: Files) -> Iterator[Dialogue]:
     for split, stem in _splits("train", "valid", "test"):
-        for where, line in _numbered(files, f"{stem}.json"):
+        for where, line in _number_lines(files, f"{stem}.json"):
             try:
                 turns = [(turn["text"], turn["emotion"]) for turn in json.loads(line)["dialogue"]]
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{where}: no dialogue as ParlAI writes it ({error!r})") from None
-            yield Dialogue(split, tuple(Turn(text, (_coded(word, _DAILY_WORDS, where),)) for text, word in turns))
+            yield Dialogue(split, tuple(Turn(text, (_decode_label(word, _DAILY_WORDS, where),)) for text, word in turns))
 
 
 _DAILY_CODES = ("neutral", "anger", "disgust", "fear", "joy", "sadness", "surprise")
@@ -219,7 +219,7 @@ def parse_xdailydialog(files: Files) -> Iterator[Dialogue]:
 
 def _xdaily(files: Files) -> Iterator[Dialogue]:
     for split, stem in _splits("train", "dev", "test"):
-        for where, line in _numbered(files, f"zh_{stem}_human.txt"):
+        for where, line in _number_lines(files, f"zh_{stem}_human.txt"):
             text, _, _, codes = _cells(line, 4, where)
             yield _daily_dialogue(split, text, codes, where)
 
@@ -247,7 +247,7 @@ def parse_empatheticdialogues(files: Files) -> Iterator[Dialogue]:
 
 
 def _empathetic_rows(files: Files, name: str) -> Iterator[tuple[str, str, str, str]]:
-    lines = _numbered(files, name)
+    lines = _number_lines(files, name)
     _, header = next(lines, ("", ""))
     places = {column: place for place, column in enumerate(header.split(","))}
     wanted = ("conv_id", "context", "speaker_idx", "utterance")
@@ -286,17 +286,17 @@ def parse_dair_emotion(files: Files) -> Iterator[Dialogue]:
 
 def _dair_json(files: Files) -> Iterator[Dialogue]:
     for split, stem in _splits("train", "validation", "test"):
-        for where, line in _numbered(files, f"{stem}.jsonl"):
+        for where, line in _number_lines(files, f"{stem}.jsonl"):
             text, code = _fields(_json(line, where), ("text", "label"), where)
-            yield Dialogue(split, (Turn(text, (_coded(code, _DAIR_NAMES, where),)),))
+            yield Dialogue(split, (Turn(text, (_decode_label(code, _DAIR_NAMES, where),)),))
 
 
 def _dair_text(files: Files) -> Iterator[Dialogue]:
     names = {name: name for name in _DAIR_NAMES}
     for split, stem in _splits("train", "val", "test"):
-        for where, line in _numbered(files, f"{stem}.txt"):
+        for where, line in _number_lines(files, f"{stem}.txt"):
             text, _, name = line.rpartition(";")
-            yield Dialogue(split, (Turn(text, (_coded(name, names, where),)),))
+            yield Dialogue(split, (Turn(text, (_decode_label(name, names, where),)),))
 
 
 _DAIR_NAMES = ("sadness", "joy", "love", "anger", "fear", "surprise")
@@ -349,7 +349,7 @@ def parse_zh_multi_emotion(files: Files) -> Iterator[Dialogue]:
     """
     name, column = ("data.csv", "emotion") if "data.csv" in files else (_ZH_SIMPLIFIED, "label")
     for number, (text, label) in enumerate(_csv_rows(files, name, ("text", column))):
-        emotion = _coded(label, _ZH_NAMES, f"{name}: row {number + 1}")
+        emotion = _decode_label(label, _ZH_NAMES, f"{name}: row {number + 1}")
         yield Dialogue(_placed_split(f"zhmulti-{number}"), (Turn(text, (emotion,)),))
 
 
@@ -366,7 +366,7 @@ def parse_image_coco(files: Files) -> Iterator[Dialogue]:
     """Yield texygen's image captions: one a line, without an emotion, so that all are neutral."""
     for split, names in _CAPTION_FILES:
         name = next((name for name in names if name in files), names[0])
-        for _, line in _numbered(files, name):
+        for _, line in _number_lines(files, name):
             yield Dialogue(split, (Turn(line, ("neutral",)),))
 
 

@@ -60,7 +60,7 @@ class LabelUse:
             spellings.setdefault(fold_name(read), Counter())[read] += count
         chosen = (min(group, key=lambda name: (-group[name], name != name.lower(), name)) for group in spellings.values())
         names = sorted(chosen)
-        if all(EKMAN.spelled(name) is not None for name in names):
+        if all(EKMAN.find_spelling(name) is not None for name in names):
             return EKMAN
         return LabelSet(tuple(names))
 
@@ -76,7 +76,7 @@ class LabelUse:
     def notes(self, labels: LabelSet, renames: Renames = ()) -> Iterator[str]:
         """Yield a line for each thing that a user should know about how the names were read."""
         for label, names in self._read_as(labels, renames).items():
-            yield f"label {label!r} is also read from {self._listed(names)}"
+            yield f"label {label!r} is also read from {self._list_labels(names)}"
         for group in _equal_in_meaning(labels):
             one, *others = map(repr, group)
             yield f"labels {one} and {', '.join(others)} mean the same; join them with --map {group[-1]}={group[0]}"
@@ -84,7 +84,7 @@ class LabelUse:
             if all(fold_name(given) != fold_name(name) for name in self.rows):
                 yield f"--map {given}={label}: no row has the label {given!r}"
         for word, meaning in ((NONE, "no emotion"), (AUTO, "the policy's answer")):
-            own = labels.spelled(word)
+            own = labels.find_spelling(word)
             if own is not None and any(find_label(name, labels, renames) == own for name in self.rows):
                 yield f"label {own!r} goes before the word {word} for {meaning}, wherever an emotion is asked for"
         if self.skipped:
@@ -114,7 +114,7 @@ class LabelUse:
                 found.setdefault(label, []).append(name)
         return found
 
-    def _listed(self, names: list[str]) -> str:
+    def _list_labels(self, names: list[str]) -> str:
         ordered = sorted(names, key=lambda name: (-self.rows[name], name))
         rows = sum(self.rows[name] for name in names)
         parts = [f"{name!r} {self.rows[name]:,}" for name in ordered[:_SHOWN]]

@@ -361,12 +361,12 @@ def _output(source: Source, row: Row, columns: OutputColumns, references: tuple[
 
 def _references(source: Source, column: str) -> Iterator[list[str]]:
     for row in records(source):
-        value = _picked(source, row, column, "reference")
+        value = _pick(source, row, column, "reference")
         written = parse_structure(value) if isinstance(value, str) and source.format in ("csv", "tsv") else value
         listed = written if isinstance(written, list) else [value]
         if not listed or not isinstance(value, str | list):
             raise DataError(f"{source.name}:{row.number}: reference {value!r} is neither a text nor a list of texts")
-        yield [_checked(source, row, text, "reference") for text in listed]
+        yield [_check(source, row, text, "reference") for text in listed]
 
 
 def _uneven(source: Source, references: Sequence[Source]) -> DataError:
@@ -381,10 +381,10 @@ def _count(source: Source) -> int:
 
 
 def _text(source: Source, row: Row, column: str, what: str) -> str:
-    return _checked(source, row, _picked(source, row, column, what), what)
+    return _check(source, row, _pick(source, row, column, what), what)
 
 
-def _picked(source: Source, row: Row, column: str, what: str) -> object:
+def _pick(source: Source, row: Row, column: str, what: str) -> object:
     if source.format == "txt":
         return row.fields[_LINE]
     name = find_column(row.fields, column)
@@ -395,7 +395,7 @@ def _picked(source: Source, row: Row, column: str, what: str) -> object:
     return row.fields[name]
 
 
-def _checked(source: Source, row: Row, text: object, what: str) -> str:
+def _check(source: Source, row: Row, text: object, what: str) -> str:
     if not isinstance(text, str):
         raise DataError(f"{source.name}:{row.number}: {what} {text!r} is no text")
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -407,7 +407,7 @@ def _target(source: Source, row: Row, column: str) -> str:
     where = f"{source.name}:{row.number}"
     if source.format == "txt":
         raise DataError(f"{source.name}: lines of text name no emotion; give JSON lines or a table with a column for it")
-    value = _picked(source, row, column, "emotion")
+    value = _pick(source, row, column, "emotion")
     try:
         shares = {normalize_name(name): share for name, share in _shares(value).items()}
     except SettingsError as error:
@@ -451,7 +451,7 @@ def _seed(source: Source, row: Row, columns: OutputColumns) -> str:
     if columns.seed:
         if source.format == "txt":
             raise DataError(f"{source.name}: lines of text name no seed; give JSON lines or a table with a column for it")
-        return _seed_name(source, row, _picked(source, row, columns.seed, "seed"))
+        return _seed_name(source, row, _pick(source, row, columns.seed, "seed"))
     if columns.pool_seeds or source.format == "txt" or row.fields.keys() >= _DECODED:
         return ""
     value = next((row.fields[name] for name in SEED_COLUMN.split("|") if row.fields.get(name) not in (None, "")), None)

@@ -125,7 +125,7 @@ def read_rows(
         SettingsError: an unknown encoding or quoting, or a delimiter of several characters.
     """
     options = _FileOptions(file_format, parse_delimiter(delimiter), known_encoding(encoding), header, quoting)
-    with _opened(path) as handle:
+    with _open_source(path) as handle:
         layout, head = _detect(path, handle, options)
         lines = _text_lines(handle, layout.encoding, head, bool(options.encoding))
         if layout.is_document:
@@ -142,7 +142,7 @@ def read_lines(path: str | Path) -> Iterator[str | Problem]:
     Raises:
         DataError: the file is missing, a folder, or not gzip.
     """
-    with _opened(path) as handle:
+    with _open_source(path) as handle:
         head = handle.peek(_HEAD)
         for line in _text_lines(handle, _marked_encoding(path, head), head, is_given=False):
             yield line if isinstance(line, Problem) else line.removesuffix("\n").removesuffix("\r")
@@ -152,7 +152,7 @@ def detect_layout(path: str | Path, file_format: str = "", *, delimiter: str = "
     """Return the layout with which `read_rows` reads a file, or None for standard input and pipes, which are read only once."""
     if reads_once(path):
         return None
-    with _opened(path) as handle:
+    with _open_source(path) as handle:
         return _detect(path, handle, _FileOptions(file_format, parse_delimiter(delimiter), known_encoding(encoding)))[0]
 
 
@@ -171,13 +171,13 @@ def find_column(fields: Iterable[str], wanted: str) -> str | None:
     for name in filter(None, wanted.split("|")):
         if name in present:
             return name
-        alike = [other for other in present if _folded(other) == _folded(name)]
+        alike = [other for other in present if _fold(other) == _fold(name)]
         if len(alike) == 1:
             return alike[0]
     return None
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return str(name).strip().casefold()
 
 
@@ -261,7 +261,7 @@ class _FileOptions:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[io.BufferedReader]:
+def _open_source(path: str | Path) -> Iterator[io.BufferedReader]:
     """Open a file whose beginning can be looked at; what goes wrong with it is a DataError. Standard input stays open."""
     if str(path) != "-" and Path(path).is_dir():
         raise DataError(f"{path}: is a folder; give a file")
@@ -422,7 +422,7 @@ def _json_rows(lines: Iterator[str | Problem]) -> Iterator[Row | Problem]:
 def _json_row(number: int, value: object) -> Row | Problem:
     if isinstance(value, dict):
         return Row(number, value)
-    return Problem(number, "broken JSON", f"a JSON object is expected, found {shown(value)}")
+    return Problem(number, "broken JSON", f"a JSON object is expected, found {show_value(value)}")
 
 
 def _broken_json(number: int, reason: str) -> Problem:
@@ -461,7 +461,7 @@ def _document_rows(path: str | Path, lines: Iterator[str | Problem]) -> Iterator
             return
     rest = text[position + 1 :].strip()
     if rest:
-        yield Problem(number, "broken JSON", f"after the array stands {shown(rest)}; one array of objects is expected")
+        yield Problem(number, "broken JSON", f"after the array stands {show_value(rest)}; one array of objects is expected")
 
 
 def _skip_blanks(text: str, position: int) -> int:
@@ -518,13 +518,13 @@ def _records(lines: Iterator[str], delimiter: str, quoting: str) -> Iterator[tup
     """Yield each record after its first line's number and its physical lines."""
     held: list[str] = []
 
-    def remembered() -> Iterator[str]:
+    def remember_lines() -> Iterator[str]:
         for line in lines:
             held.append(line)
             yield line
 
     rule: Literal[0, 3] = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
-    reader = csv.reader(remembered(), delimiter=delimiter, strict=True, quoting=rule)
+    reader = csv.reader(remember_lines(), delimiter=delimiter, strict=True, quoting=rule)
     while True:
         begin = reader.line_num + 1
         held.clear()
@@ -570,7 +570,7 @@ def _without_problems(lines: Iterator[str | Problem], bad: list[Problem]) -> Ite
             yield line
 
 
-def shown(value: object) -> str:
+def show_value(value: object) -> str:
     """Write a value for a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

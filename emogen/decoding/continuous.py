@@ -262,7 +262,7 @@ class _Rows:
     def join(self, others: _Rows) -> None:
         """Take in others that have picked no token yet, where these have read theirs."""
         at, state = len(self._read), others._state
-        self._choice = self._choice.joined(others._choice)
+        self._choice = self._choice.join(others._choice)
         self._shifts, self._hidden = torch.cat([self._shifts, others._shifts], 1), torch.cat([self._hidden, others._hidden])
         self._make_room(at + len(others._read), max(self._places, others._places))
         self._read = torch.cat([self._read, others._read])

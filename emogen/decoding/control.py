@@ -63,7 +63,7 @@ class Control:
         return next((name for name in CHOICES if getattr(self, name) > 1), None)
 
     def __str__(self) -> str:
-        return ",".join(f"{name}:{_shown(getattr(self, name))}" for name in self.names) or "none"
+        return ",".join(f"{name}:{_format_weight(getattr(self, name))}" for name in self.names) or "none"
 
 
 CONTROLLERS = tuple(field.name for field in fields(Control))
@@ -90,7 +90,7 @@ def parse_control(text: str) -> Control:
     return Control(**weights, rerank=counts["rerank"], mbr=counts["mbr"])
 
 
-def _shown(weight: float) -> str:
+def _format_weight(weight: float) -> str:
     """Return all digits, so that what is written down is read back as the same."""
     return repr(float(weight)).removesuffix(".0")
 

@@ -13,7 +13,7 @@ equally likely before. So it pushes hard while the text looks like another emoti
 
 A label outside of the mixture counts in `bayes` until its odds fall below .05 / max(1, 2 w s): the likelihood of the text
 under it over that under the likeliest label of the mixture. It then leaves the row's company for good, and is neither decoded
-nor found in Bayes' denominator; see `counting` for what that changes. Whether it leaves depends on the row alone.
+nor found in Bayes' denominator; see `drop_unlikely` for what that changes. Whether it leaves depends on the row alone.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Weights:
         """Return those of `rows` [m] alone."""
         return Weights(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def joined(self, others: Weights) -> Weights:
+    def join(self, others: Weights) -> Weights:
         """Put those of others behind them."""
         return Weights(*(torch.cat([getattr(self, field.name), getattr(others, field.name)]) for field in fields(self)))
 
@@ -121,7 +121,7 @@ class ConditionBatch:
         found, _ = self.row_index[rows][self.is_asked[rows]].sort()
         return found
 
-    def joined(self, others: ConditionBatch) -> ConditionBatch:
+    def join(self, others: ConditionBatch) -> ConditionBatch:
         """Put others behind them, whose owners are numbered on."""
         both = self.prefixes, others.prefixes
         longest = max(some.tokens.shape[1] for some in both)
@@ -203,10 +203,10 @@ class ControlledSampler:
             self.company.of(rows), self.weights.of(left), self.sampler, self.head, self.log_likelihoods[left]
         )
 
-    def joined(self, others: ControlledSampler) -> ControlledSampler:
-        """Return the choice for these rows and others, as in `ConditionBatch.joined`."""
+    def join(self, others: ControlledSampler) -> ControlledSampler:
+        """Return the choice for these rows and others, as in `ConditionBatch.join`."""
         likelihoods = torch.cat([self.log_likelihoods, others.log_likelihoods])
-        company, weights = self.company.joined(others.company), self.weights.joined(others.weights)
+        company, weights = self.company.join(others.company), self.weights.join(others.weights)
         return ControlledSampler(company, weights, self.sampler, self.head or others.head, likelihoods)
 
     def sample(self, generator: Generator, hidden: Tensor, rows: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -222,25 +222,27 @@ class ControlledSampler:
             Those of its owner for each row; but the end token for company that counts no more.
         """
         if self._rows is not rows or (self._has_labels and looks(number, rows.device)):
-            self._rows, self._seats = rows, _seated(self.company, rows, self._counting())
+            self._rows, self._seats = rows, _lay_out(self.company, rows, self._count_labels())
         tokens = torch.zeros(self.company.target, dtype=torch.long, device=rows.device)
         log_probs = torch.zeros(self.company.target, device=rows.device)
         states = rows_at_once(len(generator.bias), hidden.device)
         for seats in self._seats:
             for some in seats.split(max(1, states // seats.positions.shape[1])):
-                tokens[some.owners], log_probs[some.owners] = self._picked(generator, hidden[some.positions], some, number)
+                tokens[some.owners], log_probs[some.owners] = self._sample_layout(
+                    generator, hidden[some.positions], some, number
+                )
         row_index, role = self.company.row_index[rows], self.company.role[rows]
         if not self._has_labels:
             return tokens[row_index], log_probs[row_index]
-        counts = (role < _LABELS) | self._counting()[row_index, (role - _LABELS).clamp(min=0)]
+        counts = (role < _LABELS) | self._count_labels()[row_index, (role - _LABELS).clamp(min=0)]
         return torch.where(counts, tokens[row_index], EOS), log_probs[row_index]
 
-    def _counting(self) -> Tensor:
+    def _count_labels(self) -> Tensor:
         """Tell which labels count, [asked, labels]; none where one alone is left, since its probability is 1 whatever is written."""
         left = (self.weights.bayes[:, None] != 0) & (self.log_likelihoods > _GONE)
         return left & (left.sum(1, keepdim=True) > 1)
 
-    def _picked(self, generator: Generator, states: Tensor, seats: _Layout, number: int) -> tuple[Tensor, Tensor]:
+    def _sample_layout(self, generator: Generator, states: Tensor, seats: _Layout, number: int) -> tuple[Tensor, Tensor]:
         """Return tokens and their log probabilities for states [owners, places, width]."""
         moved, labels = self._scores(generator, states, seats)
         if labels is None:
@@ -249,7 +251,7 @@ class ControlledSampler:
         before = self.log_likelihoods[at]
         moved.addcmul_(bayes, log_posterior(labels, before))
         chosen, log_probs = self.sampler.sample_logits(moved, seats.owners, number)
-        self.log_likelihoods[at] = counting(before + labels.of(chosen), self.weights.mixture[at], bayes)
+        self.log_likelihoods[at] = drop_unlikely(before + labels.of(chosen), self.weights.mixture[at], bayes)
         return chosen, log_probs
 
     def _scores(self, generator: Generator, states: Tensor, seats: _Layout) -> tuple[Tensor, Labels | None]:
@@ -259,7 +261,7 @@ class ControlledSampler:
             scores = generator.logits(states[:, 1:]).float()
             moved = scores[torch.arange(len(scores), device=scores.device), mixture.argmax(1)]
             return moved, Labels(moved, scores.softmax(-1))
-        moving = self._moved(states, seats.roles, seats.owners).to(states.dtype)
+        moving = self._steer_hidden(states, seats.roles, seats.owners).to(states.dtype)
         scores = generator.logits(torch.cat([moving[:, None], states[:, others:]], 1)).float()
         moved = scores[:, 0].contiguous()
         if self.head is not None:
@@ -268,10 +270,10 @@ class ControlledSampler:
             return moved, None
         return moved, Labels(torch.bmm(mixture[:, None], scores[:, 1:]).squeeze(1), scores[:, 1:].softmax(-1))
 
-    def _moved(self, states: Tensor, roles: Sequence[int], owners: Tensor) -> Tensor:
+    def _steer_hidden(self, states: Tensor, roles: Sequence[int], owners: Tensor) -> Tensor:
         """Return the state [rows, width] whose scores are what guidance, expert and head ask for: scores are linear in the state."""
         weights, target = self.weights, states[:, 0].float()
-        moved = target if self.head is None else self.head.steered(target, weights.head[owners])
+        moved = target if self.head is None else self.head.steer_hidden(target, weights.head[owners])
         for role, weight in ((_NONE, weights.guidance), (_NEUTRAL, weights.expert)):
             if role in roles:
                 moved = moved + weight[owners, None] * (target - states[:, roles.index(role)].float())
@@ -303,7 +305,7 @@ class _Layout:
             yield replace(self, owners=owners, positions=positions, labels=labels)
 
 
-def _seated(company: ConditionBatch, rows: Tensor, counting: Tensor) -> list[_Layout]:
+def _lay_out(company: ConditionBatch, rows: Tensor, counting: Tensor) -> list[_Layout]:
     """Return the seats of a step: apart for owners with different numbers of labels that count [asked, labels]."""
     row_index, role = company.row_index[rows], company.role[rows]
     here = torch.arange(len(rows), device=rows.device)
@@ -365,7 +367,7 @@ def log_posterior(labels: Labels, before: Tensor) -> Tensor:
     return evidence.clamp_(min=_LEAST).log_().neg_().add_(labels.mean)
 
 
-def counting(log_likelihoods: Tensor, mixture: Tensor, weights: Tensor) -> Tensor:
+def drop_unlikely(log_likelihoods: Tensor, mixture: Tensor, weights: Tensor) -> Tensor:
     """Return the log likelihoods [rows, labels] of texts, those of labels that count no more replaced.
 
     With d the odds of all labels that have left against label y, p its posterior among all labels and v = max(1, w s): the

@@ -34,25 +34,25 @@ class CounterRNG:
         Source: counters hashed by the finaliser of splitmix64 (Steele et al. 2014; after Salmon et al. 2011, "Parallel random
         numbers: as easy as 1, 2, 3").
         """
-        value = _mixed(rows + self.first, self.key)
+        value = _mix(rows + self.first, self.key)
         for counter in counters:
-            value = _mixed(value, counter)
-        return (_shifted(value, 64 - _BITS)).to(torch.float32) * 2.0**-_BITS
+            value = _mix(value, counter)
+        return (_shift_right(value, 64 - _BITS)).to(torch.float32) * 2.0**-_BITS
 
 
-def _mixed(value: Tensor, counter: Tensor | int) -> Tensor:
+def _mix(value: Tensor, counter: Tensor | int) -> Tensor:
     step = counter * _ODD[1]
-    value = value * _ODD[0] + (step if isinstance(step, Tensor) else _wrapped(step)) + 1
-    value = (value ^ _shifted(value, 30)) * _FACTORS[0]
-    value = (value ^ _shifted(value, 27)) * _FACTORS[1]
-    return value ^ _shifted(value, 31)
+    value = value * _ODD[0] + (step if isinstance(step, Tensor) else _wrap(step)) + 1
+    value = (value ^ _shift_right(value, 30)) * _FACTORS[0]
+    value = (value ^ _shift_right(value, 27)) * _FACTORS[1]
+    return value ^ _shift_right(value, 31)
 
 
-def _wrapped(value: int) -> int:
+def _wrap(value: int) -> int:
     """Modulo 2**64, with a sign: a number that the device gets with the operation, and does not wait for."""
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-def _shifted(value: Tensor, positions: int) -> Tensor:
+def _shift_right(value: Tensor, positions: int) -> Tensor:
     """Return shifted right with zeros coming in; int64's own shift copies the sign."""
     return (value >> positions) & ((1 << (64 - positions)) - 1)

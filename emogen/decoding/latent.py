@@ -89,11 +89,11 @@ def posterior(space: LatentSpace, texts: Sequence[str]) -> Gaussian:
     if not texts:
         return Gaussian(*torch.zeros(2, 0, space.generator.config.latent))
     space.vae.eval()
-    parts = [_encoded(space, texts[at : at + _ROWS]) for at in range(0, len(texts), _ROWS)]
+    parts = [_encode(space, texts[at : at + _ROWS]) for at in range(0, len(texts), _ROWS)]
     return Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.log_variance for part in parts]))
 
 
-def _encoded(space: LatentSpace, texts: Sequence[str]) -> Gaussian:
+def _encode(space: LatentSpace, texts: Sequence[str]) -> Gaussian:
     tokens = space.rows(texts)
     starts = torch.ones(len(tokens), dtype=torch.long, device=tokens.device)
     return space.vae.encode(tokens, starts, space.condition(None, len(tokens)))
@@ -130,7 +130,7 @@ def near(space: LatentSpace, text: str, n: int, spread: float = 1.0, seed: int =
     return found.sample(spread * noise)
 
 
-def moved(latent: Tensor, source: Gaussian, target: Gaussian) -> Tensor:
+def move_latents(latent: Tensor, source: Gaussian, target: Gaussian) -> Tensor:
     """Return the latents at the same place of another prior: as many deviations from its mean; where both are equal, the same.
 
     Args:

@@ -52,7 +52,7 @@ def utilities(candidates: Sequence[str], references: Sequence[str], order: int =
     found = np.zeros((len(ours), len(theirs)))
     for n in range(1, order + 1):
         positions = {gram: place for place, gram in enumerate({gram for text in ours for gram in _grams(text, n)})}
-        shared = _shared(_counts(ours, n, positions), _counts(theirs, n, positions))
+        shared = _sum_shared(_counts(ours, n, positions), _counts(theirs, n, positions))
         found += 2 * shared / np.maximum(_numbers(ours, n)[:, None] + _numbers(theirs, n), 1)
     return found / order
 
@@ -77,7 +77,7 @@ def _counts(texts: Sequence[Sequence[str]], n: int, positions: Mapping[tuple[str
     return found
 
 
-def _shared(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _sum_shared(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return sums over the n-grams of the smaller of two counts, [ours, theirs]: one product of 0 and 1 for each height of a count."""
     highest = int(min(ours.max(initial=0), theirs.max(initial=0)))
     found = np.zeros((len(ours), len(theirs)), np.float32)

@@ -45,10 +45,10 @@ def detokenise(text: str) -> str:
     >>> detokenise("I do n't know , he said ( twice ) : 我 不 知道 。")
     "I don't know, he said (twice): 我不知道。"
     """
-    return _settled(_join_tokens, text)
+    return _apply_until_settled(_join_tokens, text)
 
 
-def spacing(text: str) -> str:
+def fix_spacing(text: str) -> str:
     """Return one blank where there are several, none at the ends, and one behind a mark that two words are glued to.
 
     A run of blanks with a line break in it becomes one line break. Tokens with `/`, `@`, `=` or `www.` are left alone.
@@ -71,7 +71,7 @@ def case(text: str) -> str:
     pieces = []
     fresh = True
     for piece, end in _sentences(_PRONOUN.sub("I", text)):
-        pieces.append(_capitalised(piece) if fresh else piece)
+        pieces.append(_capitalise(piece) if fresh else piece)
         # Not behind an ellipsis or a Chinese mark.
         fresh = end is not None and set(end["marks"]) <= set(".!?") and ".." not in end["marks"]
     return "".join(pieces)
@@ -99,7 +99,7 @@ def repeats(text: str) -> str:
     >>> repeats("Nooooo no no no no! I am sorry. So I am sorry. I am sorry.")
     'Nooo no no no! I am sorry. So I am sorry.'
     """
-    return _settled(lambda one: _fewer_sentences(_fewer_phrases(_CHARACTERS.sub(r"\1\1\1", one))), text)
+    return _apply_until_settled(lambda one: _fewer_sentences(_fewer_phrases(_CHARACTERS.sub(r"\1\1\1", one))), text)
 
 
 def block(text: str, words: tuple[str, ...]) -> str:
@@ -113,8 +113,8 @@ def block(text: str, words: tuple[str, ...]) -> str:
     >>> block("Damn, damnation! 他妈的", ("damn", "妈的"))
     '****, damnation! 他**'
     """
-    pattern = _listed(words)
-    return _settled(lambda one: pattern.sub(lambda hit: "*" * len(hit[0]), one), text) if pattern else text
+    pattern = _compile_words(words)
+    return _apply_until_settled(lambda one: pattern.sub(lambda hit: "*" * len(hit[0]), one), text) if pattern else text
 
 
 def personal(text: str) -> str:
@@ -125,13 +125,13 @@ def personal(text: str) -> str:
     >>> personal("My name is Ann Lee, +44 20 7946 0958 or ann@example.com, since 2019-05-01.")
     'My name is [name], [phone] or [mail], since 2019-05-01.'
     """
-    return _settled(_hide, text)
+    return _apply_until_settled(_hide, text)
 
 
 # Every step that needs no file; "block" is the other one.
 _PLAIN: dict[str, Callable[[str], str]] = {
     "detokenise": detokenise,
-    "spacing": spacing,
+    "spacing": fix_spacing,
     "case": case,
     "sentence": sentence,
     "repeats": repeats,
@@ -212,14 +212,14 @@ def _read_words(file: str) -> tuple[str, ...]:
             f"block:{on_one_line(file)}: cannot read the word list ({why}); give a UTF-8 file; {_ALLOWED}"
         ) from error
     words = tuple(filter(None, (re.split(r"(?:^|\s)#", line)[0].strip() for line in lines)))
-    if not _listed(words):
+    if not _compile_words(words):
         raise SettingsError(
             f"block:{on_one_line(file)}: no words in it; write one entry a line, or leave block out; {_ALLOWED}"
         )
     return words
 
 
-def _settled(change: Callable[[str], str], text: str) -> str:
+def _apply_until_settled(change: Callable[[str], str], text: str) -> str:
     """Apply a change until it changes nothing; each of those here removes or masks something, so that it ends."""
     while (changed := change(text)) != text:
         text = changed
@@ -265,7 +265,7 @@ _PRONOUN = re.compile(
 )
 
 
-def _capitalised(sentence: str) -> str:
+def _capitalise(sentence: str) -> str:
     body = sentence.lstrip(" \t\r\n\"'“‘(¡¿")
     rest = re.split(r"\s", body, maxsplit=1)[0][1:]
     is_mixed = rest != rest.lower() or re.search(r"(?<!\.)[./@_\\=]\w|:/|\d", rest)
@@ -381,7 +381,7 @@ def _fewer_sentences(text: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def _listed(words: tuple[str, ...]) -> re.Pattern[str] | None:
+def _compile_words(words: tuple[str, ...]) -> re.Pattern[str] | None:
     """Return what finds any of the words; None if there is nothing to find."""
     letter = rf"(?:{_SIGN}|[\u0300-\u036f])"
     borders: dict[tuple[str, str], list[str]] = {}

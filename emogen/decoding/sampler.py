@@ -160,7 +160,7 @@ def _draw_logits(logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def filtered_draw(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> Tensor:
-    """Draw one id a row from `filtered` logits, without sorting them: top-p and min-p by rejection.
+    """Draw one id a row from `filter_logits` logits, without sorting them: top-p and min-p by rejection.
 
     A token drawn from all is kept if those likelier than it hold less than the share, which one pass tells. Where all tries
     fail, for top-k, and where there is one number a row, the filter itself is computed.
@@ -174,7 +174,7 @@ def filtered_draw(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> T
         [rows], ids.
     """
     if params.top_k or params.top_p < _REJECTS_MOST or uniforms.shape[1] == 1:
-        return inverse_cdf(filtered(logits, params).softmax(-1), uniforms[:, 0])
+        return inverse_cdf(filter_logits(logits, params).softmax(-1), uniforms[:, 0])
     weights = logits.sub(logits.amax(-1, keepdim=True)).exp_()
     ids = inverse_cdf(weights, uniforms[:, 0])
     left = (~_passes(weights, ids, params)).nonzero().squeeze(1)
@@ -183,7 +183,7 @@ def filtered_draw(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> T
             return ids
         ids[left] = inverse_cdf(weights[left], again[left])
         left = left[~_passes(weights[left], ids[left], params)]
-    ids[left] = inverse_cdf(filtered(logits[left], params).softmax(-1), uniforms[left, -1])
+    ids[left] = inverse_cdf(filter_logits(logits[left], params).softmax(-1), uniforms[left, -1])
     return ids
 
 
@@ -194,7 +194,7 @@ def _passes(weights: Tensor, ids: Tensor, params: SamplingParams) -> Tensor:
     return (likelier < params.top_p * weights.sum(-1)) & (own.squeeze(1) >= params.min_p)
 
 
-def filtered(logits: Tensor, params: SamplingParams) -> Tensor:
+def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
     """Return logits [rows, vocabulary] with the tokens that top-k, top-p and min-p take away at minus infinity."""
     if 0 < params.top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(params.top_k).values[:, -1:], -math.inf)

@@ -133,8 +133,8 @@ def sample(
     rows = _rows(writer, prompts, sampling, latent)
     for part in _parts(writer, rows):
         candidates = [_candidate(row, number) for row in part for number in range(row.control.candidates)]
-        written = [found for some in _parts(writer, candidates) for found in _written(writer, some, sampling)]
-        yield from _kept(writer, part, written)
+        written = [found for some in _parts(writer, candidates) for found in _decode_rows(writer, some, sampling)]
+        yield from _choose_candidates(writer, part, written)
 
 
 def stream(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[tuple[int, str]]:
@@ -234,7 +234,7 @@ def _candidate(row: Row, number: int) -> Row:
     return replace(row, stream=fold_in(row.stream, 0, number)) if number else row
 
 
-def _written(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> Iterator[Sample]:
+def _decode_rows(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> Iterator[Sample]:
     """Yield the samples of rows that are decoded at once."""
     prefixes, sampler = _prepare(writer, rows, sampling)
     yield from _samples(generate(writer.generator, prefixes, sampling.max_tokens, sampler), rows, writer.tokenizer)
@@ -246,21 +246,21 @@ def _prepare(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParam
     uniforms = row_uniforms([row.stream for row in rows], TRIES * sampling.max_tokens).to(generator.bias.device)
     sampler = build_sampler(sampling, uniforms)
     if not any(set(row.control.names) - set(CHOICES) for row in rows):
-        return _padded(rows, generator), sampler
+        return _pad_rows(rows, generator), sampler
     steered = build_controlled(writer, rows, sampler)
     return steered.company.prefixes, steered
 
 
 def build_controlled(writer: TextGenerator, rows: Sequence[Row], sampler: LogitsSampler) -> ControlledSampler:
     """Build the sampler of rows in the company that their controls need; `sampler` as in `ControlledSampler`."""
-    prefixes = _padded(rows, writer.generator)
+    prefixes = _pad_rows(rows, writer.generator)
     weights = weights_of([row.conditioning for row in rows], [row.control for row in rows], prefixes.tokens.device)
     company = expand_conditions(prefixes, weights, neutral_place(rows[0].conditioning))
     return ControlledSampler(company, weights, sampler, writer.head)
 
 
 @torch.no_grad()
-def _padded(rows: Sequence[Row], generator: Generator) -> PromptBatch:
+def _pad_rows(rows: Sequence[Row], generator: Generator) -> PromptBatch:
     device = generator.bias.device
     tokens = [torch.tensor(row.prompt.tokens) for row in rows]
     condition = torch.tensor([row.conditioning.condition for row in rows], device=device)
@@ -283,7 +283,7 @@ def _samples(generated: Generated, rows: Sequence[Row], tokenizer: Tokenizer) ->
         yield Sample(tokenizer.decode(kept).strip(), row.prompt.emotion.shown, total, len(kept), EOS in kept)
 
 
-def _kept(writer: TextGenerator, rows: Sequence[Row], written: Sequence[Sample]) -> Iterator[Sample]:
+def _choose_candidates(writer: TextGenerator, rows: Sequence[Row], written: Sequence[Sample]) -> Iterator[Sample]:
     """Choose of each row's candidates the one that its control chooses; the first where it is the only one."""
     left = iter(written)
     groups = [(row, [next(left) for _ in range(row.control.candidates)]) for row in rows]

@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from emogen.decoding.latent import LatentSpace, moved, posterior, refuse_unreadable, written
+from emogen.decoding.latent import LatentSpace, move_latents, posterior, refuse_unreadable, written
 from emogen.decoding.loop import PromptBatch, generate
 from emogen.decoding.params import SamplingParams
 from emogen.decoding.random_streams import fold_in, row_normals
@@ -130,7 +130,7 @@ def transfer(
         refuse_unreadable(space, text, f"line {number + 1}")
         if own not in sentences:
             sentences[own] = plain_sentences(space, own, options, guide)
-        yield _transferred(space, text, own, replace(options, seed=_seed_of(options.seed, number)), guide, sentences[own])
+        yield _transfer_line(space, text, own, replace(options, seed=_seed_of(options.seed, number)), guide, sentences[own])
 
 
 def plain_sentences(space: LatentSpace, emotion: Emotion, options: TransferOptions, guide: Guide) -> list[str]:
@@ -194,7 +194,7 @@ def stutters(text: str) -> int:
 
 
 @torch.no_grad()
-def _transferred(
+def _transfer_line(
     space: LatentSpace, text: str, emotion: Emotion, options: TransferOptions, guide: Guide, sentences: Sequence[str]
 ) -> Transferred:
     draw = random.Random(options.seed)
@@ -203,15 +203,15 @@ def _transferred(
         temperature=options.temperature, top_p=0.95, max_tokens=space.limits.reply_tokens + 1, seed=options.seed
     )
     fresh = [found.text for found in written(space, latents, emotion, sampling)] if options.samples else []
-    beside = [_joined(each, text) for each in sentences] + [_joined(text, each) for each in sentences if _is_ended(text)]
-    pool = _ranked(space, line, [text, *fresh, *beside], options, guide)
+    beside = [_join(each, text) for each in sentences] + [_join(text, each) for each in sentences if _is_ended(text)]
+    pool = _rank(space, line, [text, *fresh, *beside], options, guide)
     for _ in range(options.rounds):
         # The source too: what is found first need not lie on the way to what is best.
         begin = dict.fromkeys([text, *(found.text for found in pool[: options.best])])
-        edited = _edited(space, line, list(begin), options, draw)
+        edited = _edit_texts(space, line, list(begin), options, draw)
         known = {found.text for found in pool}
         pool = _best(
-            [*pool, *_ranked(space, line, [each for each in edited if each not in known], options, guide)], line, options
+            [*pool, *_rank(space, line, [each for each in edited if each not in known], options, guide)], line, options
         )
     return pool[0]
 
@@ -222,13 +222,13 @@ def _prepare(space: LatentSpace, text: str, emotion: Emotion, options: TransferO
     priors = [space.generator.prior(space.condition(own, 1)) for own in (None, emotion)]
     stream = torch.Generator().manual_seed(options.seed)
     noise = torch.randn(options.samples, found.mean.shape[1], generator=stream).to(found.mean.device)
-    middle, around = (moved(each, *priors) for each in (found.mean, found.sample(options.spread * noise)))
+    middle, around = (move_latents(each, *priors) for each in (found.mean, found.sample(options.spread * noise)))
     condition = torch.cat([space.condition(emotion, 1), middle], 1)
     (nats,) = _a_word(space, [text], condition).tolist()
     return _Line(text, emotion, condition, nats), around
 
 
-def _ranked(space: LatentSpace, line: _Line, texts: Sequence[str], options: TransferOptions, guide: Guide) -> list[Transferred]:
+def _rank(space: LatentSpace, line: _Line, texts: Sequence[str], options: TransferOptions, guide: Guide) -> list[Transferred]:
     """Return the texts that can be read, the best first."""
     readable = [text for text in dict.fromkeys(texts) if words(text) and stutters(text) <= stutters(line.source)]
     if not readable:
@@ -273,7 +273,9 @@ def _a_word(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> NDAr
 # ---- edits
 
 
-def _edited(space: LatentSpace, line: _Line, texts: Sequence[str], options: TransferOptions, draw: random.Random) -> list[str]:
+def _edit_texts(
+    space: LatentSpace, line: _Line, texts: Sequence[str], options: TransferOptions, draw: random.Random
+) -> list[str]:
     """So many edits of each text; some come out alike."""
     gaps = [_gap(text, draw) for text in texts for _ in range(options.edits)]
     begun = [[BOS, *space.tokenizer.encode(gap.before.rstrip())] for gap in gaps]
@@ -286,7 +288,7 @@ def _edited(space: LatentSpace, line: _Line, texts: Sequence[str], options: Tran
     prefixes = PromptBatch(tokens.to(device), lengths.to(device), line.condition.expand(len(gaps), -1))
     choose = build_sampler(SamplingParams(temperature=options.temperature, top_p=0.95), uniforms)
     rows = generate(space.generator, prefixes, most, choose).tokens.tolist()
-    return [_filled(space, gap, own, row) for gap, own, row in zip(gaps, begun, rows, strict=True)]
+    return [_fill_gap(space, gap, own, row) for gap, own, row in zip(gaps, begun, rows, strict=True)]
 
 
 def _gap(text: str, draw: random.Random) -> _Gap:
@@ -310,7 +312,7 @@ def _gap(text: str, draw: random.Random) -> _Gap:
     return _Gap(text[: spans[begin][0]], text[spans[end][1] :], number)
 
 
-def _filled(space: LatentSpace, gap: _Gap, begun: Sequence[int], row: Sequence[int]) -> str:
+def _fill_gap(space: LatentSpace, gap: _Gap, begun: Sequence[int], row: Sequence[int]) -> str:
     """Return the text with what the decoder wrote in the gap: so many words, or no more than a sentence."""
     before = space.tokenizer.decode(begun)
     new = space.tokenizer.decode(row)[len(before) :]
@@ -318,7 +320,7 @@ def _filled(space: LatentSpace, gap: _Gap, begun: Sequence[int], row: Sequence[i
         # It went on with the word before.
         return gap.before + gap.behind
     upto = _sentence_end(new) if gap.words == _SENTENCE else max([end for _, end in word_spans(new)[: gap.words]], default=0)
-    return _joined(_joined(gap.before.rstrip(), new[:upto].strip()), gap.behind.lstrip() if gap.words else gap.behind)
+    return _join(_join(gap.before.rstrip(), new[:upto].strip()), gap.behind.lstrip() if gap.words else gap.behind)
 
 
 def _sentence_end(text: str) -> int:
@@ -338,10 +340,10 @@ def _is_ended(text: str) -> bool:
     return not text.rstrip()[-1:].isalnum()
 
 
-def _joined(left: str, right: str) -> str:
+def _join(left: str, right: str) -> str:
     """Return both with a blank between, where one belongs there.
 
-    >>> _joined("Oh", "[NAME]"), _joined("Oh", ", yes"), _joined("太好了。", "谢谢"), _joined("I’m", "😂")
+    >>> _join("Oh", "[NAME]"), _join("Oh", ", yes"), _join("太好了。", "谢谢"), _join("I’m", "😂")
     ('Oh [NAME]', 'Oh, yes', '太好了。谢谢', 'I’m 😂')
     """
     if not left or not right or left[-1].isspace() or right[0].isspace():

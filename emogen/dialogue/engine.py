@@ -163,7 +163,7 @@ class Engine:
                 except Exception as failure:
                     self._begin_again(failure)
         except BaseException as failure:
-            error = _failed(failure, "the engine failed, and writes no more")
+            error = _log_failed_step(failure, "the engine failed, and writes no more")
         finally:
             with self._lock:
                 self._is_open = False
@@ -176,7 +176,7 @@ class Engine:
         if not self._may_begin_again:
             raise failure
         self._may_begin_again = False
-        error = _failed(failure, "the engine failed; it begins again, once")
+        error = _log_failed_step(failure, "the engine failed; it begins again, once")
         self._batch.clear()
         self._entered = {}
         with self._lock:
@@ -193,7 +193,7 @@ class Engine:
             try:
                 order()
             except Exception as error:
-                _failed(error, "an order to the engine failed")
+                _log_failed_step(error, "an order to the engine failed")
 
     def _step(self) -> None:
         try:
@@ -202,7 +202,7 @@ class Engine:
             self._wrote_at = time.monotonic()
         except Exception as error:
             self._wrote_at = None
-            failure = _failed(error, "the running batch failed; it begins anew")
+            failure = _log_failed_step(error, "the running batch failed; it begins anew")
             self._batch.clear()
             entries, self._entered = self._entered, {}
             for entry in entries.values():
@@ -227,7 +227,7 @@ class Engine:
             self._batch.enter(target)
             self._entered[target.number] = entry
         except Exception as error:
-            self._finish(entry.writing, "failed", _failed(error, "a reply could not join the running batch"))
+            self._finish(entry.writing, "failed", _log_failed_step(error, "a reply could not join the running batch"))
 
     def _leave(self, entry: _Entry) -> None:
         numbers = [number for number, entered in self._entered.items() if entered is entry]
@@ -237,7 +237,7 @@ class Engine:
             try:
                 self._batch.cancel(number)
             except Exception as error:
-                _failed(error, "a reply could not leave the running batch; the others are written anew")
+                _log_failed_step(error, "a reply could not leave the running batch; the others are written anew")
                 self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -256,7 +256,7 @@ class Engine:
             self._unfinished.discard(writing)
 
 
-def _failed(error: BaseException, what: str) -> EmogenError:
+def _log_failed_step(error: BaseException, what: str) -> EmogenError:
     """Log what failed, and where; give the error for readers. Neither has the error's own words, which may be a user's."""
     log_failure(_LOG, what, error)
     failure = EmogenError("the reply could not be written, since the model failed; ask again")

@@ -95,12 +95,12 @@ class FeedbackStore:
         if sql is None:
             raise SettingsError('feedback needs SQLAlchemy: pip install -e ".[feedback]" in the toolkit\'s folder')
         self._url = _url_of(address)
-        self.name = _shown(self._url)
+        self.name = _hide_secrets(self._url)
         self._table, self._busy_seconds = _table(), busy_seconds
         if self._is_sqlite:
             self._prepare_file(create)
-        self._engine = self._opened()
-        self._repeated(self._table.metadata.create_all)
+        self._engine = self._open_database()
+        self._repeat_change(self._table.metadata.create_all)
 
     def __enter__(self) -> FeedbackStore:
         return self
@@ -123,7 +123,7 @@ class FeedbackStore:
             connection.execute(self._table.delete().where(self._table.c.reply == opinion.reply))
             connection.execute(self._table.insert(), _row_of(opinion))
 
-        self._repeated(store)
+        self._repeat_change(store)
 
     def opinions(self) -> list[Opinion]:
         """Return all opinions, in the order in which they were stored.
@@ -204,7 +204,7 @@ class FeedbackStore:
         except OSError as error:
             raise EmogenError(f"{path}: cannot be made a store ({error.strerror}); name another file") from None
 
-    def _opened(self) -> sql.Engine:
+    def _open_database(self) -> sql.Engine:
         options: dict[str, Any] = {"hide_parameters": True}
         if self._is_sqlite:
             # One connection: threads wait for it in turn; other processes by SQLite's own lock.
@@ -221,7 +221,7 @@ class FeedbackStore:
             sql.event.listen(engine, "begin", _begin)
         return engine
 
-    def _repeated(self, change: Callable[[sql.Connection], None]) -> None:
+    def _repeat_change(self, change: Callable[[sql.Connection], None]) -> None:
         """Do a change in a transaction, again where another process did the same at the same time."""
         for left in reversed(range(_TRIES)):
             try:
@@ -352,7 +352,7 @@ def _url_of(address: str | Path) -> sql.URL:
         raise SettingsError(f"{kind}://...: no address of a database; write KIND://USER:PASSWORD@HOST/DATABASE") from None
 
 
-def _shown(url: sql.URL) -> str:
+def _hide_secrets(url: sql.URL) -> str:
     """Return of an address what tells no secret."""
     if url.get_backend_name() == "sqlite":
         return url.database or ":memory:"

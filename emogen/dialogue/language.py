@@ -50,9 +50,9 @@ class WrittenScripts:
         foreign = [script for script, _ in counts.most_common() if script not in self.names]
         if not self.names or 2 * sum(counts[script] for script in foreign) <= counts.total():
             return ""
-        written = " and ".join(map(_shown, self.names))
+        written = " and ".join(map(_show_script, self.names))
         return (
-            f"the message is in {_shown(foreign[0])}, but this model reads and writes {written} alone: its reply will not fit; "
+            f"the message is in {_show_script(foreign[0])}, but this model reads and writes {written} alone: its reply will not fit; "
             "write in its language, or use a model that was trained on yours"
         )
 
@@ -63,5 +63,5 @@ def _scripts_of(text: str) -> list[str]:
     return [name.partition(" ")[0] for letter in letters if (name := unicodedata.name(letter, ""))]
 
 
-def _shown(script: str) -> str:
+def _show_script(script: str) -> str:
     return _NAMES.get(script, f"{script.capitalize()} letters")

@@ -117,7 +117,7 @@ def rank(choice: Sequence[Candidate], emotion: Aim | None = None, context: Aim |
     total = np.zeros(len(texts))
     parts: list[NDArray[np.float64] | None] = []
     for aim in (emotion, context):
-        parts.append(_checked(aim.fit(texts), choice) if aim else None)
+        parts.append(_check_values(aim.fit(texts), choice) if aim else None)
         if aim and parts[-1] is not None:
             total = total + aim.weight * parts[-1]
     best = np.argsort(-total, kind="stable")[:n]
@@ -150,7 +150,7 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _checked(values: NDArray[np.float64], choice: Sequence[Candidate]) -> NDArray[np.float64]:
+def _check_values(values: NDArray[np.float64], choice: Sequence[Candidate]) -> NDArray[np.float64]:
     if values.shape != (len(choice),):
         raise DataError(f"a fit gives values of shape {values.shape} for {len(choice)} replies")
     bad = np.flatnonzero(~np.isfinite(values))

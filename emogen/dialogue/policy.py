@@ -67,7 +67,7 @@ class Policy:
         shares = [math.fsum(map(math.prod, zip(weights, column, strict=True))) for column in columns]
         return emotion_of([*shares, max(0.0, 1.0 - math.fsum(shares))], self.reply)
 
-    def fitted(self, user: LabelSet, reply: LabelSet) -> Policy:
+    def fit_labels(self, user: LabelSet, reply: LabelSet) -> Policy:
         """Return the same policy over a recogniser's and a generator's labels, in their order.
 
         Raises:
@@ -180,7 +180,7 @@ def find_policy(name: str, user: LabelSet, reply: LabelSet) -> Policy:
         DataError: a file that holds no policy.
     """
     if name.lower().endswith((".json", ".toml")):
-        return read_policy(Path(name)).fitted(user, reply)
+        return read_policy(Path(name)).fit_labels(user, reply)
     return built_in(name, user, reply)
 
 
@@ -392,17 +392,17 @@ def _json(policy: Policy) -> str:
 
 
 def _toml(policy: Policy) -> str:
-    lines = [f"name = {_quoted(policy.name)}", f"intent = {_quoted(policy.intent)}"]
+    lines = [f"name = {_quote(policy.name)}", f"intent = {_quote(policy.intent)}"]
     lines += [f"{key} = {_list(labels.names)}" for key, labels in (("user", policy.user), ("reply", policy.reply))]
     for name, row in zip(policy.user.names, policy.rows, strict=True):
-        shares = ", ".join(f"{_quoted(label)} = {weight!r}" for label, weight in _shares(row).items())
-        lines += ["", f"[rows.{_quoted(name)}]", f"emotion = {{ {shares} }}", f"strength = {row.strength!r}"]
+        shares = ", ".join(f"{_quote(label)} = {weight!r}" for label, weight in _shares(row).items())
+        lines += ["", f"[rows.{_quote(name)}]", f"emotion = {{ {shares} }}", f"strength = {row.strength!r}"]
     return "\n".join(lines) + "\n"
 
 
 def _list(names: Sequence[str]) -> str:
-    return f"[{', '.join(map(_quoted, names))}]"
+    return f"[{', '.join(map(_quote, names))}]"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

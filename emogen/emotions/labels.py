@@ -54,7 +54,7 @@ class LabelSet:
             spellings.setdefault(fold_name(name), []).append(name)
         return {folded: names[0] for folded, names in spellings.items() if len(names) == 1}
 
-    def spelled(self, name: str) -> str | None:
+    def find_spelling(self, name: str) -> str | None:
         """Find the label that has this name in some spelling; None where there is none, or more than one.
 
         >>> EKMAN.spelled("JOY"), EKMAN.spelled("happy")
@@ -70,7 +70,7 @@ class LabelSet:
         >>> EKMAN.find("Happy"), EKMAN.find("开心"), EKMAN.find("grateful"), EKMAN.find("hunger")
         ('joy', 'joy', 'joy', None)
         """
-        found = self.spelled(name)
+        found = self.find_spelling(name)
         if found is not None:
             return found
         for number, words in enumerate(find_synonyms(name)):
@@ -192,7 +192,7 @@ def parse_emotion(text: str, labels: LabelSet, strength: float = 1.0) -> Emotion
 
 def is_word(text: str, word: str, labels: LabelSet) -> bool:
     """Return whether `text` is a word such as `none` or `auto`, and not the label that a model may have by that name."""
-    return fold_name(text) == word and labels.spelled(text) is None
+    return fold_name(text) == word and labels.find_spelling(text) is None
 
 
 def parse_shares(text: str) -> dict[str, float]:

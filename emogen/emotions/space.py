@@ -256,7 +256,7 @@ def emotion_of(shares: Sequence[float], labels: LabelSet) -> Emotion:
     return Emotion(labels, tuple(share / felt for share in shares[:-1]), min(1.0, felt / total))
 
 
-def mixed(emotions: Sequence[Emotion], weights: Sequence[float] | None = None) -> Emotion:
+def mix(emotions: Sequence[Emotion], weights: Sequence[float] | None = None) -> Emotion:
     """Return the mixture of emotions; its point is the weighted mean of their points.
 
     Args:
@@ -311,7 +311,7 @@ class Trajectory:
 
     def as_object(self) -> dict[str, object]:
         """Return what JSON holds: `turns`, a list of objects, and `summary`."""
-        turns = [{"turn": at, "emotion": name, **_shown(point)} for at, (name, point) in enumerate(self._rows, 1)]
+        turns = [{"turn": at, "emotion": name, **_format_point(point)} for at, (name, point) in enumerate(self._rows, 1)]
         return {"turns": turns, "summary": self.summary().as_object()}
 
     def as_text(self) -> str:
@@ -356,8 +356,8 @@ class Summary:
         """Return what JSON holds."""
         return {
             "turns": self.turns,
-            "start": _shown(self.start),
-            "end": _shown(self.end),
+            "start": _format_point(self.start),
+            "end": _format_point(self.end),
             "drift": dict(zip(("valence", "arousal", "dominance"), (round(value, 6) for value in self.drift), strict=True)),
             "length": round(self.length, 6),
             "volatility": round(self.volatility, 6),
@@ -404,5 +404,5 @@ def _turning_points(values: Sequence[float], least: float) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _shown(point: Point) -> dict[str, float]:
+def _format_point(point: Point) -> dict[str, float]:
     return {name: round(getattr(point, name), 6) for name in ("valence", "arousal", "dominance")}

@@ -92,7 +92,7 @@ def shapley_words(text: str, value: Value, draws: int = 64, seed: int = 0, most_
     exact = len(spans) <= EXACT_WORDS
     orders = [] if exact else _orders(len(spans), draws, seed, most_texts)
     subsets = _all_subsets(len(spans)) if exact else _beginnings(orders)
-    scored = _scored(text, spans, subsets, value)
+    scored = _score_subsets(text, spans, subsets, value)
     weights = _exact_weights(scored, len(spans)) if exact else _sampled_weights(scored, orders)
     found = tuple(Word(text[start:end], start, end, weight) for (start, end), weight in zip(spans, weights, strict=True))
     return Attribution(found, scored[()], scored[tuple(range(len(spans)))], len(orders))
@@ -135,7 +135,7 @@ def _beginnings(orders: Iterable[Sequence[int]]) -> list[Kept]:
     return [tuple(sorted(order[:length])) for order in orders for length in range(len(order) + 1)]
 
 
-def _scored(text: str, spans: Sequence[tuple[int, int]], subsets: Sequence[Kept], value: Value) -> dict[Kept, float]:
+def _score_subsets(text: str, spans: Sequence[tuple[int, int]], subsets: Sequence[Kept], value: Value) -> dict[Kept, float]:
     """Value of what is left of the text for each subset of its words; equal remains are scored once."""
     remains = {kept: _remains(text, spans, kept) for kept in dict.fromkeys(subsets)}
     texts = list(dict.fromkeys(remains.values()))

@@ -86,7 +86,7 @@ def distinct_corrected_pool(texts: Sequence[str], n: int, sample: int = 1000) ->
     if sample < 1:
         raise SettingsError(f"sample is {sample}: pass a number of n-grams of at least 1")
     fields = {"n": n, "sample": sample, "words": WORDS_VERSION, "texts": len(texts)}
-    pooled = _ngram_pool(texts, n, lambda counts: _rarefied(counts, sample), signature("distinct_corrected", fields))
+    pooled = _ngram_pool(texts, n, lambda counts: _rarefy(counts, sample), signature("distinct_corrected", fields))
     if len(pooled.kinds) < sample:
         raise UndefinedScoreError(
             f"sample is {sample} but the texts have only {len(pooled.kinds)} {n}-grams: pass a smaller sample= or more texts"
@@ -196,7 +196,7 @@ def self_bleu_tally(texts: Sequence[str], order: int = 4) -> SumStatistic:
     _check_order("order", order)
     if len(texts) < 2:
         raise UndefinedScoreError(f"self-BLEU compares texts with each other and got {len(texts)}: pass at least two")
-    numbered = _numbered(texts)
+    numbered = _number_words(texts)
     matches = _matches(numbered, order, _largest_elsewhere)
     values = _smoothed_bleu(numbered.lengths, matches, _closest_other_lengths(numbered.lengths))
     fields = {"order": order, "smooth": "method1", "words": WORDS_VERSION, "texts": len(texts)}
@@ -467,7 +467,7 @@ def _share_of_commonest(counts: Counts) -> float:
     return float(counts.max() / counts.sum())
 
 
-def _rarefied(counts: Counts, sample: int) -> float:
+def _rarefy(counts: Counts, sample: int) -> float:
     """Return expected share of kinds in `sample` draws without replacement, or in as many as there are."""
     total = int(counts.sum())
     drawn = min(sample, total)
@@ -496,7 +496,7 @@ class _Numbered(NamedTuple):
     lengths: Counts
 
 
-def _numbered(texts: Iterable[str]) -> _Numbered:
+def _number_words(texts: Iterable[str]) -> _Numbered:
     index: dict[str, int] = {}
     ids: list[int] = []
     lengths: list[int] = []
@@ -516,7 +516,7 @@ class _Counted(NamedTuple):
     among: int
 
 
-def _counted(texts: _Numbered, order: int) -> Iterator[_Counted]:
+def _count_ngrams(texts: _Numbered, order: int) -> Iterator[_Counted]:
     """Yield the n-grams of orders 1 to `order`; those of an order are numbered as pairs of one a word shorter and a last word."""
     ids, lengths = texts
     owners = np.repeat(np.arange(len(lengths)), lengths)
@@ -552,7 +552,7 @@ def _matches(texts: _Numbered, order: int, ceilings: Callable[[_Counted], Counts
     """Return n-grams of each text, clipped at their ceilings, [order, texts]."""
     rows = [
         np.bincount(counted.owners, np.minimum(counted.times, ceilings(counted)), minlength=len(texts.lengths))
-        for counted in _counted(texts, order)
+        for counted in _count_ngrams(texts, order)
     ]
     return np.array(rows)
 
@@ -587,7 +587,7 @@ def _smoothed_bleu(lengths: Counts, matches: NDArray[Any], closest: Counts) -> V
 def _bleu_against_all(hypotheses: Sequence[str], references: Sequence[str], order: int) -> Values:
     """Return smoothed BLEU of each hypothesis, [hypotheses]."""
     count = len(hypotheses)
-    numbered = _numbered([*hypotheses, *references])
+    numbered = _number_words([*hypotheses, *references])
     matches = _matches(numbered, order, lambda counted: _largest(counted, counted.owners >= count)[counted.kinds])
     lengths, others = numbered.lengths[:count], numbered.lengths[count:]
     return _smoothed_bleu(lengths, matches[:, :count], _closest_lengths(lengths, others))

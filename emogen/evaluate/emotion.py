@@ -276,7 +276,7 @@ def corrected_accuracy(target: Sequence[str], judged: Sequence[str], judge_confu
     """
     found = confusion(target, judged, judge_confusion.labels).counts
     places = np.flatnonzero(found.sum(axis=1))
-    drawn, judges = _resampled(found[places], judge_confusion, seed)
+    drawn, judges = _resample(found[places], judge_confusion, seed)
     _require_explained(found[places], judge_confusion, seed)
     few = slice(1 + _BIAS_RESAMPLES)
     bounded = _true_shares(drawn[few], judges[few]) * drawn[few].sum(axis=2, keepdims=True)
@@ -307,7 +307,7 @@ def corrected_shares(judged: Sequence[str], judge_confusion: Confusion, seed: in
     labels = judge_confusion.labels
     require_items(judged, "judged labels")
     found = np.bincount(_places(judged, labels, "judged"), minlength=len(labels))
-    drawn, judges = _resampled(found[np.newaxis], judge_confusion, seed)
+    drawn, judges = _resample(found[np.newaxis], judge_confusion, seed)
     _require_explained(found[np.newaxis], judge_confusion, seed)
     shares = _true_shares(drawn, judges)[:, 0]
     signed = (_corrected_signature(f"corrected_share|label:{label}", len(judged), judge_confusion, seed) for label in labels)
@@ -450,7 +450,7 @@ def _kappa(sums: Values) -> Values:
     return beyond
 
 
-def _resampled(found: NDArray[np.int64], judge: Confusion, seed: int) -> tuple[Values, Values]:
+def _resample(found: NDArray[np.int64], judge: Confusion, seed: int) -> tuple[Values, Values]:
     """Count of the texts [1 + resamples, rows, judged] and shares of the judge [1 + resamples, true, judged].
 
     The first of each is what was observed, the others are draws. A bootstrap of texts with labels is a multinomial draw.

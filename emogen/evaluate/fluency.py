@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from emogen.errors import DataError
 from emogen.evaluate.resampling import SumStatistic, Values, added_up
-from emogen.evaluate.score import Score, aligned, in_batches, signature
+from emogen.evaluate.score import Score, align, in_batches, signature
 from emogen.text.words import WORDS_VERSION, words
 
 LanguageModel = Callable[[Sequence[str]], Sequence[float] | NDArray[Any]]
@@ -132,11 +132,11 @@ def _tally(name: str, fields: Mapping[str, object], sums: Values, metric: Callab
 
 def _sums(texts: Iterable[str], nats: Nats, batch_size: int, units: Callable[[str], int]) -> Values:
     """Return nats, units and texts, [blocks, 3]."""
-    pairs = _computed(texts, nats, batch_size) if callable(nats) else aligned(texts, nats, ("texts", "log-likelihoods"))
-    return added_up((_checked(value, number), units(text), 1.0) for number, (text, value) in enumerate(pairs))
+    pairs = _compute(texts, nats, batch_size) if callable(nats) else align(texts, nats, ("texts", "log-likelihoods"))
+    return added_up((_check_value(value, number), units(text), 1.0) for number, (text, value) in enumerate(pairs))
 
 
-def _computed(texts: Iterable[str], score: LanguageModel, size: int) -> Iterator[tuple[str, float]]:
+def _compute(texts: Iterable[str], score: LanguageModel, size: int) -> Iterator[tuple[str, float]]:
     for number, batch in enumerate(in_batches(texts, size)):
         values = score(batch)
         if len(values) != len(batch):
@@ -147,7 +147,7 @@ def _computed(texts: Iterable[str], score: LanguageModel, size: int) -> Iterator
         yield from zip(batch, values, strict=True)
 
 
-def _checked(value: float, number: int) -> float:
+def _check_value(value: float, number: int) -> float:
     if not np.isfinite(value) or value < _BELOW_ZERO:
         raise DataError(f"nats[{number}] is {value}: pass the negative log-likelihood of the text, finite and not below 0")
     return max(0.0, float(value))

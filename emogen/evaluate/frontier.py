@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.score import Score, require_items
-from emogen.files import replacing
+from emogen.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +122,7 @@ def pareto(points: Sequence[Point], quality: Axis, diversity: Axis) -> list[Poin
         DataError: if there is no point, or a number in one is not finite.
     """
     _check(points)
-    places = [_oriented(point, quality, diversity) for point in points]
+    places = [_orient(point, quality, diversity) for point in points]
     best: list[Point] = []
     for point, (good, diverse) in zip(points, places, strict=True):
         beaten = any(other != (good, diverse) and other[0] >= good and other[1] >= diverse for other in places)
@@ -155,7 +155,7 @@ def hypervolume(points: Sequence[Point], reference: tuple[float, float], quality
     if not all(map(math.isfinite, reference)):
         raise DataError(f"the reference {reference} is not finite: pass the worst quality and diversity that count")
     worst = (quality.sign * reference[0], diversity.sign * reference[1])
-    return dominated_volume([_oriented(point, quality, diversity) for point in points], worst)
+    return dominated_volume([_orient(point, quality, diversity) for point in points], worst)
 
 
 def dominated_volume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
@@ -182,17 +182,17 @@ def dominated_volume(points: Sequence[Sequence[float]], reference: Sequence[floa
         if len(place) != len(reference) or not len(place) or not all(map(math.isfinite, place)):
             raise DataError(f"{tuple(place)} against the reference {tuple(reference)}: pass as many numbers each, all finite")
     better = [tuple(point) for point in points if all(own > worst for own, worst in zip(point, reference, strict=True))]
-    return float(_sliced(better, tuple(reference)))
+    return float(_slice_volume(better, tuple(reference)))
 
 
-def _sliced(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
+def _slice_volume(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
     """Return the volume of points that all beat the reference: slabs along the first axis, each as wide as the points beyond it."""
     if len(reference) == 1:
         return max((point[0] - reference[0] for point in points), default=0.0)
     ordered = sorted(points, reverse=True)
     floors = [*(point[0] for point in ordered[1:]), reference[0]]
     return math.fsum(
-        (point[0] - floor) * _sliced([other[1:] for other in ordered[: number + 1]], reference[1:])
+        (point[0] - floor) * _slice_volume([other[1:] for other in ordered[: number + 1]], reference[1:])
         for number, (point, floor) in enumerate(zip(ordered, floors, strict=False))
         if point[0] > floor
     )
@@ -245,7 +245,7 @@ def _check(points: Sequence[Point]) -> None:
                 )
 
 
-def _oriented(point: Point, quality: Axis, diversity: Axis) -> tuple[float, float]:
+def _orient(point: Point, quality: Axis, diversity: Axis) -> tuple[float, float]:
     """Quality and diversity so that more is better."""
     return quality.sign * point.quality.value, diversity.sign * point.diversity.value
 
@@ -299,7 +299,7 @@ def _draw_curve(axes: Axes, curve: Sequence[Point], number: int) -> Line2D:
 def _save(figure: Figure, path: Path) -> tuple[Path, Path]:
     stem = path.name.removesuffix(".png").removesuffix(".svg")
     png, svg = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
-    with replacing(png) as png_beside, replacing(svg) as svg_beside:
+    with replace_file(png) as png_beside, replace_file(svg) as svg_beside:
         figure.savefig(png_beside, format="png", dpi=_DOTS_PER_INCH)
         figure.savefig(svg_beside, format="svg", metadata={"Date": None})
     return png, svg

@@ -84,7 +84,7 @@ def bleu_tally(
     effective_order: bool = False,
 ) -> SumStatistic:
     """Return what `bleu` is computed from; same arguments and errors."""
-    settled, pairs = _settled(hypotheses, references, language, _language_of)
+    settled, pairs = _settle_language(hypotheses, references, language, _language_of)
     return _tally("bleu", _bleu_metric(settled, lowercase, effective_order), pairs)
 
 
@@ -98,7 +98,7 @@ def bleu_tallies(
 
     Both have one value where any hypothesis has four tokens. The second one compares with every other system's.
     """
-    settled, pairs = _settled(hypotheses, references, language, _language_of)
+    settled, pairs = _settle_language(hypotheses, references, language, _language_of)
     plain = _tally("bleu", _bleu_metric(settled, lowercase, effective_order=False), pairs)
     values = _metric_of_sums(_bleu_metric(settled, lowercase, effective_order=True))
     return plain, SumStatistic(plain.sums, values, plain.signature.replace("|eff:no|", "|eff:yes|"))
@@ -119,7 +119,7 @@ def sentence_bleu(
 
     Arguments and errors are those of `bleu`.
     """
-    settled, pairs = _settled(hypotheses, references, language, _language_of)
+    settled, pairs = _settle_language(hypotheses, references, language, _language_of)
     return _sentence_values(_bleu_metric(settled, lowercase, effective_order=True), pairs)
 
 
@@ -216,8 +216,8 @@ def ter_tally(
     lowercase: bool = True,
 ) -> SumStatistic:
     """Return what `ter` is computed from; same arguments and errors."""
-    settled, pairs = _settled(hypotheses, references, language, _language_of)
-    tally = _tally("ter", _ter_metric(settled, lowercase), _parted(pairs, settled))
+    settled, pairs = _settle_language(hypotheses, references, language, _language_of)
+    tally = _tally("ter", _ter_metric(settled, lowercase), _part_characters(pairs, settled))
     return replace(tally, signature=f"{tally.signature}|tok:char") if settled == "char" else tally
 
 
@@ -228,8 +228,8 @@ def sentence_ter(
     lowercase: bool = True,
 ) -> NDArray[np.float64]:
     """TER of each pair, [pairs], 0 or more: equal to `sacrebleu.sentence_ter`; arguments and errors of `ter`."""
-    settled, pairs = _settled(hypotheses, references, language, _language_of)
-    return _sentence_values(_ter_metric(settled, lowercase), _parted(pairs, settled))
+    settled, pairs = _settle_language(hypotheses, references, language, _language_of)
+    return _sentence_values(_ter_metric(settled, lowercase), _part_characters(pairs, settled))
 
 
 def rouge(
@@ -284,7 +284,7 @@ def rouge_tallies(
 ) -> dict[RougeKind, SumStatistic]:
     """Return what `rouge` is computed from, for several kinds in one reading of the texts; same arguments and errors."""
     _check_kinds(kinds)
-    settled, pairs = _settled(hypotheses, references, language, _rouge_language_of)
+    settled, pairs = _settle_language(hypotheses, references, language, _rouge_language_of)
     numbers: set[int] = set()
     scored = _rouge_values(_noting_numbers(pairs, numbers), kinds, settled)
     sums = added_up((*values, 1.0) for values in scored)
@@ -302,7 +302,7 @@ def sentence_rouge(
 ) -> NDArray[np.float64]:
     """Return f-measure of each pair, [pairs], from 0 to 1: equal to rouge-score's; arguments and errors of `rouge`."""
     _check_kinds([kind])
-    settled, pairs = _settled(hypotheses, references, language, _rouge_language_of)
+    settled, pairs = _settle_language(hypotheses, references, language, _rouge_language_of)
     return np.array([value for (value,) in _rouge_values(pairs, [kind], settled)])
 
 
@@ -311,7 +311,7 @@ def has_ngrams(hypotheses: Iterable[str], references: Iterable[Sequence[str]], n
 
     Arguments and errors are those of `rouge`.
     """
-    settled, pairs = _settled(hypotheses, references, language, _rouge_language_of)
+    settled, pairs = _settle_language(hypotheses, references, language, _rouge_language_of)
     texts = (text for hypothesis, listed in pairs for text in (hypothesis, *listed))
     return any(len(tokenize(text, None) if settled == "en" else words(text)) >= n for text in texts)
 
@@ -360,7 +360,7 @@ def _check_references(number: int, listed: object) -> None:
         _check_text(f"{place}[{position}]", text)
 
 
-def _settled(
+def _settle_language(
     hypotheses: Iterable[str],
     references: Iterable[Sequence[str]],
     language: Language,
@@ -379,7 +379,7 @@ def _language_of(texts: Sequence[str]) -> _Settled:
     return "char" if unspaced_script(texts) else language_of(texts)
 
 
-def _parted(pairs: Iterable[_Pair], language: _Settled) -> Iterator[_Pair]:
+def _part_characters(pairs: Iterable[_Pair], language: _Settled) -> Iterator[_Pair]:
     """Yield the pairs, with blanks between all characters where they count as words."""
     split: Callable[[str], str] = TokenizerChar() if language == "char" else str  # type: ignore[no-untyped-call]
     for hypothesis, listed in pairs:

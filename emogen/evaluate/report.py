@@ -76,12 +76,12 @@ def as_json(report: Report) -> str:
     notes = {"notes": list(report.notes)}
     if len(systems) == 1:
         (only,) = systems.values()
-        return _dumped({**only, **notes})
+        return _dump({**only, **notes})
     comparisons = [
         {"first": first, "second": second, "metric": metric, **asdict(found), "p_holm": adjusted}
-        for (first, second, metric, found), adjusted in zip(report.comparisons, _adjusted(report), strict=True)
+        for (first, second, metric, found), adjusted in zip(report.comparisons, _adjust(report), strict=True)
     ]
-    return _dumped({"systems": systems, "comparisons": comparisons, **notes})
+    return _dump({"systems": systems, "comparisons": comparisons, **notes})
 
 
 def as_markdown(report: Report) -> str:
@@ -91,11 +91,11 @@ def as_markdown(report: Report) -> str:
     the 95% interval, empty where a system lacks the metric. Values have three significant digits, and more where the interval
     is narrow.
     """
-    parts = [_piped(_score_rows(report))]
+    parts = [_format_markdown(_score_rows(report))]
     if report.comparisons:
-        parts.append(_piped(_comparison_rows(report)))
+        parts.append(_format_markdown(_comparison_rows(report)))
     if report.notes:
-        parts.append("\n".join(f"- {_escaped(note)}" for note in report.notes))
+        parts.append("\n".join(f"- {_escape(note)}" for note in report.notes))
     parts.append("How computed:\n\n" + "\n".join(f"- {line}" for line in _signatures(report)))
     return "\n\n".join(parts) + "\n"
 
@@ -109,9 +109,9 @@ def as_table(report: Report, width: int = 120) -> str:
         report: the scores.
         width: of the terminal; a table of several systems that would be wider is continued below, with its systems named again.
     """
-    parts = [_aligned(rows) for rows in _within(_score_rows(report), width)]
+    parts = [_align(rows) for rows in _within(_score_rows(report), width)]
     if report.comparisons:
-        parts.append(_aligned(_comparison_rows(report)))
+        parts.append(_align(_comparison_rows(report)))
     if report.notes:
         parts.append("\n".join(f"note: {_one_line(note)}" for note in report.notes))
     return "\n\n".join(parts) + "\n"
@@ -205,11 +205,11 @@ def _require_finite(name: str, *numbers: float) -> None:
             raise DataError(f"{name} has {number} for a value, an interval's end or p: leave it out of the report, with a note")
 
 
-def _dumped(content: Mapping[str, object]) -> str:
+def _dump(content: Mapping[str, object]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _adjusted(report: Report) -> list[float]:
+def _adjust(report: Report) -> list[float]:
     return holm([found.p for _, _, _, found in report.comparisons])
 
 
@@ -247,7 +247,7 @@ def _score_cell(score: Score | None) -> str:
 
 def _comparison_rows(report: Report) -> _Rows:
     rows = [["metric", "first", "second", "second - first", "p", "p (Holm)", "test"]]
-    for (first, second, metric, found), adjusted in zip(report.comparisons, _adjusted(report), strict=True):
+    for (first, second, metric, found), adjusted in zip(report.comparisons, _adjust(report), strict=True):
         p_values = [f"{found.p:.2g}", f"{adjusted:.2g}"]
         rows.append([metric, first, second, _difference_cell(found), *p_values, found.test.replace("_", " ")])
     return rows
@@ -279,18 +279,18 @@ def _one_line(text: str) -> str:
     return " ".join("".join(" " if unicodedata.category(letter) in _BREAKS else letter for letter in text).split())
 
 
-def _piped(rows: _Rows) -> str:
+def _format_markdown(rows: _Rows) -> str:
     """Return a table in Markdown; the first row is its head."""
-    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(_escape, row)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     """Return it on one line, with the signs that Markdown would read as its own marked."""
     return re.sub(r"([\\|*<`])", r"\\\1", _one_line(text))
 
 
-def _aligned(rows: _Rows) -> str:
+def _align(rows: _Rows) -> str:
     cells = [[_one_line(cell) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     return "\n".join(_line(row, widths) for row in cells)

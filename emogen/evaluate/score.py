@@ -69,7 +69,7 @@ def require_pairs(left: Sized, right: Sized, names: tuple[str, str]) -> None:
     require_items(left, names[0])
 
 
-def aligned(left: Iterable[Left], right: Iterable[Right], names: tuple[str, str]) -> Iterator[tuple[Left, Right]]:
+def align(left: Iterable[Left], right: Iterable[Right], names: tuple[str, str]) -> Iterator[tuple[Left, Right]]:
     """Yield pairs of two streams that must be equally long.
 
     Raises:

@@ -106,7 +106,7 @@ def paired_bootstrap(first: SumStatistic, second: SumStatistic, seed: int = 0, r
     found = _difference(first, second)
     draws = _resampled_differences(first, second, seed, resamples)
     low, high = percentile_interval(draws)
-    p = _share_as_far(draws - draws.mean(), found, _rounding(first, second))
+    p = _share_as_far(draws - draws.mean(), found, _rounding_error(first, second))
     options = f"test:paired_bootstrap|bs:{resamples}|seed:{seed}"
     return Comparison(found, low, high, p, "paired_bootstrap", f"{first.signature}|{options}")
 
@@ -138,12 +138,12 @@ def approximate_randomisation(first: Measured, second: Measured, seed: int = 0, 
     _require_alike(first, second)
     found = _difference(first, second)
     if isinstance(first, SumStatistic):
-        differences, (low, high) = _swapped_tallies(first, second, seed, trials), _bootstrapped(first, second, seed)
+        differences, (low, high) = _swapped_tallies(first, second, seed, trials), _bootstrap(first, second, seed)
         interval = f"bs:{RESAMPLES}"
     else:
-        differences, (low, high) = _swapped_pools(first, second, seed, trials), _halved(first, second, found, seed)
+        differences, (low, high) = _swapped_pools(first, second, seed, trials), _halve(first, second, found, seed)
         interval = "halves"
-    p = _share_as_far(differences, found, _rounding(first, second))
+    p = _share_as_far(differences, found, _rounding_error(first, second))
     options = f"test:approximate_randomisation|trials:{trials}|interval:{interval}|seed:{seed}"
     return Comparison(found, low, high, p, "approximate_randomisation", f"{first.signature}|{options}")
 
@@ -193,7 +193,7 @@ def compare_seeds(first: Sequence[float], second: Sequence[float], metric: str, 
     _require_seeds(second, "values of the second system")
     found = float(np.mean(second) - np.mean(first))
     margin = _welch_margin(first, second)
-    test, p = _regrouped(np.array([*first, *second], dtype=np.float64), len(first), found, seed)
+    test, p = _regroup(np.array([*first, *second], dtype=np.float64), len(first), found, seed)
     fields = {"test": test, "seeds": f"{len(first)}+{len(second)}", "interval": "welch", "seed": seed}
     return Comparison(found, found - margin, found + margin, p, test, signature(metric, fields))
 
@@ -240,7 +240,7 @@ def _require_alike(first: SumStatistic | CountStatistic, second: SumStatistic | 
     ours, theirs = _items(first), _items(second)
     if ours != theirs:
         raise DataError(
-            f"{first.signature}: {_shown(ours)} of the first system but {_shown(theirs)} of the second: "
+            f"{first.signature}: {_format_value(ours)} of the first system but {_format_value(theirs)} of the second: "
             "pass the texts of both for the same items"
         )
 
@@ -249,7 +249,7 @@ def _items(measured: SumStatistic | CountStatistic) -> _Items:
     return measured.sums.shape if isinstance(measured, SumStatistic) else (measured.texts,)
 
 
-def _shown(items: _Items) -> str:
+def _format_value(items: _Items) -> str:
     return " x ".join(map(str, items)) + (" sums" if len(items) > 1 else " texts")
 
 
@@ -263,7 +263,7 @@ def _difference(first: SumStatistic | CountStatistic, second: SumStatistic | Cou
     return values["second"] - values["first"]
 
 
-def _rounding(first: SumStatistic | CountStatistic, second: SumStatistic | CountStatistic) -> float:
+def _rounding_error(first: SumStatistic | CountStatistic, second: SumStatistic | CountStatistic) -> float:
     """Take differences this close for the same one, computed in another order."""
     return _ROUNDING * max(abs(first.value), abs(second.value))
 
@@ -282,7 +282,7 @@ def _resampled_differences(first: SumStatistic, second: SumStatistic, seed: int,
     return second.metric(theirs) - first.metric(ours)
 
 
-def _bootstrapped(first: SumStatistic, second: SumStatistic, seed: int) -> tuple[float, float]:
+def _bootstrap(first: SumStatistic, second: SumStatistic, seed: int) -> tuple[float, float]:
     return percentile_interval(_resampled_differences(first, second, seed, RESAMPLES))
 
 
@@ -320,7 +320,7 @@ def _swapped_pools(first: CountStatistic, second: CountStatistic, seed: int, tri
     return np.array([difference(swapped) for swaps in _swaps(first.texts, seed, trials) for swapped in swaps])
 
 
-def _halved(first: CountStatistic, second: CountStatistic, found: float, seed: int) -> tuple[float, float]:
+def _halve(first: CountStatistic, second: CountStatistic, found: float, seed: int) -> tuple[float, float]:
     """Interval of the difference from halves of the items, the same of both systems."""
     ours, theirs = first.among(), second.among()
     no_bounds = (-math.inf, math.inf)
@@ -353,7 +353,7 @@ def _welch_margin(first: Sequence[float], second: Sequence[float]) -> float:
     return _t_975(math.floor(freedom * (1 + _ROUNDING))) * math.sqrt(sum(errors))
 
 
-def _regrouped(values: Values, first: int, found: float, seed: int) -> tuple[str, float]:
+def _regroup(values: Values, first: int, found: float, seed: int) -> tuple[str, float]:
     """Name and p-value of the permutation test; `first` of the values are the first system's."""
     rounding = _ROUNDING * float(np.abs(values).max())
     if math.comb(len(values), first) > _MOST_REGROUPINGS:

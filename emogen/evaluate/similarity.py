@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from emogen.errors import DataError
 from emogen.evaluate.resampling import SumStatistic, mean_tally
-from emogen.evaluate.score import Score, aligned, in_batches, signature
+from emogen.evaluate.score import Score, align, in_batches, signature
 
 Vectors = NDArray[np.float64]
 Encoder = Callable[[Sequence[str]], Sequence[NDArray[Any]]]
@@ -142,7 +142,7 @@ def sentence_similarity(
 
 def sentence_similarity_tally(generated: Iterable[NDArray[Any]], source: Iterable[NDArray[Any]], encoder: str) -> SumStatistic:
     """Return the tally behind `sentence_similarity`; arguments and errors as there."""
-    pairs = aligned(generated, source, ("generated embeddings", "source embeddings"))
+    pairs = align(generated, source, ("generated embeddings", "source embeddings"))
     cosines = (_cosine(*pair, number) for number, pair in enumerate(pairs))
     return _mean("sentence_similarity", cosines, {"encoder": encoder})
 
@@ -157,16 +157,16 @@ def _encoded_pairs(
     hypotheses: Iterable[str], references: Iterable[Sequence[str]], encode: Encoder, size: int
 ) -> Iterator[tuple[Vectors, list[Vectors]]]:
     """Token vectors of each hypothesis and of each of its references; those of `size` pairs are in memory."""
-    pairs = enumerate(aligned(hypotheses, references, ("hypotheses", "lists of references")))
+    pairs = enumerate(align(hypotheses, references, ("hypotheses", "lists of references")))
     for batch in in_batches(pairs, size):
-        named = [text for number, pair in batch for text in _named(number, *pair)]
-        vectors = iter(_encoded(named, encode, size))
+        named = [text for number, pair in batch for text in _name_texts(number, *pair)]
+        vectors = iter(_encode(named, encode, size))
         for _, (_, listed) in batch:
             own = next(vectors)
             yield own, list(islice(vectors, len(listed)))
 
 
-def _named(number: int, hypothesis: str, listed: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _name_texts(number: int, hypothesis: str, listed: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the texts of one pair, each with what errors call it."""
     if isinstance(listed, str) or not listed:
         raise DataError(f"references[{number}] is {listed!r}: pass a list of at least one reference")
@@ -177,7 +177,7 @@ def _named(number: int, hypothesis: str, listed: Sequence[str]) -> Iterator[tupl
         yield name, text
 
 
-def _encoded(named: Sequence[tuple[str, str]], encode: Encoder, size: int) -> Iterator[Vectors]:
+def _encode(named: Sequence[tuple[str, str]], encode: Encoder, size: int) -> Iterator[Vectors]:
     for batch in in_batches(named, size):
         names, texts = zip(*batch, strict=True)
         answer = encode(texts)

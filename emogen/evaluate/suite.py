@@ -39,7 +39,7 @@ from emogen.evaluate.emotion import (
 from emogen.evaluate.lexicon import polarity_agreement_tally
 from emogen.evaluate.overlap import Language
 from emogen.evaluate.resampling import CountStatistic, SumStatistic, added_up, reservoir
-from emogen.evaluate.score import Score, aligned, in_batches, require_items
+from emogen.evaluate.score import Score, align, in_batches, require_items
 from emogen.evaluate.significance import Comparison, approximate_randomisation, compare_seeds, over_seeds
 from emogen.evaluate.similarity import (
     Encoder,
@@ -69,7 +69,7 @@ class Watch(Protocol):
         """Return the same items; `total` is their number where it is known."""
 
 
-def unwatched(items: Iterable[Item], _what: str, _total: int | None, /) -> Iterable[Item]:
+def watch_nothing(items: Iterable[Item], _what: str, _total: int | None, /) -> Iterable[Item]:
     """Return the items, without a word."""
     return items
 
@@ -256,7 +256,7 @@ def evaluate(
     system: System,
     means: Resources | None = None,
     options: Options | None = None,
-    watch: Watch = unwatched,
+    watch: Watch = watch_nothing,
 ) -> Evaluation:
     """Return all scores of a system that can be computed from what is given, and notes on what was left out.
 
@@ -285,9 +285,9 @@ def evaluate(
     )
 
 
-def planned(system: System, means: Resources | None = None, options: Options | None = None) -> list[str]:
+def plan_scores(system: System, means: Resources | None = None, options: Options | None = None) -> list[str]:
     """Return the names of the scores that `evaluate` would try to compute, without going through the texts."""
-    job = _Job(system, means or Resources(), options or Options(), unwatched)
+    job = _Job(system, means or Resources(), options or Options(), watch_nothing)
     return [name for task in _tasks(job) for name in task.names]
 
 
@@ -328,17 +328,21 @@ def over_training_seeds(runs: Sequence[Evaluation]) -> Evaluation:
 def _seed_score(values: Sequence[float], signatures: Sequence[str]) -> Score:
     """Return the mean over seeds; numbers in which the runs' signatures differ are said to vary."""
     spread = over_seeds(values)
-    signed = signatures[0] if len(set(signatures)) == 1 else re.sub(r"\b(\w+):\d+(?=\||$)", _varying(signatures), signatures[0])
+    signed = (
+        signatures[0]
+        if len(set(signatures)) == 1
+        else re.sub(r"\b(\w+):\d+(?=\||$)", _vary_signature(signatures), signatures[0])
+    )
     return Score(spread.mean, spread.low, spread.high, f"{signed}|training_seeds:{spread.seeds}|interval:t")
 
 
-def _varying(signatures: Sequence[str]) -> Callable[[re.Match[str]], str]:
+def _vary_signature(signatures: Sequence[str]) -> Callable[[re.Match[str]], str]:
     common = set.intersection(*(set(signature.split("|")) for signature in signatures))
     return lambda field: field[0] if field[0] in common else f"{field[1]}:var"
 
 
 def compare(
-    first: Evaluation, second: Evaluation, seed: int = 0, watch: Watch = unwatched
+    first: Evaluation, second: Evaluation, seed: int = 0, watch: Watch = watch_nothing
 ) -> tuple[dict[str, Comparison], list[str]]:
     """Return tests every metric of two systems on the same items that is made of sums or of counts.
 
@@ -366,7 +370,7 @@ def compare(
     notes: list[str] = []
     for name in watch(shared, "comparing", len(shared)):
         try:
-            found[name] = _compared(first.bases[name], second.bases[name], seed)
+            found[name] = _compare(first.bases[name], second.bases[name], seed)
         except UndefinedScoreError as refused:
             notes.append(f"{name} is not compared: {refused}")
     return found, notes
@@ -468,13 +472,13 @@ class _Job:
         """Return what the encoder says of the sampled texts and their references."""
         if self.means.encoder is None:
             raise SettingsError("an encoder is needed to compare texts with references")
-        return _paired(self, self.means.encoder)
+        return _embed_pairs(self, self.means.encoder)
 
     def sample(self, texts: Iterable[str], what: str) -> tuple[list[str], int]:
         """Sample as `reservoir` does, watched."""
         return reservoir(self.watch(texts, what, None), self.options.sample, self.options.seed)
 
-    def watched(self, what: str) -> Iterable[str]:
+    def watch_texts(self, what: str) -> Iterable[str]:
         """Return all texts."""
         return self.watch(self.system.texts, what, self.drawn.seen)
 
@@ -525,20 +529,20 @@ def _overlap_tasks(job: _Job) -> list[_Task]:
 
     def single(name: str, tally: Callable[..., SumStatistic], *more: bool) -> _Task:
         def run() -> Iterator[_Measure]:
-            yield job.measure(name, tally(job.watched(name), references, language, *more))
+            yield job.measure(name, tally(job.watch_texts(name), references, language, *more))
 
         return _Task((name,), run)
 
     def bleu() -> Iterator[_Measure]:
         job.notes.extend(filter(None, [overlap.tokenisation_note(references, language)]))
-        shown, basis = overlap.bleu_tallies(job.watched("bleu"), references, language, lowercase)
+        shown, basis = overlap.bleu_tallies(job.watch_texts("bleu"), references, language, lowercase)
         if not overlap.has_four_tokens(shown):
             job.notes.append("bleu: no text has four tokens; it compares the shorter n-grams that there are (eff:yes)")
             shown = basis
         yield _Measure("bleu", shown.score(job.options.seed), basis)
 
     def rouge() -> Iterator[_Measure]:
-        for name, tally in overlap.rouge_tallies(job.watched("rouge"), references, language=language).items():
+        for name, tally in overlap.rouge_tallies(job.watch_texts("rouge"), references, language=language).items():
             tokens = 2 if name == "rouge2" else 1
             if tally.value or overlap.has_ngrams(job.system.texts, references, tokens, language):
                 yield job.measure(name, tally)
@@ -574,8 +578,8 @@ def _diversity_tasks(job: _Job) -> list[_Task]:
         return _Task((name,), run)
 
     def lengths() -> Iterator[_Measure]:
-        chunks = in_batches(job.watched("lengths"), _CHUNK)
-        yield job.measure("mean_length", _joined(map(diversity.mean_length_tally, chunks), job.drawn.seen))
+        chunks = in_batches(job.watch_texts("lengths"), _CHUNK)
+        yield job.measure("mean_length", _join_parts(map(diversity.mean_length_tally, chunks), job.drawn.seen))
 
     return [*(single(name, basis) for name, basis in pools.items()), _Task(("mean_length",), lengths)]
 
@@ -628,28 +632,28 @@ def _embedding_tasks(job: _Job, encoder: Encoding) -> list[_Task]:
     def both() -> tuple[Vectors, Vectors]:
         if not embedded:
             paired = job.paired if job.system.references is not None else None
-            embedded["ours"] = paired.own if paired else _embedded(job, job.drawn.texts, encoder)
+            embedded["ours"] = paired.own if paired else _embed(job, job.drawn.texts, encoder)
             known = paired.references if paired and job.means.real is None else {}
             embedded["real"] = (
                 np.stack([known[text] for text in job.drawn_real.texts])
                 if known
-                else _embedded(job, job.drawn_real.texts, encoder)
+                else _embed(job, job.drawn_real.texts, encoder)
             )
         return embedded["ours"], embedded["real"]
 
-    def marked(name: str, score: Score) -> list[_Measure]:
+    def mark_sources(name: str, score: Score) -> list[_Measure]:
         mark = job.drawn.mark + job.drawn_real.mark.replace("seen", "seen_real")
         return [_Measure(name, replace(score, signature=score.signature + mark))]
 
     tasks = [
-        _Task(("frechet",), lambda: marked("frechet", frechet(*both(), job.options.seed, encoder.name))),
+        _Task(("frechet",), lambda: mark_sources("frechet", frechet(*both(), job.options.seed, encoder.name))),
     ]
     if job.options.mauve:
-        tasks.append(_Task(("mauve",), lambda: marked("mauve", mauve(*both(), encoder=encoder.name))))
+        tasks.append(_Task(("mauve",), lambda: mark_sources("mauve", mauve(*both(), encoder=encoder.name))))
     return tasks
 
 
-def _embedded(job: _Job, texts: Sequence[str], encoder: Encoding) -> Vectors:
+def _embed(job: _Job, texts: Sequence[str], encoder: Encoding) -> Vectors:
     batches = in_batches(job.watch(texts, "embeddings", len(texts)), _SCORED_AT_ONCE)
     return np.concatenate([np.asarray(encoder.sentences(batch), dtype=np.float64) for batch in batches])
 
@@ -680,14 +684,14 @@ class _Paired:
     references: Mapping[str, Vectors]
 
 
-def _paired(job: _Job, encoder: Encoding) -> _Paired:
+def _embed_pairs(job: _Job, encoder: Encoding) -> _Paired:
     """Read every text and every reference once."""
     texts, listed = job.drawn.texts, job.drawn_references
     wanted = frozenset(job.drawn_real.texts) if job.means.real is None else frozenset()
     own, nearest = [], []
     matches: list[Match] = []
     kept: dict[str, Vectors] = {}
-    pairs = job.watch(list(aligned(texts, listed, _PAIR)), "embeddings", len(texts))
+    pairs = job.watch(list(align(texts, listed, _PAIR)), "embeddings", len(texts))
     for batch in in_batches(pairs, 64):
         named = [text for pair in batch for text in (pair[0], *pair[1])]
         sentences, tokens = encoder.read(named)
@@ -702,7 +706,7 @@ def _paired(job: _Job, encoder: Encoding) -> _Paired:
             nearest.append(max((other for other, _ in others), key=partial(_cosine, vector)))
             matches.append(best_match(words, (other for _, other in others)))
     left = list(wanted - kept.keys())
-    kept.update(zip(left, _embedded(job, left, encoder), strict=True) if left else ())
+    kept.update(zip(left, _embed(job, left, encoder), strict=True) if left else ())
     return _Paired(np.array(own), np.array(nearest), matches, kept)
 
 
@@ -717,7 +721,7 @@ def _fluency_tasks(job: _Job) -> list[_Task]:
         names = ("perplexity", "nats_per_character", "nats_per_sentence")
         tasks.append(_Task(names, lambda: _perplexities(job, model)))
     if reverse and job.real is not None:
-        tasks.append(_Task(("reverse_perplexity",), lambda: _reversed(job, reverse)))
+        tasks.append(_Task(("reverse_perplexity",), lambda: _measure_reverse(job, reverse)))
     return tasks
 
 
@@ -734,7 +738,7 @@ def _nats(job: _Job, texts: Sequence[str], model: Fluency) -> Vectors:
     return np.concatenate([np.asarray(model.nats(batch), dtype=np.float64) for batch in batches])
 
 
-def _reversed(job: _Job, train: Callable[[Sequence[str]], Fluency]) -> Iterator[_Measure]:
+def _measure_reverse(job: _Job, train: Callable[[Sequence[str]], Fluency]) -> Iterator[_Measure]:
     real = job.drawn_real.texts
     model = train(job.drawn.texts)
     tally = fluency.reverse_perplexity_tally(real, _nats(job, real, model), model.name)
@@ -745,7 +749,7 @@ def _reversed(job: _Job, train: Callable[[Sequence[str]], Fluency]) -> Iterator[
 def _emotion_tasks(job: _Job) -> list[_Task]:
     tasks: list[_Task] = []
     if job.system.target is not None and job.means.judges:
-        tasks.append(_Task(tuple(_judged_names(job.means.judges)), lambda: _judged(job)))
+        tasks.append(_Task(tuple(_judged_names(job.means.judges)), lambda: _measure_judges(job)))
     if job.system.target is not None and job.options.lexicon:
         tasks.append(_Task(("polarity_agreement",), lambda: _polarity(job)))
     return tasks
@@ -797,7 +801,7 @@ def _unknown_to(judge: Judging, unknown: Mapping[str, list[int]], where: Callabl
     )
 
 
-def _judged(job: _Job) -> Iterator[_Measure]:
+def _measure_judges(job: _Job) -> Iterator[_Measure]:
     judges = job.means.judges
     target, verdicts = _verdicts(job)
     for judge, judged in zip(judges, verdicts, strict=True):
@@ -812,7 +816,7 @@ def _verdicts(job: _Job) -> tuple[list[str], list[list[str]]]:
     """Return the label asked for in each text, and for each judge its labels: 8 bytes each, since equal labels are one string."""
     target: list[str] = []
     verdicts: list[list[str]] = [[] for _ in job.means.judges]
-    pairs = aligned(job.watched("judging"), job.system.target or (), ("texts", "emotions asked for"))
+    pairs = align(job.watch_texts("judging"), job.system.target or (), ("texts", "emotions asked for"))
     for batch in in_batches(pairs, _JUDGED_AT_ONCE):
         for judge, judged in zip(job.means.judges, verdicts, strict=True):
             judged.extend(_labels(job, judge, [text for text, _ in batch], len(target)))
@@ -843,12 +847,12 @@ def _of_judge(job: _Job, judge: Judging, target: Sequence[str], judged: Sequence
     yield job.measure(f"emotion_accuracy{suffix}", emotion_accuracy_tally(target, judged), mark)
     chunks = (slice(start, start + _CHUNK) for start in range(0, len(target), _CHUNK))
     tallies = (emotion_f1_tally(target[chunk], judged[chunk], judge.labels) for chunk in chunks)
-    yield job.measure(f"emotion_f1{suffix}", _joined(tallies, len(target)), mark)
+    yield job.measure(f"emotion_f1{suffix}", _join_parts(tallies, len(target)), mark)
     if judge.own:
-        yield from _corrected(job, judge.own, f"emotion_accuracy_corrected{suffix}", target, judged, mark)
+        yield from _measure_corrected(job, judge.own, f"emotion_accuracy_corrected{suffix}", target, judged, mark)
 
 
-def _corrected(
+def _measure_corrected(
     job: _Job, own: Confusion, name: str, target: Sequence[str], judged: Sequence[str], mark: str
 ) -> Iterator[_Measure]:
     try:
@@ -863,7 +867,7 @@ def _polarity(job: _Job) -> Iterator[_Measure]:
     yield job.measure("polarity_agreement", polarity_agreement_tally(job.drawn_asked, job.drawn.texts), job.drawn.mark)
 
 
-def _joined(tallies: Iterable[SumStatistic], texts: int) -> SumStatistic:
+def _join_parts(tallies: Iterable[SumStatistic], texts: int) -> SumStatistic:
     """Return one tally from those of parts, in bounded memory; each part is small enough that its blocks are single texts."""
     parts = iter(tallies)
     first = next(parts)
@@ -871,7 +875,7 @@ def _joined(tallies: Iterable[SumStatistic], texts: int) -> SumStatistic:
     return replace(first, sums=sums, signature=re.sub(r"\|texts:\d+", f"|texts:{texts}", first.signature))
 
 
-def _compared(first: SumStatistic | CountStatistic, second: SumStatistic | CountStatistic, seed: int) -> Comparison:
+def _compare(first: SumStatistic | CountStatistic, second: SumStatistic | CountStatistic, seed: int) -> Comparison:
     if isinstance(first, SumStatistic) and isinstance(second, SumStatistic):
         return approximate_randomisation(first, second, seed)
     if isinstance(first, CountStatistic) and isinstance(second, CountStatistic):

@@ -88,7 +88,7 @@ def control_of(control: str | Control) -> Control:
     return found
 
 
-def guided(target: Tensor, none: Tensor | None, neutral: Tensor | None, weights: Weights) -> Tensor:
+def guide_logits(target: Tensor, none: Tensor | None, neutral: Tensor | None, weights: Weights) -> Tensor:
     """Return what guidance and expert make of scores, or of the states that scores are linear in; `controllers` has the formulas.
 
     Args:
@@ -105,7 +105,7 @@ def guided(target: Tensor, none: Tensor | None, neutral: Tensor | None, weights:
     return moved
 
 
-def preferred(joint: Tensor, weights: Weights) -> Tensor:
+def prefer_logits(joint: Tensor, weights: Weights) -> Tensor:
     """Return what bayes adds to the scores, [rows, vocabulary].
 
     Args:
@@ -164,7 +164,7 @@ def words_beside(
     Raises:
         SettingsError: control `head`, `rerank` or `mbr`.
     """
-    wanted, labels, begin = _served(control), emotions[0].labels, tokenizer.bos_token_id
+    wanted, labels, begin = _refuse_head(control), emotions[0].labels, tokenizer.bos_token_id
     encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in map(instruction, (*labels.names, None))]
     words = [ids[1:] if ids and ids[0] == begin else ids for ids in encoded]
     kept = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -183,7 +183,7 @@ def words_beside(
     return Beside(emotions, wanted, tokens, mask, row_index, role, places, input_ids.shape[1])
 
 
-def _served(control: str | Control) -> Control:
+def _refuse_head(control: str | Control) -> Control:
     wanted = control_of(control)
     if wanted.head:
         raise SettingsError(
@@ -273,7 +273,7 @@ class EmotionLogitsProcessor(LogitsProcessor):
         moved = self.beside.places[source[self.beside.row_index], self.beside.role] - len(input_ids)
         if not torch.equal(moved, torch.arange(len(moved), device=moved.device)):
             self._tokens, self._mask = self._tokens[moved], self._mask[moved]
-            self._cache = _reordered(self.model, self._cache, moved)
+            self._cache = _reorder_cache_rows(self.model, self._cache, moved)
         added = chosen[self.beside.row_index, None]
         self._tokens = torch.cat([self._tokens, added], 1)
         self._mask = torch.cat([self._mask, torch.ones_like(added)], 1)
@@ -316,7 +316,7 @@ class EmotionLogitsProcessor(LogitsProcessor):
         conditioning = [role for role in range(none + 1) if bool(self.condition[:, role].any())]
         target = torch.stack([self.condition[:, role, None] * scores[places[:, role]] for role in conditioning]).sum(0)
         neutral = none if self.neutral is None else self.neutral
-        moved = guided(
+        moved = guide_logits(
             target,
             scores[places[:, none]] if bool(weights.guidance.any()) else None,
             scores[places[:, neutral]] if bool(weights.expert.any()) else None,
@@ -325,7 +325,7 @@ class EmotionLogitsProcessor(LogitsProcessor):
         if not bool(weights.bayes.any()):
             return moved
         self._labels = scores[places[:, :none]].log_softmax(-1)
-        return moved + preferred(self._labels + self._likelihoods[..., None], weights)
+        return moved + prefer_logits(self._labels + self._likelihoods[..., None], weights)
 
 
 @dataclass(frozen=True)
@@ -345,22 +345,22 @@ class Steering:
         company = torch.eye(condition.shape[1]).to(condition)[list(self.roles)]
         return torch.cat([condition[:, None], company.expand(len(condition), -1, -1)], 1).flatten(0, 1)
 
-    def moved(self, states: Tensor) -> Tensor:
+    def move_hidden(self, states: Tensor) -> Tensor:
         """Return states [rows, width] whose scores are what guidance and expert ask for, from [rows, 1 + roles, width]."""
         is_guided, has_expert = bool(self.weights.guidance.any()), bool(self.weights.expert.any())
         none = states[:, 1] if is_guided else None
         neutral = states[:, 1 + is_guided] if has_expert else None
-        return guided(states[:, 0], none, neutral, self.weights)
+        return guide_logits(states[:, 0], none, neutral, self.weights)
 
 
-def packed(emotions: Sequence[Emotion], control: Control, device: torch.device) -> Tensor:
+def pack_steering(emotions: Sequence[Emotion], control: Control, device: torch.device) -> Tensor:
     """Return the weights of rows as one tensor [rows, 3 + 2 labels], which `generate` repeats for beams as it does any tensor."""
     weights = weights_of(emotions, [control] * len(emotions), device)
     return torch.cat([torch.stack([weights.guidance, weights.expert, weights.bayes], 1), weights.head, weights.mixture], 1)
 
 
-def unpacked(steering: Tensor, labels: LabelSet) -> Steering:
-    """Return what `packed` has packed, and the company that it needs."""
+def unpack_steering(steering: Tensor, labels: LabelSet) -> Steering:
+    """Return what `pack_steering` has packed, and the company that it needs."""
     guidance, expert, bayes = steering[:, :3].unbind(1)
     head, mixture = steering[:, 3:].chunk(2, 1)
     none, neutral = len(labels), neutral_place(no_emotion(labels))
@@ -369,7 +369,7 @@ def unpacked(steering: Tensor, labels: LabelSet) -> Steering:
     return Steering(Weights(guidance, expert, bayes, head, mixture), roles)
 
 
-def _reordered(model: Any, cache: Any, rows: Tensor) -> Any:
+def _reorder_cache_rows(model: Any, cache: Any, rows: Tensor) -> Any:
     """Return a cache for other rows, in the ways that Transformers knows."""
     if hasattr(model, "_reorder_cache") and cache is not None:
         return model._reorder_cache(cache, rows)
@@ -431,7 +431,7 @@ def generate_with_emotion(
         repeats = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
         rows = emotions_of(emotion, _label_set(labels), strength, len(input_ids) // repeats)  # type: ignore[arg-type]
         beside = words_beside(
-            _given(tokenizer),
+            _require_tokenizer(tokenizer),
             input_ids,
             model_kwargs.get("attention_mask"),
             emotions=[each for each in rows for _ in range(repeats)],
@@ -446,7 +446,7 @@ def generate_with_emotion(
     return getattr(model, loop)(input_ids, logits_processor, stopping_criteria, generation_config, **streaming, **model_kwargs)
 
 
-def _given(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+def _require_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
     if tokenizer is None:
         raise SettingsError(
             "generate_with_emotion: has no tokenizer, which Transformers keeps from callables; "

@@ -29,7 +29,16 @@ from emogen.emotions.labels import Emotion, no_emotion
 from emogen.errors import EmogenError, SettingsError
 from emogen.hub.card import complete_card
 from emogen.hub.config import EmogenConfig
-from emogen.hub.logits_processors import Asked, Steering, control_of, emotions_of, packed, preferred, refuse_mismatch, unpacked
+from emogen.hub.logits_processors import (
+    Asked,
+    Steering,
+    control_of,
+    emotions_of,
+    pack_steering,
+    prefer_logits,
+    refuse_mismatch,
+    unpack_steering,
+)
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.head import EmotionHead
 from emogen.pretrained.base_files import first_line
@@ -147,7 +156,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             past_key_values: what an earlier call with `use_cache` gave.
             use_cache: whether to give what the next call needs.
             logits_to_keep: only so many places at the end of the rows; 0 for all.
-            steering: [rows, 3 + 2 labels], from `hub_control.packed`: moves the scores; then only the last place's are given.
+            steering: [rows, 3 + 2 labels], from `hub_control.pack_steering`: moves the scores; then only the last place's are given.
             head: of this model, where `steering` asks for it.
 
         Returns:
@@ -158,7 +167,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
                 or a row without BOS that nothing can follow, since `use_cache` is off.
         """
         memory = past_key_values if isinstance(past_key_values, Memory) else None
-        plan = None if steering is None else unpacked(steering, self.label_set)
+        plan = None if steering is None else unpack_steering(steering, self.label_set)
         each = 1 + len(plan.roles) if plan else 1
         tokens, after = input_ids.repeat_interleave(each, 0), None
         if memory:
@@ -175,7 +184,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             states, after = self._begin(tokens, mask, condition, use_cache, alone)
         if plan:
             company = states.view(len(input_ids), each, *states.shape[1:])
-            logits, likelihoods, known = self._steered(company, input_ids, plan, head, memory)
+            logits, likelihoods, known = self._steer(company, input_ids, plan, head, memory)
             after = replace(after, each=each, likelihoods=likelihoods, labels=known) if after else None
         else:
             logits = self.generator.logits(states[:, -logits_to_keep:])
@@ -217,7 +226,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         _refuse_unserved_options(generation_config, options)
         tokens = options.pop("input_ids", None) if inputs is None else inputs
         wanted = control_of(control)
-        conditioning = emotion if isinstance(emotion, Tensor) else self._conditioning(emotion, strength, wanted)
+        conditioning = emotion if isinstance(emotion, Tensor) else self._find_conditioning(emotion, strength, wanted)
         condition = self.condition(conditioning, rows=None if tokens is None else len(tokens))
         if wanted.names:
             options |= self._control(condition, wanted)
@@ -250,7 +259,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         """
         labels = self.label_set
         if isinstance(emotion, Tensor):
-            found = _checked(emotion, len(labels) + 1)
+            found = _check_condition(emotion, len(labels) + 1)
         else:
             found = torch.tensor([each.condition for each in emotions_of(emotion, labels, strength)])
         refuse_mismatch(len(found), rows)
@@ -259,7 +268,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         placed: Tensor = found.to(self.device, self.dtype)
         return placed
 
-    def _conditioning(self, emotion: Asked | Sequence[Asked], strength: float, control: Control) -> list[Emotion]:
+    def _find_conditioning(self, emotion: Asked | Sequence[Asked], strength: float, control: Control) -> list[Emotion]:
         """Return what the model is told for emotions that are asked for."""
         labels = self.label_set
         file = self._beside(CALIBRATION_FILE)
@@ -278,7 +287,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             Emotion(labels, tuple(row), strength) if strength else no_emotion(labels)
             for row, strength in zip(shares, strengths, strict=True)
         ]
-        return {"steering": packed(emotions, control, self.device), "head": head}
+        return {"steering": pack_steering(emotions, control, self.device), "head": head}
 
     def _beside(self, name: str) -> Path | None:
         """Return a file beside the model's weights, here or on the hub; None where there is none."""
@@ -287,7 +296,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         found = cached_file(place, name, **quiet) if place else None
         return Path(found) if found else None
 
-    def _steered(
+    def _steer(
         self, states: Tensor, tokens: Tensor, plan: Steering, head: EmotionHead | None, memory: Memory | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return moved scores [rows, 1, vocabulary] behind `tokens` [rows, time], and what `Memory` keeps of likelihoods.
@@ -295,9 +304,9 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         `states` are [rows, each, time, width], or only the last place's.
         """
         last, weights = states[:, :, -1].float(), plan.weights
-        moved = plan.moved(last)
+        moved = plan.move_hidden(last)
         if head is not None:
-            moved = moved + head.steered(last[:, 0], weights.head) - last[:, 0]
+            moved = moved + head.steer_hidden(last[:, 0], weights.head) - last[:, 0]
         scores = self.generator.logits(moved.to(states.dtype)).float()
         if head is not None:
             scores = scores + weights.head @ head.bias
@@ -306,7 +315,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         under = states[:, -len(self.label_set) :]
         likelihoods = self._likelihoods(under, tokens, memory)
         labels = self.generator.logits(under[:, :, -1]).float().log_softmax(-1)
-        return (scores + preferred(labels + likelihoods[..., None], weights))[:, None], likelihoods, labels
+        return (scores + prefer_logits(labels + likelihoods[..., None], weights))[:, None], likelihoods, labels
 
     def _likelihoods(self, states: Tensor, tokens: Tensor, memory: Memory | None) -> Tensor:
         """Log likelihoods [rows, labels] of the replies so far, from states [rows, labels, time, width] under each label."""
@@ -432,7 +441,7 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
                 load_tokenizer(Path(found)).save(folder / _TOKENIZER_FILE)
 
 
-def _checked(condition: Tensor, width: int) -> Tensor:
+def _check_condition(condition: Tensor, width: int) -> Tensor:
     if condition.ndim != 2 or condition.shape[1] != width:
         raise SettingsError(
             f"emotion of shape {list(condition.shape)}: [rows, {width}] is needed, one weight a label and 'none'"

@@ -168,7 +168,7 @@ class _Ngrams(_Features):
 
     def read(self, text: str) -> Pieces:
         tokens = words(text)[: self.config.max_tokens] or [""]
-        ids = [hashed(gram, self.config.buckets) for gram in _word_ngrams(tokens, self.config.order)]
+        ids = [hash_string(gram, self.config.buckets) for gram in _word_ngrams(tokens, self.config.order)]
         return Pieces(ids, [len(ids)])
 
     def forward(self, texts: Sequence[Pieces]) -> Tensor:
@@ -188,7 +188,7 @@ class _Convolutions(_Features):
         return _word_pieces(text, self.config)
 
     def forward(self, texts: Sequence[Pieces]) -> Tensor:
-        stream, present = _padded(self.vectors(texts), texts)
+        stream, present = _pad(self.vectors(texts), texts)
         stream = functional.dropout(stream, self.config.dropout, self.training)
         # Zeros on both sides: a short text has an answer too, and all texts have one to zeros alone, whatever pads them.
         stream = functional.pad((stream * present[..., None]).transpose(1, 2), (max(_KERNELS), max(_KERNELS)))
@@ -208,7 +208,7 @@ class _Transformer(_Features):
         return _word_pieces(text, self.config)
 
     def forward(self, texts: Sequence[Pieces]) -> Tensor:
-        stream, present = _padded(self.vectors(texts), texts)
+        stream, present = _pad(self.vectors(texts), texts)
         return mean_of(self.encoder(stream, present), present)
 
 
@@ -253,7 +253,7 @@ class _HashedVectors(nn.Module):
         return summed / sizes.clamp(min=1)[:, None] ** 0.5
 
 
-def hashed(gram: str, buckets: int) -> int:
+def hash_string(gram: str, buckets: int) -> int:
     """Return the id of a string, the same in every process."""
     return zlib.crc32(gram.encode("utf-8", "replace")) % buckets
 
@@ -271,17 +271,17 @@ def _word_pieces(text: str, config: ClassifierConfig) -> Pieces:
     groups = [_pieces_of(word, config.buckets) for word in tokens]
     for at, group in enumerate(groups):
         longest = min(config.order, len(tokens) - at)
-        group += [hashed(" ".join(tokens[at : at + n]), config.buckets) for n in range(2, longest + 1)]
+        group += [hash_string(" ".join(tokens[at : at + n]), config.buckets) for n in range(2, longest + 1)]
     return Pieces([number for group in groups for number in group], [len(group) for group in groups])
 
 
 def _pieces_of(word: str, buckets: int) -> list[int]:
     marked = f"<{word}>"
     runs = {marked[at : at + size] for size in _SUBWORDS for at in range(len(marked) - size + 1)} - {marked}
-    return [hashed(piece, buckets) for piece in (marked, *sorted(runs))]
+    return [hash_string(piece, buckets) for piece in (marked, *sorted(runs))]
 
 
-def _padded(vectors: Tensor, texts: Sequence[Pieces]) -> tuple[Tensor, Tensor]:
+def _pad(vectors: Tensor, texts: Sequence[Pieces]) -> tuple[Tensor, Tensor]:
     """Return vectors [groups, width] as [texts, time, width], zero behind a text's end, and where there is one [texts, time]."""
     lengths = [len(text.sizes) for text in texts]
     present = _present(lengths, vectors.device)
@@ -321,7 +321,7 @@ def emotion_probabilities(classifier: Classifier, texts: Sequence[str]) -> Tenso
     return probabilities_of(emotion_scores(classifier, [classifier.read(text) for text in texts]), classifier.config)
 
 
-def decided(probabilities: Tensor, config: ClassifierConfig) -> Tensor:
+def decide_labels(probabilities: Tensor, config: ClassifierConfig) -> Tensor:
     """Tell which labels are given, [texts, emotions] bool: the likeliest, or all that reach their threshold (multi_label)."""
     if not config.multi_label:
         return functional.one_hot(probabilities.argmax(-1), config.emotions).bool()

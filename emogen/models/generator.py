@@ -233,8 +233,8 @@ class Generator(nn.Module):
 
     def _take_over(self, base: BaseModel, prefix: int) -> None:
         words = base.vocabulary()
-        self.embedding = _fixed(words.inputs)
-        self.output = None if words.outputs is None else _fixed(words.outputs)
+        self.embedding = _freeze_embedding(words.inputs)
+        self.output = None if words.outputs is None else _freeze_embedding(words.outputs)
         self.bias = nn.Parameter(words.bias, requires_grad=False)
         self.backbone = PretrainedBackbone(base.decoder(), prefix)
         nn.init.zeros_(self.inject.weight)
@@ -348,7 +348,7 @@ class Generator(nn.Module):
         return self.backbone.step(self.embedding(tokens) + condition_shift[0], condition_shift[1:], positions, state)
 
 
-def _fixed(vectors: Tensor) -> nn.Embedding:
+def _freeze_embedding(vectors: Tensor) -> nn.Embedding:
     rows, width = vectors.shape
     return nn.Embedding(rows, width, padding_idx=PAD, _weight=vectors, _freeze=True)
 

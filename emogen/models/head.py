@@ -45,7 +45,7 @@ class EmotionHead(nn.Module):
         read = torch.einsum("nw,ewr->ner", vectors, self.up)
         return torch.einsum("ner,nr->ne", read, self.down(states)) + self.bias[:, tokens].T
 
-    def steered(self, states: Tensor, weights: Tensor) -> Tensor:
+    def steer_hidden(self, states: Tensor, weights: Tensor) -> Tensor:
         """Return states [rows, width] whose scores hold `weights` [rows, emotions] times the emotions' bilinear part."""
         weighted: Tensor = weights[:, :, None] * self.down(states)[:, None]
         return states + weighted.flatten(1) @ self.up.transpose(1, 2).flatten(0, 1)

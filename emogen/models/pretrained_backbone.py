@@ -170,7 +170,7 @@ class PretrainedBackbone(nn.Module):
     def forward(self, stream: Tensor, condition_shift: Tensor) -> Tensor:
         """See `Backbone.__call__`."""
         whole = torch.cat([self._front(condition_shift), self._cast(stream)], 1)
-        with self._conditioned(condition_shift):
+        with self._condition_layers(condition_shift):
             states: Tensor = self.decoder(inputs_embeds=whole, use_cache=False).last_hidden_state
         return states[:, self.prefix :]
 
@@ -203,7 +203,7 @@ class PretrainedBackbone(nn.Module):
         seen = torch.arange(upto, device=places.device) <= places[..., None]
         mask = torch.zeros(seen.shape, dtype=stream.dtype, device=stream.device)
         mask = mask.masked_fill(~seen, torch.finfo(stream.dtype).min)[:, None]
-        with self._conditioned(condition_shift):
+        with self._condition_layers(condition_shift):
             found = self.decoder(
                 inputs_embeds=stream,
                 position_ids=places,
@@ -215,11 +215,11 @@ class PretrainedBackbone(nn.Module):
         return states
 
     @contextmanager
-    def _conditioned(self, condition_shift: Tensor) -> Iterator[None]:
+    def _condition_layers(self, condition_shift: Tensor) -> Iterator[None]:
         """Run with the shifts on the layers, and one type of number for the base and its updates."""
         mixed = self.is_adapted and self.decoder.dtype == torch.bfloat16
         with (
-            _shifted(self.layers, condition_shift),
+            _shift_inputs(self.layers, condition_shift),
             torch.autocast(condition_shift.device.type, torch.bfloat16, mixed, cache_enabled=False),
         ):
             yield
@@ -252,17 +252,17 @@ class _TensorCache:
 
 
 @contextmanager
-def _shifted(layers: Sequence[nn.Module], condition_shift: Tensor) -> Iterator[None]:
+def _shift_inputs(layers: Sequence[nn.Module], condition_shift: Tensor) -> Iterator[None]:
     """Add its shift [rows, width] to the input of each layer while the block runs."""
 
-    def adding(shift: Tensor) -> Any:
+    def add_shift(shift: Tensor) -> Any:
         def hook(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             stream, *rest = arguments
             return (stream + shift[:, None].to(stream.dtype), *rest)
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(adding(shift)) for layer, shift in zip(layers, condition_shift, strict=False)]
+    handles = [layer.register_forward_pre_hook(add_shift(shift)) for layer, shift in zip(layers, condition_shift, strict=False)]
     try:
         yield
     finally:

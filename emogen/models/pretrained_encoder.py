@@ -157,10 +157,10 @@ class PretrainedReader(nn.Module):
         # Rows of similar length together: less padding, and on a CPU small parts stay in its cache.
         order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))
         parts = [order[at : at + _AT_ONCE] for at in range(0, len(order), _AT_ONCE)]
-        pooled = torch.cat([self._pooled([rows[row] for row in part], emotion[part]) for part in parts])
+        pooled = torch.cat([self._pool([rows[row] for row in part], emotion[part]) for part in parts])
         return pooled[torch.tensor(order, device=pooled.device).argsort()]
 
-    def _pooled(self, rows: Sequence[EncoderRow], emotion: Tensor) -> Tensor:
+    def _pool(self, rows: Sequence[EncoderRow], emotion: Tensor) -> Tensor:
         padded = nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True).to(emotion.device)
         positions = torch.arange(padded.shape[1], device=emotion.device)
         present = positions < torch.tensor([[len(row.ids)] for row in rows], device=emotion.device)

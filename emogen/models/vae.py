@@ -79,11 +79,11 @@ class TextVAE(nn.Module):
             reply_start: [batch], place of the first reply token.
             emotion: [batch, emotions + 1]; "no emotion" where it is not known, as for some rows in training.
         """
-        pooled = self._pooled(tokens, reply_start, emotion)
+        pooled = self._pool(tokens, reply_start, emotion)
         mean, log_variance = self.posterior(pooled).float().chunk(2, -1)
         return Gaussian(mean, log_variance.clamp(*_LOG_VARIANCE_RANGE))
 
-    def _pooled(self, tokens: Tensor, reply_start: Tensor, emotion: Tensor) -> Tensor:
+    def _pool(self, tokens: Tensor, reply_start: Tensor, emotion: Tensor) -> Tensor:
         if isinstance(self.encoder, PretrainedReader):
             pooled: Tensor = self.encoder(tokens, emotion, with_context=False)
             return pooled

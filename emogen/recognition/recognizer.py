@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emogen.checkpoint import load_classifier, shipped
+from emogen.checkpoint import load_classifier, shipped_folder
 from emogen.emotions.labels import LabelSet
 from emogen.errors import CheckpointError, SettingsError
-from emogen.models.classifier import Classifier, decided, emotion_probabilities
+from emogen.models.classifier import Classifier, decide_labels, emotion_probabilities
 from emogen.text.words import scripts_of
 
 _NEUTRAL = "neutral"
@@ -99,7 +99,7 @@ class Recognizer:
         probabilities = self.probabilities(texts)
         if not np.isfinite(probabilities).all():
             raise CheckpointError(f"{self.folder}: gives probabilities that are no numbers; train it again, or take another")
-        given = decided(torch.from_numpy(probabilities).float(), self.classifier.config).tolist()
+        given = decide_labels(torch.from_numpy(probabilities).float(), self.classifier.config).tolist()
         found = zip(texts, probabilities.tolist(), given, strict=True)
         return [self._recognition(row, marks) if self.reads(text) else self._unread() for text, row, marks in found]
 
@@ -124,7 +124,7 @@ def load_recognizer(folder: str | Path | None = None, device: str = "cpu") -> Re
         CheckpointError: missing, cut short, or no classifier.
     """
     if folder is None:
-        folder = os.environ.get("EMOGEN_CLASSIFIER") or shipped("recognizer")
+        folder = os.environ.get("EMOGEN_CLASSIFIER") or shipped_folder("recognizer")
     if not (Path(folder) / "config.json").is_file():
         raise CheckpointError(f"{folder}: no classifier there (no config.json); train one, or name another folder")
     classifier, labels = load_classifier(Path(folder), device)

@@ -128,7 +128,7 @@ def _add_recognition(app: FastAPI, ears: EmotionService, settings: ServerSetting
     async def recognize(body: RecognizeRequest, request: Request) -> Response:
         _require_few(body.texts, settings, "texts")
         found = await _unless_left(request, ears.recognise(body.texts))
-        return JSONResponse(_recognised(found, DECAY if body.decay is None else body.decay, ears))
+        return JSONResponse(_recognise(found, DECAY if body.decay is None else body.decay, ears))
 
 
 def _add_feedback(app: FastAPI, opinions: Opinions, settings: ServerSettings) -> None:
@@ -215,7 +215,7 @@ def _of_http(error: HTTPException, request: Request) -> ApiError:
     return ApiError(400, "the body is no JSON that can be read: not UTF-8, or nested too deeply", "invalid_json")
 
 
-def _recognised(found: list[Recognition], decay: float, ears: EmotionService) -> Mapping[str, object]:
+def _recognise(found: list[Recognition], decay: float, ears: EmotionService) -> Mapping[str, object]:
     state = at_rest(ears.heard)
     for each in found:
         state = state.after(each, decay)
@@ -246,7 +246,7 @@ def _record(request: Request) -> Record:
 
 async def _unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Return what `work` gives, which is cancelled where the client closes its connection; raise ClientLeftError then."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_leaving(request))
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_begin_leaving(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -258,7 +258,7 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 
-async def _leaving(request: Request) -> None:
+async def _begin_leaving(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

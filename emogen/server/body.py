@@ -55,7 +55,7 @@ async def discard_body(receive: Receive, seconds: float) -> None:
         return
 
 
-def replayed(body: bytes, receive: Receive) -> Receive:
+def replay_body(body: bytes, receive: Receive) -> Receive:
     """Return a `receive` that gives a body that was read, then what comes next."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

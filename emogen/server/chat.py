@@ -23,9 +23,9 @@ from emogen.dialogue.session import leaves_to_policy, seed_of
 from emogen.dialogue.state import EmotionState
 from emogen.emotions.labels import Emotion
 from emogen.errors import SettingsError
-from emogen.server.choices import Choice, StopSequences, merged
+from emogen.server.choices import Choice, StopSequences, merge_choices
 from emogen.server.emotion import EmotionService, emotion_from
-from emogen.server.errors import ApiError, as_api_error, log_place, naming
+from emogen.server.errors import ApiError, as_api_error, log_place, name_field
 from emogen.server.feedback import Opinions, Reply
 from emogen.server.limits import Holding
 from emogen.server.record import Record
@@ -132,11 +132,11 @@ class Chat:
         context = _context(request.messages, self._settings)
         post = _post(request)
         emotion, state = await self._emotion(request)
-        with self._unnamed():
+        with self._hide_paths():
             sampling = self._sampling(request, emotion)
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         name = f"chatcmpl-{uuid.uuid4().hex}"
-        with self._unnamed():
+        with self._hide_paths():
             choices = tuple(self._choices(name, context, emotion, sampling, seed, request, holding.caller))
         answer = Answer(
             name,
@@ -155,7 +155,7 @@ class Chat:
         return answer
 
     async def whole(self, answer: Answer, request: ChatRequest, record: Record) -> dict[str, object]:
-        """Return the answer, once it is written; errors as for `merged`."""
+        """Return the answer, once it is written; errors as for `merge_choices`."""
         texts = dict.fromkeys(range(len(answer.choices)), "")
         async with aclosing(self._pieces(answer, request, record)) as pieces:
             async for choice, piece in pieces:
@@ -197,11 +197,11 @@ class Chat:
     async def _pieces(
         self, answer: Answer, request: ChatRequest, record: Record
     ) -> AsyncGenerator[tuple[Choice, str | None], None]:
-        """Merge as `merged` does; replies are remembered once they are whole, and counted whatever happens."""
+        """Merge as `merge_choices` does; replies are remembered once they are whole, and counted whatever happens."""
         deadline = asyncio.get_running_loop().time() + self._settings.reply_timeout
         texts = dict.fromkeys(answer.choices, "")
         try:
-            async with aclosing(merged(answer.choices, deadline)) as pieces:
+            async with aclosing(merge_choices(answer.choices, deadline)) as pieces:
                 async for choice, piece in pieces:
                     record.note_first()
                     texts[choice] += piece or ""
@@ -242,7 +242,7 @@ class Chat:
             # No probability mass but that of the likeliest token.
             given |= {"temperature": 0.0, "top_p": 1.0}
         if request.control is not None:
-            with naming("control"):
+            with name_field("control"):
                 given["control"] = parse_control(request.control)
         wanted = request.max_completion_tokens or request.max_tokens or own.max_tokens
         return replace(own, **given, max_tokens=min(wanted, self._most_tokens))
@@ -289,7 +289,7 @@ class Chat:
         yield from begun
 
     @contextmanager
-    def _unnamed(self) -> Iterator[None]:
+    def _hide_paths(self) -> Iterator[None]:
         """Keep the server's paths out of what a mistake in here says."""
         try:
             yield
@@ -319,7 +319,7 @@ def _context(messages: Sequence[Message], settings: ServerSettings) -> tuple[str
 
 def _post(request: ChatRequest) -> PostProcessing:
     """Return the steps; none that reads a file of the server."""
-    with naming("post"):
+    with name_field("post"):
         steps = request.post or ""
         if any(step.strip().startswith(_FILES) for step in steps.split(",")):
             raise ApiError(400, "post: block reads a file, which a request cannot name; leave it out", "unsupported", "post")

@@ -34,13 +34,13 @@ class StopSequences:
         self._written += piece
         ends = [at for stop in self._stops if (at := self._written.find(stop)) >= 0]
         self.is_over = bool(ends)
-        return self._show(min(ends) if ends else len(self._written) - self._held())
+        return self._show(min(ends) if ends else len(self._written) - self._count_held())
 
     def rest(self) -> str:
         """Return what is left to be shown once nothing more comes."""
         return "" if self.is_over else self._show(len(self._written))
 
-    def _held(self) -> int:
+    def _count_held(self) -> int:
         """Return how many characters at the end may be the beginning of a stop."""
         lengths = (length for stop in self._stops for length in range(1, len(stop)) if self._written.endswith(stop[:length]))
         return max(lengths, default=0)
@@ -84,7 +84,7 @@ class Choice:
             yield shown
 
 
-async def merged(choices: Sequence[Choice], deadline: float) -> AsyncGenerator[tuple[Choice, str | None], None]:
+async def merge_choices(choices: Sequence[Choice], deadline: float) -> AsyncGenerator[tuple[Choice, str | None], None]:
     """Return the pieces of all replies as they come; None behind the last of each. What is not written when it is closed is cancelled.
 
     Args:

@@ -11,7 +11,7 @@ from emogen.dialogue.state import DECAY, EmotionState, felt
 from emogen.emotions.labels import Emotion, LabelSet, mixture, no_emotion, parse_emotion
 from emogen.errors import SettingsError
 from emogen.recognition.recognizer import Recognition, Recognizer
-from emogen.server.errors import ApiError, naming
+from emogen.server.errors import ApiError, name_field
 
 
 def emotion_from(given: str | Mapping[str, float], strength: float, labels: LabelSet) -> Emotion:
@@ -20,7 +20,7 @@ def emotion_from(given: str | Mapping[str, float], strength: float, labels: Labe
     Raises:
         ApiError: 400, with the labels.
     """
-    with naming("emotion"):
+    with name_field("emotion"):
         if isinstance(given, Mapping):
             return mixture(given, labels, strength)
         return parse_emotion(given, labels, strength)
@@ -79,7 +79,7 @@ class EmotionService:
         """
         if state is None:
             return no_emotion(self._labels)
-        with naming("policy"):
+        with name_field("policy"):
             found = self._policy(policy, state.labels)
         if found is None:
             return no_emotion(self._labels)

@@ -69,12 +69,12 @@ def log_place(error: Exception, name: str) -> None:
 
 
 @contextmanager
-def naming(param: str) -> Iterator[None]:
+def name_field(param: str) -> Iterator[None]:
     """Lay a mistake in here at this field's door."""
     try:
         yield
     except (SettingsError, DataError) as error:
-        raise ApiError(400, _shortened(str(error)), param=param) from None
+        raise ApiError(400, _shorten(str(error)), param=param) from None
 
 
 def of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
@@ -86,10 +86,10 @@ def of_validation(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     message = str(first["msg"]).removeprefix("Value error, ")
     if not path:
         return ApiError(400, "the body is no JSON object; send one, with Content-Type: application/json", "invalid_json")
-    return ApiError(400, _shortened(f"{'.'.join(path)}: {message[:1].lower()}{message[1:]}"), param=path[0])
+    return ApiError(400, _shorten(f"{'.'.join(path)}: {message[:1].lower()}{message[1:]}"), param=path[0])
 
 
-def _shortened(message: str) -> str:
+def _shorten(message: str) -> str:
     """Return it in one line, without what a command line alone would call it by."""
     line = " ".join(message.split()).removeprefix("--")
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..."

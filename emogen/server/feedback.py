@@ -13,7 +13,7 @@ from emogen.dialogue.feedback import FeedbackStore, Opinion, Verdict
 from emogen.emotions.labels import Emotion, LabelSet
 from emogen.errors import DataError, EmogenError, log_failure
 from emogen.server.emotion import emotion_from
-from emogen.server.errors import ApiError, naming
+from emogen.server.errors import ApiError, name_field
 from emogen.server.record import Record
 from emogen.server.schemas import FeedbackRequest
 
@@ -65,13 +65,13 @@ class Opinions:
         """
         if self._store is None:
             raise ApiError(501, "this server stores no opinions; it is started with --feedback FILE to do so", "no_feedback")
-        with naming("id"):
+        with name_field("id"):
             opinions = self._opinions(request)
-        await self._stored(self._store, opinions)
+        await self._store_in_turn(self._store, opinions)
         record.verdicts = tuple(opinion.verdict for opinion in opinions)
         return [opinion.reply for opinion in opinions]
 
-    async def _stored(self, store: FeedbackStore, opinions: Sequence[Opinion]) -> None:
+    async def _store_in_turn(self, store: FeedbackStore, opinions: Sequence[Opinion]) -> None:
         """Store in turn; what its turn does not come for in time is not begun."""
         storing = asyncio.get_running_loop().run_in_executor(self._thread, _store, store, opinions)
         try:
@@ -90,7 +90,7 @@ class Opinions:
         raise DataError("an opinion is an id with verdict good or bad, or the ids better and worse; send one of these")
 
     def _pair(self, better: str, worse: str, user: str | None) -> list[Opinion]:
-        good, bad = self._known(better), self._known(worse)
+        good, bad = self._find_reply(better), self._find_reply(worse)
         if (good.context, good.emotion) != (bad.context, bad.emotion):
             raise DataError("better and worse are replies to the same messages with the same emotion; rate these one by one")
         return [self._opinion(better, good, "good", user), self._opinion(worse, bad, "bad", user)]
@@ -99,7 +99,7 @@ class Opinions:
         session = reply.user if user is None else user
         return Opinion(name, reply.context, reply.text, reply.emotion, verdict, self._model, session)
 
-    def _known(self, name: str) -> Reply:
+    def _find_reply(self, name: str) -> Reply:
         if name not in self._replies:
             raise ApiError(
                 404,
@@ -112,7 +112,7 @@ class Opinions:
     def _brought(self, request: FeedbackRequest, name: str) -> Reply:
         """Return the reply that a request holds itself."""
         if request.context is None or request.reply is None or request.emotion is None:
-            return self._known(name)
+            return self._find_reply(name)
         emotion = emotion_from(request.emotion, request.strength, self._labels)
         return Reply(tuple(request.context), request.reply, emotion)
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from emogen.server.body import ClientLeftError, Message, Receive, discard_body, read_body, replayed
+from emogen.server.body import ClientLeftError, Message, Receive, discard_body, read_body, replay_body
 from emogen.server.errors import ApiError, as_api_error, log_place
 from emogen.server.limits import Holding, Keys, Knocks, Rate, Shares
 from emogen.server.record import UNKNOWN_ROUTE, Record, open_record
@@ -104,7 +104,7 @@ class AccessMiddleware:
         # A place is taken by what can be served, not by who sends slowly.
         holding = scope[HOLDING] = Holding(self._door.shares, caller)
         try:
-            await self._app(scope, replayed(body, receive), answer)
+            await self._app(scope, replay_body(body, receive), answer)
         finally:
             holding.release()
 

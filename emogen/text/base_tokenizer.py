@@ -129,9 +129,9 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> TurnFormat | None:
         return None
     one, two, three = _SAID
     try:
-        target = _rendered(tokenizer, (one,), False).partition(one)
-        answered = _rendered(tokenizer, (one, two), False).partition(two)
-        whole = _rendered(tokenizer, (one, two, three), True)
+        target = _render(tokenizer, (one,), False).partition(one)
+        answered = _render(tokenizer, (one, two), False).partition(two)
+        whole = _render(tokenizer, (one, two, three), True)
         after_user, after_reply = target[2], answered[2]
         before_reply = _between(whole, one + after_user, two)
         before_user = _between(whole, two + after_reply, three)
@@ -151,7 +151,7 @@ def text_format(tokenizer: PreTrainedTokenizerBase) -> TurnFormat:
     return TurnFormat(start=_start(tokenizer), user=Marks((), ()), reply=Marks(line, line))
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, said: Sequence[str], opened: bool) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, said: Sequence[str], opened: bool) -> str:
     roles = ("user", "assistant", "user")
     turns = [{"role": role, "content": text} for role, text in zip(roles, said, strict=False)]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened))

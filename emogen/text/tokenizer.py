@@ -15,7 +15,7 @@ from typing import Protocol
 import sentencepiece
 
 from emogen.errors import CheckpointError, DataError, SettingsError
-from emogen.files import read_bytes, replacing
+from emogen.files import read_bytes, replace_file
 
 SPECIAL = 5
 PAD, UNKNOWN, BOS, EOS, TURN = range(SPECIAL)
@@ -111,7 +111,7 @@ class SentencePieceTokenizer:
     def save(self, path: str | Path) -> None:
         """Write the SentencePiece model file."""
         path = Path(path)
-        with replacing(path) as beside:
+        with replace_file(path) as beside:
             beside.write_bytes(self._model)
 
 

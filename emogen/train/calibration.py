@@ -28,7 +28,7 @@ Judged = Callable[[Sequence[Emotion]], Vector]
 """Takes emotions as a model is told them; give the guide's mean probabilities [emotions, labels] of texts with each."""
 
 
-def calibrated(
+def calibrate_model(
     model: EmotionModel, guide: Guide, sampling: SamplingParams, settings: CalibrationSettings, signature: str
 ) -> Calibration:
     """Measure a model under the control of `sampling`.
@@ -71,10 +71,10 @@ def measure_gain(judged: Judged, found: Calibration) -> Gain:
         found: what is tried.
     """
 
-    def helped(target: Sequence[Emotion]) -> Vector:
+    def find_gain(target: Sequence[Emotion]) -> Vector:
         return judged([found.conditioning_for(emotion) for emotion in target])
 
-    return Gain(_strength_errors(judged, helped, found.labels), _share_errors(judged, helped, found.labels))
+    return Gain(_strength_errors(judged, find_gain, found.labels), _share_errors(judged, find_gain, found.labels))
 
 
 def keep_what_helps(found: Calibration, gain: Gain) -> Calibration | None:
@@ -129,10 +129,10 @@ def fitted_strengths(judged: Judged, labels: LabelSet) -> tuple[tuple[float, ...
     grid = np.linspace(0, 1, STEPS)
     target = [mixture({name: 1.0}, labels, float(strength)) for name in labels.names for strength in grid]
     found = judged(target).reshape(len(labels), STEPS, len(labels))
-    return tuple(tuple(straightened(found[place, :, place]).tolist()) for place in range(len(labels)))
+    return tuple(tuple(straighten(found[place, :, place]).tolist()) for place in range(len(labels)))
 
 
-def straightened(measured: Vector) -> Vector:
+def straighten(measured: Vector) -> Vector:
     """Tell where on an even grid from 0 to 1 the measured curve, made monotone, has gone each even share of its way.
 
     >>> straightened(np.array([0.0, 0.8, 1.0]))

@@ -86,7 +86,7 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
             data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
             generator = Generator(_generator_config(settings, data, base), base).to(device)
             _adapt(generator, data)
-        paced = _paced(settings, generator)
+        paced = _set_pace(settings, generator)
         state = TrainState(
             {"generator": generator}, {"generator": adamw(generator, settings.weight_decay)}, random_stream(settings)
         )
@@ -119,7 +119,7 @@ def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resum
             data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
             vae = _fresh_vae(settings, data, base).to(device)
             _adapt(vae.decoder, data)
-        paced = _paced(settings, vae.decoder)
+        paced = _set_pace(settings, vae.decoder)
         optimizer = adamw(vae, settings.weight_decay, pretrained_weights(vae), settings.encoder_rate / paced.learning_rate)
         state = TrainState({"vae": vae}, {"vae": optimizer}, random_stream(settings))
         return _drive(
@@ -258,7 +258,7 @@ def prepared_for(start: EmotionModel, files: Sequence[str], reading: Reading, se
     return prepare(files, reading, rows, start.tokenizer, start.labels)
 
 
-def _paced(settings: Chosen, generator: Generator) -> Chosen:
+def _set_pace(settings: Chosen, generator: Generator) -> Chosen:
     """Return the settings with the learning rate that the generator's backbone asks for."""
     return replace(settings, learning_rate=settings.pretrained_rate) if generator.config.adapter else settings
 

@@ -83,8 +83,8 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
         classifier = _classifier(settings, corpus.labels, _is_multi_label(settings, rows["train"])).to(device)
         classifier.config = replace(classifier.config, scripts=_scripts(rows["train"], classifier.config))
         order = run_manifest("train-classifier", files, reading, settings)
-        settings = _completed(settings, classifier, len(rows["train"]))
-        train, valid = (_labelled(rows[split], classifier) for split in ("train", "valid"))
+        settings = _complete(settings, classifier, len(rows["train"]))
+        train, valid = (_label_rows(rows[split], classifier) for split in ("train", "valid"))
         settings = _without_early_stop(settings, len(valid))
         weights = label_weights(train.targets, settings.balance, classifier.config.multi_label)
         state = TrainState(
@@ -114,7 +114,7 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
                 **order,
             },
             _seen(rows["train"], settings),
-            lambda: _calibrated(folder, classifier, corpus.labels, valid, rows["test"] or rows["valid"]),
+            lambda: _calibrate(folder, classifier, corpus.labels, valid, rows["test"] or rows["valid"]),
         )
 
 
@@ -177,7 +177,7 @@ def _begun_with(folder: Path, settings: ClassifierSettings, emotions: int, multi
     return classifier
 
 
-def _completed(settings: ClassifierSettings, classifier: Classifier, rows: int) -> ClassifierSettings:
+def _complete(settings: ClassifierSettings, classifier: Classifier, rows: int) -> ClassifierSettings:
     """Return the settings with the backbone's own values where they are left open."""
     own = _DEFAULTS[classifier.config.backbone]
     each = -(-rows // settings.batch_size)
@@ -199,14 +199,14 @@ def _without_early_stop(settings: ClassifierSettings, rows: int) -> ClassifierSe
     return replace(settings, patience=0)
 
 
-def _labelled(rows: Sequence[Exchange], classifier: Classifier) -> Labelled:
+def _label_rows(rows: Sequence[Exchange], classifier: Classifier) -> Labelled:
     targets = torch.tensor([exchange.emotion.weights for exchange in rows])
     if classifier.config.multi_label:
         targets = (targets > 0).float()
     return Labelled([classifier.read(exchange.reply) for exchange in rows], targets)
 
 
-def _calibrated(
+def _calibrate(
     folder: Path, classifier: Classifier, labels: LabelSet, valid: Labelled, held_out: Sequence[Exchange]
 ) -> LabelSet:
     """Give the model that was kept its temperature and thresholds, and notes how it judges the held-out rows."""

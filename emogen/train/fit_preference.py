@@ -36,7 +36,7 @@ from emogen.train.config import FeedbackSettings
 from emogen.train.loops.preference import (
     PairRows,
     RatedRows,
-    fitting,
+    drop_long,
     held_out_preference,
     held_out_unpaired,
     pair_batches,
@@ -172,7 +172,7 @@ def _fit(
     with open_run(COMMAND, settings, resuming) as (folder, device):
         start = load(_start_of(settings, folder, resuming), device, trainable=True)
         order = run_manifest(COMMAND, [source], Reading(), replace(settings, checkpoint=str(start.folder)))
-        division = _divided(opinions, start, source, settings, objective)
+        division = _divide(opinions, start, source, settings, objective)
         sources = {source: _digest(opinions)}
         refuse_other_data(sources, folder, resuming)
         generator, limits = start.generator, start.description.limits
@@ -181,7 +181,7 @@ def _fit(
         before, before_held_out = (
             pair_log_probabilities(generator, objective.pairs(rows), settings.precision) for rows in (train, held_out)
         )
-        paced = _completed(settings, len(objective.pairs(train)))
+        paced = _complete(settings, len(objective.pairs(train)))
         state = TrainState({"generator": generator}, {"generator": adamw(generator)}, random_stream(settings))
         if isinstance(start.tokenizer, SentencePieceTokenizer):
             start.tokenizer.save(folder / "tokenizer.model")
@@ -214,7 +214,7 @@ def _fit(
     )
 
 
-def _divided(
+def _divide(
     opinions: Sequence[Opined],
     start: EmotionModel,
     source: str,
@@ -224,7 +224,7 @@ def _divided(
     """Return the opinions that the model can read, divided by context; raise DataError where they are too few."""
     usable = objective.usable(opinions)
     known = [found for opinion in usable if (found := opinion.over(start.labels))]
-    fit = fitting(known, start.tokenizer, start.description.limits)
+    fit = drop_long(known, start.tokenizer, start.description.limits)
     left_out, unusable = len(usable) - len(fit), len(opinions) - len(usable)
     contexts = len({opinion.context for opinion in fit})
     if len(fit) < settings.min_pairs or contexts < _LEAST_CONTEXTS:
@@ -254,7 +254,7 @@ def _with_untold(pairs: Sequence[Opined], settings: FeedbackSettings) -> list[Op
     return found
 
 
-def _completed(settings: FeedbackSettings, pairs: int) -> FeedbackSettings:
+def _complete(settings: FeedbackSettings, pairs: int) -> FeedbackSettings:
     """Return the settings with the numbers that follow from that of the pairs."""
     epoch = math.ceil(pairs / settings.batch_size)
     return replace(settings, steps=settings.steps or settings.epochs * epoch, validate_every=settings.validate_every or epoch)

@@ -164,10 +164,10 @@ def train_reverse(texts: Sequence[str], training: ReverseTraining | None = None)
     tokenizer = train_tokenizer(kept, seed=training.seed)
     with tempfile.TemporaryDirectory(prefix="emogen-") as cache:
         arrays = _arrays(kept, tokenizer, Path(cache))
-        return _trained(arrays, tokenizer, training)
+        return _train(arrays, tokenizer, training)
 
 
-def _trained(arrays: TokenArrays, tokenizer: SentencePieceTokenizer, training: ReverseTraining) -> OwnModel:
+def _train(arrays: TokenArrays, tokenizer: SentencePieceTokenizer, training: ReverseTraining) -> OwnModel:
     generator = Generator(GeneratorConfig(tokenizer.vocabulary, 1, "lstm", training.width, dropout=0.3))
     state = TrainState({"generator": generator}, {"generator": adamw(generator, 0.01)}, torch.Generator())
     settings = LmSettings(learning_rate=training.learning_rate, emotion_dropout=0.0, seed=training.seed)

@@ -922,6 +922,6 @@ def test_a_command_like_no_other_gets_no_guess(emogen):
 
 
 def test_a_message_in_letters_that_the_model_does_not_write_is_told(emogen):
-    given = ["--checkpoint", checkpoint.shipped("default"), "--max-tokens", "2", "--control", "none", "--seed", "1"]
+    given = ["--checkpoint", checkpoint.shipped_folder("default"), "--max-tokens", "2", "--control", "none", "--seed", "1"]
     assert "the message is in Chinese characters" in emogen("reply", "我今天丢了工作。", *given)[2]
     assert emogen("reply", "I lost my job today.", *given)[2] == ""

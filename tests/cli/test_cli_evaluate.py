@@ -440,13 +440,13 @@ def test_python_of_the_guide_runs(code, monkeypatch, capsys):
 
 def test_the_guide_names_every_option_and_every_score():
     from emogen.cli.evaluating import evaluate_command
-    from emogen.evaluate.suite import Options, Resources, System, planned
+    from emogen.evaluate.suite import Options, Resources, System, plan_scores
 
     assert {name for option in evaluate_command.params for name in option.opts if name.startswith("--")} <= set(
         re.findall(r"--[a-z-]+", GUIDE)
     )
     everything = Resources(training=(), real=(), encoder=True, language_model=True, reverse=True)
-    names = planned(System("s", (), (), ()), everything, Options(mauve=True))
+    names = plan_scores(System("s", (), (), ()), everything, Options(mauve=True))
     assert {name for name in names if f"`{name}`" not in GUIDE} == set()
 
 

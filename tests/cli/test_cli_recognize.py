@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from emogen.checkpoint import save_classifier, shipped
+from emogen.checkpoint import save_classifier, shipped_folder
 from emogen.cli import main
 from emogen.dialogue.state import as_emotion
 from emogen.emotions.labels import LabelSet, no_emotion
@@ -227,7 +227,7 @@ def test_without_a_neutral_label_nothing_is_likely(folder):
 def test_what_ships_says_which_letters_it_reads(monkeypatch):
     monkeypatch.delenv("EMOGEN_CLASSIFIER")
     assert load_recognizer().classifier.config.scripts == ("HAN", "LATIN")
-    assert load_recognizer(shipped("judge")).classifier.config.scripts == LATIN
+    assert load_recognizer(shipped_folder("judge")).classifier.config.scripts == LATIN
 
 
 # ---- the other columns of a row

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from emogen.cli.training import PRESETS, train_classifier, train_gan, train_lm, train_vae
 from emogen.errors import SettingsError
-from emogen.options import as_toml, checked, options_of, read_settings, resolve, setting
+from emogen.options import as_toml, check_settings, options_of, read_settings, resolve, setting
 from emogen.train.config import ClassifierSettings, GanSettings, LmSettings, VaeSettings
 
 COMMANDS = {
@@ -148,7 +148,7 @@ def test_a_file_that_is_not_there_or_not_utf8(tmp_path):
 
 
 def test_names_may_be_written_with_dashes_and_whole_numbers_serve_as_floats():
-    found = checked({"batch-size": 3, "learning-rate": 1}, LmSettings, "here")
+    found = check_settings({"batch-size": 3, "learning-rate": 1}, LmSettings, "here")
     assert found == {"batch_size": 3, "learning_rate": 1.0}
     assert isinstance(found["learning_rate"], float)
 

@@ -19,13 +19,13 @@ from emogen.errors import CheckpointError, SettingsError
 from emogen.train.calibration import (
     STEPS,
     Gain,
-    calibrated,
+    calibrate_model,
     fitted_shares,
     fitted_strengths,
     keep_what_helps,
     measure_gain,
     monotone,
-    straightened,
+    straighten,
 )
 from emogen.train.config import CalibrationSettings
 
@@ -85,7 +85,7 @@ def followed(curve, conditioning):
 @given(RISING)
 def test_told_strengths_rise_in_a_straight_line(curve):
     """Whatever rising curve was measured: at what is told for the n-th even share it has gone that share of its way."""
-    conditioning = straightened(curve)
+    conditioning = straighten(curve)
     assert (conditioning[0], conditioning[-1]) == (0.0, pytest.approx(1.0))
     assert (np.diff(conditioning) >= 0).all()
     np.testing.assert_allclose(followed(curve, conditioning), np.linspace(curve[0], curve[-1], len(curve)), atol=1e-9)
@@ -94,8 +94,8 @@ def test_told_strengths_rise_in_a_straight_line(curve):
 def test_the_inverse_of_a_square_is_the_root():
     """On a grid of 101 steps; a line is told as it is asked."""
     grid = np.linspace(0, 1, 101)
-    np.testing.assert_allclose(straightened(grid**2), np.sqrt(grid), atol=0.01)
-    np.testing.assert_allclose(straightened(0.2 + 0.7 * grid), grid, atol=1e-9)
+    np.testing.assert_allclose(straighten(grid**2), np.sqrt(grid), atol=0.01)
+    np.testing.assert_allclose(straighten(0.2 + 0.7 * grid), grid, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_the_inverse_of_a_square_is_the_root():
     ],
 )
 def test_plateaus(curve, expected):
-    np.testing.assert_allclose(straightened(np.array(curve)), expected, atol=1e-9)
+    np.testing.assert_allclose(straighten(np.array(curve)), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("curve", [[0.3] * 5, [0.3, 0.305, 0.31, 0.31, 0.315], [0.9, 0.5, 0.3, 0.2, 0.1]])
 def test_where_nothing_rises_the_asked_is_told(curve):
-    assert straightened(np.array(curve)).tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert straighten(np.array(curve)).tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_each_label_has_a_curve_of_its_own():
@@ -349,14 +349,14 @@ def test_a_model_is_measured_and_told(tiny_checkpoint):
     """Under the control of the options, whatever calibration it has; under that control alone it is told what was found."""
     bare = load(tiny_checkpoint)
     settings, options = CalibrationSettings(texts=2, seed=3), SamplingParams(control=Control(guidance=1.5), max_tokens=6)
-    found = calibrated(bare, guide, options, settings, "guide g")
+    found = calibrate_model(bare, guide, options, settings, "guide g")
     assert found.labels == EKMAN
     assert found.control == Control(guidance=1.5)
     assert len(found.strengths[0]) == STEPS
     assert found.signature == "guide g; 2 texts a point, seed 3, temperature 1"
     flat = replace(found, strengths=((0.0, 0.3),) * 7, sharpness=2.0)
     known = replace(bare, calibration=flat)
-    assert calibrated(known, guide, options, settings, "guide g") == found
+    assert calibrate_model(known, guide, options, settings, "guide g") == found
     target = ["joy", "joy=0.7,fear=0.3"]
     prompts = known.prompts([()] * 2, target, Control(guidance=1.5))
     assert [prompt.conditioning for prompt in prompts] == [flat.conditioning_for(known.emotion(text)) for text in target]

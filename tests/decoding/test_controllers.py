@@ -12,7 +12,7 @@ from emogen.decoding.control import Control
 from emogen.decoding.controllers import (
     ControlledSampler,
     Labels,
-    counting,
+    drop_unlikely,
     expand_conditions,
     log_posterior,
     neutral_place,
@@ -232,11 +232,11 @@ def test_which_labels_count():
     """By their odds against the likeliest label of the mixture: .05, and less for weights above .5; who has left stays away."""
     texts = torch.tensor([[-9.0, -9.0 - math.log(19.9), -9.0 - math.log(20.1), 40.0]]).repeat(5, 1)
     share = torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [1.0, 0, 0, 0], [0.5, 0, 0.5, 0], [0, 0, 0, 1.0]])
-    found = counting(texts, share, torch.tensor([[0.5], [0.2], [0.51], [0.5], [9.0]]))
+    found = drop_unlikely(texts, share, torch.tensor([[0.5], [0.2], [0.51], [0.5], [9.0]]))
     left = found < -1e29
     assert left.tolist() == [[False, False, True, False]] * 2 + [[False] * 4] * 2 + [[True, True, True, False]]
     assert torch.equal(found[~left], texts[~left])
-    assert torch.equal(counting(found + 50.0, share, torch.full((5, 1), 99.0)) < -1e29, left)
+    assert torch.equal(drop_unlikely(found + 50.0, share, torch.full((5, 1), 99.0)) < -1e29, left)
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0, 3.0])

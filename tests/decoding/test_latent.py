@@ -9,7 +9,7 @@ import torch
 
 from emogen.data.batches import Limits
 from emogen.decoding import transfer as transfers
-from emogen.decoding.latent import interpolate, latent_space, moved, near, path_between, posterior
+from emogen.decoding.latent import interpolate, latent_space, move_latents, near, path_between, posterior
 from emogen.decoding.texts import Sample
 from emogen.decoding.transfer import kept, own_guide, plain_sentences, transfer
 from emogen.decoding.transfer_options import TransferOptions
@@ -74,11 +74,11 @@ def test_moved_to_another_prior():
     """As many deviations from the other mean; back again; and nothing happens between equal priors."""
     source, target = (Gaussian(torch.randn(1, 4), torch.randn(1, 4)) for _ in range(2))
     latent = torch.randn(5, 4)
-    there = moved(latent, source, target)
+    there = move_latents(latent, source, target)
     expected = (latent - source.mean) / (0.5 * source.log_variance).exp() * (0.5 * target.log_variance).exp() + target.mean
     torch.testing.assert_close(there, expected)
-    torch.testing.assert_close(moved(there, target, source), latent)
-    torch.testing.assert_close(moved(latent, source, source), latent)
+    torch.testing.assert_close(move_latents(there, target, source), latent)
+    torch.testing.assert_close(move_latents(latent, source, source), latent)
 
 
 def test_way_between_two_texts(space):

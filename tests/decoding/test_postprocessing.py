@@ -13,11 +13,11 @@ from emogen.decoding.postprocessing import (
     block,
     case,
     detokenise,
+    fix_spacing,
     parse_postprocessing,
     personal,
     repeats,
     sentence,
-    spacing,
 )
 from emogen.errors import SettingsError
 
@@ -29,7 +29,7 @@ def blocked(text):
     return block(text, LISTED)
 
 
-STEPS = [detokenise, spacing, case, sentence, repeats, personal, blocked]
+STEPS = [detokenise, fix_spacing, case, sentence, repeats, personal, blocked]
 # Pieces on which the rules act, so that random texts reach them, beside any text at all.
 PIECES = [
     *"aAiIbxÉ.,!?…。！？，;:'\"’“”()[]@-_+*%$ \n\t\u3000我你王小😊\u0301\ufe0f0159",
@@ -88,7 +88,7 @@ def test_detokenise(text, expected):
     ],
 )
 def test_spacing(text, expected):
-    assert spacing(text) == expected
+    assert fix_spacing(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_case_changes_nothing_but_small_letters(text):
 @UNTIMED
 @given(TEXTS)
 def test_detokenise_and_spacing_move_nothing_but_blanks(text):
-    assert "".join(spacing(text).split()) == "".join(text.split())
+    assert "".join(fix_spacing(text).split()) == "".join(text.split())
     if not re.search("``|''|-[LR][RS]B-", text, re.IGNORECASE):
         assert "".join(detokenise(text).split()) == "".join(text.split())
 
@@ -340,7 +340,7 @@ def test_detokenise_and_spacing_move_nothing_but_blanks(text):
 @UNTIMED
 @given(TEXTS)
 def test_spacing_leaves_single_blanks(text):
-    assert not re.search(r"\s\s|^\s|\s$|[^\S\n ]", spacing(text))
+    assert not re.search(r"\s\s|^\s|\s$|[^\S\n ]", fix_spacing(text))
 
 
 @UNTIMED

@@ -14,7 +14,7 @@ from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from emogen.decoding.loop import PromptBatch, generate, read_prefixes
 from emogen.decoding.params import SamplingParams
 from emogen.decoding.random_streams import fold_in, row_normals, row_uniforms
-from emogen.decoding.sampler import build_sampler, filtered, inverse_cdf
+from emogen.decoding.sampler import build_sampler, filter_logits, inverse_cdf
 from emogen.emotions.labels import EKMAN, parse_emotion
 from emogen.errors import SettingsError
 from emogen.models.generator import Generator, GeneratorConfig
@@ -102,15 +102,15 @@ def test_broken_probabilities_give_an_id():
 def test_filters_equal_transformers(options, theirs):
     """The same tokens stay, with their scores."""
     scores = torch.randn(50, 40) * 2
-    torch.testing.assert_close(filtered(scores, SamplingParams(**options)), theirs(None, scores))
+    torch.testing.assert_close(filter_logits(scores, SamplingParams(**options)), theirs(None, scores))
 
 
 def test_filters_compose_and_default_to_nothing():
     """In the order top-k, top-p, min-p; a k beyond the vocabulary keeps all."""
     scores = torch.randn(50, 40) * 2
     expected = MinPLogitsWarper(0.1)(None, TopPLogitsWarper(0.8)(None, TopKLogitsWarper(20)(None, scores)))
-    torch.testing.assert_close(filtered(scores, SamplingParams(top_k=20, top_p=0.8, min_p=0.1)), expected)
-    assert torch.equal(filtered(scores, SamplingParams(top_k=100)), scores)
+    torch.testing.assert_close(filter_logits(scores, SamplingParams(top_k=20, top_p=0.8, min_p=0.1)), expected)
+    assert torch.equal(filter_logits(scores, SamplingParams(top_k=100)), scores)
 
 
 @pytest.mark.parametrize("tries", [1, 2, 4])
@@ -119,7 +119,7 @@ def test_filtered_draws_follow_the_filtered_distribution(options, tries):
     """Chi-square of 40,000 draws within 4 deviations, however many tries there are before the filter itself is computed."""
     scores, chosen = torch.randn(60) * 2, SamplingParams(temperature=1.3, max_tokens=1, **options)
     found = build_sampler(chosen, torch.rand(40_000, tries)).choose(scores.expand(40_000, -1), torch.arange(40_000), 0)
-    expected = 40_000 * filtered(scores[None] / 1.3, chosen)[0].softmax(0).double()
+    expected = 40_000 * filter_logits(scores[None] / 1.3, chosen)[0].softmax(0).double()
     counts = torch.bincount(found, minlength=60).double()
     assert (counts[expected == 0] == 0).all()
     kept = expected > 0

@@ -93,12 +93,12 @@ def test_an_answer_in_closed_form():
 
 def test_a_policy_fits_labels_that_it_knows():
     turned, more = LabelSet(("sadness", "joy")), LabelSet(("fear", "sadness", "joy"))
-    found = own().fitted(turned, more).answer(parse_emotion("joy", turned))
+    found = own().fit_labels(turned, more).answer(parse_emotion("joy", turned))
     assert dict(zip(more.names, found.weights, strict=True)) == {"fear": 0, "sadness": 0.75, "joy": 0.25}
     with pytest.raises(SettingsError, match="policy mine has no row for fear, only for joy, sadness; add rows"):
-        own().fitted(more, PAIR)
+        own().fit_labels(more, PAIR)
     with pytest.raises(SettingsError, match="policy mine answers with sadness, which is not one of joy, fear"):
-        own().fitted(PAIR, LabelSet(("joy", "fear")))
+        own().fit_labels(PAIR, LabelSet(("joy", "fear")))
     with pytest.raises(SettingsError, match="policy mine answers joy, sadness, but the user's emotion is over anger"):
         own().answer(parse_emotion("joy", EKMAN))
 

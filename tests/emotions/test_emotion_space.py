@@ -28,7 +28,7 @@ from emogen.emotions.space import (
     distance,
     divergence,
     emotion_of,
-    mixed,
+    mix,
     nearest,
     point_of,
     trajectory,
@@ -134,7 +134,7 @@ def test_divergence_is_the_square_of_a_metric(one, other, third):
 
 @given(emotions(), emotions(), st.floats(0.01, 1))
 def test_a_mixture_lies_between_its_parts(one, other, share):
-    found = coordinates(mixed([one, other], [share, 1 - share]))
+    found = coordinates(mix([one, other], [share, 1 - share]))
     both = zip(coordinates(one), coordinates(other), strict=True)
     assert tuple(found) == pytest.approx([share * left + (1 - share) * right for left, right in both], abs=1e-9)
 
@@ -148,11 +148,11 @@ def test_mixtures_that_are_none_are_refused():
     joy = parse_emotion("joy", PAIR)
     for weights in ([1.0], [-1.0, 2.0], [0.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]):
         with pytest.raises(SettingsError, match=r"weights .* for 2 emotions"):
-            mixed([joy, joy], weights)
+            mix([joy, joy], weights)
     with pytest.raises(SettingsError, match="no emotions to mix"):
-        mixed([])
+        mix([])
     with pytest.raises(SettingsError, match="not over joy, sadness"):
-        mixed([joy, parse_emotion("joy", EKMAN)])
+        mix([joy, parse_emotion("joy", EKMAN)])
     for shares in ([0.0, 0.0, 0.0], [-0.1, 0.5, 0.6], [math.nan, 1.0, 0.0]):
         with pytest.raises(SettingsError, match="are no distribution"):
             emotion_of(shares, PAIR)

@@ -56,7 +56,7 @@ def test_names_are_stored_composed() -> None:
     # U+0065 U+0301 and U+00E9 are canonically equivalent (Unicode Standard Annex 15).
     assert normalize_name("e\u0301te\u0301 ") == "\u00e9t\u00e9"
     labels = LabelSet(("\u00e9nerv\u00e9", "calme"))
-    assert labels.spelled("E\u0301nerve\u0301") == "\u00e9nerv\u00e9"
+    assert labels.find_spelling("E\u0301nerve\u0301") == "\u00e9nerv\u00e9"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from emogen.evaluate.suite import (
     compare,
     evaluate,
     evaluate_texts,
-    planned,
+    plan_scores,
 )
 
 TEXTS = [f"the {('cat', 'dog', 'old man')[n % 3]} sat on {('a', 'the')[n % 2]} mat {n % 7} times ." for n in range(60)]
@@ -86,7 +86,7 @@ def test_scoring_needs_no_model_library():
 )
 def test_what_is_given_decides_what_is_computed(system, means, expected):
     found = evaluate(system, means)
-    assert planned(system, means) == expected
+    assert plan_scores(system, means) == expected
     # 60 texts have fewer than 1,000 bigrams.
     assert list(found.scores) == [name for name in expected if name != "distinct2_corrected"]
     assert [note.partition(" ")[0] for note in found.notes] == ["distinct2_corrected"]

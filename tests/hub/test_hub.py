@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 import emogen.hub
-from emogen.checkpoint import describe, load, save_classifier, save_model, shipped
+from emogen.checkpoint import describe, load, save_classifier, save_model, shipped_folder
 from emogen.data.batches import Limits
 from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import LabelSet, parse_emotion
@@ -136,13 +136,13 @@ def test_importing_emogen_loads_neither_torch_nor_transformers():
     ["import emogen.hub; from transformers import AutoTokenizer", "from transformers import AutoTokenizer; import emogen.hub"],
 )
 def test_either_may_be_imported_first(imports):
-    code = f"{imports}\nprint(type(AutoTokenizer.from_pretrained({str(shipped('default'))!r})).__name__)"
+    code = f"{imports}\nprint(type(AutoTokenizer.from_pretrained({str(shipped_folder('default'))!r})).__name__)"
     assert python(code)[0] == "EmogenTokenizer"
 
 
 @pytest.mark.parametrize("name", ["AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"])
 def test_importing_it_again_registers_once(name):
-    folder = str(shipped("default"))
+    folder = str(shipped_folder("default"))
     reload = "import importlib, transformers, emogen.hub; importlib.reload(emogen.hub)"
     code = f"{reload}; print(type(transformers.{name}.from_pretrained({folder!r})).__module__)"
     assert python(code)[0].startswith("emogen.hub.")
@@ -678,7 +678,7 @@ def test_the_model_that_ships():
     """Half precision on disk; the same greedy replies as emogen's, through the classes that the README names."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = shipped("default")
+    folder = shipped_folder("default")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.dtype == torch.float32
     emotions = ["joy", "sadness"]

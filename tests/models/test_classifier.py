@@ -13,10 +13,10 @@ from emogen.models.classifier import (
     Classifier,
     ClassifierConfig,
     Pieces,
-    decided,
+    decide_labels,
     emotion_probabilities,
     emotion_scores,
-    hashed,
+    hash_string,
     probabilities_of,
 )
 from emogen.text.words import words
@@ -128,10 +128,10 @@ def test_ngrams_are_what_a_plain_loop_gives(classifier, text):
 def test_a_word_is_itself_its_runs_of_characters_and_the_pairs_it_begins(classifier):
     """By hand for `cat`: <cat>, <ca, cat, at>, <cat, cat> (Bojanowski et al. 2017); the first begins a pair."""
     found = classifier("cnn").read("cat cat")
-    own = {hashed(piece, 512) for piece in ("<cat>", "<ca", "cat", "at>", "<cat", "cat>")}
+    own = {hash_string(piece, 512) for piece in ("<cat>", "<ca", "cat", "at>", "<cat", "cat>")}
     assert found.sizes == [7, 6]
     assert set(found.ids[:6]) == set(found.ids[7:]) == own
-    assert found.ids[6] == hashed("cat cat", 512)
+    assert found.ids[6] == hash_string("cat cat", 512)
 
 
 @torch.no_grad()
@@ -191,12 +191,12 @@ def test_temperature_divides_the_scores():
 def test_what_is_decided():
     """The likeliest label; or all from their threshold on, which may be none; thresholds are a half unless given."""
     found = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
-    assert decided(found, ClassifierConfig(3)).tolist() == [[True, False, False], [False, False, True]]
-    assert decided(found, ClassifierConfig(3, multi_label=True)).tolist() == [[True, False, False], [False, False, True]]
+    assert decide_labels(found, ClassifierConfig(3)).tolist() == [[True, False, False], [False, False, True]]
+    assert decide_labels(found, ClassifierConfig(3, multi_label=True)).tolist() == [[True, False, False], [False, False, True]]
     strict = ClassifierConfig(3, multi_label=True, thresholds=(0.7, 0.25, 0.1))
-    assert decided(found, strict).tolist() == [[False, True, True], [False, False, True]]
+    assert decide_labels(found, strict).tolist() == [[False, True, True], [False, False, True]]
     none = ClassifierConfig(3, multi_label=True, thresholds=(0.9, 0.9, 0.9))
-    assert not decided(found, none).any()
+    assert not decide_labels(found, none).any()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_a_fresh_head_knows_nothing():
     head = EmotionHead(WIDTH, EMOTIONS, VOCABULARY)
     assert not head(torch.randn(2, WIDTH), torch.randn(2, WIDTH), torch.tensor([1, 2])).any()
     states, scores = torch.randn(2, WIDTH), torch.randn(2, VOCABULARY)
-    assert torch.equal(head.steered(states, torch.randn(2, EMOTIONS)), states)
+    assert torch.equal(head.steer_hidden(states, torch.randn(2, EMOTIONS)), states)
     assert torch.equal(head.add_biases(scores.clone(), torch.randn(2, EMOTIONS)), scores)
 
 
@@ -78,7 +78,7 @@ def test_steering_adds_the_centred_log_ratio_of_the_softmax(backbone, mixture):
     model, head, weight, shares = generator(backbone), random_head(), 1.7, torch.tensor(mixture)
     states = model(torch.tensor([[10, TURN, BOS, 20]]), torch.eye(4)[:1])[0]
     weights = (weight * (shares - 1 / EMOTIONS)).expand(len(states), -1)
-    found = head.add_biases(model.logits(head.steered(states, weights)), weights) - model.logits(states)
+    found = head.add_biases(model.logits(head.steer_hidden(states, weights)), weights) - model.logits(states)
     for token in range(VOCABULARY):
         ids = torch.full((len(states),), token)
         conditioning = head(states, output_vectors(model, ids), ids).log_softmax(-1)

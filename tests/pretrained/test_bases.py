@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import emogen
 from emogen import SamplingParams
-from emogen.checkpoint import ADAPTER, best_shipped, shipped
+from emogen.checkpoint import ADAPTER, best_shipped, shipped_folder
 from emogen.errors import CheckpointError, EmogenError
 from emogen.pretrained import bases, pulling
 from emogen.pretrained.bases import KNOWN_BASES, Base, check_base, find_base, locate_base
@@ -375,8 +375,8 @@ def test_smollm2_from_its_package():
     ids = loaded.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()) == " Paris"
-    assert best_shipped() == shipped(ADAPTER)
-    adapter = emogen.load(shipped(ADAPTER), full_precision=True)
+    assert best_shipped() == shipped_folder(ADAPTER)
+    adapter = emogen.load(shipped_folder(ADAPTER), full_precision=True)
     sad, glad = (
         adapter.sample(name, context="Hello!", sampling=SamplingParams(temperature=0))[0] for name in ("sadness", "joy")
     )

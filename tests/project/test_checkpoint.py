@@ -22,7 +22,7 @@ from emogen.checkpoint import (
     read_weights,
     save_head,
     save_model,
-    shipped,
+    shipped_folder,
 )
 from emogen.data.batches import Limits
 from emogen.decoding.params import SamplingParams
@@ -211,9 +211,9 @@ def test_only_folders_under_checkpoints_become_the_latest(elsewhere):
 
 def test_a_model_that_ships_lies_in_the_package_or_beside_it(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "emogen" / "checkpoint.py"))
-    assert shipped("default") == tmp_path / "checkpoints" / "default"
+    assert shipped_folder("default") == tmp_path / "checkpoints" / "default"
     (tmp_path / "emogen" / "checkpoints" / "default").mkdir(parents=True)
-    assert shipped("default") == tmp_path / "emogen" / "checkpoints" / "default"
+    assert shipped_folder("default") == tmp_path / "emogen" / "checkpoints" / "default"
 
 
 def test_nothing_there_says_what_names_it(elsewhere, monkeypatch):

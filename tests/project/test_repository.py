@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emogen.checkpoint import load, shipped
+from emogen.checkpoint import load, shipped_folder
 from emogen.evaluate import Score
 from emogen.evaluate.report import write_result
 
@@ -44,7 +44,7 @@ def test_pages_tell_the_right_distribution_and_link_to_what_is_there(page):
 
 
 def test_the_default_model_is_small_and_ships_with_its_card():
-    folder = shipped("default")
+    folder = shipped_folder("default")
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 25 * MEGABYTE
     assert "licen" in (folder / "README.md").read_text(encoding="utf-8").lower()
     assert load(folder).labels.names == ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")

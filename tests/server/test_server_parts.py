@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from emogen.dialogue.stream import ReplyStream
 from emogen.errors import SettingsError
-from emogen.server.body import ClientLeftError, discard_body, read_body, replayed
-from emogen.server.choices import Choice, StopSequences, merged
+from emogen.server.body import ClientLeftError, discard_body, read_body, replay_body
+from emogen.server.choices import Choice, StopSequences, merge_choices
 from emogen.server.errors import ApiError
 from emogen.server.gate import host_of
 from emogen.server.limits import Holding, Keys, Knocks, Rate, Shares
@@ -61,7 +61,7 @@ def test_replies_are_read_as_one_stream():
     ]
 
     async def read():
-        return [(choice.index, piece) async for choice, piece in merged(choices, asyncio.get_running_loop().time() + 9)]
+        return [(choice.index, piece) async for choice, piece in merge_choices(choices, asyncio.get_running_loop().time() + 9)]
 
     found = asyncio.run(read())
     assert [piece for index, piece in found if index == 0] == ["a", "b", None]
@@ -150,7 +150,7 @@ def test_what_is_refused_is_read_for_nobody():
 
 def test_a_body_is_given_again():
     async def read():
-        receive = replayed(b"abc", pieces_of(leaves=True))
+        receive = replay_body(b"abc", pieces_of(leaves=True))
         return [await receive(), await receive()]
 
     first, second = asyncio.run(read())

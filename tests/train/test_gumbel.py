@@ -28,7 +28,7 @@ from emogen.models.likelihood_ratio import LikelihoodRatioDiscriminator
 from emogen.models.transformer import present_tokens
 from emogen.text.tokenizer import BOS, EOS, PAD, TURN
 from emogen.train.loops import gumbel
-from emogen.train.loops.gumbel import Relaxation, annealed, gumbel_loss, perturbed_scores
+from emogen.train.loops.gumbel import Relaxation, anneal, gumbel_loss, perturbed_scores
 
 READINGS = pytest.mark.parametrize("reading", ["sequence", "prefix"])
 BACKBONES = pytest.mark.parametrize("backbone", ["lstm", "transformer"])
@@ -391,7 +391,7 @@ def test_one_without_word_vectors_is_refused(kind):
 
 def test_the_temperature_falls_from_end_to_end():
     """By the same factor at every step."""
-    steps = [annealed(2.0, 0.02, progress / 4) for progress in range(5)]
+    steps = [anneal(2.0, 0.02, progress / 4) for progress in range(5)]
     assert steps[0] == pytest.approx(2.0)
     assert steps[-1] == pytest.approx(0.02)
     ratios = [later / earlier for earlier, later in itertools.pairwise(steps)]

@@ -32,13 +32,13 @@ from emogen.train.fit import fit_lm, fit_vae
 from emogen.train.fit_preference import fit_preference
 from emogen.train.loops.preference import (
     PairRows,
-    fitting,
+    drop_long,
     held_out_preference,
     pair_batches,
     pair_log_probabilities,
     pair_rows,
     rated_rows,
-    separated,
+    separation,
     train_preference,
 )
 from emogen.train.run.state import TrainState, adamw
@@ -150,7 +150,7 @@ def test_too_long_replies_are_left_out(tiny_checkpoint):
     pairs = [
         Preference((), no_emotion(labels), better, worse) for better, worse in (("a", "b"), ("a " * 50, "b"), ("a", "b " * 50))
     ]
-    assert fitting(pairs, tokenizer, Limits(reply_tokens=40)) == pairs[:1]
+    assert drop_long(pairs, tokenizer, Limits(reply_tokens=40)) == pairs[:1]
 
 
 def test_batches_go_on_where_they_stopped():
@@ -393,9 +393,9 @@ def test_an_adapter_is_trained_and_its_base_is_not(rows_file, tiny_base, tmp_pat
 
 def test_the_share_of_separated_replies_is_the_area_under_the_curve():
     gain, good = torch.tensor([2.0, 0.0, 1.0, 1.0]), torch.tensor([True, True, False, False])
-    assert float(separated(gain, good)) == pytest.approx(roc_auc_score(good.numpy(), gain.numpy()))
-    assert float(separated(torch.tensor([1.0, 1.0]), torch.tensor([True, False]))) == 0.5
-    assert float(separated(torch.tensor([1.0]), torch.tensor([True]))) == 0.5
+    assert float(separation(gain, good)) == pytest.approx(roc_auc_score(good.numpy(), gain.numpy()))
+    assert float(separation(torch.tensor([1.0, 1.0]), torch.tensor([True, False]))) == 0.5
+    assert float(separation(torch.tensor([1.0]), torch.tensor([True]))) == 0.5
 
 
 def test_rated_replies_stand_beside_those_of_other_contexts(tiny_checkpoint):

@@ -16,8 +16,8 @@ from torch import nn
 from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingError
 from emogen.train import run as run_module
 from emogen.train.config import GanSettings, GeneratorRun
-from emogen.train.run.folder import held
-from emogen.train.run.run import RunHooks, _on_one_line, explaining, refuse_overwriting, resume, run
+from emogen.train.run.folder import hold_folder
+from emogen.train.run.run import RunHooks, _on_one_line, explain_end, refuse_overwriting, resume, run
 from emogen.train.run.state import Step, TrainState, adamw
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and messages of POSIX")
@@ -306,12 +306,12 @@ def test_adversarial_training_can_lower_more(tmp_path):
         pytest.raises(
             TrainingError, match=r"lower --batch-size \(now 8\), --samples \(now 4\), --max-tokens \(now 24\), --chunk"
         ),
-        explaining(settings, tmp_path, state),
+        explain_end(settings, tmp_path, state),
     ):
         raise MemoryError
     with (
         pytest.raises(TrainingError, match=r"^out of memory; lower .*--discriminator-width \(now 128\)"),
-        explaining(settings, tmp_path),
+        explain_end(settings, tmp_path),
     ):
         raise MemoryError
 
@@ -382,7 +382,7 @@ def test_a_folder_that_is_removed_ends_the_run(folder, step):
 def test_a_folder_whose_lock_cannot_be_taken_away_ends_in_its_own_words(folder, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(Path, "unlink", raising(PermissionError(1, "Operation not permitted")))
-    with pytest.raises(EmogenError, match="cannot be written"), held(folder):
+    with pytest.raises(EmogenError, match="cannot be written"), hold_folder(folder):
         raise EmogenError("log.jsonl: cannot be written")
 
 
@@ -395,8 +395,8 @@ def test_a_log_that_cannot_be_written_is_one_line(folder):
 
 @POSIX
 def test_a_folder_has_one_run_at_a_time(tmp_path):
-    with held(tmp_path):
-        with pytest.raises(CheckpointError, match="another run is going on there"), held(tmp_path):
+    with hold_folder(tmp_path):
+        with pytest.raises(CheckpointError, match="another run is going on there"), hold_folder(tmp_path):
             pass
         assert (tmp_path / ".lock").exists()
     assert not list(tmp_path.iterdir())

@@ -28,7 +28,7 @@ def train_discriminator(
     """
     discriminator.train()
     loss, accuracy = discriminator_loss(discriminator, real, generated, config.samples)
-    figures = _noted(float(loss.detach()), float(accuracy), state)
+    figures = _note_figures(float(loss.detach()), float(accuracy), state)
     for number in range(_updates(figures["accuracy"], config)):
         if number:
             loss, _ = discriminator_loss(discriminator, real, generated, config.samples)
@@ -81,7 +81,7 @@ def cut_to(batch: Batch, max_tokens: int) -> Batch:
     return replace(batch, tokens=tokens)
 
 
-def _noted(loss: float, accuracy: float, state: TrainState) -> dict[str, float]:
+def _note_figures(loss: float, accuracy: float, state: TrainState) -> dict[str, float]:
     running = _MEMORY * state.figures.get("accuracy", 0.5) + (1 - _MEMORY) * accuracy
     state.figures["accuracy"] = running
     return {"discriminator": loss, "accuracy": running}

@@ -115,8 +115,8 @@ def check_step(step: int, figures: dict[str, float], measured: Signals, limits: 
         TrainingError: too many broken updates in a row, or too many collapses.
     """
     broken = _broken(step, figures, measured.values, limits)
-    saturated = _saturated(figures, measured.accuracy, limits)
-    collapsed = _collapsed(step, figures, measured.distinct, limits)
+    saturated = _find_saturation(figures, measured.accuracy, limits)
+    collapsed = _find_collapse(step, figures, measured.distinct, limits)
     words = tuple(said for said in (broken, saturated, collapsed) if said)
     for said in words if is_main_process() else ():
         _LOG.warning("step %d: %s", step, said)
@@ -232,7 +232,7 @@ def _note(figures: dict[str, float], name: str, value: float, limits: SafeguardC
     figures[f"guard_{name}_variance"] = (1 - gain) * (variance + gain * change**2)
 
 
-def _saturated(figures: dict[str, float], accuracy: float, limits: SafeguardConfig) -> str:
+def _find_saturation(figures: dict[str, float], accuracy: float, limits: SafeguardConfig) -> str:
     steps = figures.get("guard_full_steps", 0.0) + 1 if accuracy >= limits.accuracy else 0.0
     figures["guard_full_steps"] = steps % limits.patience
     if steps < limits.patience:
@@ -241,7 +241,7 @@ def _saturated(figures: dict[str, float], accuracy: float, limits: SafeguardConf
     return f"the discriminator was right in {accuracy:.1%} of pairs for {steps:.0f} steps: {remedy}"
 
 
-def _collapsed(step: int, figures: dict[str, float], distinct: float, limits: SafeguardConfig) -> str:
+def _find_collapse(step: int, figures: dict[str, float], distinct: float, limits: SafeguardConfig) -> str:
     start, now = _noted_distinct(figures, distinct, limits)
     if now >= limits.distinct * start:
         return ""

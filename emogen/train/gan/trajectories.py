@@ -110,7 +110,7 @@ def _latents(models: Adversaries, real: Batch, config: GanConfig, draws: Counter
 @torch.no_grad()
 def gather_experience(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: CounterRNG) -> Trajectory:
     """Return what each token of the replies is worth by the config's estimator and the guide, less the baseline."""
-    returns, reward = _judged(models, real, replies, config, draws)
+    returns, reward = _score_replies(models, real, replies, config, draws)
     figures = {"reward": float(joint_mean(reward.mean(), len(reward)))} if len(reward) else {}
     returns = config.discriminator_reward * returns
     if models.guide:
@@ -121,7 +121,9 @@ def gather_experience(models: Adversaries, real: Batch, replies: Replies, config
     return Trajectory(_advantages(returns, replies.mask, config), figures)
 
 
-def _judged(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: CounterRNG) -> tuple[Tensor, Tensor]:
+def _score_replies(
+    models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: CounterRNG
+) -> tuple[Tensor, Tensor]:
     """Return the discriminator's part: returns [rows, time - 1], and what whole replies are worth, [rows]; none with `gumbel`."""
     tokens, mask = replies.generated.tokens, replies.mask
     if config.estimator == "gumbel":

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from emogen.data.batches import batch_rows
 from emogen.errors import DataError
-from emogen.models.classifier import Classifier, Pieces, decided, emotion_scores, probabilities_of
+from emogen.models.classifier import Classifier, Pieces, decide_labels, emotion_scores, probabilities_of
 from emogen.train.config import ClassifierTraining
-from emogen.train.run.state import Step, TrainState, mixed_precision, scheduled, update
+from emogen.train.run.state import Step, TrainState, learning_rate_at, mixed_precision, update
 from emogen.train.thresholds import best_temperature, best_thresholds, macro_f1
 
 
@@ -74,7 +74,7 @@ def train_classifier(
         loss = classification_loss(
             scores, batch.targets.to(device), weights.to(device), config.label_smoothing, classifier.config.multi_label
         )
-        norm = update(loss, state.optimizers["classifier"], scheduled(config.learning_rate, state), state)
+        norm = update(loss, state.optimizers["classifier"], learning_rate_at(config.learning_rate, state), state)
         state.step += 1
         yield Step(state.step, {"loss": float(loss.detach()), "gradient_norm": norm})
 
@@ -117,7 +117,7 @@ def held_out_f1(classifier: Classifier, data: Labelled, config: ClassifierTraini
     if classifier.config.multi_label:
         found = probabilities >= best_thresholds(probabilities, gold)
     else:
-        found, gold = decided(probabilities, classifier.config), gold_labels(data.targets)
+        found, gold = decide_labels(probabilities, classifier.config), gold_labels(data.targets)
     even = torch.ones(data.targets.shape[1])
     loss = classification_loss(scores, data.targets, even, 0.0, classifier.config.multi_label)
     measure = macro_f1(found, gold)

@@ -31,9 +31,9 @@ from emogen.train.gan.trajectories import (
     policy_loss,
     sample_replies,
 )
-from emogen.train.loops.gumbel import Relaxation, annealed, gumbel_loss
+from emogen.train.loops.gumbel import Relaxation, anneal, gumbel_loss
 from emogen.train.run.processes import joint_mean, largest
-from emogen.train.run.state import Step, TrainState, mixed_precision, scheduled, update
+from emogen.train.run.state import Step, TrainState, learning_rate_at, mixed_precision, update
 
 
 def train_gan(models: Adversaries, batches: Iterable[Batch], config: GanConfig, state: TrainState) -> Iterator[Step]:
@@ -70,7 +70,7 @@ def train_generator(
     experience = gather_experience(models, real, replies, config, fresh_draws(state, real, config))
     loss, old, found = generator_loss(models, real, replies, experience, config, state)
     figures |= experience.figures | found
-    verdict = check_step(state.step + 1, state.figures, _measured(experience, loss, figures), _limits(config))
+    verdict = check_step(state.step + 1, state.figures, _measure_signals(experience, loss, figures), _limits(config))
     if verdict.refresh_discriminator:
         refresh_discriminator(models.discriminator, real, replies.generated.tokens)
     if verdict.return_generator:
@@ -78,7 +78,7 @@ def train_generator(
     for number in range(0 if verdict.skip_generator else config.generator_updates):
         if number:
             loss, old, _ = generator_loss(models, real, replies, experience, config, state, old)
-        rate = rate_share(state.figures) * scheduled(config.learning_rate, state)
+        rate = rate_share(state.figures) * learning_rate_at(config.learning_rate, state)
         update(loss, state.optimizers["generator"], rate, state)
     return verdict.words
 
@@ -110,14 +110,14 @@ def _distinct(replies: Replies) -> float:
     return float(joint_mean(found, len(replies.mask)))
 
 
-def _measured(experience: Trajectory, loss: Tensor, figures: dict[str, float]) -> Signals:
+def _measure_signals(experience: Trajectory, loss: Tensor, figures: dict[str, float]) -> Signals:
     (advantage,) = largest([float(experience.advantages.abs().max())])
     values = {"the reward": figures.get("reward", 0.0), "the largest advantage": advantage, "the loss": float(loss.detach())}
     return Signals(figures["distinct2"], figures["accuracy"], values)
 
 
 def _relaxed_loss(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, state: TrainState) -> Tensor:
-    temperature = annealed(config.gumbel_temperature, config.gumbel_final, state.progress)
+    temperature = anneal(config.gumbel_temperature, config.gumbel_final, state.progress)
     draws = fresh_draws(state, real, config)
     loss = gumbel_loss(
         models.generator,

@@ -47,7 +47,7 @@ class Relaxation:
     chunk: int = 256
 
 
-def annealed(first: float, final: float, progress: float) -> float:
+def anneal(first: float, final: float, progress: float) -> float:
     """Return the temperature at `progress` 0 to 1 through a run: from `first` to `final`, by the same factor at each step.
 
     Source: Nie, Narodytska & Patel 2019 (RelGAN), section 3.3, the exponential policy; theirs begins at 1.

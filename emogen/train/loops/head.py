@@ -13,7 +13,7 @@ from emogen.models.generator import Generator, reply_mask
 from emogen.models.head import EmotionHead, output_vectors
 from emogen.train.config import HeadConfig
 from emogen.train.loops.mle import with_no_latent
-from emogen.train.run.state import Step, TrainState, mixed_precision, scheduled, update
+from emogen.train.run.state import Step, TrainState, learning_rate_at, mixed_precision, update
 
 
 def train_head(
@@ -36,7 +36,7 @@ def train_head(
         with mixed_precision(config.precision, device):
             nll, positions = head_nll(generator, head, moved, _at_random(moved, state.random))
         loss = nll.sum() / positions
-        update(loss, state.optimizers["head"], scheduled(config.learning_rate, state), state)
+        update(loss, state.optimizers["head"], learning_rate_at(config.learning_rate, state), state)
         state.step += 1
         yield Step(state.step, {"nll": float(loss.detach())})
 

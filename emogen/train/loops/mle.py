@@ -15,7 +15,7 @@ from emogen.models.likelihood import reply_nll
 from emogen.models.losses import masked_mean
 from emogen.train.config import MleConfig
 from emogen.train.run.processes import joint, total
-from emogen.train.run.state import Step, TrainState, mixed_precision, scheduled, update, usual_tokens
+from emogen.train.run.state import Step, TrainState, learning_rate_at, mixed_precision, update, usual_tokens
 
 
 def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig, state: TrainState) -> Iterator[Step]:
@@ -34,7 +34,12 @@ def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig,
             nll, mask = reply_nll(generator, moved.tokens, moved.reply_start, with_no_latent(generator, moved.emotion))
         tokens = total(mask.sum())
         nats = joint(nll.sum())
-        update(nats / usual_tokens(tokens, state), state.optimizers["generator"], scheduled(config.learning_rate, state), state)
+        update(
+            nats / usual_tokens(tokens, state),
+            state.optimizers["generator"],
+            learning_rate_at(config.learning_rate, state),
+            state,
+        )
         state.step += 1
         yield Step(state.step, {"nll": float(nats.detach() / tokens), "tokens": int(tokens)})
 

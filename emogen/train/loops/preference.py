@@ -106,7 +106,7 @@ def rated_batches(rows: RatedRows, before: Tensor, size: int, seed: int, start: 
         yield RatedBatch(PairBatch(rows.rows.batch(positions.tolist()), before[:, positions]), rows.good[positions])
 
 
-def fitting(pairs: Sequence[Opined], tokenizer: Tokenizer, limits: Limits) -> list[Opined]:
+def drop_long(pairs: Sequence[Opined], tokenizer: Tokenizer, limits: Limits) -> list[Opined]:
     """Return the pairs, or ratings, none of whose replies is longer than the model's rows."""
     return [pair for pair in pairs if all(len(tokenizer.encode(reply)) <= limits.reply_tokens for reply in pair.replies)]
 
@@ -117,7 +117,7 @@ def pair_rows(pairs: Sequence[Preference], tokenizer: Tokenizer, limits: Limits)
     Args:
         pairs: their emotions over the model's labels.
         tokenizer: the model's.
-        limits: the model's; what it leaves out is `fitting`'s business.
+        limits: the model's; what it leaves out is `drop_long`'s business.
     """
     prefixes = [tokenizer.prefix(pair.context, limits.context_tokens) for pair in pairs]
     better, worse = (
@@ -205,7 +205,7 @@ def train_unpaired(
             loss + config.likelihood_weight * nll, state.optimizers["generator"], _rate_now(config.learning_rate, state), state
         )
         state.step += 1
-        figures = {"loss": loss, "nll": nll, "reference": reference, "separated": separated(gain.detach(), good)}
+        figures = {"loss": loss, "nll": nll, "reference": reference, "separated": separation(gain.detach(), good)}
         yield Step(state.step, {name: float(value.detach()) for name, value in figures.items()})
 
 
@@ -214,7 +214,7 @@ def _even_weights(good: Tensor) -> tuple[float, float]:
     return len(good) / (2 * max(count, 1)), len(good) / (2 * max(len(good) - count, 1))
 
 
-def separated(gain: Tensor, good: Tensor) -> Tensor:
+def separation(gain: Tensor, good: Tensor) -> Tensor:
     """Compute the share of all pairs of a good and a bad reply whose good one has gained more; ties count half.
 
     Args:
@@ -229,11 +229,11 @@ def separated(gain: Tensor, good: Tensor) -> Tensor:
 
 
 def held_out_unpaired(generator: Generator, rows: RatedRows, before: Tensor, config: PreferenceConfig) -> dict[str, float]:
-    """Compute `loss` and `separated` of held-out ratings; `before` is [2, replies] as of `pair_log_probabilities`."""
+    """Compute `loss` and `separation` of held-out ratings; `before` is [2, replies] as of `pair_log_probabilities`."""
     now = pair_log_probabilities(generator, rows.rows, config.precision)
     gain, others = now - before
     loss = unpaired_loss(gain, rows.good, others.mean().clamp(min=0.0), config.beta, _even_weights(rows.good)).mean()
-    return {"loss": float(loss), "separated": float(separated(gain, rows.good))}
+    return {"loss": float(loss), "separated": float(separation(gain, rows.good))}
 
 
 def _rate_now(rate: float, state: TrainState) -> float:

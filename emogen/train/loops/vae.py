@@ -28,7 +28,7 @@ from emogen.models.vae import TextVAE
 from emogen.train.config import VaeConfig
 from emogen.train.loops.mle import drop_emotion
 from emogen.train.run.processes import joint, total
-from emogen.train.run.state import Step, TrainState, mixed_precision, scheduled, update, usual_tokens
+from emogen.train.run.state import Step, TrainState, learning_rate_at, mixed_precision, update, usual_tokens
 
 _MEMORY = 0.95
 _INTEGRAL, _PROPORTIONAL = 0.03, 1.0
@@ -70,7 +70,7 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
         loss = (reconstruction + weight * free_bits(kl[None], floor)) * moved.whole
         loss = loss / usual_tokens(total(mask.sum()), state)
         loss = loss + config.adversary_weight * joint(adversary) / moved.whole
-        update(loss, state.optimizers["vae"], scheduled(config.learning_rate, state), state)
+        update(loss, state.optimizers["vae"], learning_rate_at(config.learning_rate, state), state)
         state.step += 1
         yield Step(state.step, _figures(reconstruction, kl.sum(), posterior, latent) | {"rate_weight": weight})
 
@@ -89,7 +89,7 @@ def rate_weight(rate: float, config: VaeConfig, progress: float, figures: Mutabl
     Source: Shao et al. 2020, ControlVAE; the logarithm of the weight is what moves, so that it stays positive.
     """
     if not config.target_rate:
-        return annealed(config, progress)
+        return annealing_share(config, progress)
     goal = rate_goal(config, progress)
     figures["rate_mean"] = _MEMORY * figures.get("rate_mean", rate) + (1 - _MEMORY) * rate
     low, high = (math.log(bound) for bound in _WEIGHTS)
@@ -101,10 +101,10 @@ def rate_weight(rate: float, config: VaeConfig, progress: float, figures: Mutabl
 
 def rate_goal(config: VaeConfig, progress: float) -> float:
     """Return the rate to be held now, nats a row: six times the target in the autoencoder part, then down to it by equal ratios."""
-    return float(config.target_rate * _LOOSE ** (1 - annealed(config, progress)))
+    return float(config.target_rate * _LOOSE ** (1 - annealing_share(config, progress)))
 
 
-def annealed(config: VaeConfig, progress: float) -> float:
+def annealing_share(config: VaeConfig, progress: float) -> float:
     """Return the share of the annealing part that is done: 0 in the autoencoder part before it, 1 behind it."""
     return min(max((progress - config.autoencoder_share) / max(config.annealing_share, 1e-9), 0.0), 1.0)
 

@@ -128,7 +128,7 @@ def run_manifest(command: str, files: Sequence[str], reading: Reading, settings:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def hold_folder(folder: Path) -> Iterator[None]:
     """Keep other runs out of the folder until this one ends, however it ends; without effect where there is no `flock`.
 
     Raises:

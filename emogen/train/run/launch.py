@@ -16,10 +16,10 @@ from emogen.emotions.labels import LabelSet
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.device import choose_device
 from emogen.train.config import GeneratorRun, RunConfig
-from emogen.train.run.folder import held, own_folder, read_train_file, remove_unused, write_model_card, write_train_file
+from emogen.train.run.folder import hold_folder, own_folder, read_train_file, remove_unused, write_model_card, write_train_file
 from emogen.train.run.memory import keep_freed_memory
 from emogen.train.run.processes import broadcast_from_main, is_main_process, part, process_group, rank, world
-from emogen.train.run.run import RunHooks, explaining, resume, run
+from emogen.train.run.run import RunHooks, explain_end, resume, run
 from emogen.train.run.state import Step, TrainState, check_precision
 from emogen.version import __version__
 
@@ -41,7 +41,7 @@ def open_run(command: str, settings: RunConfig, resuming: bool) -> Iterator[tupl
         folder, is_new = broadcast_from_main(lambda: own_folder(command, settings, resuming))
         torch.manual_seed(settings.seed)
         try:
-            with held(folder) if is_main_process() else nullcontext(), explaining(settings, folder):
+            with hold_folder(folder) if is_main_process() else nullcontext(), explain_end(settings, folder):
                 yield folder, device
         finally:
             if is_new and is_main_process():
@@ -66,7 +66,7 @@ def training_batches(arrays: TokenArrays, settings: RunConfig, state: TrainState
     if choose_device(settings.device).type != "cuda":
         return rows
     own = torch.cuda.current_device()
-    return ahead(rows, Batch.pinned, lambda: torch.cuda.set_device(own))
+    return ahead(rows, Batch.pin_batch, lambda: torch.cuda.set_device(own))
 
 
 def refuse_other_data(sources: Mapping[str, str], folder: Path, resuming: bool) -> None:

@@ -67,7 +67,7 @@ def total(value: Tensor) -> Tensor:
     if world() == 1:
         return value.detach()
     summed = value.detach().clone()
-    _meeting(lambda: dist.all_reduce(summed))
+    _explain_missing(lambda: dist.all_reduce(summed))
     return summed
 
 
@@ -92,7 +92,7 @@ def largest(values: Sequence[float]) -> list[float]:
     found = torch.tensor(values, dtype=torch.float64).nan_to_num(math.inf, math.inf, -math.inf)
     if world() == 1:
         return found.tolist()
-    _meeting(lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
+    _explain_missing(lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
     return found.tolist()
 
 
@@ -116,13 +116,13 @@ def broadcast_from_main(make: Callable[[], Made]) -> Made:
     """
     if world() == 1:
         return make()
-    _meeting(dist.barrier)
+    _explain_missing(dist.barrier)
     made: list[tuple[Made] | None] = [None]
     try:
         if is_main_process():
             made = [(make(),)]
     finally:
-        _meeting(lambda: dist.broadcast_object_list(made, 0))
+        _explain_missing(lambda: dist.broadcast_object_list(made, 0))
     if made[0] is None:
         raise ElsewhereError("the first process failed, and says why")
     return made[0][0]
@@ -235,7 +235,7 @@ def _tell(store: Store) -> None:
         store.set(_SAID, "")
 
 
-def _meeting(communicate: Callable[[], object]) -> None:
+def _explain_missing(communicate: Callable[[], object]) -> None:
     """Make one line of a process that is missed."""
     try:
         communicate()
@@ -252,6 +252,6 @@ def _sum_alike(parameters: list[nn.Parameter]) -> None:
     """Sum parameters of one device and dtype; their gradients become views of one tensor."""
     own = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
     summed = torch.cat([gradient.reshape(-1) for gradient in own])
-    _meeting(lambda: dist.all_reduce(summed))
+    _explain_missing(lambda: dist.all_reduce(summed))
     for parameter, piece in zip(parameters, torch.split(summed, [each.numel() for each in parameters]), strict=True):
         parameter.grad = piece.view_as(parameter)

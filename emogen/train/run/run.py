@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from emogen.emotions.names import is_visible
 from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingError
-from emogen.files import read_bytes, replacing, write_text
+from emogen.files import read_bytes, replace_file, write_text
 from emogen.train.config import RunConfig
 from emogen.train.run.processes import broadcast_from_main, is_main_process, largest
 from emogen.train.run.state import Step, TrainState
@@ -79,7 +79,7 @@ def run(loop: Iterator[Step], state: TrainState, config: RunConfig, folder: str 
     """
     folder = Path(folder)
     state.progress = _share_done(state, config)
-    with explaining(config, folder, state):
+    with explain_end(config, folder, state):
         broadcast_from_main(lambda: None if (folder / STATE_FILE).exists() else _save(state, folder))
         _advance(loop, state, config, folder, watch)
         _look(state, folder, watch, None)
@@ -119,7 +119,7 @@ def refuse_overwriting(folder: Path, resuming: bool) -> None:
 
 
 @contextmanager
-def explaining(config: RunConfig, folder: Path, state: TrainState | None = None) -> Iterator[None]:
+def explain_end(config: RunConfig, folder: Path, state: TrainState | None = None) -> Iterator[None]:
     """Make one line of what ends a run: what to lower where memory is short, and which state is kept.
 
     Args:
@@ -150,7 +150,7 @@ def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder:
         while not _done(state, config):
             step = next(loop)
             meanwhile.add(step.figures)
-            state.figures["elapsed"], stop = _agreed(time.monotonic() - began, target)
+            state.figures["elapsed"], stop = _agree(time.monotonic() - began, target)
             state.progress = _share_done(state, config)
             if step.words and is_main_process():
                 _log(folder, state, {"words": step.words})
@@ -167,7 +167,7 @@ def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder:
         bar.update(state.step - bar.n)
 
 
-def _agreed(elapsed: float, target: list[int]) -> tuple[float, int]:
+def _agree(elapsed: float, target: list[int]) -> tuple[float, int]:
     """Return the first process's clock, and a signal that came to any process; 0 where none did."""
     clock, signalled = largest([elapsed if is_main_process() else 0.0, target[0] if target else 0])
     return clock, int(signalled)
@@ -206,10 +206,10 @@ def _time_share(state: TrainState, config: RunConfig) -> float:
 def _look(state: TrainState, folder: Path, watch: RunHooks, bar: tqdm[None] | None) -> None:
     """Compute held-out figures and a sample, and save the model if it is the best so far (or if the newest is kept)."""
     if state.figures.get("looked") != state.step:
-        state.figures.update(broadcast_from_main(lambda: _looked(state, folder, watch, bar)))
+        state.figures.update(broadcast_from_main(lambda: _evaluate(state, folder, watch, bar)))
 
 
-def _looked(state: TrainState, folder: Path, watch: RunHooks, bar: tqdm[None] | None) -> dict[str, float]:
+def _evaluate(state: TrainState, folder: Path, watch: RunHooks, bar: tqdm[None] | None) -> dict[str, float]:
     """Look and give the figures of the state that change by it."""
     _refuse_broken_weights(state)
     figures = watch.validate()
@@ -256,7 +256,7 @@ def _refuse_vanished(folder: Path) -> None:
 
 def _save(state: TrainState, folder: Path) -> None:
     _refuse_broken_weights(state)
-    with replacing(folder / STATE_FILE) as beside:
+    with replace_file(folder / STATE_FILE) as beside:
         beside.write_bytes(state.dump())
 
 

@@ -166,7 +166,7 @@ def usual_tokens(tokens: Tensor, state: TrainState) -> float:
     return state.figures["usual_tokens"]
 
 
-def scheduled(rate: float, state: TrainState) -> float:
+def learning_rate_at(rate: float, state: TrainState) -> float:
     """Return the learning rate now: linear warm-up over 100 steps, then half a cosine over the run down to a twentieth."""
     warm = min(1.0, (state.step + 1) / _WARMUP_STEPS)
     cosine = 0.5 * (1 + math.cos(math.pi * min(state.progress, 1.0)))
