@@ -315,7 +315,13 @@ def load(
     model.to(where).eval()
     head, calibration = read_head(folder, generator_of(model)), read_calibration(folder, description.labels)
     found = EmotionModel(folder, description, model, tokenizer, head, calibration)
-    _refuse_mixed(found)
+    sizes = found.generator.config
+    pairs = {"labels": (sizes.emotions, len(found.labels)), "token ids": (sizes.vocabulary, found.tokenizer.vocabulary)}
+    for what, (needed, there) in pairs.items():
+        if needed != there:
+            raise CheckpointError(
+                f"{found.folder}: the model has {needed} {what}, its files {there}; they are of different models"
+            )
     return found
 
 
@@ -568,7 +574,8 @@ def read_weights(folder: str | Path, model: nn.Module) -> None:
     with _explain_errors(path, "copy the whole folder again, or name another checkpoint"):
         tensors = {name: tensor.float() for name, tensor in safetensors.torch.load(read_bytes(path)).items()}
         if isinstance(model, Generator):
-            tensors = _of_decoder(tensors)
+            inside = {name.removeprefix("decoder."): tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
+            tensors = inside or dict(tensors)
         if isinstance(model, (Generator, TextVAE)):
             tensors = _merged_or_refused(generator_of(model), tensors)
         _refuse_other_tensors(trained_tensors(model), model.state_dict(), tensors)
@@ -660,12 +667,6 @@ def read_head(folder: str | Path, generator: Generator) -> EmotionHead | None:
     return head.to(generator.bias.device).eval().requires_grad_(False)
 
 
-def _of_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of the decoder under a generator's own names, where they are of a VAE."""
-    inside = {name.removeprefix("decoder."): tensor for name, tensor in tensors.items() if name.startswith("decoder.")}
-    return inside or dict(tensors)
-
-
 def merge_updates(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors but the low-rank updates, which are added to the weights of a generator that does not keep them apart."""
     backbone = generator.backbone
@@ -726,17 +727,6 @@ def _explain_sizes(folder: Path) -> Iterator[None]:
     except (TypeError, KeyError, ValueError, ArithmeticError, RuntimeError, SettingsError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{folder / 'config.json'}: describes no model that can be built ({reason})") from None
-
-
-def _refuse_mixed(found: EmotionModel) -> None:
-    """Raise CheckpointError where config, labels and tokenizer are not of one model."""
-    sizes = found.generator.config
-    pairs = {"labels": (sizes.emotions, len(found.labels)), "token ids": (sizes.vocabulary, found.tokenizer.vocabulary)}
-    for what, (needed, there) in pairs.items():
-        if needed != there:
-            raise CheckpointError(
-                f"{found.folder}: the model has {needed} {what}, its files {there}; they are of different models"
-            )
 
 
 def _latest() -> Path | None:

@@ -154,18 +154,14 @@ def replace_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
-        _flush(beside)
+        with beside.open("rb+") as handle:
+            os.fsync(handle.fileno())
         os.replace(beside, path)
     except OSError as error:
         raise EmogenError(f"{path}: cannot be written ({error.strerror or error}); what stood there is untouched") from error
     finally:
         with suppress(OSError):
             beside.unlink()
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb+") as handle:
-        os.fsync(handle.fileno())
 
 
 def write_text(path: str | Path, text: str) -> None:

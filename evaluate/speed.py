@@ -41,7 +41,7 @@ from emogen.text.tokenizer import BOS, EOS, PAD, SPECIAL
 from emogen.train.config import GanConfig, Precision
 from emogen.train.gan.trajectories import Adversaries, gather_experience, policy_loss, sample_replies
 from emogen.train.run.memory import keep_freed_memory
-from emogen.train.run.state import TrainState, adamw, mixed_precision, learning_rate_at, update
+from emogen.train.run.state import TrainState, adamw, learning_rate_at, mixed_precision, update
 
 RESULT = Path("evaluate/results/speed.json")
 LONG = 20.0

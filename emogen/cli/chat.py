@@ -141,22 +141,24 @@ class _Talk:
                 name, _, value = line.strip().partition(" ")
                 self._do(name, value.strip())
             elif line.strip():
-                self._note_unread(line)
+                unread = "" if self._recognizer.reads(line) else self._recognizer.unread_note(line)
+                for note in {self._scripts.describe_mismatch(line), unread} - self._notes - {""}:
+                    self._notes.add(note)
+                    _note(note)
                 self._show(self._session.say(line))
         except EmogenError as error:
             _note(str(error))
         except KeyboardInterrupt:
             _note("cancelled")
 
-    def _note_unread(self, line: str) -> None:
-        """Say once that the model does not write what the user writes, and that what he feels is not found in it."""
-        unread = "" if self._recognizer.reads(line) else self._recognizer.unread_note(line)
-        for note in {self._scripts.describe_mismatch(line), unread} - self._notes - {""}:
-            self._notes.add(note)
-            _note(note)
-
     def _do(self, name: str, value: str) -> None:
-        _require_command(name, value)
+        if name not in _TAKE_A_VALUE | _WITHOUT_A_VALUE:
+            raise SettingsError(f"{name} is not one of {', '.join(known for known, _, _ in _COMMANDS)}")
+        if value and name in _WITHOUT_A_VALUE:
+            raise SettingsError(f"{name} takes no value, found {value!r}")
+        if not value and name in _TAKE_A_VALUE:
+            (values,) = (values for known, values, _ in _COMMANDS if known == name)
+            raise SettingsError(f"{name} takes a value: {values}")
         match name:
             case "/emotion":
                 self._adopt(replace(self._session.manner, emotion=value))
@@ -180,7 +182,9 @@ class _Talk:
                 self._session.forget()
                 _note("forgotten; the conversation begins anew")
             case "/help":
-                _tell_commands()
+                width = max(len(f"{name} {value}") for name, value, _ in _COMMANDS)
+                for name, value, purpose in _COMMANDS:
+                    click.echo(f"{f'{name} {value}':<{width}}  {purpose}", err=True)
 
     def _adopt(self, manner: SessionConfig, decoding: Decoding | None = None) -> None:
         from emogen.dialogue.session import leaves_to_policy
@@ -212,20 +216,20 @@ class _Talk:
             if self._as_json:
                 writing.wait()
             else:
-                _print_pieces(writing, turn.target)
+                try:
+                    for piece in on_one_line(writing):
+                        print_text(_paint(piece, turn.target, sys.stdout), nl=False)
+                finally:
+                    click.echo()
         finally:
             writing.cancel()
             if writing.ended != "failed":
-                self._keep(turn)
-
-    def _keep(self, turn: Turn) -> None:
-        """Print or store a reply's record, where that is asked for."""
-        record = _record(turn, len(self._session.turns), self._opinions.session)
-        line = json.dumps(record, ensure_ascii=False)
-        if self._as_json:
-            print_text(line)
-        if self._kept:
-            self._kept.write(f"{line}\n")
+                record = _record(turn, len(self._session.turns), self._opinions.session)
+                line = json.dumps(record, ensure_ascii=False)
+                if self._as_json:
+                    print_text(line)
+                if self._kept:
+                    self._kept.write(f"{line}\n")
 
     def _tell_state(self) -> None:
         state = self._session.state
@@ -251,31 +255,18 @@ class _Opinions:
             raise SettingsError("there is no whole reply to rate; say something first, or /again")
         turn = session.turns[-1]
         opinion = Opinion(turn.name, turn.replied_to, turn.writing.text, turn.target, verdict, self._model, self.session)
-        self._open_store().rate(opinion)
+        from emogen.dialogue.feedback import FeedbackStore
+
+        if not self._store:
+            self._store = FeedbackStore(self._address)
+            _note(f"opinions, and what was said before, are stored in {self._store.name} as session {self.session}")
+        self._store.rate(opinion)
         _note(f"stored as {verdict}")
 
     def close(self) -> None:
         """Let the store go, where it was opened."""
         if self._store:
             self._store.close()
-
-    def _open_store(self) -> FeedbackStore:
-        from emogen.dialogue.feedback import FeedbackStore
-
-        if not self._store:
-            self._store = FeedbackStore(self._address)
-            _note(f"opinions, and what was said before, are stored in {self._store.name} as session {self.session}")
-        return self._store
-
-
-def _require_command(name: str, value: str) -> None:
-    if name not in _TAKE_A_VALUE | _WITHOUT_A_VALUE:
-        raise SettingsError(f"{name} is not one of {', '.join(known for known, _, _ in _COMMANDS)}")
-    if value and name in _WITHOUT_A_VALUE:
-        raise SettingsError(f"{name} takes no value, found {value!r}")
-    if not value and name in _TAKE_A_VALUE:
-        (values,) = (values for known, values, _ in _COMMANDS if known == name)
-        raise SettingsError(f"{name} takes a value: {values}")
 
 
 def _name_or_none(policy: str | None) -> str | None:
@@ -317,14 +308,6 @@ def _read_line() -> str:
     return input()
 
 
-def _print_pieces(writing: ReplyStream, target: Emotion) -> None:
-    try:
-        for piece in on_one_line(writing):
-            print_text(_paint(piece, target, sys.stdout), nl=False)
-    finally:
-        click.echo()
-
-
 def _paint(text: str, target: Emotion, output: TextIO) -> str:
     """Colour a text by its heaviest label, or that label's Ekman family, where `output` is a terminal that may show colours."""
     if not target.strength or not output.isatty() or os.environ.get("NO_COLOR"):
@@ -364,12 +347,6 @@ def _open_transcript(path: Path) -> Iterator[TextIO]:
 
     with open(path, "a", encoding="utf-8", buffering=1, opener=private) as file:
         yield file
-
-
-def _tell_commands() -> None:
-    width = max(len(f"{name} {value}") for name, value, _ in _COMMANDS)
-    for name, value, purpose in _COMMANDS:
-        click.echo(f"{f'{name} {value}':<{width}}  {purpose}", err=True)
 
 
 def _note(text: str) -> None:

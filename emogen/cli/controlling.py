@@ -15,7 +15,6 @@ from emogen.options import as_toml, settings_from, settings_options
 from emogen.train.config import CalibrationSettings, HeadSettings
 
 if TYPE_CHECKING:
-    from emogen.decoding.params import SamplingParams
     from emogen.train.calibration import Gain
 
 
@@ -65,7 +64,14 @@ def calibrate(config_file: Path | None, show_config: bool, **given: Any) -> None
         torch.set_num_threads(settings.threads)
     model = load(settings.checkpoint, choose_device(settings.device))
     recognizer = load_recognizer(settings.guide or shipped_folder("recognizer"), settings.device)
-    guide, sampling = recognizer.over(model.labels), _sampling(settings, model.default_sampling)
+    from emogen.decoding.control import parse_control
+
+    control = model.default_sampling.control if settings.control is None else parse_control(settings.control)
+    temperature = model.default_sampling.temperature if settings.temperature is None else settings.temperature
+    guide, sampling = (
+        recognizer.over(model.labels),
+        dataclasses.replace(model.default_sampling, control=control, temperature=temperature),
+    )
     signature = f"guide {recognizer.folder.name} {sha256(recognizer.folder / 'model.safetensors')[:12]}"
     found = calibrate_model(model, guide, sampling, settings, signature)
     gain = measure_gain(judged_by(model, guide, sampling, settings.texts, settings.seed + 1), found)
@@ -78,15 +84,6 @@ def calibrate(config_file: Path | None, show_config: bool, **given: Any) -> None
         )
     write_calibration(model.folder, kept)
     click.echo(model.folder)
-
-
-def _sampling(settings: CalibrationSettings, own: SamplingParams) -> SamplingParams:
-    """Return the model's own options, but for what the settings say."""
-    from emogen.decoding.control import parse_control
-
-    control = own.control if settings.control is None else parse_control(settings.control)
-    temperature = own.temperature if settings.temperature is None else settings.temperature
-    return dataclasses.replace(own, control=control, temperature=temperature)
 
 
 def _describe_gain(gain: Gain) -> str:

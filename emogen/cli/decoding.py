@@ -101,7 +101,10 @@ def decoding_options(command: Command) -> Command:
 
     @wraps(command)
     def with_decoding(**options: Any) -> Any:
-        return command(decoding=_take_decoding(options), **options)
+        given = {field.name: options.pop(field.name) for field in dataclasses.fields(Decoding)}
+        if given["seed"] is None:
+            given["seed"] = secrets.randbelow(2**31)
+        return command(decoding=Decoding(**given), **options)
 
     for option in reversed(_OPTIONS):
         with_decoding = option(with_decoding)
@@ -154,11 +157,3 @@ def on_one_line(pieces: Iterable[str]) -> Iterator[str]:
         line = " ".join(whole.split())
         yield line[len(shown) :]
         shown = line
-
-
-def _take_decoding(options: dict[str, Any]) -> Decoding:
-    """Take its own options out of `options`."""
-    given = {field.name: options.pop(field.name) for field in dataclasses.fields(Decoding)}
-    if given["seed"] is None:
-        given["seed"] = secrets.randbelow(2**31)
-    return Decoding(**given)

@@ -177,7 +177,13 @@ def _refuse_impossible(request: Request) -> None:
     real = bool(request.references or request.real)
     needs = {
         "name a file of texts to score, or - for standard input": bool(request.files),
-        "only one of the files can be standard input": _all_files(request).count("-") <= 1,
+        "only one of the files can be standard input": [
+            *request.files,
+            *request.references,
+            *request.real,
+            *request.train,
+        ].count("-")
+        <= 1,
         "--json and --markdown: take one of them": not (request.as_object and request.as_page),
         "--encoder takes hf:NAME or hf:FOLDER": request.encoder is None or request.encoder.startswith("hf:"),
         "--language-model is empty; name one, or leave it out": request.language_model != "",
@@ -197,20 +203,12 @@ def _refuse_impossible(request: Request) -> None:
         if not met:
             raise SettingsError(need)
     if request.frontier:
-        _refuse_unwritable(Path(request.frontier))
-
-
-def _refuse_unwritable(path: Path) -> None:
-    """Raise DataError where no plot can come to stand at `path`: hours of scoring should not end with that."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not path.name or "\0" in str(path):
-        raise DataError(f"--frontier {str(path)!r}: is no name of a file; name the plot, such as plots/frontier")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DataError(f"--frontier {path}: {folder} is no folder that can be written; name another place")
-
-
-def _all_files(request: Request) -> list[str]:
-    return [*request.files, *request.references, *request.real, *request.train]
+        path = Path(request.frontier)
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not path.name or "\0" in str(path):
+            raise DataError(f"--frontier {str(path)!r}: is no name of a file; name the plot, such as plots/frontier")
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise DataError(f"--frontier {path}: {folder} is no folder that can be written; name another place")
 
 
 def _run(request: Request, folder: Path) -> None:
@@ -236,7 +234,11 @@ def _run(request: Request, folder: Path) -> None:
     points = _points(systems, found, axes, notes) if axes else []
     _show(request, found, comparisons, list(dict.fromkeys(notes)))
     if axes:
-        _draw_frontier(Path(request.frontier or ""), points, axes)
+        path = Path(request.frontier or "")
+        if not points:
+            raise DataError(f"{path}: no system has a temperature, {axes.quality} and {axes.diversity}; no frontier is drawn")
+        drawn = draw(points, path, axis(axes.quality.partition(":")[0]), axis(axes.diversity.partition(":")[0]))
+        click.echo(f"frontier: {', '.join(map(str, drawn))}", err=True)
 
 
 def _systems(request: Request, folder: Path) -> list[_Named]:
@@ -441,13 +443,6 @@ def _points(systems: Sequence[_Named], found: Mapping[str, Evaluation], axes: _A
         else:
             points.append(Point(named.groups[0].system, temperature, scores[axes.quality], scores[axes.diversity]))
     return points
-
-
-def _draw_frontier(path: Path, points: Sequence[Point], axes: _Axes) -> None:
-    if not points:
-        raise DataError(f"{path}: no system has a temperature, {axes.quality} and {axes.diversity}; no frontier is drawn")
-    drawn = draw(points, path, axis(axes.quality.partition(":")[0]), axis(axes.diversity.partition(":")[0]))
-    click.echo(f"frontier: {', '.join(map(str, drawn))}", err=True)
 
 
 def _show(

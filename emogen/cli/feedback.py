@@ -71,7 +71,14 @@ def train_feedback(
     reader, notes = _reader(judge, settings) if texts else (None, [])
     found = _fit(address, settings, resuming)
     report = _report(found, reader, notes, texts, settings)
-    _print(report, found, as_object)
+    from emogen.evaluate.report import as_json, as_table
+
+    click.echo(f"emogen: the new model stands in {found.folder}", err=True)
+    if as_object:
+        facts = {"checkpoint": str(found.folder), "start": str(found.start)}
+        print_text(json.dumps(facts | json.loads(as_json(report)), ensure_ascii=False, indent=1))
+    else:
+        print_text(as_table(report), nl=False)
 
 
 def _read_saved(given: dict[str, Any]) -> dict[str, object]:
@@ -80,13 +87,10 @@ def _read_saved(given: dict[str, Any]) -> dict[str, object]:
     from emogen.train.run.folder import read_train_file, resumable_folder
 
     folder = resumable_folder(given["out"], COMMAND)
-    return check_settings(_set(read_train_file(folder).get("settings", {})), FeedbackSettings, str(folder)) | {
-        "out": str(folder)
-    }
-
-
-def _set(settings: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in settings.items() if value is not None}
+    settings = read_train_file(folder).get("settings", {})
+    return check_settings(
+        {name: value for name, value in settings.items() if value is not None}, FeedbackSettings, str(folder)
+    ) | {"out": str(folder)}
 
 
 def _fit(address: str, settings: FeedbackSettings, resuming: bool) -> Preferred[Preference] | Preferred[Rating]:
@@ -235,17 +239,6 @@ def _accuracy(
     judged = judged_labels(judge.probabilities([reply.text for reply in replies]), judge.names.names)
     tally = emotion_accuracy_tally(target, judged)
     return replace(tally, signature=f"{tally.signature}|judge:{judge.folder.name}|leak:{leak}")
-
-
-def _print(report: Report, found: Preferred[Any], as_object: bool) -> None:
-    from emogen.evaluate.report import as_json, as_table
-
-    click.echo(f"emogen: the new model stands in {found.folder}", err=True)
-    if as_object:
-        facts = {"checkpoint": str(found.folder), "start": str(found.start)}
-        print_text(json.dumps(facts | json.loads(as_json(report)), ensure_ascii=False, indent=1))
-    else:
-        print_text(as_table(report), nl=False)
 
 
 @click.group("feedback")

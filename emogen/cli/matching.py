@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from emogen.errors import DataError, SettingsError
 if TYPE_CHECKING:
     from emogen.dialogue.match import Aim, Match
     from emogen.emotions.labels import Emotion
-    from emogen.recognition.recognizer import Recognizer
 
 _CONTEXT_WEIGHT = 1.0
 _COSINE_WEIGHT = 10.0
@@ -127,17 +126,12 @@ def _emotion_aim(target: _Asked) -> tuple[Emotion | None, Aim | None]:
         if not wanted.strength and not target.context:
             raise SettingsError("nothing to fit: no emotion is asked for; name one, or give --context")
     else:
-        wanted = _answer(target.policy or "", target.context, target.decay, recognizer)
+        from emogen.dialogue.policy import find_policy
+        from emogen.dialogue.state import felt
+
+        chosen = find_policy((target.policy or ""), recognizer.names, recognizer.names)
+        wanted = chosen.answer(felt(recognizer, target.context[::-1][::2][::-1], target.decay).emotion)
     return wanted, Aim(emotion_fit(recognizer.probabilities, wanted), target.emotion_weight)
-
-
-def _answer(policy: str, context: Sequence[str], decay: float, recognizer: Recognizer) -> Emotion:
-    """Return what the policy answers to the user, whose turns are every other one, back from the newest."""
-    from emogen.dialogue.policy import find_policy
-    from emogen.dialogue.state import felt
-
-    chosen = find_policy(policy, recognizer.names, recognizer.names)
-    return chosen.answer(felt(recognizer, context[::-1][::2][::-1], decay).emotion)
 
 
 def _context_aim(target: _Asked) -> Aim | None:

@@ -301,22 +301,18 @@ def _build(folder: Path, key: str, exchanges: Iterable[Exchange], tokenizer: Tok
         if "train" not in writers or not writers["train"].end:
             raise DataError(f"no row is left to train on: check the splits, or raise --reply-tokens {limits.reply_tokens}")
         (beside / "source.json").write_text(key, encoding="utf-8")
-        _take_place(beside, folder)
+        try:
+            beside.replace(folder)
+        except OSError:
+            # Another run may have built the same arrays meanwhile; they are as good.
+            if not (folder / "source.json").exists():
+                raise
     except OSError as error:
         raise EmogenError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
         for writer in writers.values():
             writer.close()
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def _take_place(beside: Path, folder: Path) -> None:
-    try:
-        beside.replace(folder)
-    except OSError:
-        # Another run may have built the same arrays meanwhile; they are as good.
-        if not (folder / "source.json").exists():
-            raise
 
 
 def _write_row(writer: _Writer, exchange: Exchange, tokenizer: Tokenizer, limits: Limits) -> None:

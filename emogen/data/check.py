@@ -443,7 +443,8 @@ class _Fingerprints:
 
     def duplicates(self) -> Repeats:
         lines = _as_numpy(self._lines)
-        firsts = _first_places(_as_numpy(self._rows))
+        _, first, inverse = np.unique(_as_numpy(self._rows), return_index=True, return_inverse=True)
+        firsts = np.asarray(first[inverse], dtype=np.int64)
         again = np.flatnonzero(firsts != np.arange(len(firsts)))
         return Repeats(len(again), _pairs(lines[again], lines[firsts[again]]))
 
@@ -460,12 +461,6 @@ class _Fingerprints:
 
 def _as_numpy(values: array[int]) -> NDArray[Any]:
     return np.frombuffer(values, dtype=values.typecode) if values else np.zeros(0, dtype=values.typecode)
-
-
-def _first_places(values: NDArray[Any]) -> NDArray[np.int64]:
-    """Return for each value the place where it stands first, [rows]."""
-    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    return np.asarray(first[inverse], dtype=np.int64)
 
 
 def _pairs(left: NDArray[Any], right: NDArray[Any]) -> tuple[tuple[int, int], ...]:

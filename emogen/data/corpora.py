@@ -283,7 +283,9 @@ def _download(corpus: Corpus, source: Source, folder: Path, progress: Progress |
         if source.otherwise:
             return _download(corpus, source.otherwise, folder, progress)
         raise DataError(f"{source.url}: no download ({getattr(error, 'reason', error)}); {_way_out(corpus)}") from error
-    _verify(source, beside)
+    found = sha256(beside)
+    if source.sha256 and found != source.sha256:
+        raise DataError(f"{source.url}: SHA-256 is {found}, the owners give {source.sha256}; nothing was kept")
     return beside.rename(folder / source.name)
 
 
@@ -305,12 +307,6 @@ def _receive(url: str, path: Path, progress: Progress | None) -> None:
                 progress(url, done, total)
     if total is not None and done < total:
         raise ConnectionError(f"it ended after {done} of {total} bytes")
-
-
-def _verify(source: Source, path: Path) -> None:
-    found = sha256(path)
-    if source.sha256 and found != source.sha256:
-        raise DataError(f"{source.url}: SHA-256 is {found}, the owners give {source.sha256}; nothing was kept")
 
 
 # ---- archives

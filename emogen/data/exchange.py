@@ -378,17 +378,18 @@ def _roles(row: Row, columns: Columns) -> _Roles:
     if not roles.reply:
         raise _UnfitError("no such column", _describe_columns(row, columns, roles))
     read: dict[str, str] = {}
-    for role, name in (("reply", roles.reply), *_emotion_roles(roles), ("context", roles.context), ("split", roles.split)):
+    for role, name in (
+        ("reply", roles.reply),
+        *[("emotion", name) for name in roles.emotions or (roles.emotion,)],
+        ("context", roles.context),
+        ("split", roles.split),
+    ):
         if name and name in read:
             free = f", or none with --{role}-column ''" if role in ("context", "split") else ""
             message = f"column {name!r} is read both as {read[name]} and as {role}; name another with --{role}-column{free}"
             raise _UnfitError("one column read as two", message)
         read[name] = role
     return roles
-
-
-def _emotion_roles(roles: _Roles) -> list[tuple[str, str]]:
-    return [("emotion", name) for name in roles.emotions or (roles.emotion,)]
 
 
 @lru_cache(maxsize=256)

@@ -273,7 +273,7 @@ def parse_esconv(files: Files) -> Iterator[Dialogue]:
         for conversation in conversations:
             turns = [(turn["content"], turn["speaker"]) for turn in conversation["dialog"]]
             feeling = (str(conversation["emotion_type"]).strip().lower(),)
-            split = _hashed_split("\n".join(text for text, _ in turns))
+            split = _tenth(hashlib.sha256("\n".join(text for text, _ in turns).encode("utf-8", "replace")).digest()[:8])
             yield Dialogue(split, tuple(Turn(text, feeling, who not in ("seeker", "usr")) for text, who in turns))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{name}: not as its owners write it ({error!r})") from None
@@ -307,7 +307,12 @@ def parse_smp2020(files: Files) -> Iterator[Dialogue]:
     for split, stem in _splits("train", "eval_labeled", "test_labeled"):
         for topic in ("usual", "virus"):
             name = f"{topic}_{stem}.txt"
-            for number, record in enumerate(_json_list(files, name), 1):
+            records = _json(_text(files, name), name)
+            if not isinstance(records, list):
+                raise DataError(f"{name}: a JSON list is expected, found {type(records).__name__}")
+            if not records:
+                raise _without_rows(name)
+            for number, record in enumerate(records, 1):
                 text, label = _fields(record, ("content", "label"), f"{name}: record {number}")
                 yield Dialogue(split, (Turn(text, (label,)),))
 
@@ -317,15 +322,6 @@ def _json(text: str, where: str) -> object:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: broken JSON ({error})") from None
-
-
-def _json_list(files: Files, name: str) -> list[object]:
-    records = _json(_text(files, name), name)
-    if not isinstance(records, list):
-        raise DataError(f"{name}: a JSON list is expected, found {type(records).__name__}")
-    if not records:
-        raise _without_rows(name)
-    return records
 
 
 def _fields(record: object, names: tuple[str, ...], where: str) -> tuple[str, ...]:
@@ -374,11 +370,6 @@ _CAPTION_FILES: tuple[tuple[Split, tuple[str, str]], ...] = (
     ("train", ("image_coco.txt", "image_coco_train.txt")),
     ("test", ("test_coco.txt", "image_coco_test.txt")),
 )
-
-
-def _hashed_split(text: str) -> Split:
-    """Train for eight of ten, valid for one, test for one, by SHA-256 of the text."""
-    return _tenth(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8])
 
 
 def _placed_split(place: str) -> Split:

@@ -244,7 +244,10 @@ def read_outputs(source: Source, columns: OutputColumns, references: Sequence[So
     lines: Iterator[tuple[Any, ...]] = zip_longest(records(source), *listed)
     for row, *others in lines:
         if row is None or None in others:
-            raise _uneven(source, references)
+            texts = _count(source)
+            other, found = next((other, count) for other in references if (count := _count(other)) != texts)
+            belongs = "row i of the references belongs to text i"
+            raise DataError(f"{source.name} has {texts:,} texts but {other.name} has {found:,} rows of references; {belongs}")
         yield _output(source, row, columns, tuple(chain.from_iterable(others)))
 
 
@@ -265,7 +268,13 @@ def store(outputs: Iterable[Output], source: Source, folder: Path, by_seed: bool
         for output in outputs:
             key = (output.system or source.stem, output.temperature, output.seed if by_seed else "")
             if key not in begun:
-                begun[key] = _begin(source, output, folder, files, len(begun))
+                if len(begun) == _MOST_SYSTEMS:
+                    found = f"more than {_MOST_SYSTEMS} systems, temperatures and seeds"
+                    raise DataError(
+                        f"{source.name}:{output.line}: {found}; are the columns system and temperature what they seem?"
+                    )
+                path = folder / f"rows{len(list(folder.iterdir()))}"
+                begun[key] = _Begun(path, files.enter_context(path.open("w", encoding="utf-8")))
             begun[key].add(output)
     if not by_seed:
         for (system, _, _), kept in begun.items():
@@ -303,14 +312,6 @@ class _Begun:
             self.seeds.add(output.seed)
         self.empty += not output.text.strip()
         self.handle.write(json.dumps([output.line, output.text, output.target, output.references]) + "\n")
-
-
-def _begin(source: Source, output: Output, folder: Path, files: ExitStack, begun: int) -> _Begun:
-    if begun == _MOST_SYSTEMS:
-        found = f"more than {_MOST_SYSTEMS} systems, temperatures and seeds"
-        raise DataError(f"{source.name}:{output.line}: {found}; are the columns system and temperature what they seem?")
-    path = folder / f"rows{len(list(folder.iterdir()))}"
-    return _Begun(path, files.enter_context(path.open("w", encoding="utf-8")))
 
 
 def _format(name: str, chosen: str) -> str:
@@ -367,13 +368,6 @@ def _references(source: Source, column: str) -> Iterator[list[str]]:
         if not listed or not isinstance(value, str | list):
             raise DataError(f"{source.name}:{row.number}: reference {value!r} is neither a text nor a list of texts")
         yield [_check(source, row, text, "reference") for text in listed]
-
-
-def _uneven(source: Source, references: Sequence[Source]) -> DataError:
-    texts = _count(source)
-    other, found = next((other, count) for other in references if (count := _count(other)) != texts)
-    belongs = "row i of the references belongs to text i"
-    return DataError(f"{source.name} has {texts:,} texts but {other.name} has {found:,} rows of references; {belongs}")
 
 
 def _count(source: Source) -> int:

@@ -85,7 +85,13 @@ def parse_control(text: str) -> Control:
             raise SettingsError(f"control {text!r}: {name!r} is not one of {', '.join(CONTROLLERS)}, none; write guidance:2")
         if name in weights:
             raise SettingsError(f"control {text!r} names {name} twice")
-        weights[name] = _number(text, name, weight)
+        try:
+            number = float(weight)
+        except ValueError:
+            raise SettingsError(f"control {text!r}: {weight!r} is not a number; write {name}:2") from None
+        if not math.isfinite(number):
+            raise SettingsError(f"control {text!r}: {weight!r} is not finite; write {name}:2")
+        weights[name] = number
     counts = {name: _whole(text, name, weights.pop(name, 1.0)) for name in CHOICES}
     return Control(**weights, rerank=counts["rerank"], mbr=counts["mbr"])
 
@@ -99,13 +105,3 @@ def _whole(text: str, name: str, number: float) -> int:
     if number != int(number):
         raise SettingsError(f"control {text!r}: {name}:{number:g} is not a whole number")
     return int(number)
-
-
-def _number(text: str, name: str, weight: str) -> float:
-    try:
-        number = float(weight)
-    except ValueError:
-        raise SettingsError(f"control {text!r}: {weight!r} is not a number; write {name}:2") from None
-    if not math.isfinite(number):
-        raise SettingsError(f"control {text!r}: {weight!r} is not finite; write {name}:2")
-    return number

@@ -440,18 +440,6 @@ _LED = re.compile(
 )
 
 
-def _hide_accounts(text: str) -> str:
-    """Hide numbers of bank accounts (IBAN), whole, before a rule for telephones finds one inside of them."""
-    pieces, done, start = [], 0, 0
-    while found := _IBAN.search(text, start):
-        end = _iban_end(text, found)
-        if end:
-            pieces += [text[done : found.start()], "[number]"]
-            done = end
-        start = end or found.start() + 1
-    return "".join([*pieces, text[done:]])
-
-
 def _iban_end(text: str, found: re.Match[str]) -> int:
     """Tell where the IBAN ends: at the last word border up to which its check digits hold, else behind what is printed like one.
 
@@ -523,7 +511,14 @@ _NO_NAME = re.compile("mrs?|ms|mx|dr|prof|not|what|i", re.IGNORECASE)
 def _hide(text: str) -> str:
     for pattern, replacement in _ADDRESSES:
         text = pattern.sub(replacement, text)
-    text = _hide_accounts(text)
+    pieces, done, start = [], 0, 0
+    while found := _IBAN.search(text, start):
+        end = _iban_end(text, found)
+        if end:
+            pieces += [text[done : found.start()], "[number]"]
+            done = end
+        start = end or found.start() + 1
+    text = "".join([*pieces, text[done:]])
     for number, hidden in (*_NUMBERS, *_HIDDEN):
         text = number.sub(hidden, text)
     for lead in _CAPITALISED:

@@ -203,7 +203,10 @@ def _rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingPa
     if target:
         refuse_unserved([prompt.control or Control() for prompt in target], writer.head, writer.guide is not None, writer.name)
         longest = max(len(prompt.tokens) for prompt in target)
-        _refuse_longer(longest, sampling.max_tokens, writer.generator.backbone.longest)
+        if longest + sampling.max_tokens > writer.generator.backbone.longest:
+            raise SettingsError(
+                f"--max-tokens {sampling.max_tokens} behind {longest} tokens of context: the model reads {writer.generator.backbone.longest}; lower it"
+            )
     numbered = [(prompt, number) for prompt in target for number in range(sampling.n)]
     return [
         Row(prompt, _stream(prompt, number, place, sampling.seed), None if latent is None else latent[place])
@@ -213,11 +216,6 @@ def _rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingPa
 
 def _stream(prompt: Prompt, number: int, place: int, seed: int) -> int:
     return fold_in(seed, place) if prompt.seed is None else fold_in(prompt.seed, number)
-
-
-def _refuse_longer(prompt: int, reply: int, longest: int) -> None:
-    if prompt + reply > longest:
-        raise SettingsError(f"--max-tokens {reply} behind {prompt} tokens of context: the model reads {longest}; lower it")
 
 
 def _parts(writer: TextGenerator, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -71,7 +71,12 @@ class Opinion:
         for name in ("reply", "session", "model"):
             _refuse_unfit_id(name, getattr(self, name))
         for text in (*self.context, self.text):
-            _refuse_surrogates(text)
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"text holds half of a surrogate pair at position {error.start}, which is no character"
+                ) from None
         if self.time.tzinfo is None:
             raise DataError(f"time {self.time.isoformat()} has no time zone; pass datetime.now(UTC)")
 
@@ -121,7 +126,11 @@ class FeedbackStore:
 
         def store(connection: sql.Connection) -> None:
             connection.execute(self._table.delete().where(self._table.c.reply == opinion.reply))
-            connection.execute(self._table.insert(), _row_of(opinion))
+            named = {name: getattr(opinion, name) for name in ("reply", "verdict", "session", "model")}
+            # As ASCII no database's own character set matters.
+            connection.execute(
+                self._table.insert(), {**named, "time": _utc(opinion.time), "content": json.dumps(_content_of(opinion))}
+            )
 
         self._repeat_change(store)
 
@@ -315,12 +324,6 @@ def _content_of(opinion: Opinion) -> dict[str, object]:
     }
 
 
-def _row_of(opinion: Opinion) -> dict[str, object]:
-    named = {name: getattr(opinion, name) for name in ("reply", "verdict", "session", "model")}
-    # As ASCII no database's own character set matters.
-    return {**named, "time": _utc(opinion.time), "content": json.dumps(_content_of(opinion))}
-
-
 def _utc(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
@@ -330,13 +333,6 @@ def _refuse_unfit_id(name: str, text: str) -> None:
         raise DataError(f"{name} of {len(text)} characters: {_MOST_SIGNS} at most")
     if not text.isprintable():
         raise DataError(f"{name} {text!r:.60} holds a character that is not printable")
-
-
-def _refuse_surrogates(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(f"text holds half of a surrogate pair at position {error.start}, which is no character") from None
 
 
 def _url_of(address: str | Path) -> sql.URL:

@@ -86,7 +86,13 @@ def mauve(
     Source: Pillutla et al. 2021, MAUVE: measuring the gap between neural text and human text using divergence frontiers.
     """
     ours, theirs = _two_sets(generated, real)
-    _check_directions(ours, theirs)
+    both = np.vstack([ours, theirs])
+    lengths = np.linalg.norm(both, axis=1, keepdims=True)
+    unit = both / np.where(lengths > 0, lengths, 1)
+    if np.allclose(unit, unit[0], atol=1e-9):
+        raise UndefinedScoreError(
+            "all embeddings have one direction, generated and real alike: there is nothing for mauve to compare"
+        )
     if len(set(seeds)) < max(2, len(seeds)):
         raise SettingsError(f"seeds are {list(seeds)}: pass two or more different ones, since their spread is the interval")
     values, faiss = _mauve_values(ours, theirs, seeds)
@@ -124,7 +130,9 @@ def _distance(one: Embeddings, other: Embeddings) -> float:
     (mean, covariance), (other_mean, other_covariance) = _moments(one), _moments(other)
     apart = float(np.square(mean - other_mean).sum())
     traces = float(np.trace(covariance) + np.trace(other_covariance))
-    return max(0.0, apart + traces - 2 * _trace_of_root(covariance, other_covariance))
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    return max(0.0, apart + traces - 2 * float(np.sqrt(np.linalg.eigvalsh(root @ other_covariance @ root).clip(0)).sum()))
 
 
 def _moments(texts: Embeddings) -> tuple[Embeddings, Embeddings]:
@@ -133,24 +141,6 @@ def _moments(texts: Embeddings) -> tuple[Embeddings, Embeddings]:
     centred = texts - mean
     covariance: Embeddings = centred.T @ centred / max(1, len(texts) - 1)
     return mean, covariance
-
-
-def _trace_of_root(one: Embeddings, other: Embeddings) -> float:
-    """Trace of (S S')^(1/2), which has the eigenvalues of the symmetric (R S' R)^(1/2) with R = S^(1/2)."""
-    values, vectors = np.linalg.eigh(one)
-    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    return float(np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(0)).sum())
-
-
-def _check_directions(ours: Embeddings, theirs: Embeddings) -> None:
-    """MAUVE scales each embedding to length 1 and has nothing to cluster when all are then the same."""
-    both = np.vstack([ours, theirs])
-    lengths = np.linalg.norm(both, axis=1, keepdims=True)
-    unit = both / np.where(lengths > 0, lengths, 1)
-    if np.allclose(unit, unit[0], atol=1e-9):
-        raise UndefinedScoreError(
-            "all embeddings have one direction, generated and real alike: there is nothing for mauve to compare"
-        )
 
 
 def _mauve_values(generated: Embeddings, real: Embeddings, seeds: Sequence[int]) -> tuple[list[float], str]:

@@ -198,7 +198,9 @@ def self_bleu_tally(texts: Sequence[str], order: int = 4) -> SumStatistic:
         raise UndefinedScoreError(f"self-BLEU compares texts with each other and got {len(texts)}: pass at least two")
     numbered = _number_words(texts)
     matches = _matches(numbered, order, _largest_elsewhere)
-    values = _smoothed_bleu(numbered.lengths, matches, _closest_other_lengths(numbered.lengths))
+    counts = Counter(numbered.lengths.tolist())
+    closest = {own: own if times > 1 else _closest(own, counts.keys() - {own}) for own, times in counts.items()}
+    values = _smoothed_bleu(numbered.lengths, matches, np.array([closest[length] for length in numbered.lengths.tolist()]))
     fields = {"order": order, "smooth": "method1", "words": WORDS_VERSION, "texts": len(texts)}
     return mean_tally(values, signature("self_bleu", fields))
 
@@ -560,13 +562,6 @@ def _matches(texts: _Numbered, order: int, ceilings: Callable[[_Counted], Counts
 def _closest(length: int, others: Iterable[int]) -> int:
     """Return the shorter of two as close."""
     return min(others, key=lambda other: (abs(other - length), other))
-
-
-def _closest_other_lengths(lengths: Counts) -> Counts:
-    """Return for each text the closest length of another."""
-    counts = Counter(lengths.tolist())
-    closest = {own: own if times > 1 else _closest(own, counts.keys() - {own}) for own, times in counts.items()}
-    return np.array([closest[length] for length in lengths.tolist()])
 
 
 def _closest_lengths(lengths: Counts, references: Counts) -> Counts:

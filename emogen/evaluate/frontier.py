@@ -231,7 +231,13 @@ def draw(points: Sequence[Point], path: str | Path, quality: Axis, diversity: Ax
     fonts = ["DejaVu Sans", *(name for name in _CHINESE_FONTS if name in installed)]
     with style.context(["default", {**_STYLE, "font.family": fonts}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        return _save(_figure(curves, quality, diversity), path)
+        figure = _figure(curves, quality, diversity)
+        stem = path.name.removesuffix(".png").removesuffix(".svg")
+        png, svg = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
+        with replace_file(png) as png_beside, replace_file(svg) as svg_beside:
+            figure.savefig(png_beside, format="png", dpi=_DOTS_PER_INCH)
+            figure.savefig(svg_beside, format="svg", metadata={"Date": None})
+        return png, svg
 
 
 def _check(points: Sequence[Point]) -> None:
@@ -294,12 +300,3 @@ def _draw_curve(axes: Axes, curve: Sequence[Point], number: int) -> Line2D:
         place = (point.diversity.value, point.quality.value)
         axes.annotate(f"{point.temperature:g}", place, xytext=(4, 4), textcoords="offset points", fontsize=7)
     return drawn
-
-
-def _save(figure: Figure, path: Path) -> tuple[Path, Path]:
-    stem = path.name.removesuffix(".png").removesuffix(".svg")
-    png, svg = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
-    with replace_file(png) as png_beside, replace_file(svg) as svg_beside:
-        figure.savefig(png_beside, format="png", dpi=_DOTS_PER_INCH)
-        figure.savefig(svg_beside, format="svg", metadata={"Date": None})
-    return png, svg

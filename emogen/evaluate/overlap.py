@@ -338,7 +338,13 @@ def _pairs(hypotheses: Iterable[str], references: Iterable[Sequence[str]]) -> It
     number = -1
     for number, (hypothesis, listed) in enumerate(zip_longest(hypotheses, references)):
         _check_text(f"hypotheses[{number}]", hypothesis)
-        _check_references(number, listed)
+        place = f"references[{number}]"
+        if listed is None:
+            raise DataError(f"{place} is missing: pass a list of references for every hypothesis")
+        if isinstance(listed, str) or not isinstance(listed, Sequence) or not listed:
+            raise DataError(f"{place} is {listed!r}: pass a list of at least one reference")
+        for position, text in enumerate(listed):
+            _check_text(f"{place}[{position}]", text)
         yield hypothesis, list(listed)
     require_items(range(number + 1), "hypotheses")
 
@@ -348,16 +354,6 @@ def _check_text(place: str, text: object) -> None:
         raise DataError(f"{place} is missing: pass a text and a list of references for every item")
     if not isinstance(text, str):
         raise DataError(f"{place} is {text!r}: pass a text")
-
-
-def _check_references(number: int, listed: object) -> None:
-    place = f"references[{number}]"
-    if listed is None:
-        raise DataError(f"{place} is missing: pass a list of references for every hypothesis")
-    if isinstance(listed, str) or not isinstance(listed, Sequence) or not listed:
-        raise DataError(f"{place} is {listed!r}: pass a list of at least one reference")
-    for position, text in enumerate(listed):
-        _check_text(f"{place}[{position}]", text)
 
 
 def _settle_language(

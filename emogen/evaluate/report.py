@@ -134,10 +134,16 @@ def write_result(
         extra: anything else, at the top level.
     """
     path = Path(path)
+    found = {"emogen": toolkit_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
     content = {
         "benchmark": path.stem,
         "command": command,
-        "versions": _versions(),
+        "versions": found,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "data": {
             file.name if file.is_file() else f"{file.name}/model.safetensors": sha256(_weights(file))
@@ -174,16 +180,6 @@ def command_of(script: str, context: click.Context) -> str:
     return " ".join(parts)
 
 
-def _versions() -> dict[str, str]:
-    found = {"emogen": toolkit_version()}
-    for name in _VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _weights(path: Path) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
@@ -213,14 +209,9 @@ def _adjust(report: Report) -> list[float]:
     return holm([found.p for _, _, _, found in report.comparisons])
 
 
-def _metrics(report: Report) -> list[str]:
-    """Return the metrics of all systems, in the order in which they first come."""
-    return list(dict.fromkeys(metric for scores in report.systems.values() for metric in scores))
-
-
 def _score_rows(report: Report) -> _Rows:
     """Return a row for each system, of its texts and metrics; of a single system the same table on its side."""
-    metrics = _metrics(report)
+    metrics = list(dict.fromkeys(metric for scores in report.systems.values() for metric in scores))
     rows = [["", "texts", *metrics]]
     for system, scores in report.systems.items():
         rows.append([system, str(report.texts[system]), *(_score_cell(scores.get(metric)) for metric in metrics)])
@@ -249,15 +240,19 @@ def _comparison_rows(report: Report) -> _Rows:
     rows = [["metric", "first", "second", "second - first", "p", "p (Holm)", "test"]]
     for (first, second, metric, found), adjusted in zip(report.comparisons, _adjust(report), strict=True):
         p_values = [f"{found.p:.2g}", f"{adjusted:.2g}"]
-        rows.append([metric, first, second, _difference_cell(found), *p_values, found.test.replace("_", " ")])
+        width = found.high - found.low
+        decimals = _decimals(width, 2) if width else _decimals(found.difference, 3)
+        rows.append(
+            [
+                metric,
+                first,
+                second,
+                (f"{found.difference:+.{decimals}f} [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}]"),
+                *p_values,
+                found.test.replace("_", " "),
+            ]
+        )
     return rows
-
-
-def _difference_cell(found: Comparison) -> str:
-    """Show a difference to two digits of the interval's width: the difference itself may be near 0."""
-    width = found.high - found.low
-    decimals = _decimals(width, 2) if width else _decimals(found.difference, 3)
-    return f"{found.difference:+.{decimals}f} [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}]"
 
 
 def _decimals(number: float, digits: int) -> int:

@@ -138,7 +138,10 @@ def approximate_randomisation(first: Measured, second: Measured, seed: int = 0, 
     _require_alike(first, second)
     found = _difference(first, second)
     if isinstance(first, SumStatistic):
-        differences, (low, high) = _swapped_tallies(first, second, seed, trials), _bootstrap(first, second, seed)
+        differences, (low, high) = (
+            _swapped_tallies(first, second, seed, trials),
+            percentile_interval(_resampled_differences(first, second, seed, RESAMPLES)),
+        )
         interval = f"bs:{RESAMPLES}"
     else:
         differences, (low, high) = _swapped_pools(first, second, seed, trials), _halve(first, second, found, seed)
@@ -280,10 +283,6 @@ def _resampled_differences(first: SumStatistic, second: SumStatistic, seed: int,
     """Return [resamples], both systems on the same draws."""
     ours, theirs = np.split(bootstrap_sums(np.hstack([first.sums, second.sums]), seed, resamples), 2, axis=-1)
     return second.metric(theirs) - first.metric(ours)
-
-
-def _bootstrap(first: SumStatistic, second: SumStatistic, seed: int) -> tuple[float, float]:
-    return percentile_interval(_resampled_differences(first, second, seed, RESAMPLES))
 
 
 def _swapped_tallies(first: SumStatistic, second: SumStatistic, seed: int, trials: int) -> Values:

@@ -72,7 +72,9 @@ def filled_card(folder: str | Path, repo: str, header: Mapping[str, Any]) -> str
     """Return the template with what config.json, train.json and log.jsonl say, and the header's license, language and datasets."""
     folder = Path(folder)
     template = Template((resources.files("emogen") / "model_card.md").read_text(encoding="utf-8"))
-    description, run = read_description(folder), _read_run(folder)
+    path = folder / "train.json"
+    found: dict[str, Any] = read_json(path) if path.exists() else {}
+    description, run = read_description(folder), found
     names = ", ".join(description.labels.names)
     settings = {name: value for name, value in run.get("settings", {}).items() if name not in _PRIVATE}
     return template.substitute(
@@ -97,12 +99,6 @@ def filled_card(folder: str | Path, repo: str, header: Mapping[str, Any]) -> str
         figures=_lines("- {}: {:.4g}", _held_out(folder)),
         use=_use(description, repo),
     )
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    path = folder / "train.json"
-    found: dict[str, Any] = read_json(path) if path.exists() else {}
-    return found
 
 
 def _held_out(folder: Path) -> dict[str, float]:

@@ -223,7 +223,9 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             SettingsError: an emotion that the model does not know, emotions that do not fit the rows, a row without BOS, a
                 control that is unknown or cannot be served, or an option that asks for what this model does not have.
         """
-        _refuse_unserved_options(generation_config, options)
+        for name in _NOT_SERVED:
+            if options.get(name) or getattr(generation_config, name, None):
+                raise SettingsError(f"{name}: EmogenForCausalLM does not have that; leave it out")
         tokens = options.pop("input_ids", None) if inputs is None else inputs
         wanted = control_of(control)
         conditioning = emotion if isinstance(emotion, Tensor) else self._find_conditioning(emotion, strength, wanted)
@@ -259,7 +261,17 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         """
         labels = self.label_set
         if isinstance(emotion, Tensor):
-            found = _check_condition(emotion, len(labels) + 1)
+            width = len(labels) + 1
+            if emotion.ndim != 2 or emotion.shape[1] != width:
+                raise SettingsError(
+                    f"emotion of shape {list(emotion.shape)}: [rows, {width}] is needed, one weight a label and 'none'"
+                )
+            wrong = (~emotion.isfinite()).nonzero().tolist()
+            if wrong:
+                raise SettingsError(
+                    f"emotion holds {float(emotion[tuple(wrong[0])])} in row {wrong[0][0]}, column {wrong[0][1]}"
+                )
+            found = emotion
         else:
             found = torch.tensor([each.condition for each in emotions_of(emotion, labels, strength)])
         refuse_mismatch(len(found), rows)
@@ -428,28 +440,14 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             whole = self.state_dict() if state_dict is None else state_dict
             named = {name.removeprefix(f"{self.base_model_prefix}."): tensor for name, tensor in whole.items()}
         if is_main_process:
-            self._save_tokenizer(Path(save_directory))
+            folder = Path(save_directory)
+            place = self.config.name_or_path
+            if place and not (folder / _TOKENIZER_FILE).exists():
+                found = cached_file(place, _TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, local_files_only=True)
+                if found:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    load_tokenizer(Path(found)).save(folder / _TOKENIZER_FILE)
         super().save_pretrained(save_directory, is_main_process, named, **options)
-
-    def _save_tokenizer(self, folder: Path) -> None:
-        """Copy the tokenizer from where the model came from, unless one stands there."""
-        place = self.config.name_or_path
-        if place and not (folder / _TOKENIZER_FILE).exists():
-            found = cached_file(place, _TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, local_files_only=True)
-            if found:
-                folder.mkdir(parents=True, exist_ok=True)
-                load_tokenizer(Path(found)).save(folder / _TOKENIZER_FILE)
-
-
-def _check_condition(condition: Tensor, width: int) -> Tensor:
-    if condition.ndim != 2 or condition.shape[1] != width:
-        raise SettingsError(
-            f"emotion of shape {list(condition.shape)}: [rows, {width}] is needed, one weight a label and 'none'"
-        )
-    wrong = (~condition.isfinite()).nonzero().tolist()
-    if wrong:
-        raise SettingsError(f"emotion holds {float(condition[tuple(wrong[0])])} in row {wrong[0][0]}, column {wrong[0][1]}")
-    return condition
 
 
 def _present_first(mask: Tensor) -> Tensor:
@@ -479,12 +477,6 @@ def _refuse_malformed(tokens: Tensor, must_begin: bool) -> None:
     if must_begin and not bool(is_start.any(1).all()):
         row = int((~is_start.any(1)).nonzero()[0])
         raise SettingsError(f"row {row} of input_ids holds no <s>, behind which a reply stands; {_WAY_OUT}")
-
-
-def _refuse_unserved_options(config: GenerationConfig | None, options: dict[str, Any]) -> None:
-    for name in _NOT_SERVED:
-        if options.get(name) or getattr(config, name, None):
-            raise SettingsError(f"{name}: EmogenForCausalLM does not have that; leave it out")
 
 
 class EmogenTokenizer(PreTrainedTokenizer):

@@ -222,7 +222,14 @@ class Generator(nn.Module):
             self.prior_map = nn.Linear(config.emotions + 1, 2 * config.latent, bias=False)
             nn.init.zeros_(self.prior_map.weight)
         if base:
-            self._take_over(base, prefix)
+            words = base.vocabulary()
+            self.embedding = _freeze_embedding(words.inputs)
+            self.output = None if words.outputs is None else _freeze_embedding(words.outputs)
+            self.bias = nn.Parameter(words.bias, requires_grad=False)
+            self.backbone = PretrainedBackbone(base.decoder(), prefix)
+            nn.init.zeros_(self.inject.weight)
+            # Not at zero: the gradient through the norm of a zero vector grows a hundredfold in each layer.
+            self.name_emotions([[BOS]] * self.config.emotions)
         else:
             self.embedding = nn.Embedding(config.vocabulary, config.width, padding_idx=PAD)
             self.output = None
@@ -230,16 +237,6 @@ class Generator(nn.Module):
             self.backbone = LstmBackbone(config) if config.backbone == "lstm" else TransformerBackbone(config)
             self._initialise()
         self.register_buffer("suppress_mask", suppress_mask.to(self.bias.dtype), persistent=False)
-
-    def _take_over(self, base: BaseModel, prefix: int) -> None:
-        words = base.vocabulary()
-        self.embedding = _freeze_embedding(words.inputs)
-        self.output = None if words.outputs is None else _freeze_embedding(words.outputs)
-        self.bias = nn.Parameter(words.bias, requires_grad=False)
-        self.backbone = PretrainedBackbone(base.decoder(), prefix)
-        nn.init.zeros_(self.inject.weight)
-        # Not at zero: the gradient through the norm of a zero vector grows a hundredfold in each layer.
-        self.name_emotions([[BOS]] * self.config.emotions)
 
     @torch.no_grad()
     def name_emotions(self, names: Sequence[Sequence[int]]) -> None:

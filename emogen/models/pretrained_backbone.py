@@ -305,8 +305,14 @@ def add_lora(decoder: PreTrainedModel, rank: int, alpha: int) -> None:
         raise SettingsError(
             "--lora-rank needs peft: pip install 'peft>=0.17', or pass --lora-rank 0 to train all weights"
         ) from None
-    targets = _narrow(decoder)
-    updates = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), fan_in_fan_out=_stand_transposed(targets))
+    width = decoder.config.hidden_size
+    targets = {name: matrix for name, matrix in _matrices(decoder).items() if _outputs(matrix) <= width}
+    updates = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=list(targets),
+        fan_in_fan_out=not any(isinstance(matrix, nn.Linear) for matrix in targets.values()),
+    )
     inject_adapter_in_model(updates, decoder)
     for module in decoder.modules():
         if isinstance(module, LoraLayer):
@@ -334,15 +340,6 @@ def merge_lora(decoder: PreTrainedModel, updates: Mapping[str, Tensor], scale: f
         weight = cast("Tensor", matrices[name].weight)
         change = scale * updates[name + _LORA_B].float() @ updates[name + _LORA_A].float()
         weight.copy_(weight.float() + (change if isinstance(matrices[name], nn.Linear) else change.T))
-
-
-def _narrow(decoder: PreTrainedModel) -> dict[str, nn.Module]:
-    width = decoder.config.hidden_size
-    return {name: matrix for name, matrix in _matrices(decoder).items() if _outputs(matrix) <= width}
-
-
-def _stand_transposed(matrices: Mapping[str, nn.Module]) -> bool:
-    return not any(isinstance(matrix, nn.Linear) for matrix in matrices.values())
 
 
 def _outputs(matrix: nn.Module) -> int:

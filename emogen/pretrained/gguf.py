@@ -33,19 +33,14 @@ def convert_gguf(path: Path, to: Path) -> str:
     if not (find_spec("gguf") and find_spec("accelerate")):
         raise CheckpointError(f"{path}: the packages that read GGUF files are not installed; pip install gguf accelerate")
     try:
-        fields = _fields(path)
+        reader = importlib.import_module("gguf").GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
         _save_model(path, to)
         _save_tokenizer(path, fields, to)
     # Whatever the readers raise for a file that is no model, or none that they know.
     except Exception as error:
         raise CheckpointError(f"{path}: cannot be converted ({first_line(error)}); get the file again, or another") from None
     return str(fields.get("general.license") or licence_of(path.parent))
-
-
-def _fields(path: Path) -> dict[str, Any]:
-    """Return what stands before the weights, by name."""
-    reader = importlib.import_module("gguf").GGUFReader(path)
-    return {name: field.contents() for name, field in reader.fields.items()}
 
 
 def _save_model(path: Path, to: Path) -> None:

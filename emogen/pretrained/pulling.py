@@ -90,7 +90,10 @@ def _build(name: str, source: _Source) -> None:
     with _new_folder(cache_folder(name)) as beside:
         licence = convert_gguf(source.folder / source.file, beside) if source.file else copy_model(source.folder, beside)
         base = Base(name, beside, revision_of(beside), licence)
-        _require_known(base, source)
+        known = known_base(base.name)
+        if known and base.revision != known.revision:
+            difference = f"has revision {base.revision[:12]}, and {base.name} stands for {known.revision[:12]}"
+            raise CheckpointError(f"{source.origin}: {difference}; pull it under another name")
         _require_end_token(base, source)
         write_record(base, source.origin)
 
@@ -109,14 +112,6 @@ def _new_folder(target: Path) -> Iterator[Path]:
             beside.replace(target)
     except (OSError, SafetensorError) as error:
         raise EmogenError(f"{target}: cannot be written ({first_line(error)}); free the disk or set EMOGEN_DATA") from error
-
-
-def _require_known(base: Base, source: _Source) -> None:
-    """Raise CheckpointError where the files are not what a short name stands for."""
-    known = known_base(base.name)
-    if known and base.revision != known.revision:
-        difference = f"has revision {base.revision[:12]}, and {base.name} stands for {known.revision[:12]}"
-        raise CheckpointError(f"{source.origin}: {difference}; pull it under another name")
 
 
 def _require_end_token(base: Base, source: _Source) -> None:

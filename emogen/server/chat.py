@@ -138,6 +138,13 @@ class Chat:
         name = f"chatcmpl-{uuid.uuid4().hex}"
         with self._hide_paths():
             choices = tuple(self._choices(name, context, emotion, sampling, seed, request, holding.caller))
+        is_instructed = any(message.role not in _SPOKEN and message.content.strip() for message in request.messages)
+        found = (_SYSTEM_UNREAD if is_instructed else "", self._scripts.describe_mismatch(context[-1]))
+        warnings = tuple(filter(None, found))
+        for warning in warnings:
+            if warning not in self._logged:
+                self._logged.add(warning)
+                _LOG.warning("%s (logged once)", warning)
         answer = Answer(
             name,
             self.model,
@@ -149,7 +156,7 @@ class Chat:
             choices,
             post,
             int(time.time()),
-            self._warnings(request.messages, context[-1]),
+            warnings,
         )
         record.emotion, record.prompt_tokens, record.said = emotion.shown, answer.prompt_tokens, context
         return answer
@@ -211,17 +218,6 @@ class Chat:
                     yield choice, piece
         finally:
             record.tokens, record.replies = answer.usage["completion_tokens"], tuple(texts.values())
-
-    def _warnings(self, messages: Sequence[Message], said: str) -> tuple[str, ...]:
-        """Return what the caller should know of the reply to `said`; each is logged once, too."""
-        is_instructed = any(message.role not in _SPOKEN and message.content.strip() for message in messages)
-        found = (_SYSTEM_UNREAD if is_instructed else "", self._scripts.describe_mismatch(said))
-        warnings = tuple(filter(None, found))
-        for warning in warnings:
-            if warning not in self._logged:
-                self._logged.add(warning)
-                _LOG.warning("%s (logged once)", warning)
-        return warnings
 
     def _refuse(self, request: ChatRequest) -> None:
         """Raise ApiError for another model, and for what is not to be had."""

@@ -86,14 +86,16 @@ class Opinions:
             reply = self._replies.get(request.id) or self._brought(request, request.id)
             return [self._opinion(request.id, reply, request.verdict, request.user)]
         if request.better and request.worse and not (request.id or request.verdict):
-            return self._pair(request.better, request.worse, request.user)
+            good, bad = self._find_reply(request.better), self._find_reply(request.worse)
+            if (good.context, good.emotion) != (bad.context, bad.emotion):
+                raise DataError(
+                    "better and worse are replies to the same messages with the same emotion; rate these one by one"
+                )
+            return [
+                self._opinion(request.better, good, "good", request.user),
+                self._opinion(request.worse, bad, "bad", request.user),
+            ]
         raise DataError("an opinion is an id with verdict good or bad, or the ids better and worse; send one of these")
-
-    def _pair(self, better: str, worse: str, user: str | None) -> list[Opinion]:
-        good, bad = self._find_reply(better), self._find_reply(worse)
-        if (good.context, good.emotion) != (bad.context, bad.emotion):
-            raise DataError("better and worse are replies to the same messages with the same emotion; rate these one by one")
-        return [self._opinion(better, good, "good", user), self._opinion(worse, bad, "bad", user)]
 
     def _opinion(self, name: str, reply: Reply, verdict: Verdict, user: str | None) -> Opinion:
         session = reply.user if user is None else user

@@ -81,7 +81,10 @@ class AccessMiddleware:
             await self._refuse(as_api_error(error, record.id), answer, record)
             log_place(error, record.id)
         finally:
-            self._close(scope, record)
+            record.route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
+            record.seconds = record.elapsed
+            self._count(record)
+            _LOG.info("%s", record.as_line(self._door.log_text))
 
     async def _let_in(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         if scope["path"] in OPEN_ROUTES:
@@ -143,12 +146,6 @@ class AccessMiddleware:
         if not record.status:
             with suppress(OSError):
                 await answer.send_error(error)
-
-    def _close(self, scope: Scope, record: Record) -> None:
-        record.route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
-        record.seconds = record.elapsed
-        self._count(record)
-        _LOG.info("%s", record.as_line(self._door.log_text))
 
 
 class _Answer:

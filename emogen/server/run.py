@@ -71,7 +71,13 @@ def _serve(settings: ServerSettings) -> None:
             backlog=BACKLOG,
             timeout_graceful_shutdown=round(settings.shutdown_timeout) + _LAST_WORDS_SECONDS,
         )
-        _log_to_stderr(settings.debug)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
+        # Filters of a logger do not see what its children log, so that they stand at each of those that an attacker can make speak.
+        for name in ("asyncio", "uvicorn.error"):
+            logging.getLogger(name).addFilter(OnceAMinute(time.monotonic))
+        logging.getLogger("emogen").setLevel(logging.DEBUG if settings.debug else logging.INFO)
         _Server(config, engine, connections, settings.shutdown_timeout).run(sockets=[place])
         if not engine.is_open:
             raise EmogenError("the engine failed twice, so that the server ends; its log says where, start it again")
@@ -147,14 +153,3 @@ def _store(address: str) -> FeedbackStore:
         store.close()
         raise
     return store
-
-
-def _log_to_stderr(debug: bool) -> None:
-    """Log the server's own lines as they are, and warnings of others, each of these once a minute."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    # Filters of a logger do not see what its children log, so that they stand at each of those that an attacker can make speak.
-    for name in ("asyncio", "uvicorn.error"):
-        logging.getLogger(name).addFilter(OnceAMinute(time.monotonic))
-    logging.getLogger("emogen").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -83,7 +83,8 @@ def open_corpus(files: Sequence[str], reading: Reading, labels: LabelSet | None 
     named = replace(reading, labels=labels or reading.labels)
     parts = [resolve(file, named) for file in files]
     for path, _ in parts:
-        _refuse_pipe(path)
+        if path == "-" or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()):
+            raise DataError(f"{path}: training reads its data more than once, so not from a pipe; give a file")
     uses = [survey_labels(path, own) for path, own in parts]
     found = [own.labels or use.label_set(own.renames) for (_, own), use in zip(parts, uses, strict=True)]
     joint, counts = labels or _joint_labels(found), Counter[str]()
@@ -161,11 +162,6 @@ def _training_texts(exchanges: Iterable[Exchange], seed: int) -> list[str]:
         if place < _TOKENIZER_LINES:
             kept[place] = text
     return kept
-
-
-def _refuse_pipe(path: str) -> None:
-    if path == "-" or (Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()):
-        raise DataError(f"{path}: training reads its data more than once, so not from a pipe; give a file")
 
 
 def _hashes(paths: Sequence[str]) -> dict[str, str]:

@@ -117,7 +117,11 @@ def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resum
         else:
             base = _base(settings, device)
             data = _same_data(prepare(files, reading, settings, _tokenizer(base, folder, resuming)), folder, resuming)
-            vae = _fresh_vae(settings, data, base).to(device)
+            encoder = load_encoder(settings.encoder) if settings.encoder else None
+            reader = PretrainedReader(encoder, data.tokenizer, len(data.labels)) if encoder else None
+            decoder = replace(_generator_config(settings, data, base), latent=settings.latent, prior=settings.prior)
+            sizes = TextVaeConfig(decoder, settings.encoder_layers, decoder.heads, reader.config if reader else {})
+            vae = TextVAE(sizes, base, reader).to(device)
             _adapt(vae.decoder, data)
         paced = _set_pace(settings, vae.decoder)
         optimizer = adamw(vae, settings.weight_decay, pretrained_weights(vae), settings.encoder_rate / paced.learning_rate)
@@ -133,14 +137,6 @@ def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resum
             about=order,
             seen=[Path(order["start"])] if settings.init else [],
         )
-
-
-def _fresh_vae(settings: VaeSettings, data: TokenizedCorpus, base: BaseModel | None) -> TextVAE:
-    encoder = load_encoder(settings.encoder) if settings.encoder else None
-    reader = PretrainedReader(encoder, data.tokenizer, len(data.labels)) if encoder else None
-    decoder = replace(_generator_config(settings, data, base), latent=settings.latent, prior=settings.prior)
-    sizes = TextVaeConfig(decoder, settings.encoder_layers, decoder.heads, reader.config if reader else {})
-    return TextVAE(sizes, base, reader)
 
 
 def _begun_vae(start: EmotionModel, settings: VaeSettings) -> TextVAE:

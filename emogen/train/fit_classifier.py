@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from emogen.checkpoint import load_classifier, read_weights, save_classifier, write_confusion
 from emogen.data.exchange import Exchange, Reading
@@ -137,7 +136,13 @@ def _is_multi_label(settings: ClassifierSettings, train: Sequence[Exchange]) -> 
 
 def _classifier(settings: ClassifierSettings, labels: LabelSet, multi_label: bool) -> Classifier:
     if settings.init:
-        return _begun_with(Path(settings.init), settings, len(labels), multi_label)
+        emotions = len(labels)
+        classifier, _ = load_classifier(Path(settings.init))
+        dropout = classifier.config.dropout if settings.dropout < 0 else settings.dropout
+        fresh = {"emotions": emotions, "multi_label": multi_label, "dropout": dropout, "temperature": 1.0, "thresholds": ()}
+        classifier.config = replace(classifier.config, **fresh)  # type: ignore[arg-type]
+        classifier.head = torch.nn.Linear(classifier.head.in_features, emotions)
+        return classifier
     pretrained = load_encoder(settings.backbone) if settings.backbone.startswith("hf:") else None
     backbone: Backbone = "pretrained" if pretrained else settings.backbone  # type: ignore[assignment]
     own = _DEFAULTS[backbone]
@@ -165,16 +170,6 @@ def _scripts(rows: Sequence[Exchange], config: ClassifierConfig) -> tuple[str, .
     counts = scripts_of(exchange.reply for exchange in rows)
     seen = {script for script, count in counts.items() if count >= _SCRIPT_SHARE * counts.total()}
     return tuple(sorted(seen | set(config.scripts)))
-
-
-def _begun_with(folder: Path, settings: ClassifierSettings, emotions: int, multi_label: bool) -> Classifier:
-    """Return the classifier that stands in `folder` with a fresh last layer."""
-    classifier, _ = load_classifier(folder)
-    dropout = classifier.config.dropout if settings.dropout < 0 else settings.dropout
-    fresh = {"emotions": emotions, "multi_label": multi_label, "dropout": dropout, "temperature": 1.0, "thresholds": ()}
-    classifier.config = replace(classifier.config, **fresh)  # type: ignore[arg-type]
-    classifier.head = torch.nn.Linear(classifier.head.in_features, emotions)
-    return classifier
 
 
 def _complete(settings: ClassifierSettings, classifier: Classifier, rows: int) -> ClassifierSettings:
@@ -214,18 +209,13 @@ def _calibrate(
     temperature, thresholds = calibration(classifier, valid)
     classifier.config = replace(classifier.config, temperature=temperature, thresholds=thresholds)
     save_classifier(folder, labels, classifier)
-    write_confusion(folder, labels, _confusion(classifier, labels, held_out))
-    return labels
-
-
-def _confusion(classifier: Classifier, labels: LabelSet, rows: Sequence[Exchange]) -> NDArray[np.int64]:
-    """Return how often each label (row) is judged to be each (column), on the rows with one label."""
-    single = [exchange for exchange in rows if max(exchange.emotion.weights) == 1]
+    single = [exchange for exchange in held_out if max(exchange.emotion.weights) == 1]
     judged = emotion_probabilities(classifier, [exchange.reply for exchange in single]).argmax(1).tolist() if single else []
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
     for exchange, found in zip(single, judged, strict=True):
         counts[labels.position(exchange.emotion.name), found] += 1
-    return counts
+    write_confusion(folder, labels, counts)
+    return labels
 
 
 def _seen(rows: Sequence[Exchange], settings: ClassifierSettings) -> Fingerprints:

@@ -28,7 +28,9 @@ def train_discriminator(
     """
     discriminator.train()
     loss, accuracy = discriminator_loss(discriminator, real, generated, config.samples)
-    figures = _note_figures(float(loss.detach()), float(accuracy), state)
+    running = _MEMORY * state.figures.get("accuracy", 0.5) + (1 - _MEMORY) * float(accuracy)
+    state.figures["accuracy"] = running
+    figures = {"discriminator": float(loss.detach()), "accuracy": running}
     for number in range(_updates(figures["accuracy"], config)):
         if number:
             loss, _ = discriminator_loss(discriminator, real, generated, config.samples)
@@ -79,9 +81,3 @@ def cut_to(batch: Batch, max_tokens: int) -> Batch:
     positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     tokens = batch.tokens.masked_fill(positions >= ends[:, None], PAD)
     return replace(batch, tokens=tokens)
-
-
-def _note_figures(loss: float, accuracy: float, state: TrainState) -> dict[str, float]:
-    running = _MEMORY * state.figures.get("accuracy", 0.5) + (1 - _MEMORY) * accuracy
-    state.figures["accuracy"] = running
-    return {"discriminator": loss, "accuracy": running}

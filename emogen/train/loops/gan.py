@@ -9,7 +9,6 @@ from torch import Tensor
 
 from emogen.data.batches import Batch
 from emogen.decoding.counter_rng import CounterRNG
-from emogen.decoding.loop import Generated
 from emogen.errors import TrainingError
 from emogen.train.config import GanConfig
 from emogen.train.gan.discriminator_step import cut_to, train_discriminator
@@ -52,9 +51,13 @@ def train_gan(models: Adversaries, batches: Iterable[Batch], config: GanConfig, 
         real = cut_to(batch.to(device), config.max_tokens)
         with mixed_precision(config.precision, device):
             replies = sample_replies(models, real, config, fresh_draws(state, real, config))
-            _check_samples(replies.generated, state)
+            if not bool(replies.generated.log_probs.isfinite().all()):
+                raise TrainingError(
+                    f"step {state.step + 1}: the generator's probabilities are not finite; lower the learning rate"
+                )
             figures = train_discriminator(models.discriminator, real, replies.generated.tokens, config, state)
-            figures["distinct2"] = _distinct(replies)
+            found = torch.tensor(distinct_pairs(replies.generated.tokens, replies.mask))
+            figures["distinct2"] = float(joint_mean(found, len(replies.mask)))
             if state.step < config.warmup_steps:
                 words = check_step(state.step + 1, state.figures, Signals(figures["distinct2"]), _limits(config)).words
             else:
@@ -70,7 +73,11 @@ def train_generator(
     experience = gather_experience(models, real, replies, config, fresh_draws(state, real, config))
     loss, old, found = generator_loss(models, real, replies, experience, config, state)
     figures |= experience.figures | found
-    verdict = check_step(state.step + 1, state.figures, _measure_signals(experience, loss, figures), _limits(config))
+    (advantage,) = largest([float(experience.advantages.abs().max())])
+    values = {"the reward": figures.get("reward", 0.0), "the largest advantage": advantage, "the loss": float(loss.detach())}
+    verdict = check_step(
+        state.step + 1, state.figures, Signals(figures["distinct2"], figures["accuracy"], values), _limits(config)
+    )
     if verdict.refresh_discriminator:
         refresh_discriminator(models.discriminator, real, replies.generated.tokens)
     if verdict.return_generator:
@@ -105,17 +112,6 @@ def _limits(config: GanConfig) -> SafeguardConfig:
     return SafeguardConfig(distinct=config.distinct_floor)
 
 
-def _distinct(replies: Replies) -> float:
-    found = torch.tensor(distinct_pairs(replies.generated.tokens, replies.mask))
-    return float(joint_mean(found, len(replies.mask)))
-
-
-def _measure_signals(experience: Trajectory, loss: Tensor, figures: dict[str, float]) -> Signals:
-    (advantage,) = largest([float(experience.advantages.abs().max())])
-    values = {"the reward": figures.get("reward", 0.0), "the largest advantage": advantage, "the loss": float(loss.detach())}
-    return Signals(figures["distinct2"], figures["accuracy"], values)
-
-
 def _relaxed_loss(models: Adversaries, real: Batch, replies: Replies, config: GanConfig, state: TrainState) -> Tensor:
     temperature = anneal(config.gumbel_temperature, config.gumbel_final, state.progress)
     draws = fresh_draws(state, real, config)
@@ -134,8 +130,3 @@ def _relaxed_loss(models: Adversaries, real: Batch, replies: Replies, config: Ga
 def fresh_draws(state: TrainState, real: Batch, config: GanConfig) -> CounterRNG:
     """Random numbers that were not used before, for the samples of a batch's conditions."""
     return CounterRNG(int(torch.randint(1 << 62, (), generator=state.random)), first=real.before * config.samples)
-
-
-def _check_samples(generated: Generated, state: TrainState) -> None:
-    if not bool(generated.log_probs.isfinite().all()):
-        raise TrainingError(f"step {state.step + 1}: the generator's probabilities are not finite; lower the learning rate")

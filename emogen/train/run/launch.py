@@ -102,18 +102,13 @@ def run_training(
         finish: what is left to do with the model that was kept; gives its labels.
     """
     resume(state, folder)
-    _part_streams(settings.seed, state.step)
+    if not is_main_process():
+        torch.manual_seed(int(np.random.SeedSequence([settings.seed, state.step, rank()]).generate_state(1)[0]))
     facts = {"emogen": __version__, "torch": torch.__version__, "processes": world(), **facts}
     broadcast_from_main(lambda: _note_begun(folder, facts, state, rows))
     run(loop(), state, settings, folder, watch)
     broadcast_from_main(lambda: _note_finished(folder, facts, state, finish))
     return folder
-
-
-def _part_streams(seed: int, step: int) -> None:
-    """Give every process but the first another stream of PyTorch's own random numbers, which dropout takes."""
-    if not is_main_process():
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, rank()]).generate_state(1)[0]))
 
 
 def _note_begun(folder: Path, facts: Mapping[str, Any], state: TrainState, rows: Fingerprints) -> None:

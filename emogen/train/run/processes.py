@@ -165,7 +165,8 @@ def process_group(device: torch.device) -> Iterator[None]:
         if device.type == "cpu":
             dist.destroy_process_group()
         if is_told_elsewhere:
-            _hear(store)
+            with suppress(RuntimeError):
+                store.wait([_SAID], _LAST_WORDS)
             raise ElsewhereError("another process failed, and says why") from None
         raise
     dist.destroy_process_group()
@@ -222,12 +223,6 @@ def _is_first_to_fail(store: Store) -> bool:
             return False
         atexit.register(_tell, store)
     return True
-
-
-def _hear(store: Store) -> None:
-    """Wait until that one has said it: torchrun ends all processes as soon as it sees one end."""
-    with suppress(RuntimeError):
-        store.wait([_SAID], _LAST_WORDS)
 
 
 def _tell(store: Store) -> None:

@@ -137,9 +137,12 @@ def explain_end(config: RunConfig, folder: Path, state: TrainState | None = None
     except OverflowError:
         raise TrainingError(_with_kept(f"{_at(state)}figures grow past all bounds; lower the learning rate", folder)) from None
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)):
             raise
-        lower = _lowerable(config, _IN_A_STEP if state else _IN_A_MODEL)
+        names = _IN_A_STEP if state else _IN_A_MODEL
+        lower = ", ".join(
+            f"--{name.replace('_', '-')} (now {getattr(config, name)})" for name in names if hasattr(config, name)
+        )
         raise TrainingError(_with_kept(f"{_at(state)}out of memory; lower {lower}", folder)) from None
 
 
@@ -150,14 +153,20 @@ def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder:
         while not _done(state, config):
             step = next(loop)
             meanwhile.add(step.figures)
-            state.figures["elapsed"], stop = _agree(time.monotonic() - began, target)
+            clock, signalled = largest([(time.monotonic() - began) if is_main_process() else 0.0, target[0] if target else 0])
+            state.figures["elapsed"], stop = clock, int(signalled)
             state.progress = _share_done(state, config)
             if step.words and is_main_process():
                 _log(folder, state, {"words": step.words})
             if state.step % _LOG_EVERY == 0 and is_main_process():
                 figures = meanwhile.take()
                 _log(folder, state, figures)
-                _show(bar, state, config, figures)
+                shown = {name: f"{value:.3g}" for name, value in figures.items()}
+                if config.minutes:
+                    left = max(0.0, 60 * config.minutes - state.figures["elapsed"])
+                    shown["left"] = f"{int(left // 60)}:{int(left % 60):02d}"
+                bar.set_postfix(shown, refresh=False)
+                bar.update(state.step - bar.n)
             if state.step % config.validate_every == 0:
                 _look(state, folder, watch, bar)
             if state.step % config.save_every == 0 or stop:
@@ -167,27 +176,13 @@ def _advance(loop: Iterator[Step], state: TrainState, config: RunConfig, folder:
         bar.update(state.step - bar.n)
 
 
-def _agree(elapsed: float, target: list[int]) -> tuple[float, int]:
-    """Return the first process's clock, and a signal that came to any process; 0 where none did."""
-    clock, signalled = largest([elapsed if is_main_process() else 0.0, target[0] if target else 0])
-    return clock, int(signalled)
-
-
 def _at(state: TrainState | None) -> str:
     return f"step {state.step + 1}: " if state else ""
-
-
-def _lowerable(config: RunConfig, names: tuple[str, ...]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')} (now {getattr(config, name)})" for name in names if hasattr(config, name))
 
 
 def _with_kept(message: str, folder: Path) -> str:
     path = folder / STATE_FILE
     return f"{message}{_KEPT} {path}" if path.exists() and _KEPT not in message else message
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)
 
 
 def _share_done(state: TrainState, config: RunConfig) -> float:
@@ -302,15 +297,6 @@ def _progress(state: TrainState, config: RunConfig) -> tqdm[None]:
         smoothing=0.05,
         disable=not is_main_process(),
     )
-
-
-def _show(bar: tqdm[None], state: TrainState, config: RunConfig, figures: dict[str, float]) -> None:
-    shown = {name: f"{value:.3g}" for name, value in figures.items()}
-    if config.minutes:
-        left = max(0.0, 60 * config.minutes - state.figures["elapsed"])
-        shown["left"] = f"{int(left // 60)}:{int(left % 60):02d}"
-    bar.set_postfix(shown, refresh=False)
-    bar.update(state.step - bar.n)
 
 
 @contextmanager

@@ -87,21 +87,16 @@ class TrainState:
             torch.set_rng_state(saved["torch_random"])
             if saved["cuda_random"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(saved["cuda_random"])
-            self.step, self.progress, self.figures = _numbers_of(saved)
+            step, progress, figures = saved["step"], saved["progress"], saved["figures"]
+            if type(step) is not int or step < 0 or not math.isfinite(progress):
+                raise ValueError("step and progress are no numbers")
+            if not all(type(value) in (int, float) for value in figures.values()):
+                raise ValueError("a figure is no number")
+            self.step, self.progress, self.figures = step, progress, figures
         except Exception as error:
             other = "state_dict" in str(error)
             fault = "it is of another model" if other else "it is cut short, or no saved state"
             raise CheckpointError(f"{where}: cannot be resumed ({fault}); start again with another --out") from None
-
-
-def _numbers_of(saved: dict[str, Any]) -> tuple[int, float, dict[str, float]]:
-    """Step, progress and figures; ValueError where these are none."""
-    step, progress, figures = saved["step"], saved["progress"], saved["figures"]
-    if type(step) is not int or step < 0 or not math.isfinite(progress):
-        raise ValueError("step and progress are no numbers")
-    if not all(type(value) in (int, float) for value in figures.values()):
-        raise ValueError("a figure is no number")
-    return step, progress, figures
 
 
 def adamw(
