@@ -369,17 +369,16 @@ def load_classifier(folder: str | Path, device: str | torch.device = "cpu") -> t
     with _explain_sizes(folder):
         sizes = dict(description.model)
         config = ClassifierConfig(**sizes | {name: tuple(sizes.get(name, ())) for name in ("thresholds", "scripts")})
-        classifier = Classifier(config, _load_pretrained(config, folder))
+        classifier = Classifier(
+            config,
+            None
+            if config.backbone != "pretrained"
+            else Pretrained(str(folder), build_encoder(config.encoder), load_tokenizer_of(folder / _TOKENIZER_FOLDER)),
+        )
     read_weights(folder, classifier)
     if len(description.labels) != config.emotions:
         raise CheckpointError(f"{folder}: the classifier has {config.emotions} labels, its config {len(description.labels)}")
     return classifier.to(choose_device(device) if isinstance(device, str) else device).eval(), description.labels
-
-
-def _load_pretrained(config: ClassifierConfig, folder: Path) -> Pretrained | None:
-    if config.backbone != "pretrained":
-        return None
-    return Pretrained(str(folder), build_encoder(config.encoder), load_tokenizer_of(folder / _TOKENIZER_FOLDER))
 
 
 def save_classifier(folder: str | Path, labels: LabelSet, classifier: Classifier, dtype: torch.dtype = torch.float32) -> None:

@@ -58,7 +58,10 @@ def main(
     context: click.Context, checkpoint: Path, loads: str, turns: int, rounds: int, kills: int, seed: int, out: Path
 ) -> None:
     """Measure equality, first token, throughput, misbehaving clients, and killed servers."""
-    sessions = _sessions(loads)
+    parts = [part.strip() for part in loads.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise SettingsError(f"--loads {loads}: allowed are whole numbers of at least 1 with commas between, such as 1,8,64")
+    sessions = [int(part) for part in parts]
     model, recognizer = load(checkpoint), load_recognizer()
     planned = talks(model, max(sessions), turns, seed)
     expected = [alone(model, recognizer, talk) for talk in planned]
@@ -71,14 +74,6 @@ def main(
             server.kill()
     extra = {"load_average_before": round(os.getloadavg()[2], 2)}
     write_result(out, command_of("load", context), [checkpoint, shipped_folder("recognizer")], rows, extra)
-
-
-def _sessions(loads: str) -> list[int]:
-    """Return the numbers of sessions in a list with commas."""
-    parts = [part.strip() for part in loads.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise SettingsError(f"--loads {loads}: allowed are whole numbers of at least 1 with commas between, such as 1,8,64")
-    return [int(part) for part in parts]
 
 
 async def _measured(

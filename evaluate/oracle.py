@@ -56,7 +56,7 @@ from emogen.train.run.memory import keep_freed_memory
 from emogen.train.run.state import TrainState, adamw
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 RESULT = Path("evaluate/results/oracle.json")
 TEMPERATURES = (1.2, 1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
@@ -506,7 +506,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.plot(held_out, oracle, marker="o", markersize=3, linewidth=1.2, label=system)
         if system == "mle":
             axes.fill_between(held_out, oracle - 2 * spread, oracle + 2 * spread, alpha=0.25, linewidth=0)
-    _mark_published(axes)
+    edge = axes.get_xlim()[1]
+    for name, value in PUBLISHED.items():
+        axes.plot([edge], [value], marker="<", color="black", markersize=5, clip_on=False)
+        axes.annotate(f"{name} {value:g} ", (edge, value), ha="right", va="center", fontsize=7)
     axes.set_xlabel("NLL of held-out oracle samples under the generator, nats a token (lower is better)")
     axes.set_ylabel("NLL of generated samples under the oracle, nats a token (lower is better)")
     axes.grid(alpha=0.3, linewidth=0.5)
@@ -523,14 +526,6 @@ def _curve(rows: Sequence[Row]) -> tuple[Vector, Vector, Vector]:
     tables = [np.array([[row["nll_heldout"], row["nll_oracle"]] for row in group]) for group in groups]
     means = np.array([table.mean(0) for table in tables])
     return means[:, 0], means[:, 1], np.array([table[:, 1].std(ddof=min(1, len(table) - 1)) for table in tables])
-
-
-def _mark_published(axes: Axes) -> None:
-    """Published oracle NLLs at the right edge: they came without a held-out NLL."""
-    edge = axes.get_xlim()[1]
-    for name, value in PUBLISHED.items():
-        axes.plot([edge], [value], marker="<", color="black", markersize=5, clip_on=False)
-        axes.annotate(f"{name} {value:g} ", (edge, value), ha="right", va="center", fontsize=7)
 
 
 @click.command()

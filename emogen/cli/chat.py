@@ -171,7 +171,11 @@ class _Talk:
                 self._adopt(self._session.manner, decoding)
                 self._decoding = decoding
             case "/state":
-                self._tell_state()
+                state = self._session.state
+                if state is None or not self._session.turns:
+                    raise SettingsError("nothing was said yet; what you feel is found in what you say")
+                click.echo("\n".join(_bars(state)), err=True)
+                click.echo(self._session.course.as_text(), err=True)
             case "/again":
                 self._show(self._session.again())
             case "/good":
@@ -230,13 +234,6 @@ class _Talk:
                     print_text(line)
                 if self._kept:
                     self._kept.write(f"{line}\n")
-
-    def _tell_state(self) -> None:
-        state = self._session.state
-        if state is None or not self._session.turns:
-            raise SettingsError("nothing was said yet; what you feel is found in what you say")
-        click.echo("\n".join(_bars(state)), err=True)
-        click.echo(self._session.course.as_text(), err=True)
 
 
 class _Opinions:

@@ -49,7 +49,7 @@ def check(file: str, reading: Reading, as_object: bool) -> None:
     Exits with 1 when a row is no exchange; repeats and leaks are told, but are no errors.
     """
     report = check_file(*resolve(file, reading))
-    _print(_report_object(report) if as_object else _report_text(report))
+    _print(json.dumps(asdict(report), ensure_ascii=False) if as_object else _report_text(report))
     if report.problems:
         sys.exit(1)
 
@@ -91,7 +91,18 @@ def split(file: str, out: str, valid: float, test: float, seed: int, reading: Re
 @_JSON
 def list_corpora(as_object: bool) -> None:
     """List the corpora that `emogen data fetch` knows."""
-    rows = [_corpus_object(corpus) for corpus in CORPORA]
+    rows = [
+        {
+            "name": corpus.name,
+            "language": corpus.language,
+            "labels": len(corpus.labels),
+            "licence": corpus.licence,
+            "home": corpus.home,
+            "note": corpus.note,
+            "path": _path_of(corpus),
+        }
+        for corpus in CORPORA
+    ]
     if as_object:
         _print(json.dumps(rows, ensure_ascii=False))
         return
@@ -156,27 +167,11 @@ def _progress() -> Progress:
     return tell
 
 
-def _corpus_object(corpus: Corpus) -> dict[str, object]:
-    return {
-        "name": corpus.name,
-        "language": corpus.language,
-        "labels": len(corpus.labels),
-        "licence": corpus.licence,
-        "home": corpus.home,
-        "note": corpus.note,
-        "path": _path_of(corpus),
-    }
-
-
 def _path_of(corpus: Corpus) -> str | None:
     try:
         return str(locate(corpus.name))
     except DataError:
         return None
-
-
-def _report_object(report: Report) -> str:
-    return json.dumps(asdict(report), ensure_ascii=False)
 
 
 def _report_text(report: Report) -> str:

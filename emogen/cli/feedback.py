@@ -18,7 +18,6 @@ from emogen.train.config import FeedbackSettings
 if TYPE_CHECKING:
     from emogen.checkpoint import EmotionModel
     from emogen.data.preferences import Preference, Rating
-    from emogen.evaluate.report import Report
     from emogen.evaluate.resampling import SumStatistic
     from emogen.recognition.recognizer import Recognizer
     from emogen.train.fit_preference import Preferred
@@ -70,7 +69,21 @@ def train_feedback(
     # Before the training: what cannot be judged should not end it.
     reader, notes = _reader(judge, settings) if texts else (None, [])
     found = _fit(address, settings, resuming)
-    report = _report(found, reader, notes, texts, settings)
+    from emogen.evaluate.report import Report
+    from emogen.evaluate.significance import paired_bootstrap
+
+    judged = [_measure_emotion(found, reader, texts, settings)] if reader else []
+    measured = [*_measure_preference(found), *judged]
+    count = sum(len(one.before.sums) for one in judged)
+    report = Report(
+        systems={
+            "before": {one.name: one.before.score() for one in measured},
+            "after": {one.name: one.after.score() for one in measured},
+        },
+        texts={"before": count, "after": count},
+        notes=[*_counts(found), *notes],
+        comparisons=[("before", "after", one.name, paired_bootstrap(one.before, one.after)) for one in measured],
+    )
     from emogen.evaluate.report import as_json, as_table
 
     click.echo(f"emogen: the new model stands in {found.folder}", err=True)
@@ -146,27 +159,6 @@ class _Measured:
     name: str
     before: SumStatistic
     after: SumStatistic
-
-
-def _report(
-    found: Preferred[Any], reader: Recognizer | None, notes: list[str], texts: int, settings: FeedbackSettings
-) -> Report:
-    """Return both models' figures on the held-out pairs, and on texts that are judged."""
-    from emogen.evaluate.report import Report
-    from emogen.evaluate.significance import paired_bootstrap
-
-    judged = [_measure_emotion(found, reader, texts, settings)] if reader else []
-    measured = [*_measure_preference(found), *judged]
-    count = sum(len(one.before.sums) for one in judged)
-    return Report(
-        systems={
-            "before": {one.name: one.before.score() for one in measured},
-            "after": {one.name: one.after.score() for one in measured},
-        },
-        texts={"before": count, "after": count},
-        notes=[*_counts(found), *notes],
-        comparisons=[("before", "after", one.name, paired_bootstrap(one.before, one.after)) for one in measured],
-    )
 
 
 def _counts(found: Preferred[Any]) -> list[str]:

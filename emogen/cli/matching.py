@@ -81,7 +81,16 @@ def match(**given: Any) -> None:
     from emogen.dialogue.match import candidates, rank
 
     target = _Asked(**given)
-    _require_sense(target)
+    if target.emotion is not None and target.policy is not None:
+        raise SettingsError("--emotion and --policy both say what the reply shows; give one of them")
+    if any(not turn.strip() for turn in target.context):
+        raise SettingsError("the context is empty; leave it out to go by the emotion alone")
+    if target.policy is not None and not target.context:
+        raise SettingsError("--policy answers what somebody said; give --context")
+    if target.emotion is None and target.policy is None and not target.context:
+        raise SettingsError("nothing to fit: give --context, --emotion or both")
+    if target.encoder and target.checkpoint:
+        raise SettingsError("--encoder and --checkpoint both judge the context; give one of them")
     with tempfile.TemporaryDirectory(prefix="emogen-") as folder:
         source = open_source(target.source, target.format or "", Path(folder))
         outputs = read_outputs(source, OutputColumns(target.text_column))
@@ -96,20 +105,6 @@ def match(**given: Any) -> None:
         others = kept[each.line].others
         line = "\t".join([f"{each.fit:.3f}", each.text, *as_cells(others)])
         print_text(_as_json(each, wanted, others) if target.as_json else line)
-
-
-def _require_sense(target: _Asked) -> None:
-    """Raise SettingsError for options that do not go together."""
-    if target.emotion is not None and target.policy is not None:
-        raise SettingsError("--emotion and --policy both say what the reply shows; give one of them")
-    if any(not turn.strip() for turn in target.context):
-        raise SettingsError("the context is empty; leave it out to go by the emotion alone")
-    if target.policy is not None and not target.context:
-        raise SettingsError("--policy answers what somebody said; give --context")
-    if target.emotion is None and target.policy is None and not target.context:
-        raise SettingsError("nothing to fit: give --context, --emotion or both")
-    if target.encoder and target.checkpoint:
-        raise SettingsError("--encoder and --checkpoint both judge the context; give one of them")
 
 
 def _emotion_aim(target: _Asked) -> tuple[Emotion | None, Aim | None]:

@@ -204,24 +204,22 @@ def _settings(
     if resuming and config_file:
         raise SettingsError(f"--config {config_file}: a resumed run keeps its settings; change single ones by options")
     if resuming:
-        return _read_saved(command, kind, given)
+        from emogen.train.run.folder import read_train_file, resumable_folder
+
+        folder = resumable_folder(cast("str | None", given.get("out")), command)
+        saved = _checked_saved(read_train_file(folder).get("settings", {}), kind, str(folder))
+        if not saved:
+            raise CheckpointError(f"{folder}: no train.json with settings to resume; start again with another --out")
+        before, now = resolve(kind, {}, saved), resolve(kind, {**given, "out": str(folder)}, saved)
+        for field in dataclasses.fields(kind):
+            began, target = getattr(before, field.name), getattr(now, field.name)
+            if field.name in _FIXED and target != began:
+                found = (
+                    f"--{field.name.replace('_', '-')} {target}: the run in {folder} began with {began}, which cannot change"
+                )
+                raise SettingsError(f"{found}; leave it out, or start anew with another --out")
+        return now
     return settings_from(command, kind, config_file, given, _preset(preset, command, kind))
-
-
-def _read_saved(command: str, kind: type[Settings], given: dict[str, object]) -> Settings:
-    from emogen.train.run.folder import read_train_file, resumable_folder
-
-    folder = resumable_folder(cast("str | None", given.get("out")), command)
-    saved = _checked_saved(read_train_file(folder).get("settings", {}), kind, str(folder))
-    if not saved:
-        raise CheckpointError(f"{folder}: no train.json with settings to resume; start again with another --out")
-    before, now = resolve(kind, {}, saved), resolve(kind, {**given, "out": str(folder)}, saved)
-    for field in dataclasses.fields(kind):
-        began, target = getattr(before, field.name), getattr(now, field.name)
-        if field.name in _FIXED and target != began:
-            found = f"--{field.name.replace('_', '-')} {target}: the run in {folder} began with {began}, which cannot change"
-            raise SettingsError(f"{found}; leave it out, or start anew with another --out")
-    return now
 
 
 def _checked_saved(values: dict[str, object], kind: type, where: str) -> dict[str, object]:

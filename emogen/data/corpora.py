@@ -278,7 +278,18 @@ def _is_kept(row: Row, roles: Roles) -> bool:
 def _download(corpus: Corpus, source: Source, folder: Path, progress: Progress | None) -> Path:
     beside = folder / f"{source.name}.part"
     try:
-        _receive(source.url, beside, progress)
+        request = urllib.request.Request(source.url, headers={"User-Agent": "emogen"})
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer, beside.open("wb") as handle:
+            length = answer.headers["Content-Length"] or ""
+            total = int(length) if length.isdecimal() else None
+            done = 0
+            while block := answer.read(_BLOCK):
+                handle.write(block)
+                done += len(block)
+                if progress:
+                    progress(source.url, done, total)
+        if total is not None and done < total:
+            raise ConnectionError(f"it ended after {done} of {total} bytes")
     except (OSError, http.client.HTTPException) as error:
         if source.otherwise:
             return _download(corpus, source.otherwise, folder, progress)
@@ -292,21 +303,6 @@ def _download(corpus: Corpus, source: Source, folder: Path, progress: Progress |
 def _way_out(corpus: Corpus) -> str:
     names = ", ".join(" or ".join(source.names) for source in corpus.sources)
     return f"put {names} in a folder and run: emogen data fetch {corpus.name} --from FOLDER"
-
-
-def _receive(url: str, path: Path, progress: Progress | None) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "emogen"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer, path.open("wb") as handle:
-        length = answer.headers["Content-Length"] or ""
-        total = int(length) if length.isdecimal() else None
-        done = 0
-        while block := answer.read(_BLOCK):
-            handle.write(block)
-            done += len(block)
-            if progress:
-                progress(url, done, total)
-    if total is not None and done < total:
-        raise ConnectionError(f"it ended after {done} of {total} bytes")
 
 
 # ---- archives
@@ -325,22 +321,18 @@ def _unpack(paths: Sequence[Path]) -> dict[str, bytes]:
 
 def _members(name: str, handle: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     if name.endswith(".zip"):
-        yield from _zip_members(handle)
+        with zipfile.ZipFile(handle) as archive:
+            for member in archive.infolist():
+                if member.is_dir() or member.filename.startswith("__MACOSX/"):
+                    continue
+                _check_size(member.filename, member.file_size)
+                yield from _members(Path(member.filename).name, io.BytesIO(archive.read(member)))
     elif name.endswith((".tar.gz", ".tgz")):
         yield from _tar_members(handle)
     elif name.endswith(".gz"):
         yield name.removesuffix(".gz"), _unzip(name, handle)
     else:
         yield name, handle.read()
-
-
-def _zip_members(handle: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(handle) as archive:
-        for member in archive.infolist():
-            if member.is_dir() or member.filename.startswith("__MACOSX/"):
-                continue
-            _check_size(member.filename, member.file_size)
-            yield from _members(Path(member.filename).name, io.BytesIO(archive.read(member)))
 
 
 def _tar_members(handle: IO[bytes]) -> Iterator[tuple[str, bytes]]:

@@ -131,7 +131,16 @@ def read_rows(
         if layout.is_document:
             yield from _document_rows(path, lines)
         elif layout.format == "jsonl":
-            yield from _json_rows(lines)
+            for number, line in enumerate(lines, 1):
+                if isinstance(line, Problem):
+                    yield line
+                elif line.strip():
+                    try:
+                        yield _json_row(number, json.loads(line))
+                    except json.JSONDecodeError as error:
+                        yield _broken_json(number, f"{error.msg} at column {error.colno}")
+                    except (ValueError, RecursionError) as error:
+                        yield _broken_json(number, str(error))
         else:
             yield from _table_rows(path, lines, layout, options)
 
@@ -310,7 +319,9 @@ def _detect(path: str | Path, handle: io.BufferedReader, options: _FileOptions) 
     # Spreadsheet programs write and read such a line.
     conditioning = re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE)
     usual = "\t" if chosen == "tsv" else ","
-    delimiter = options.delimiter or (conditioning[1] if conditioning else _likely_delimiter(first, usual))
+    delimiter = options.delimiter or (
+        conditioning[1] if conditioning else (usual if usual in first else max(usual + _DETECTED, key=first.count))
+    )
     return FileLayout(chosen, encoding, delimiter, skipped=int(bool(conditioning))), head
 
 
@@ -351,11 +362,6 @@ def _is_broken(line: str) -> bool:
     except (ValueError, RecursionError):
         return True
     return False
-
-
-def _likely_delimiter(header: str, usual: str) -> str:
-    """Return the format's own where the header holds it, else that which it holds most often."""
-    return usual if usual in header else max(usual + _DETECTED, key=header.count)
 
 
 # ---- lines
@@ -404,19 +410,6 @@ def _undecodable(number: int, error: UnicodeDecodeError, encoding: str, guess: s
 
 
 # ---- JSON
-
-
-def _json_rows(lines: Iterator[str | Problem]) -> Iterator[Row | Problem]:
-    for number, line in enumerate(lines, 1):
-        if isinstance(line, Problem):
-            yield line
-        elif line.strip():
-            try:
-                yield _json_row(number, json.loads(line))
-            except json.JSONDecodeError as error:
-                yield _broken_json(number, f"{error.msg} at column {error.colno}")
-            except (ValueError, RecursionError) as error:
-                yield _broken_json(number, str(error))
 
 
 def _json_row(number: int, value: object) -> Row | Problem:
@@ -482,7 +475,16 @@ def _table_rows(
         if end <= layout.skipped:
             continue
         if not header:
-            header = _header(f"{path}:{end}", cells, bad, options.quoting)
+            where = f"{path}:{end}"
+            if bad:
+                raise DataError(f"{where}: {bad[0].message}")
+            if isinstance(cells, csv.Error):
+                raise DataError(f"{where}: {_broken(cells, options.quoting)}")
+            names = [cell.strip() for cell in cells]
+            twice = [name for name, count in Counter(names).items() if name and count > 1]
+            if twice:
+                raise DataError(f"{where}: the header names the column {twice[0]!r} twice; rename one of them")
+            header = names
             continue
         yield from bad
         bad.clear()
@@ -535,18 +537,6 @@ def _records(lines: Iterator[str], delimiter: str, quoting: str) -> Iterator[tup
         except csv.Error as error:
             cells = error
         yield begin, list(held), cells
-
-
-def _header(where: str, cells: list[str] | csv.Error, bad: list[Problem], quoting: str) -> list[str]:
-    if bad:
-        raise DataError(f"{where}: {bad[0].message}")
-    if isinstance(cells, csv.Error):
-        raise DataError(f"{where}: {_broken(cells, quoting)}")
-    names = [cell.strip() for cell in cells]
-    twice = [name for name, count in Counter(names).items() if name and count > 1]
-    if twice:
-        raise DataError(f"{where}: the header names the column {twice[0]!r} twice; rename one of them")
-    return names
 
 
 def _broken(error: csv.Error, quoting: str) -> str:

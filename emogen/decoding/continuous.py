@@ -133,7 +133,22 @@ class ContinuousBatch:
         """
         if sampling.n != 1:
             raise SettingsError(f"n {sampling.n}: a running batch writes one reply a prompt; join it once for each seed")
-        _refuse_foreign(self._writer, prompt)
+        conditioning, known, words = (
+            prompt.conditioning or prompt.emotion,
+            self._writer.generator.config.emotions,
+            self._writer.generator.config.vocabulary,
+        )
+        if len(conditioning.labels) != known:
+            raise SettingsError(
+                f"emotion {conditioning} is over {len(conditioning.labels)} labels, {self._writer.name} has {known}; take its own"
+            )
+        if not prompt.tokens:
+            raise SettingsError("a prompt without tokens; begin it with `Tokenizer.prefix`, which gives one token at least")
+        for place, token in enumerate(prompt.tokens):
+            if not 0 <= token < words:
+                raise SettingsError(
+                    f"token {token} at place {place} of a prompt: {self._writer.name} has ids from 0 to {words - 1}"
+                )
         (row,) = streamed_rows(self._writer, [prompt], sampling)
         filters = replace(sampling, control=Control(), max_tokens=1, seed=0)
         uniforms = row_uniforms([row.stream], TRIES * sampling.max_tokens).view(TRIES, sampling.max_tokens).T
@@ -305,21 +320,3 @@ def _corner(state: Tensor, rows: int, places: int) -> Tensor:
 
 def _rounded_up(number: int, step: int) -> int:
     return -(-number // step) * step
-
-
-def _refuse_foreign(writer: TextGenerator, prompt: Prompt) -> None:
-    """Raise SettingsError for a prompt that the generator cannot read: it would end the replies beside it, too."""
-    conditioning, known, words = (
-        prompt.conditioning or prompt.emotion,
-        writer.generator.config.emotions,
-        writer.generator.config.vocabulary,
-    )
-    if len(conditioning.labels) != known:
-        raise SettingsError(
-            f"emotion {conditioning} is over {len(conditioning.labels)} labels, {writer.name} has {known}; take its own"
-        )
-    if not prompt.tokens:
-        raise SettingsError("a prompt without tokens; begin it with `Tokenizer.prefix`, which gives one token at least")
-    for place, token in enumerate(prompt.tokens):
-        if not 0 <= token < words:
-            raise SettingsError(f"token {token} at place {place} of a prompt: {writer.name} has ids from 0 to {words - 1}")

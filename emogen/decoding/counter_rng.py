@@ -42,15 +42,10 @@ class CounterRNG:
 
 def _mix(value: Tensor, counter: Tensor | int) -> Tensor:
     step = counter * _ODD[1]
-    value = value * _ODD[0] + (step if isinstance(step, Tensor) else _wrap(step)) + 1
+    value = value * _ODD[0] + (step if isinstance(step, Tensor) else ((step + (1 << 63)) % (1 << 64) - (1 << 63))) + 1
     value = (value ^ _shift_right(value, 30)) * _FACTORS[0]
     value = (value ^ _shift_right(value, 27)) * _FACTORS[1]
     return value ^ _shift_right(value, 31)
-
-
-def _wrap(value: int) -> int:
-    """Modulo 2**64, with a sign: a number that the device gets with the operation, and does not wait for."""
-    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _shift_right(value: Tensor, positions: int) -> Tensor:

@@ -345,25 +345,21 @@ def _words(text: str) -> list[_Word]:
 def _fewer_phrases(text: str) -> str:
     words = _words(text)
     for period in range(1, _LONGEST_PHRASE + 1):
-        fewer = _fewer_in_a_row(text, words, period, 3 if period <= 2 else 2)
+        most = 3 if period <= 2 else 2
+        pieces, start, run = [], 0, 0
+        for place in range(period, len(words) + 1):
+            if place < len(words) and words[place].may_repeat and words[place].text == words[place - period].text:
+                run += 1
+                continue
+            first, copies = place - run - period, 1 + run // period
+            if copies > most:
+                pieces.append(text[start : words[first + most * period - 1].end])
+                start = words[first + copies * period - 1].end
+            run = 0
+        fewer = "".join(pieces) + text[start:]
         if fewer != text:
             text, words = fewer, _words(fewer)
     return text
-
-
-def _fewer_in_a_row(text: str, words: list[_Word], period: int, most: int) -> str:
-    """Cut runs of one phrase of `period` words down to `most` copies, with the marks behind the last copy."""
-    pieces, start, run = [], 0, 0
-    for place in range(period, len(words) + 1):
-        if place < len(words) and words[place].may_repeat and words[place].text == words[place - period].text:
-            run += 1
-            continue
-        first, copies = place - run - period, 1 + run // period
-        if copies > most:
-            pieces.append(text[start : words[first + most * period - 1].end])
-            start = words[first + copies * period - 1].end
-        run = 0
-    return "".join(pieces) + text[start:]
 
 
 def _fewer_sentences(text: str) -> str:

@@ -145,7 +145,23 @@ def complete(
     # One column more: rows that have ended write there.
     kept = functional.pad(generated.tokens[rows], (0, capacity + 1 - generated.tokens.shape[1]), value=PAD)
     kept = kept.masked_fill(torch.arange(capacity + 1, device=rows.device) > positions[:, None], PAD)
-    going = _first_tokens(generator, generated, condition, max_tokens, rows, positions, numbers, draws)
+    condition_shift = generator.condition_shift(condition)[:, rows]
+    state = generator.backbone.fork_cache(generated.states, rows, positions - generated.reply_start[rows])
+    hidden, state = generator.step(generated.tokens[rows, positions], positions, condition_shift, state)
+    uniforms = draws.uniforms(rows[:, None], positions[:, None], numbers, positions[:, None] + 1)
+    tokens, _ = draw(generator, hidden, uniforms)
+    row, start = rows.repeat_interleave(len(numbers)), positions.repeat_interleave(len(numbers))
+    going = _Open(
+        at=torch.arange(len(row), device=row.device),
+        row=row,
+        start=start,
+        number=numbers.repeat(len(rows)),
+        place=start + 1,
+        token=tokens.flatten(),
+        end=generated.reply_start[row] + max_tokens,
+        condition_shift=condition_shift.repeat_interleave(len(numbers), 1),
+        state=state.repeat_interleave(len(numbers), 2),
+    )
     kept = kept.repeat_interleave(len(numbers), 0)
     writing = torch.ones_like(going.at, dtype=torch.bool)
     for step in range(max_tokens):
@@ -159,33 +175,3 @@ def complete(
                 going, writing = going.only(writing.nonzero().squeeze(1)), writing[writing]
         going = going.next(generator, draws, capacity - 1)
     return kept[:, :capacity]
-
-
-def _first_tokens(
-    generator: Generator,
-    generated: Generated,
-    condition: Tensor,
-    max_tokens: int,
-    rows: Tensor,
-    positions: Tensor,
-    numbers: Tensor,
-    draws: CounterRNG,
-) -> _Open:
-    """Return the first token of each completion; arguments as for `complete`."""
-    condition_shift = generator.condition_shift(condition)[:, rows]
-    state = generator.backbone.fork_cache(generated.states, rows, positions - generated.reply_start[rows])
-    hidden, state = generator.step(generated.tokens[rows, positions], positions, condition_shift, state)
-    uniforms = draws.uniforms(rows[:, None], positions[:, None], numbers, positions[:, None] + 1)
-    tokens, _ = draw(generator, hidden, uniforms)
-    row, start = rows.repeat_interleave(len(numbers)), positions.repeat_interleave(len(numbers))
-    return _Open(
-        at=torch.arange(len(row), device=row.device),
-        row=row,
-        start=start,
-        number=numbers.repeat(len(rows)),
-        place=start + 1,
-        token=tokens.flatten(),
-        end=generated.reply_start[row] + max_tokens,
-        condition_shift=condition_shift.repeat_interleave(len(numbers), 1),
-        state=state.repeat_interleave(len(numbers), 2),
-    )

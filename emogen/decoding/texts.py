@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from emogen.decoding.control import CHOICES, Control
 from emogen.decoding.controllers import ControlledSampler, expand_conditions, neutral_place, refuse_unserved, weights_of
-from emogen.decoding.loop import Generated, PromptBatch, generate, token_loop
+from emogen.decoding.loop import PromptBatch, generate, token_loop
 from emogen.decoding.minimum_risk import least_risk
 from emogen.decoding.params import SamplingParams
 from emogen.decoding.random_streams import fold_in, row_normals, row_uniforms
@@ -132,9 +132,22 @@ def sample(
     """
     rows = _rows(writer, prompts, sampling, latent)
     for part in _parts(writer, rows):
-        candidates = [_candidate(row, number) for row in part for number in range(row.control.candidates)]
+        candidates = [
+            (replace(row, stream=fold_in(row.stream, 0, number)) if number else row)
+            for row in part
+            for number in range(row.control.candidates)
+        ]
         written = [found for some in _parts(writer, candidates) for found in _decode_rows(writer, some, sampling)]
-        yield from _choose_candidates(writer, part, written)
+        left = iter(written)
+        groups = [(row, [next(left) for _ in range(row.control.candidates)]) for row in part]
+        judged = iter(_log_probs(writer, [one.text for row, own in groups if row.control.rerank > 1 for one in own]))
+        for row, own in groups:
+            if row.control.mbr > 1:
+                yield own[least_risk([one.text for one in own])]
+            elif row.control.rerank > 1:
+                yield own[_nearest(row, np.stack([next(judged) for _ in own]))]
+            else:
+                yield own[0]
 
 
 def stream(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[tuple[int, str]]:
@@ -209,13 +222,13 @@ def _rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingPa
             )
     numbered = [(prompt, number) for prompt in target for number in range(sampling.n)]
     return [
-        Row(prompt, _stream(prompt, number, place, sampling.seed), None if latent is None else latent[place])
+        Row(
+            prompt,
+            fold_in(sampling.seed, place) if prompt.seed is None else fold_in(prompt.seed, number),
+            None if latent is None else latent[place],
+        )
         for place, (prompt, number) in enumerate(numbered)
     ]
-
-
-def _stream(prompt: Prompt, number: int, place: int, seed: int) -> int:
-    return fold_in(seed, place) if prompt.seed is None else fold_in(prompt.seed, number)
 
 
 def _parts(writer: TextGenerator, rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
@@ -228,14 +241,16 @@ def _parts(writer: TextGenerator, rows: Sequence[Row]) -> Iterator[Sequence[Row]
         yield rows[at : at + size]
 
 
-def _candidate(row: Row, number: int) -> Row:
-    return replace(row, stream=fold_in(row.stream, 0, number)) if number else row
-
-
 def _decode_rows(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> Iterator[Sample]:
     """Yield the samples of rows that are decoded at once."""
     prefixes, sampler = _prepare(writer, rows, sampling)
-    yield from _samples(generate(writer.generator, prefixes, sampling.max_tokens, sampler), rows, writer.tokenizer)
+    generated = generate(writer.generator, prefixes, sampling.max_tokens, sampler)
+    totals = generated.log_probs.sum(1).tolist()
+    # The company of the rows, behind them, wrote the same.
+    for row, tokens, total in zip(rows, generated.tokens.tolist(), totals, strict=False):
+        reply = tokens[len(row.prompt.tokens) :]
+        kept = reply[: reply.index(PAD)] if PAD in reply else reply
+        yield Sample(writer.tokenizer.decode(kept).strip(), row.prompt.emotion.shown, total, len(kept), EOS in kept)
 
 
 def _prepare(writer: TextGenerator, rows: Sequence[Row], sampling: SamplingParams) -> tuple[PromptBatch, Sampler]:
@@ -270,29 +285,6 @@ def _pad_rows(rows: Sequence[Row], generator: Generator) -> PromptBatch:
         lengths=torch.tensor([len(row) for row in tokens], device=device),
         condition=torch.cat([condition, torch.stack(latents)], 1),
     )
-
-
-def _samples(generated: Generated, rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Sample]:
-    totals = generated.log_probs.sum(1).tolist()
-    # The company of the rows, behind them, wrote the same.
-    for row, tokens, total in zip(rows, generated.tokens.tolist(), totals, strict=False):
-        reply = tokens[len(row.prompt.tokens) :]
-        kept = reply[: reply.index(PAD)] if PAD in reply else reply
-        yield Sample(tokenizer.decode(kept).strip(), row.prompt.emotion.shown, total, len(kept), EOS in kept)
-
-
-def _choose_candidates(writer: TextGenerator, rows: Sequence[Row], written: Sequence[Sample]) -> Iterator[Sample]:
-    """Choose of each row's candidates the one that its control chooses; the first where it is the only one."""
-    left = iter(written)
-    groups = [(row, [next(left) for _ in range(row.control.candidates)]) for row in rows]
-    judged = iter(_log_probs(writer, [one.text for row, own in groups if row.control.rerank > 1 for one in own]))
-    for row, own in groups:
-        if row.control.mbr > 1:
-            yield own[least_risk([one.text for one in own])]
-        elif row.control.rerank > 1:
-            yield own[_nearest(row, np.stack([next(judged) for _ in own]))]
-        else:
-            yield own[0]
 
 
 def _log_probs(writer: TextGenerator, texts: Sequence[str]) -> NDArray[np.float64]:

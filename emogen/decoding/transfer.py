@@ -130,7 +130,14 @@ def transfer(
         refuse_unreadable(space, text, f"line {number + 1}")
         if own not in sentences:
             sentences[own] = plain_sentences(space, own, options, guide)
-        yield _transfer_line(space, text, own, replace(options, seed=_seed_of(options.seed, number)), guide, sentences[own])
+        yield _transfer_line(
+            space,
+            text,
+            own,
+            replace(options, seed=random.Random(f"{options.seed}:{number}").getrandbits(62)),
+            guide,
+            sentences[own],
+        )
 
 
 def plain_sentences(space: LatentSpace, emotion: Emotion, options: TransferOptions, guide: Guide) -> list[str]:
@@ -208,7 +215,19 @@ def _transfer_line(
     for _ in range(options.rounds):
         # The source too: what is found first need not lie on the way to what is best.
         begin = dict.fromkeys([text, *(found.text for found in pool[: options.best])])
-        edited = _edit_texts(space, line, list(begin), options, draw)
+        texts = list(begin)
+        gaps = [_gap(text, draw) for text in texts for _ in range(options.edits)]
+        begun = [[BOS, *space.tokenizer.encode(gap.before.rstrip())] for gap in gaps]
+        lengths = torch.tensor([len(row) for row in begun])
+        tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in begun], batch_first=True, padding_value=PAD)
+        device = space.generator.bias.device
+        most = min(2 * _SENTENCE, space.limits.reply_tokens + 1)
+        stream = torch.Generator().manual_seed(draw.getrandbits(62))
+        uniforms = torch.rand(len(gaps), most, generator=stream).to(device)
+        prefixes = PromptBatch(tokens.to(device), lengths.to(device), line.condition.expand(len(gaps), -1))
+        choose = build_sampler(SamplingParams(temperature=options.temperature, top_p=0.95), uniforms)
+        rows = generate(space.generator, prefixes, most, choose).tokens.tolist()
+        edited = [_fill_gap(space, gap, own, row) for gap, own, row in zip(gaps, begun, rows, strict=True)]
         known = {found.text for found in pool}
         pool = _best(
             [*pool, *_rank(space, line, [each for each in edited if each not in known], options, guide)], line, options
@@ -271,24 +290,6 @@ def _a_word(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> NDAr
 
 
 # ---- edits
-
-
-def _edit_texts(
-    space: LatentSpace, line: _Line, texts: Sequence[str], options: TransferOptions, draw: random.Random
-) -> list[str]:
-    """So many edits of each text; some come out alike."""
-    gaps = [_gap(text, draw) for text in texts for _ in range(options.edits)]
-    begun = [[BOS, *space.tokenizer.encode(gap.before.rstrip())] for gap in gaps]
-    lengths = torch.tensor([len(row) for row in begun])
-    tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in begun], batch_first=True, padding_value=PAD)
-    device = space.generator.bias.device
-    most = min(2 * _SENTENCE, space.limits.reply_tokens + 1)
-    stream = torch.Generator().manual_seed(draw.getrandbits(62))
-    uniforms = torch.rand(len(gaps), most, generator=stream).to(device)
-    prefixes = PromptBatch(tokens.to(device), lengths.to(device), line.condition.expand(len(gaps), -1))
-    choose = build_sampler(SamplingParams(temperature=options.temperature, top_p=0.95), uniforms)
-    rows = generate(space.generator, prefixes, most, choose).tokens.tolist()
-    return [_fill_gap(space, gap, own, row) for gap, own, row in zip(gaps, begun, rows, strict=True)]
 
 
 def _gap(text: str, draw: random.Random) -> _Gap:
@@ -355,7 +356,3 @@ def _join(left: str, right: str) -> str:
 def _is_cjk(character: str) -> bool:
     """Tell whether it is a wide letter or mark, beside which no blank stands; emoji are wide, and no letters."""
     return unicodedata.east_asian_width(character) in "WF" and unicodedata.category(character)[0] in "LP"
-
-
-def _seed_of(seed: int, number: int) -> int:
-    return random.Random(f"{seed}:{number}").getrandbits(62)

@@ -100,11 +100,29 @@ class FeedbackStore:
         if sql is None:
             raise SettingsError('feedback needs SQLAlchemy: pip install -e ".[feedback]" in the toolkit\'s folder')
         self._url = _url_of(address)
-        self.name = _hide_secrets(self._url)
+        self.name = (
+            self._url.database or ":memory:"
+            if self._url.get_backend_name() == "sqlite"
+            else f"{self._url.drivername}://{self._url.host or ''}/{self._url.database or ''}"
+        )
         self._table, self._busy_seconds = _table(), busy_seconds
         if self._is_sqlite:
             self._prepare_file(create)
-        self._engine = self._open_database()
+        options: dict[str, Any] = {"hide_parameters": True}
+        if self._is_sqlite:
+            # One connection: threads wait for it in turn; other processes by SQLite's own lock.
+            options |= {"poolclass": sql.QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": self._busy_seconds}
+            options |= {"connect_args": {"timeout": self._busy_seconds, "check_same_thread": False}}
+        try:
+            engine = sql.create_engine(self._url, **options)
+        except ImportError as error:
+            raise SettingsError(f"{self.name}: needs the package {error.name}; install it") from None
+        except (sql.exc.SQLAlchemyError, ValueError, TypeError) as error:
+            raise SettingsError(f"{self.name}: {self._reason(error)}") from None
+        if self._is_sqlite:
+            sql.event.listen(engine, "connect", _make_durable)
+            sql.event.listen(engine, "begin", _begin)
+        self._engine = engine
         self._repeat_change(self._table.metadata.create_all)
 
     def __enter__(self) -> FeedbackStore:
@@ -212,23 +230,6 @@ class FeedbackStore:
             os.close(os.open(path, os.O_CREAT | os.O_RDONLY, 0o600))
         except OSError as error:
             raise EmogenError(f"{path}: cannot be made a store ({error.strerror}); name another file") from None
-
-    def _open_database(self) -> sql.Engine:
-        options: dict[str, Any] = {"hide_parameters": True}
-        if self._is_sqlite:
-            # One connection: threads wait for it in turn; other processes by SQLite's own lock.
-            options |= {"poolclass": sql.QueuePool, "pool_size": 1, "max_overflow": 0, "pool_timeout": self._busy_seconds}
-            options |= {"connect_args": {"timeout": self._busy_seconds, "check_same_thread": False}}
-        try:
-            engine = sql.create_engine(self._url, **options)
-        except ImportError as error:
-            raise SettingsError(f"{self.name}: needs the package {error.name}; install it") from None
-        except (sql.exc.SQLAlchemyError, ValueError, TypeError) as error:
-            raise SettingsError(f"{self.name}: {self._reason(error)}") from None
-        if self._is_sqlite:
-            sql.event.listen(engine, "connect", _make_durable)
-            sql.event.listen(engine, "begin", _begin)
-        return engine
 
     def _repeat_change(self, change: Callable[[sql.Connection], None]) -> None:
         """Do a change in a transaction, again where another process did the same at the same time."""
@@ -346,13 +347,6 @@ def _url_of(address: str | Path) -> sql.URL:
         # Nobody knows where a password would stand in it.
         kind = address.partition("://")[0]
         raise SettingsError(f"{kind}://...: no address of a database; write KIND://USER:PASSWORD@HOST/DATABASE") from None
-
-
-def _hide_secrets(url: sql.URL) -> str:
-    """Return of an address what tells no secret."""
-    if url.get_backend_name() == "sqlite":
-        return url.database or ":memory:"
-    return f"{url.drivername}://{url.host or ''}/{url.database or ''}"
 
 
 def _table() -> sql.Table:

@@ -306,7 +306,20 @@ class Trajectory:
         drift = tuple(after - before for before, after in zip(start, end, strict=True))
         steps = [distance(before, after) for before, after in pairwise(self.points)]
         volatility = math.sqrt(math.fsum(step * step for step in steps) / len(steps)) if steps else 0.0
-        turning = _turning_points([point.valence for point in self.points], least)
+        values = [point.valence for point in self.points]
+        low = high = extreme = 0
+        direction, found = 0, []
+        for at, value in enumerate(values):
+            if not direction:
+                low, high = min(low, at, key=values.__getitem__), max(high, at, key=values.__getitem__)
+                if values[high] - values[low] >= least:
+                    direction, extreme = (1 if high > low else -1), at
+            elif direction * (value - values[extreme]) > 0:
+                extreme = at
+            elif direction * (values[extreme] - value) >= least:
+                found.append(extreme + 1)
+                direction, extreme = -direction, at
+        turning = tuple(found)
         return Summary(len(self.points), start, end, (drift[0], drift[1], drift[2]), math.fsum(steps), volatility, turning)
 
     def as_object(self) -> dict[str, object]:
@@ -385,23 +398,6 @@ def trajectory(emotions: Sequence[Emotion], points: Points = POINTS) -> Trajecto
         raise SettingsError("a trajectory needs at least one turn")
     names = tuple(emotion.name if emotion.strength else "" for emotion in emotions)
     return Trajectory(tuple(coordinates(emotion, points) for emotion in emotions), names)
-
-
-def _turning_points(values: Sequence[float], least: float) -> tuple[int, ...]:
-    """Return places, from 1, of the extremes between a change of at least `least` and one of at least that much the other way."""
-    low = high = extreme = 0
-    direction, found = 0, []
-    for at, value in enumerate(values):
-        if not direction:
-            low, high = min(low, at, key=values.__getitem__), max(high, at, key=values.__getitem__)
-            if values[high] - values[low] >= least:
-                direction, extreme = (1 if high > low else -1), at
-        elif direction * (value - values[extreme]) > 0:
-            extreme = at
-        elif direction * (values[extreme] - value) >= least:
-            found.append(extreme + 1)
-            direction, extreme = -direction, at
-    return tuple(found)
 
 
 def _format_point(point: Point) -> dict[str, float]:

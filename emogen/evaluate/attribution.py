@@ -92,7 +92,16 @@ def shapley_words(text: str, value: Value, draws: int = 64, seed: int = 0, most_
     exact = len(spans) <= EXACT_WORDS
     orders = [] if exact else _orders(len(spans), draws, seed, most_texts)
     subsets = _all_subsets(len(spans)) if exact else _beginnings(orders)
-    scored = _score_subsets(text, spans, subsets, value)
+    remains = {kept: _remains(text, spans, kept) for kept in dict.fromkeys(subsets)}
+    texts = list(dict.fromkeys(remains.values()))
+    values = np.asarray(value(texts), dtype=np.float64)
+    if values.shape != (len(texts),):
+        raise DataError(f"the value function returned {list(values.shape)} for {len(texts)} texts: one number each, please")
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise DataError(f"the value of text {texts[wrong[0]]!r} is {values[wrong[0]]}, not a finite number")
+    known = dict(zip(texts, values.tolist(), strict=True))
+    scored = {kept: known[left] for kept, left in remains.items()}
     weights = _exact_weights(scored, len(spans)) if exact else _sampled_weights(scored, orders)
     found = tuple(Word(text[start:end], start, end, weight) for (start, end), weight in zip(spans, weights, strict=True))
     return Attribution(found, scored[()], scored[tuple(range(len(spans)))], len(orders))
@@ -133,20 +142,6 @@ def _all_subsets(count: int) -> list[Kept]:
 def _beginnings(orders: Iterable[Sequence[int]]) -> list[Kept]:
     """Return what is kept after each word of each order, from nothing to all, in the text's order."""
     return [tuple(sorted(order[:length])) for order in orders for length in range(len(order) + 1)]
-
-
-def _score_subsets(text: str, spans: Sequence[tuple[int, int]], subsets: Sequence[Kept], value: Value) -> dict[Kept, float]:
-    """Value of what is left of the text for each subset of its words; equal remains are scored once."""
-    remains = {kept: _remains(text, spans, kept) for kept in dict.fromkeys(subsets)}
-    texts = list(dict.fromkeys(remains.values()))
-    values = np.asarray(value(texts), dtype=np.float64)
-    if values.shape != (len(texts),):
-        raise DataError(f"the value function returned {list(values.shape)} for {len(texts)} texts: one number each, please")
-    wrong = np.flatnonzero(~np.isfinite(values))
-    if len(wrong):
-        raise DataError(f"the value of text {texts[wrong[0]]!r} is {values[wrong[0]]}, not a finite number")
-    known = dict(zip(texts, values.tolist(), strict=True))
-    return {kept: known[left] for kept, left in remains.items()}
 
 
 def _remains(text: str, spans: Sequence[tuple[int, int]], kept: Kept) -> str:

@@ -288,17 +288,15 @@ def _escape(text: str) -> str:
 def _align(rows: _Rows) -> str:
     cells = [[_one_line(cell) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(_line(row, widths) for row in cells)
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+    return "\n".join(
+        "  ".join((cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))).rstrip()
+        for row in cells
+    )
 
 
 def _width(text: str) -> int:
     """Return columns in a terminal: two for wide characters, none for marks that join the one before."""
-    return sum(0 if unicodedata.category(letter) in {"Mn", "Me", "Cf"} else _columns(letter) for letter in text)
-
-
-def _columns(letter: str) -> int:
-    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+    return sum(
+        0 if unicodedata.category(letter) in {"Mn", "Me", "Cf"} else (2 if unicodedata.east_asian_width(letter) in "WF" else 1)
+        for letter in text
+    )

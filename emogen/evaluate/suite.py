@@ -270,7 +270,15 @@ def evaluate(
         DataError, SettingsError: as `evaluate_texts`.
     """
     job = _Job(system, means or Resources(), options or Options(), watch)
-    _require_known_labels(job)
+    if job.system.target is None and (job.means.judges or job.options.lexicon):
+        raise SettingsError(f"{job.system.name}: a judge or lexicon needs to know which emotion each text was to express")
+    for judge in job.means.judges:
+        unknown: dict[str, list[int]] = {}
+        for number, label in enumerate(job.system.target or ()):
+            if _label_of(judge, label) is None:
+                unknown.setdefault(label, []).append(number)
+        if unknown:
+            raise DataError(_unknown_to(judge, unknown, job.system.where))
     found: list[_Measure] = []
     tasks = _tasks(job)
     for task in watch(tasks, system.name, len(tasks)):
@@ -771,19 +779,6 @@ def _judged_names(judges: Sequence[Judging]) -> Iterator[str]:
 
 def _of_pair(pair: tuple[Judging, Judging], judges: Sequence[Judging]) -> str:
     return f":{pair[0].name}+{pair[1].name}" if len(judges) > 2 else ""
-
-
-def _require_known_labels(job: _Job) -> None:
-    """Before anything is computed: a judge that cannot give a label that was asked for would only ever be wrong there."""
-    if job.system.target is None and (job.means.judges or job.options.lexicon):
-        raise SettingsError(f"{job.system.name}: a judge or lexicon needs to know which emotion each text was to express")
-    for judge in job.means.judges:
-        unknown: dict[str, list[int]] = {}
-        for number, label in enumerate(job.system.target or ()):
-            if _label_of(judge, label) is None:
-                unknown.setdefault(label, []).append(number)
-        if unknown:
-            raise DataError(_unknown_to(judge, unknown, job.system.where))
 
 
 def _label_of(judge: Judging, target: str) -> str | None:

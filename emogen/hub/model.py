@@ -190,7 +190,12 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             logits = self.generator.logits(states[:, -logits_to_keep:])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, _of_replies(input_ids, labels), vocab_size=self.config.vocab_size)
+            begun = (input_ids == BOS).cumsum(1) > 0
+            loss = self.loss_function(
+                logits,
+                labels.masked_fill(~begun | (input_ids == BOS) | (input_ids == PAD), _IGNORED),
+                vocab_size=self.config.vocab_size,
+            )
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=after)  # type: ignore[arg-type]
 
     @torch.no_grad()
@@ -231,7 +236,16 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         conditioning = emotion if isinstance(emotion, Tensor) else self._find_conditioning(emotion, strength, wanted)
         condition = self.condition(conditioning, rows=None if tokens is None else len(tokens))
         if wanted.names:
-            options |= self._control(condition, wanted)
+            labels, file = self.label_set, self._beside(HEAD_FILE) if wanted.head else None
+            head = read_head(file.parent, self.generator) if file else None
+            refuse_unserved([wanted], head, False, self.config.name_or_path or "this model")
+            strengths = (1 - condition[:, -1]).clamp(0, 1).tolist()
+            shares = functional.normalize(condition[:, :-1].float(), p=1).tolist()
+            emotions = [
+                Emotion(labels, tuple(row), strength) if strength else no_emotion(labels)
+                for row, strength in zip(shares, strengths, strict=True)
+            ]
+            options |= {"steering": pack_steering(emotions, wanted, self.device), "head": head}
         if tokens is None:
             tokens = torch.full((len(condition), 1), BOS, device=self.device)
         options["attention_mask"] = self._newest(tokens, options.get("attention_mask"))
@@ -287,19 +301,6 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         known = read_calibration(file.parent, labels) if file else None
         target = emotions_of(emotion, labels, strength)
         return [known.conditioning_for(each) for each in target] if known and known.control == control else target
-
-    def _control(self, condition: Tensor, control: Control) -> dict[str, Any]:
-        """Return what `forward` needs to steer rows with these conditions."""
-        labels, file = self.label_set, self._beside(HEAD_FILE) if control.head else None
-        head = read_head(file.parent, self.generator) if file else None
-        refuse_unserved([control], head, False, self.config.name_or_path or "this model")
-        strengths = (1 - condition[:, -1]).clamp(0, 1).tolist()
-        shares = functional.normalize(condition[:, :-1].float(), p=1).tolist()
-        emotions = [
-            Emotion(labels, tuple(row), strength) if strength else no_emotion(labels)
-            for row, strength in zip(shares, strengths, strict=True)
-        ]
-        return {"steering": pack_steering(emotions, control, self.device), "head": head}
 
     def _beside(self, name: str) -> Path | None:
         """Return a file beside the model's weights, here or on the hub; None where there is none."""
@@ -453,12 +454,6 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
 def _present_first(mask: Tensor) -> Tensor:
     """Return places [rows, time] of what is present, in order, then of the rest."""
     return mask.long().argsort(dim=1, descending=True, stable=True)
-
-
-def _of_replies(tokens: Tensor, labels: Tensor) -> Tensor:
-    """Return the labels, those that no reply token stands behind left out of the loss."""
-    begun = (tokens == BOS).cumsum(1) > 0
-    return labels.masked_fill(~begun | (tokens == BOS) | (tokens == PAD), _IGNORED)
 
 
 def _refuse_malformed(tokens: Tensor, must_begin: bool) -> None:

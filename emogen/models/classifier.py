@@ -168,7 +168,12 @@ class _Ngrams(_Features):
 
     def read(self, text: str) -> Pieces:
         tokens = words(text)[: self.config.max_tokens] or [""]
-        ids = [hash_string(gram, self.config.buckets) for gram in _word_ngrams(tokens, self.config.order)]
+        ids = [
+            hash_string(gram, self.config.buckets)
+            for gram in [
+                " ".join(tokens[at : at + n]) for n in range(1, self.config.order + 1) for at in range(len(tokens) - n + 1)
+            ]
+        ]
         return Pieces(ids, [len(ids)])
 
     def forward(self, texts: Sequence[Pieces]) -> Tensor:
@@ -256,10 +261,6 @@ class _HashedVectors(nn.Module):
 def hash_string(gram: str, buckets: int) -> int:
     """Return the id of a string, the same in every process."""
     return zlib.crc32(gram.encode("utf-8", "replace")) % buckets
-
-
-def _word_ngrams(tokens: Sequence[str], order: int) -> list[str]:
-    return [" ".join(tokens[at : at + n]) for n in range(1, order + 1) for at in range(len(tokens) - n + 1)]
 
 
 def _word_pieces(text: str, config: ClassifierConfig) -> Pieces:

@@ -235,7 +235,15 @@ class Generator(nn.Module):
             self.output = None
             self.bias = nn.Parameter(torch.zeros(config.vocabulary))
             self.backbone = LstmBackbone(config) if config.backbone == "lstm" else TransformerBackbone(config)
-            self._initialise()
+            nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
+            with torch.no_grad():
+                self.embedding.weight[PAD].zero_()
+                if latent := self.config.latent:
+                    # No larger than a word's vector: a latent that drowns the words slows learning for thousands of steps.
+                    self.inject.weight[:, -latent:].normal_(std=(self.config.width * latent) ** -0.5)
+            for name, parameter in self.named_parameters():
+                if name.endswith((".out.weight", ".down.weight")):
+                    nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
         self.register_buffer("suppress_mask", suppress_mask.to(self.bias.dtype), persistent=False)
 
     @torch.no_grad()
@@ -256,17 +264,6 @@ class Generator(nn.Module):
             self.backbone.adapt(self.config.adapter)
         else:
             self.requires_grad_(True)
-
-    def _initialise(self) -> None:
-        nn.init.normal_(self.embedding.weight, std=self.config.width**-0.5)
-        with torch.no_grad():
-            self.embedding.weight[PAD].zero_()
-            if latent := self.config.latent:
-                # No larger than a word's vector: a latent that drowns the words slows learning for thousands of steps.
-                self.inject.weight[:, -latent:].normal_(std=(self.config.width * latent) ** -0.5)
-        for name, parameter in self.named_parameters():
-            if name.endswith((".out.weight", ".down.weight")):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
         """Return states [batch, time, width] after each token.

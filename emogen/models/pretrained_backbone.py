@@ -96,7 +96,15 @@ class BaseModel:
         # Tied vectors are a fifth of a small model: no second copy, and none to be compared.
         outputs = inputs if head.weight is embed.weight else head.weight[ids]
         bias = inputs.new_zeros(len(ids)) if head.bias is None else head.bias[ids]
-        self._check_scores(inputs, outputs, bias)
+        ours = torch.tensor([self.tokenizer.encode(_PROBE)], device=inputs.device)
+        expected = self.model(ours - SPECIAL, use_cache=False).logits[0, -1, : len(inputs) - SPECIAL]
+        states = self.model.base_model(inputs_embeds=inputs[ours], use_cache=False).last_hidden_state[0, -1]
+        found = (outputs @ states + bias)[SPECIAL:]
+        if not torch.allclose(found.float(), expected.float(), rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())):
+            raise CheckpointError(
+                f"{self.base.name}: its scores are scaled or capped behind its word vectors, which is not supported; "
+                "take a model such as SmolLM2, Qwen2 or GPT-2"
+            )
         return Vocabulary(inputs, None if outputs is inputs or torch.equal(inputs, outputs) else outputs, bias)
 
     def decoder(self) -> PreTrainedModel:
@@ -107,17 +115,6 @@ class BaseModel:
 
     def _head(self) -> nn.Linear:
         return cast("nn.Linear", self.model.get_output_embeddings())  # type: ignore[no-untyped-call]
-
-    def _check_scores(self, inputs: Tensor, outputs: Tensor, bias: Tensor) -> None:
-        ours = torch.tensor([self.tokenizer.encode(_PROBE)], device=inputs.device)
-        expected = self.model(ours - SPECIAL, use_cache=False).logits[0, -1, : len(inputs) - SPECIAL]
-        states = self.model.base_model(inputs_embeds=inputs[ours], use_cache=False).last_hidden_state[0, -1]
-        found = (outputs @ states + bias)[SPECIAL:]
-        if not torch.allclose(found.float(), expected.float(), rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())):
-            raise CheckpointError(
-                f"{self.base.name}: its scores are scaled or capped behind its word vectors, which is not supported; "
-                "take a model such as SmolLM2, Qwen2 or GPT-2"
-            )
 
 
 def load_base(base: Base, device: torch.device, full_precision: bool = False) -> BaseModel:

@@ -35,30 +35,26 @@ def convert_gguf(path: Path, to: Path) -> str:
     try:
         reader = importlib.import_module("gguf").GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
-        _save_model(path, to)
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        # Transformers shows bars on standard error here whatever it is told.
+        with redirect_stderr(StringIO()):
+            read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+            config = read.config
+            if hasattr(config, "quantization_config"):
+                # With it, Transformers takes the weights for quantised ones, and saves none.
+                del config.quantization_config
+            with torch.device("meta"):
+                model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
+            model.load_state_dict({name: as_bfloat16(tensor) for name, tensor in read.state_dict().items()}, assign=True)
+            model.tie_weights()
+            model.save_pretrained(to)
         _save_tokenizer(path, fields, to)
     # Whatever the readers raise for a file that is no model, or none that they know.
     except Exception as error:
         raise CheckpointError(f"{path}: cannot be converted ({first_line(error)}); get the file again, or another") from None
     return str(fields.get("general.license") or licence_of(path.parent))
-
-
-def _save_model(path: Path, to: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    # Transformers shows bars on standard error here whatever it is told.
-    with redirect_stderr(StringIO()):
-        read = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        config = read.config
-        if hasattr(config, "quantization_config"):
-            # With it, Transformers takes the weights for quantised ones, and saves none.
-            del config.quantization_config
-        with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
-        model.load_state_dict({name: as_bfloat16(tensor) for name, tensor in read.state_dict().items()}, assign=True)
-        model.tie_weights()
-        model.save_pretrained(to)
 
 
 def _save_tokenizer(path: Path, fields: Mapping[str, Any], to: Path) -> None:

@@ -94,7 +94,17 @@ def _build(name: str, source: _Source) -> None:
         if known and base.revision != known.revision:
             difference = f"has revision {base.revision[:12]}, and {base.name} stands for {known.revision[:12]}"
             raise CheckpointError(f"{source.origin}: {difference}; pull it under another name")
-        _require_end_token(base, source)
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
+        # Whatever Transformers raises for files that are no tokenizer's.
+        except Exception as error:
+            reason = f"its tokenizer cannot be loaded ({first_line(error)})"
+            raise CheckpointError(f"{source.origin}: {reason}; get its files again") from None
+        if tokenizer.eos_token_id is None and is_language_model(base.folder):
+            way_out = 'set "eos_token" in tokenizer_config.json in a folder of its files, and pull from there'
+            raise CheckpointError(f"{source.origin}: its tokenizer has no end token, so no reply would end; {way_out}")
         write_record(base, source.origin)
 
 
@@ -112,18 +122,3 @@ def _new_folder(target: Path) -> Iterator[Path]:
             beside.replace(target)
     except (OSError, SafetensorError) as error:
         raise EmogenError(f"{target}: cannot be written ({first_line(error)}); free the disk or set EMOGEN_DATA") from error
-
-
-def _require_end_token(base: Base, source: _Source) -> None:
-    """Raise CheckpointError for a language model whose tokenizer has no end token, or cannot be loaded."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
-    # Whatever Transformers raises for files that are no tokenizer's.
-    except Exception as error:
-        reason = f"its tokenizer cannot be loaded ({first_line(error)})"
-        raise CheckpointError(f"{source.origin}: {reason}; get its files again") from None
-    if tokenizer.eos_token_id is None and is_language_model(base.folder):
-        way_out = 'set "eos_token" in tokenizer_config.json in a folder of its files, and pull from there'
-        raise CheckpointError(f"{source.origin}: its tokenizer has no end token, so no reply would end; {way_out}")

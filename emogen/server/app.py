@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sized
+from collections.abc import AsyncIterator, Callable, Coroutine, Sized
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -22,7 +22,7 @@ from emogen.dialogue.engine import Engine
 from emogen.dialogue.feedback import FeedbackStore
 from emogen.dialogue.state import DECAY, at_rest
 from emogen.errors import EmogenError
-from emogen.recognition.recognizer import Recognition, Recognizer
+from emogen.recognition.recognizer import Recognizer
 from emogen.server.body import ClientLeftError
 from emogen.server.chat import Chat
 from emogen.server.emotion import EmotionService
@@ -128,7 +128,20 @@ def _add_recognition(app: FastAPI, ears: EmotionService, settings: ServerSetting
     async def recognize(body: RecognizeRequest, request: Request) -> Response:
         _require_few(body.texts, settings, "texts")
         found = await _unless_left(request, ears.recognise(body.texts))
-        return JSONResponse(_recognise(found, DECAY if body.decay is None else body.decay, ears))
+        decay = DECAY if body.decay is None else body.decay
+        state = at_rest(ears.heard)
+        for each in found:
+            state = state.after(each, decay)
+        data = [
+            {
+                "label": each.label,
+                "labels": list(each.labels),
+                "strength": round(each.strength, _DIGITS),
+                "probabilities": {name: round(share, _DIGITS) for name, share in each.probabilities.items()},
+            }
+            for each in found
+        ]
+        return JSONResponse({"object": "list", "data": data, "state": state.as_object()})
 
 
 def _add_feedback(app: FastAPI, opinions: Opinions, settings: ServerSettings) -> None:
@@ -213,22 +226,6 @@ def _of_http(error: HTTPException, request: Request) -> ApiError:
         message = f"{request.method} is not what this route takes; it takes {allowed}"
         return ApiError(405, message, "method_not_allowed", headers={"allow": allowed})
     return ApiError(400, "the body is no JSON that can be read: not UTF-8, or nested too deeply", "invalid_json")
-
-
-def _recognise(found: list[Recognition], decay: float, ears: EmotionService) -> Mapping[str, object]:
-    state = at_rest(ears.heard)
-    for each in found:
-        state = state.after(each, decay)
-    data = [
-        {
-            "label": each.label,
-            "labels": list(each.labels),
-            "strength": round(each.strength, _DIGITS),
-            "probabilities": {name: round(share, _DIGITS) for name, share in each.probabilities.items()},
-        }
-        for each in found
-    ]
-    return {"object": "list", "data": data, "state": state.as_object()}
 
 
 def _require_few(texts: list[str], settings: ServerSettings, param: str) -> None:

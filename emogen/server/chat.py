@@ -133,7 +133,16 @@ class Chat:
         post = _post(request)
         emotion, state = await self._emotion(request)
         with self._hide_paths():
-            sampling = self._sampling(request, emotion)
+            own = self._engine.model.sampling_for(emotion.strength > 0, streamed=True)
+            given: dict[str, Any] = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
+            if request.top_p == 0:
+                # No probability mass but that of the likeliest token.
+                given |= {"temperature": 0.0, "top_p": 1.0}
+            if request.control is not None:
+                with name_field("control"):
+                    given["control"] = parse_control(request.control)
+            wanted = request.max_completion_tokens or request.max_tokens or own.max_tokens
+            sampling = replace(own, **given, max_tokens=min(wanted, self._most_tokens))
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         name = f"chatcmpl-{uuid.uuid4().hex}"
         with self._hide_paths():
@@ -229,19 +238,6 @@ class Chat:
             raise ApiError(400, "post changes a text that is whole; leave out stream, or post", "unsupported", "post")
         if (request.n or 1) > self._settings.most_choices:
             raise ApiError(400, f"n {request.n}: allowed is 1 to {self._settings.most_choices}", param="n")
-
-    def _sampling(self, request: ChatRequest, emotion: Emotion) -> SamplingParams:
-        """Return the model's own options with those of the request."""
-        own = self._engine.model.sampling_for(emotion.strength > 0, streamed=True)
-        given: dict[str, Any] = {name: value for name in _SAMPLING if (value := getattr(request, name)) is not None}
-        if request.top_p == 0:
-            # No probability mass but that of the likeliest token.
-            given |= {"temperature": 0.0, "top_p": 1.0}
-        if request.control is not None:
-            with name_field("control"):
-                given["control"] = parse_control(request.control)
-        wanted = request.max_completion_tokens or request.max_tokens or own.max_tokens
-        return replace(own, **given, max_tokens=min(wanted, self._most_tokens))
 
     @property
     def _most_tokens(self) -> int:

@@ -123,7 +123,9 @@ class AccessMiddleware:
         caller = await self._caller(_header(scope, b"authorization"), address)
         if scope["path"] != "/metrics":
             self._door.rate.take(caller)
-        if scope["method"] == "POST" and not _is_json(_header(scope, b"content-type") or b""):
+        if scope["method"] == "POST" and not (
+            (_header(scope, b"content-type") or b"").partition(b";")[0].strip().lower() == b"application/json"
+        ):
             # Web pages of other origins can send any other kind without being asked for leave.
             raise ApiError(415, "the body must be JSON; send it with Content-Type: application/json", "unsupported_media_type")
         return caller
@@ -180,10 +182,6 @@ def host_of(header: bytes) -> str:
     if not found or int(found["port"] or 0) > _LAST_PORT:
         return ""
     return (found["six"] or found["name"]).lower()
-
-
-def _is_json(content_type: bytes) -> bool:
-    return content_type.partition(b";")[0].strip().lower() == b"application/json"
 
 
 def _header(scope: Scope, wanted: bytes) -> bytes | None:

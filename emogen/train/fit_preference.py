@@ -173,7 +173,7 @@ def _fit(
         start = load(_start_of(settings, folder, resuming), device, trainable=True)
         order = run_manifest(COMMAND, [source], Reading(), replace(settings, checkpoint=str(start.folder)))
         division = _divide(opinions, start, source, settings, objective)
-        sources = {source: _digest(opinions)}
+        sources = {source: hashlib.sha256("\n".join(sorted(map(as_json, opinions))).encode()).hexdigest()}
         refuse_other_data(sources, folder, resuming)
         generator, limits = start.generator, start.description.limits
         train = objective.encode(_with_untold(division.train, settings), start.tokenizer, limits)
@@ -258,10 +258,6 @@ def _complete(settings: FeedbackSettings, pairs: int) -> FeedbackSettings:
     """Return the settings with the numbers that follow from that of the pairs."""
     epoch = math.ceil(pairs / settings.batch_size)
     return replace(settings, steps=settings.steps or settings.epochs * epoch, validate_every=settings.validate_every or epoch)
-
-
-def _digest(pairs: Sequence[Opined]) -> str:
-    return hashlib.sha256("\n".join(sorted(map(as_json, pairs))).encode()).hexdigest()
 
 
 def _facts(division: _Division[Opined]) -> dict[str, Any]:

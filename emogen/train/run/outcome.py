@@ -26,7 +26,7 @@ def describe_adversarial(folder: Path) -> str:
     Returns:
         One sentence with the figures, and where it hardly moved with the likely reason and what to change.
     """
-    updates = [entry for entry in _read_log(folder) if "kl" in entry]
+    updates = [entry for entry in [json.loads(line) for line in read_text(folder / LOG_FILE).splitlines()] if "kl" in entry]
     if not updates:
         return (
             "the generator was updated fewer than ten times, since the run ended in or just behind the discriminator's "
@@ -81,7 +81,3 @@ def wilson_low(share: float, rows: int) -> float:
 def _macro_f1(counts: NDArray[np.int64]) -> float:
     """Return the mean over the labels; one that is neither true nor judged counts as 0."""
     return float(np.mean(2 * np.diag(counts) / np.maximum(counts.sum(0) + counts.sum(1), 1)))
-
-
-def _read_log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in read_text(folder / LOG_FILE).splitlines()]
