@@ -49,10 +49,10 @@ from emogen.train.run.folder import (
     run_manifest,
     write_train_file,
 )
-from emogen.train.run.launch import open_run, random_stream, refuse_other_data, run_training, training_batches
+from emogen.train.run.launch import open_run, random_stream, refuse_other_data, training_batches
 from emogen.train.run.processes import broadcast_from_main
-from emogen.train.run.run import RunHooks
 from emogen.train.run.state import Step, TrainState, adamw
+from emogen.train.run.training_run import RunHooks, TrainingRun
 
 WARM_START = "warm-start"
 
@@ -90,7 +90,7 @@ def fit_lm(files: Sequence[str], reading: Reading, settings: LmSettings, resumin
         state = TrainState(
             {"generator": generator}, {"generator": adamw(generator, settings.weight_decay)}, random_stream(settings)
         )
-        return _drive(
+        return _train_generator(
             folder,
             settings,
             data,
@@ -126,7 +126,7 @@ def fit_vae(files: Sequence[str], reading: Reading, settings: VaeSettings, resum
         paced = _set_pace(settings, vae.decoder)
         optimizer = adamw(vae, settings.weight_decay, pretrained_weights(vae), settings.encoder_rate / paced.learning_rate)
         state = TrainState({"vae": vae}, {"vae": optimizer}, random_stream(settings))
-        return _drive(
+        return _train_generator(
             folder,
             settings,
             data,
@@ -187,7 +187,7 @@ def fit_gan(files: Sequence[str], reading: Reading, settings: GanSettings, warm:
             },
             random_stream(settings),
         )
-        return _drive(
+        return _train_generator(
             folder,
             settings,
             data,
@@ -362,12 +362,13 @@ def _reader(folder: str, start: EmotionModel) -> Generator:
     return found.generator
 
 
-def _drive(
+def _train_generator(
     folder: Path,
     settings: RunConfig,
     data: TokenizedCorpus,
     model: nn.Module,
     state: TrainState,
+    *,
     loop: Loop,
     validate: Callable[[], dict[str, float]],
     about: dict[str, Any],
@@ -381,25 +382,25 @@ def _drive(
     """
     if isinstance(own := data.tokenizer, SentencePieceTokenizer):
         broadcast_from_main(lambda: own.save(folder / "tokenizer.model"))
-    facts = {
-        "sources": data.sources,
-        "rows": {split: len(arrays) for split, arrays in data.arrays.items()},
-        "left_out": {split: arrays.left_out for split, arrays in data.arrays.items()},
-        **about,
-    }
     description = describe(model, data.labels, data.limits)
-    watch = RunHooks(
+    hooks = RunHooks(
         validate=validate,
         preview=lambda: _preview(model, data.tokenizer, data.labels, state.step),
         save=lambda: save_model(folder, description, model),
         select=select,
     )
-
-    def steps() -> Iterator[Step]:
-        return loop(training_batches(data.arrays["train"], settings, state, by_context), state)
-
     known = [np.asarray(data.arrays["train"].fingerprints), *map(read_fingerprints, seen)]
-    run_training(folder, settings, state, steps, watch, facts, np.concatenate(known), lambda: data.labels)
+    TrainingRun(folder, settings, state, hooks).fit(
+        lambda: loop(training_batches(data.arrays["train"], settings, state, by_context), state),
+        facts={
+            "sources": data.sources,
+            "rows": {split: len(arrays) for split, arrays in data.arrays.items()},
+            "left_out": {split: arrays.left_out for split, arrays in data.arrays.items()},
+            **about,
+        },
+        rows=np.concatenate(known),
+        finish=lambda: data.labels,
+    )
     broadcast_from_main(lambda: mark_latest(folder))
     return folder
 

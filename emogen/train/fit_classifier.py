@@ -29,9 +29,9 @@ from emogen.train.loops.classifier import (
     train_classifier,
 )
 from emogen.train.run.folder import run_manifest
-from emogen.train.run.launch import open_run, random_stream, refuse_other_data, run_training
-from emogen.train.run.run import RunHooks
+from emogen.train.run.launch import open_run, random_stream, refuse_other_data
 from emogen.train.run.state import TrainState, adamw
+from emogen.train.run.training_run import RunHooks, TrainingRun
 
 # Posts in English quote a word of another language now and then.
 _LOG = logging.getLogger(__name__)
@@ -90,10 +90,13 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
             {"classifier": classifier}, {"classifier": adamw(classifier, settings.weight_decay)}, random_stream(settings)
         )
 
-        return run_training(
-            folder,
-            settings,
-            state,
+        hooks = RunHooks(
+            validate=lambda: held_out_f1(classifier, valid, settings),
+            preview=lambda: "",
+            save=lambda: save_classifier(folder, corpus.labels, classifier),
+            select="error",
+        )
+        return TrainingRun(folder, settings, state, hooks).fit(
             lambda: train_classifier(
                 classifier,
                 labelled_batches(train, settings.batch_size, settings.seed, state.step),
@@ -101,19 +104,13 @@ def fit_classifier(files: Sequence[str], reading: Reading, settings: ClassifierS
                 settings,
                 state,
             ),
-            RunHooks(
-                validate=lambda: held_out_f1(classifier, valid, settings),
-                preview=lambda: "",
-                save=lambda: save_classifier(folder, corpus.labels, classifier),
-                select="error",
-            ),
-            {
+            facts={
                 "sources": corpus.sources,
                 "rows": {split: len(exchanges) for split, exchanges in rows.items()},
                 **order,
             },
-            _seen(rows["train"], settings),
-            lambda: _calibrate(folder, classifier, corpus.labels, valid, rows["test"] or rows["valid"]),
+            rows=_seen(rows["train"], settings),
+            finish=lambda: _calibrate(folder, classifier, corpus.labels, valid, rows["test"] or rows["valid"]),
         )
 
 

@@ -48,9 +48,9 @@ from emogen.train.loops.preference import (
     train_unpaired,
 )
 from emogen.train.run.folder import read_train_file, run_manifest
-from emogen.train.run.launch import open_run, random_stream, refuse_other_data, run_training
-from emogen.train.run.run import RunHooks
+from emogen.train.run.launch import open_run, random_stream, refuse_other_data
 from emogen.train.run.state import Step, TrainState, adamw
+from emogen.train.run.training_run import RunHooks, TrainingRun
 
 COMMAND = "train-feedback"
 _LEAST_CONTEXTS = 2
@@ -186,19 +186,16 @@ def _fit(
         if isinstance(start.tokenizer, SentencePieceTokenizer):
             start.tokenizer.save(folder / "tokenizer.model")
         description = describe(generator, start.labels, limits)
-        run_training(
-            folder,
-            paced,
-            state,
+        hooks = RunHooks(
+            validate=lambda: objective.validate(generator, held_out, before_held_out, paced),
+            preview=lambda: "",
+            save=lambda: save_model(folder, description, generator),
+        )
+        TrainingRun(folder, paced, state, hooks).fit(
             lambda: objective.train(generator, train, before, paced, state),
-            RunHooks(
-                validate=lambda: objective.validate(generator, held_out, before_held_out, paced),
-                preview=lambda: "",
-                save=lambda: save_model(folder, description, generator),
-            ),
-            {"sources": sources, **_facts(division), **_facts_of_start(start), **order},
-            _seen(division, start),
-            lambda: start.labels,
+            facts={"sources": sources, **_facts(division), **_facts_of_start(start), **order},
+            rows=_seen(division, start),
+            finish=lambda: start.labels,
         )
         mark_latest(folder)
         after = pair_log_probabilities(generator, objective.pairs(held_out), settings.precision)

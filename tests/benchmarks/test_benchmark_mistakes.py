@@ -31,7 +31,7 @@ NEEDED = {
     "soak": ["--checkpoint", "nowhere"],
 }
 # These try the toolkit itself and need nothing that could be missing.
-WITHOUT_DATA = {"kills", "septet", "speed", "startup", "threads"}
+WITHOUT_DATA = {"house", "kills", "septet", "speed", "startup", "threads"}
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ def test_help_shows_the_public_names_with_their_signatures():
     assert "__getattr__" not in page
     assert "register_with_transformers" not in page
     assert "load(path: " in page
-    assert "class Checkpoint" in page
+    assert "class EmotionModel" in page
     assert all(name in page for name in emogen.__all__ if name != "__version__")
 
 

@@ -513,8 +513,8 @@ def test_the_entropy_floor_pushes_only_from_below():
 def test_the_band_of_accuracy(accuracy, updates, monkeypatch):
     """Below the floor three updates, inside one, above the ceiling none."""
     models, done = adversaries(), []
-    monkeypatch.setattr("emogen.train.gan.discriminator_step.update", lambda *_: done.append(1))
-    monkeypatch.setattr("emogen.train.loops.gan.update", lambda *_: None)
+    monkeypatch.setattr("emogen.train.gan.discriminator_step.update", lambda *_: done.append(1) or {"gradient_norm": 1.0})
+    monkeypatch.setattr("emogen.train.loops.gan.update", lambda *_: {})
     state = state_of(models)
     state.figures["accuracy"] = accuracy
     config = replace(SMALL, accuracy_floor=0.45, accuracy_ceiling=0.8, discriminator_updates=3)

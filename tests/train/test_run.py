@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from emogen.errors import CheckpointError, EmogenError, Interrupted, TrainingError
-from emogen.train import run as run_module
 from emogen.train.config import GanSettings, GeneratorRun
-from emogen.train.run.folder import hold_folder
-from emogen.train.run.run import RunHooks, _on_one_line, explain_end, refuse_overwriting, resume, run
+from emogen.train.run import training_run as run_module
+from emogen.train.run.folder import hold_folder, refuse_overwriting
 from emogen.train.run.state import Step, TrainState, adamw
+from emogen.train.run.training_run import RunHooks, TrainingRun, _on_one_line, explain_end, resume
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and messages of POSIX")
 
@@ -60,7 +60,7 @@ class Toy:
         self.saved.append(self.state.step)
 
     def run(self, config=None):
-        run(self.loop(), self.state, config or Plan(), self.folder, self.watch)
+        TrainingRun(self.folder, config or Plan(), self.state, self.watch).train(self.loop())
 
     def lines(self):
         return [json.loads(line) for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -133,12 +133,12 @@ def test_minutes_are_those_of_all_resumed_runs_together(folder, monkeypatch):
             yield step
 
     toy = Toy(folder)
-    run(slow(toy), toy.state, Plan(steps=3, minutes=0.5), folder, toy.watch)
+    TrainingRun(folder, Plan(steps=3, minutes=0.5), toy.state, toy.watch).train(slow(toy))
     assert toy.state.progress == 1.0
     clock[0] += 5000.0
     again = Toy(folder)
     resume(again.state, folder)
-    run(slow(again), again.state, Plan(steps=1000, minutes=0.5), folder, again.watch)
+    TrainingRun(folder, Plan(steps=1000, minutes=0.5), again.state, again.watch).train(slow(again))
     assert again.state.step == 5
     assert again.state.figures["elapsed"] == pytest.approx(30.0)
     assert again.state.progress == pytest.approx(1.0)

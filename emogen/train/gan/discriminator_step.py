@@ -34,7 +34,8 @@ def train_discriminator(
     for number in range(_updates(figures["accuracy"], config)):
         if number:
             loss, _ = discriminator_loss(discriminator, real, generated, config.samples)
-        update(loss, state.optimizers["discriminator"], config.discriminator_rate, state)
+        taken = update(loss, state.optimizers["discriminator"], config.discriminator_rate, state)
+        figures["discriminator_gradient_norm"] = taken["gradient_norm"]
     return figures
 
 

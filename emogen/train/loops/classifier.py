@@ -74,9 +74,9 @@ def train_classifier(
         loss = classification_loss(
             scores, batch.targets.to(device), weights.to(device), config.label_smoothing, classifier.config.multi_label
         )
-        norm = update(loss, state.optimizers["classifier"], learning_rate_at(config.learning_rate, state), state)
+        taken = update(loss, state.optimizers["classifier"], learning_rate_at(config.learning_rate, state), state)
         state.step += 1
-        yield Step(state.step, {"loss": float(loss.detach()), "gradient_norm": norm})
+        yield Step(state.step, taken)
 
 
 def classification_loss(scores: Tensor, targets: Tensor, weights: Tensor, smoothing: float, multi_label: bool) -> Tensor:

@@ -86,7 +86,7 @@ def train_generator(
         if number:
             loss, old, _ = generator_loss(models, real, replies, experience, config, state, old)
         rate = rate_share(state.figures) * learning_rate_at(config.learning_rate, state)
-        update(loss, state.optimizers["generator"], rate, state)
+        figures |= update(loss, state.optimizers["generator"], rate, state)
     return verdict.words
 
 

@@ -36,9 +36,9 @@ def train_head(
         with mixed_precision(config.precision, device):
             nll, positions = head_nll(generator, head, moved, _at_random(moved, state.random))
         loss = nll.sum() / positions
-        update(loss, state.optimizers["head"], learning_rate_at(config.learning_rate, state), state)
+        taken = update(loss, state.optimizers["head"], learning_rate_at(config.learning_rate, state), state)
         state.step += 1
-        yield Step(state.step, {"nll": float(loss.detach())})
+        yield Step(state.step, {"nll": float(loss.detach()), **taken})
 
 
 def head_nll(generator: Generator, head: EmotionHead, batch: Batch, conditioning: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,14 +34,14 @@ def train_mle(generator: Generator, batches: Iterable[Batch], config: MleConfig,
             nll, mask = reply_nll(generator, moved.tokens, moved.reply_start, with_no_latent(generator, moved.emotion))
         tokens = total(mask.sum())
         nats = joint(nll.sum())
-        update(
+        taken = update(
             nats / usual_tokens(tokens, state),
             state.optimizers["generator"],
             learning_rate_at(config.learning_rate, state),
             state,
         )
         state.step += 1
-        yield Step(state.step, {"nll": float(nats.detach() / tokens), "tokens": int(tokens)})
+        yield Step(state.step, {"nll": float(nats.detach() / tokens), "tokens": int(tokens), **taken})
 
 
 def with_no_latent(generator: Generator, emotion: Tensor) -> Tensor:

@@ -171,10 +171,10 @@ def train_preference(
         pairs = preference_loss(now[0], now[1], before[0], before[1], config.beta, config.smoothing)
         nll = (-now[0] / tokens[0]).mean()
         loss = pairs.mean() + config.likelihood_weight * nll
-        update(loss, state.optimizers["generator"], _rate_now(config.learning_rate, state), state)
+        taken = update(loss, state.optimizers["generator"], _rate_now(config.learning_rate, state), state)
         state.step += 1
         figures = {"loss": pairs.mean(), "nll": nll, "margin": margins.mean(), "preferred": (margins > 0).float().mean()}
-        yield Step(state.step, {name: float(value.detach()) for name, value in figures.items()})
+        yield Step(state.step, taken | {name: float(value.detach()) for name, value in figures.items()})
 
 
 def train_unpaired(
@@ -201,12 +201,12 @@ def train_unpaired(
         reference = others.detach().mean().clamp(min=0.0)
         loss = unpaired_loss(gain, good, reference, config.beta, _even_weights(good)).mean()
         nll = (-now[0] / tokens[0] * good).sum() / good.sum().clamp(min=1)
-        update(
+        taken = update(
             loss + config.likelihood_weight * nll, state.optimizers["generator"], _rate_now(config.learning_rate, state), state
         )
         state.step += 1
         figures = {"loss": loss, "nll": nll, "reference": reference, "separated": separation(gain.detach(), good)}
-        yield Step(state.step, {name: float(value.detach()) for name, value in figures.items()})
+        yield Step(state.step, taken | {name: float(value.detach()) for name, value in figures.items()})
 
 
 def _even_weights(good: Tensor) -> tuple[float, float]:

@@ -70,9 +70,9 @@ def train_vae(vae: TextVAE, batches: Iterable[Batch], config: VaeConfig, state: 
         loss = (reconstruction + weight * free_bits(kl[None], floor)) * moved.whole
         loss = loss / usual_tokens(total(mask.sum()), state)
         loss = loss + config.adversary_weight * joint(adversary) / moved.whole
-        update(loss, state.optimizers["vae"], learning_rate_at(config.learning_rate, state), state)
+        taken = update(loss, state.optimizers["vae"], learning_rate_at(config.learning_rate, state), state)
         state.step += 1
-        yield Step(state.step, _figures(reconstruction, kl.sum(), posterior, latent) | {"rate_weight": weight})
+        yield Step(state.step, _figures(reconstruction, kl.sum(), posterior, latent) | {"rate_weight": weight} | taken)
 
 
 def rate_weight(rate: float, config: VaeConfig, progress: float, figures: MutableMapping[str, float]) -> float:

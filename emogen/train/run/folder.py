@@ -15,7 +15,6 @@ from emogen.emotions.labels import LabelSet
 from emogen.errors import CheckpointError, EmogenError
 from emogen.files import read_json, write_text
 from emogen.train.config import RunConfig
-from emogen.train.run.run import STATE_FILE, refuse_overwriting
 
 try:
     import fcntl
@@ -23,6 +22,8 @@ except ImportError:
     # Windows has none.
     fcntl = None  # type: ignore[assignment]
 
+STATE_FILE = "train_state.pt"
+LOG_FILE = "log.jsonl"
 TRAIN_FILE = "train.json"
 LOCK_FILE = ".lock"
 
@@ -181,3 +182,13 @@ def _use(command: str, folder: Path, labels: LabelSet) -> str:
     if command == "train-classifier":
         return f"emogen recognize TEXT --checkpoint {folder}"
     return f"emogen sample --checkpoint {folder} --emotion {labels.names[0]} -n 5"
+
+
+def refuse_overwriting(folder: Path, resuming: bool) -> None:
+    """Raise CheckpointError where training would overwrite what another run left in `folder`."""
+    if not resuming and ((folder / STATE_FILE).exists() or any(folder.glob(f"*/{STATE_FILE}"))):
+        raise CheckpointError(f"{folder}: holds another run; pass --resume to go on with it, or another --out")
+    if not resuming:
+        for name in ("config.json", "model.safetensors", LOG_FILE):
+            if (folder / name).exists():
+                raise CheckpointError(f"{folder}: holds a {name} already; choose another --out")

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from emogen.data.batches import Batch, TokenArrays, ahead, batches
-from emogen.data.fingerprints import Fingerprints, write_fingerprints
-from emogen.emotions.labels import LabelSet
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.device import choose_device
 from emogen.train.config import GeneratorRun, RunConfig
-from emogen.train.run.folder import hold_folder, own_folder, read_train_file, remove_unused, write_model_card, write_train_file
+from emogen.train.run.folder import hold_folder, own_folder, read_train_file, remove_unused
 from emogen.train.run.memory import keep_freed_memory
-from emogen.train.run.processes import broadcast_from_main, is_main_process, part, process_group, rank, world
-from emogen.train.run.run import RunHooks, explain_end, resume, run
-from emogen.train.run.state import Step, TrainState, check_precision
-from emogen.version import __version__
+from emogen.train.run.processes import broadcast_from_main, is_main_process, part, process_group, world
+from emogen.train.run.state import TrainState, check_precision
+from emogen.train.run.training_run import explain_end
 
 
 @contextmanager
@@ -75,49 +70,3 @@ def refuse_other_data(sources: Mapping[str, str], folder: Path, resuming: bool) 
     if before and sorted(before.values()) != sorted(sources.values()):
         now = ", ".join(sources)
         raise CheckpointError(f"{folder}: the run began with {', '.join(before)}; {now} holds other rows; pass the same files")
-
-
-def run_training(
-    folder: Path,
-    settings: RunConfig,
-    state: TrainState,
-    loop: Callable[[], Iterator[Step]],
-    watch: RunHooks,
-    facts: Mapping[str, Any],
-    rows: Fingerprints,
-    finish: Callable[[], LabelSet],
-) -> Path:
-    """Resume what stands in the folder, runs the loop to its end, and leave a whole checkpoint.
-
-    Of several processes the first writes.
-
-    Args:
-        folder: of the run.
-        settings: steps, minutes, looks.
-        state: filled from the folder where a state stands there.
-        loop: opened once `state` is what it was.
-        watch: held-out figures, preview, and how the model is saved.
-        facts: what train.json says, besides versions, steps and figures.
-        rows: fingerprints of all training rows.
-        finish: what is left to do with the model that was kept; gives its labels.
-    """
-    resume(state, folder)
-    if not is_main_process():
-        torch.manual_seed(int(np.random.SeedSequence([settings.seed, state.step, rank()]).generate_state(1)[0]))
-    facts = {"emogen": __version__, "torch": torch.__version__, "processes": world(), **facts}
-    broadcast_from_main(lambda: _note_begun(folder, facts, state, rows))
-    run(loop(), state, settings, folder, watch)
-    broadcast_from_main(lambda: _note_finished(folder, facts, state, finish))
-    return folder
-
-
-def _note_begun(folder: Path, facts: Mapping[str, Any], state: TrainState, rows: Fingerprints) -> None:
-    write_fingerprints(folder, rows)
-    write_train_file(folder, {**facts, "finished": False, "steps": state.step, "figures": state.figures})
-
-
-def _note_finished(folder: Path, facts: Mapping[str, Any], state: TrainState, finish: Callable[[], LabelSet]) -> None:
-    labels = finish()
-    facts = {**facts, "finished": True, "steps": state.step, "figures": state.figures}
-    write_model_card(folder, facts, labels)
-    write_train_file(folder, facts)

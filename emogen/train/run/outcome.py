@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.files import read_text
-from emogen.train.run.run import LOG_FILE
+from emogen.train.run.folder import LOG_FILE
 
 LEAST_MOVED = 0.15
 _Z = 1.96

@@ -119,14 +119,17 @@ def adamw(
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.98), fused=True)
 
 
-def update(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, state: TrainState) -> float:
-    """Return one clipped step along the gradient, summed over all processes; return the gradient's norm before clipping.
+def update(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, state: TrainState) -> dict[str, float]:
+    """Take one clipped step along the gradient, summed over all processes.
 
     Args:
         loss: a scalar of this process's rows, divided by counts of all (see `emogen.train.run.processes`).
         optimizer: of what is learnt.
         rate: the learning rate.
         state: its step is named in the error.
+
+    Returns:
+        `loss` of this process, `learning_rate`, and `gradient_norm` before clipping.
 
     Raises:
         TrainingError: loss or gradient is not finite, in any process; nothing is changed then.
@@ -143,7 +146,7 @@ def update(loss: Tensor, optimizer: torch.optim.Optimizer, rate: float, state: T
     for group in optimizer.param_groups:
         group["lr"] = rate * group["share"]
     optimizer.step()
-    return norm
+    return {"loss": value, "learning_rate": rate, "gradient_norm": norm}
 
 
 def usual_tokens(tokens: Tensor, state: TrainState) -> float:
