@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from emogen.version import __version__
 
 if TYPE_CHECKING:
-    from emogen.checkpoint import EmotionModel, load
+    from emogen.checkpoint.model import EmotionModel, load
     from emogen.decoding.control import Control
     from emogen.decoding.params import SamplingParams
     from emogen.decoding.texts import Sample
@@ -54,14 +54,14 @@ __all__ = [
 
 
 _HOMES = {
-    "EmotionModel": "emogen.checkpoint",
+    "EmotionModel": "emogen.checkpoint.model",
     "Control": "emogen.decoding.control",
     "Engine": "emogen.dialogue.engine",
     "SessionConfig": "emogen.dialogue.session",
     "Sample": "emogen.decoding.texts",
     "SamplingParams": "emogen.decoding.params",
     "Session": "emogen.dialogue.session",
-    "load": "emogen.checkpoint",
+    "load": "emogen.checkpoint.model",
     "load_recognizer": "emogen.recognition.recognizer",
 }
 

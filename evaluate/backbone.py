@@ -65,7 +65,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import emogen
-from emogen.checkpoint import EmotionModel, find_checkpoint, shipped_folder
+from emogen.checkpoint.finding import find_checkpoint, shipped_folder
+from emogen.checkpoint.model import EmotionModel
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges

@@ -32,7 +32,8 @@ import numpy as np
 import torch
 
 import emogen
-from emogen.checkpoint import EmotionModel, save_model
+from emogen.checkpoint.folder import save_model
+from emogen.checkpoint.model import EmotionModel
 from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges

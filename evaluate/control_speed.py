@@ -21,7 +21,7 @@ from control_choice import PLAIN
 from control_writing import Bench, Setting, decoding_code, guide_for, identity, kept, sampling_of
 
 import emogen
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.decoding.control import parse_control
 from emogen.emotions.labels import Emotion, LabelSet, mixture
 from emogen.text.tokenizer import EOS

@@ -24,7 +24,7 @@ import emogen
 import emogen.decoding
 import emogen.models.head
 import emogen.train.loops.head
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.decoding.control import parse_control
 from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import LabelSet

@@ -23,7 +23,8 @@ from typing import Literal
 import click
 
 import emogen
-from emogen.checkpoint import EmotionModel, shipped_folder
+from emogen.checkpoint.finding import shipped_folder
+from emogen.checkpoint.model import EmotionModel
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.cli import run
 from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges

@@ -37,7 +37,7 @@ from reply_memory import Remembered, Turn, remember, remembered
 from reply_samples import drawn
 
 import emogen
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges

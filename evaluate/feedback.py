@@ -34,7 +34,8 @@ import click
 import numpy as np
 import torch
 
-from emogen.checkpoint import EmotionModel, load, shipped_folder
+from emogen.checkpoint.finding import shipped_folder
+from emogen.checkpoint.model import EmotionModel, load
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges

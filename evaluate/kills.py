@@ -21,7 +21,7 @@ from random import Random
 
 import click
 
-from emogen.checkpoint import shipped_folder
+from emogen.checkpoint.finding import shipped_folder
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges

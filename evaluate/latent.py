@@ -44,7 +44,7 @@ from emotion_text import OWN, balanced, or_own
 from numpy.typing import NDArray
 
 import emogen
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.cli import run
 from emogen.data.batches import Batch
 from emogen.data.exchange import Exchange, Reading

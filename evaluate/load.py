@@ -23,7 +23,8 @@ from load_rude import CONTROLS, leave, misbehave, talk_nonsense
 from load_server import Server, Tally, converse, counts, deaths, free_port
 from load_talks import Answered, Talk, Turn, alone, talks
 
-from emogen.checkpoint import load, shipped_folder
+from emogen.checkpoint.finding import shipped_folder
+from emogen.checkpoint.model import load
 from emogen.cli import run
 from emogen.errors import SettingsError
 from emogen.evaluate.report import command_of, write_result

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.decoding.control import parse_control
 from emogen.decoding.params import SamplingParams
 from emogen.dialogue.policy import find_policy

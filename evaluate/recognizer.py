@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from emogen.checkpoint import shipped_folder
+from emogen.checkpoint.finding import shipped_folder
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges

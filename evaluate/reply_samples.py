@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import torch
 
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import Emotion
 from emogen.files import replace_file, sha256

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emogen.checkpoint import EmotionModel, load
+from emogen.checkpoint.model import EmotionModel, load
 from emogen.cli import cli, run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Reading, read_exchanges

@@ -36,7 +36,8 @@ from load_rude import leave, misbehave, talk_nonsense
 from load_server import Server, Tally, converse, counts, deaths, free_port
 from load_talks import Answered, Talk, alone, talks
 
-from emogen.checkpoint import load, shipped_folder
+from emogen.checkpoint.finding import shipped_folder
+from emogen.checkpoint.model import load
 from emogen.cli import run
 from emogen.dialogue.feedback import FeedbackStore
 from emogen.errors import EmogenError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from emogen.checkpoint import shipped_folder
+from emogen.checkpoint.finding import shipped_folder
 from emogen.cli import run
 from emogen.evaluate.report import write_result
 

@@ -22,7 +22,8 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.checkpoint import EmotionModel, shipped_folder
+from emogen.checkpoint.finding import shipped_folder
+from emogen.checkpoint.model import EmotionModel
 from emogen.cli import run
 from emogen.evaluate.report import command_of, write_result
 from emogen.files import sha256

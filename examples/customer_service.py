@@ -18,7 +18,7 @@ import click
 from matplotlib.figure import Figure
 
 import emogen
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.cli import run
 from emogen.dialogue.context_fit import mutual_information
 from emogen.dialogue.match import Aim, candidates, emotion_fit, rank

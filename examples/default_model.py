@@ -42,7 +42,8 @@ from pathlib import Path
 import click
 import torch
 
-from emogen.checkpoint import CONFUSION_FILE, describe, load, load_classifier, save_classifier, save_model
+from emogen.checkpoint.folder import CONFUSION_FILE, describe, save_classifier, save_model
+from emogen.checkpoint.model import load, load_classifier
 from emogen.cli import run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges

@@ -21,7 +21,8 @@ import click
 from demo_page import SYSTEMS, Curves, Findings, Line, Point, require_matplotlib, write_page
 
 import emogen
-from emogen.checkpoint import EmotionModel, shipped_folder
+from emogen.checkpoint.finding import shipped_folder
+from emogen.checkpoint.model import EmotionModel
 from emogen.cli import cli, run
 from emogen.data.corpora import locate
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges

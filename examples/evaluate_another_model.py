@@ -17,7 +17,7 @@ import click
 from demo import english_rows
 
 import emogen
-from emogen.checkpoint import shipped_folder
+from emogen.checkpoint.finding import shipped_folder
 from emogen.cli import run
 from emogen.data.exchange import Exchange
 from emogen.evaluate import Comparison, Report, SumStatistic, as_table, paired_bootstrap

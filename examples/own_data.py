@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 import emogen
-from emogen.checkpoint import shipped_folder
+from emogen.checkpoint.finding import shipped_folder
 from emogen.cli import run
 from emogen.data.exchange import Columns, Reading
 from emogen.evaluate import distinct, emotion_accuracy, judged_labels

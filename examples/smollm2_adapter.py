@@ -31,7 +31,7 @@ import torch
 from default_model import JUDGE_SHARE, NATIVE, cleaned, relabelled, share_of, ship_model, shuffled, trained
 from tqdm import tqdm
 
-from emogen.checkpoint import EmotionModel, load
+from emogen.checkpoint.model import EmotionModel, load
 from emogen.cli import run
 from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
 from emogen.data.fingerprints import Fingerprints, fingerprint, read_fingerprints

@@ -53,7 +53,8 @@ def calibrate(config_file: Path | None, show_config: bool, **given: Any) -> None
         return
     import torch
 
-    from emogen.checkpoint import load, shipped_folder
+    from emogen.checkpoint.finding import shipped_folder
+    from emogen.checkpoint.model import load
     from emogen.decoding.calibration import write_calibration
     from emogen.files import sha256
     from emogen.models.device import choose_device

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from emogen.decoding.control import parse_control
 
 if TYPE_CHECKING:
-    from emogen.checkpoint import EmotionModel
+    from emogen.checkpoint.model import EmotionModel
     from emogen.decoding.params import SamplingParams
     from emogen.decoding.texts import Sample
 
@@ -51,7 +51,8 @@ class Decoding:
 
     def model(self, whole: bool = False) -> EmotionModel:
         """Return the model; which one is said on standard error where nobody named it. `whole` and errors as for `load`."""
-        from emogen.checkpoint import find_checkpoint, load, notice_of
+        from emogen.checkpoint.finding import find_checkpoint, notice_of
+        from emogen.checkpoint.model import load
 
         folder = find_checkpoint(self.checkpoint)
         if not self.checkpoint:
@@ -113,7 +114,7 @@ def decoding_options(command: Command) -> Command:
 
 def show_progress(written: Iterable[Sample], total: int, model: EmotionModel) -> Iterator[Sample]:
     """Pass texts on; after two seconds show on a terminal how far they are, and say it where a faster model would be better."""
-    from emogen.checkpoint import faster_than
+    from emogen.checkpoint.model import faster_than
 
     began, conditioning = time.monotonic(), False
     with tqdm(total=total, unit=" texts", delay=2, disable=None, leave=False, file=sys.stderr) as bar:

@@ -315,7 +315,7 @@ def _judges(request: Request) -> tuple[Judging, ...]:
 
 
 def _load_judging(recognizer: Recognizer, name: str, request: Request) -> Judging:
-    from emogen.checkpoint import read_confusion
+    from emogen.checkpoint.folder import read_confusion
     from emogen.recognition.leak import refuse_leaks
 
     own = read_confusion(recognizer.folder, recognizer.names)

@@ -16,7 +16,7 @@ from emogen.options import Command, as_toml, check_settings, settings_from, sett
 from emogen.train.config import FeedbackSettings
 
 if TYPE_CHECKING:
-    from emogen.checkpoint import EmotionModel
+    from emogen.checkpoint.model import EmotionModel
     from emogen.data.preferences import Preference, Rating
     from emogen.evaluate.resampling import SumStatistic
     from emogen.recognition.recognizer import Recognizer
@@ -123,7 +123,8 @@ def _fit(address: str, settings: FeedbackSettings, resuming: bool) -> Preferred[
 def _opinions(address: str, settings: FeedbackSettings) -> tuple[str, list[Preference], list[Rating]]:
     """Return what the source may be called, its pairs, and its single opinions, which a file of pairs has not."""
     if address.endswith(_PAIR_FILES):
-        from emogen.checkpoint import find_checkpoint, read_description
+        from emogen.checkpoint.finding import find_checkpoint
+        from emogen.checkpoint.folder import read_description
         from emogen.data.preferences import read_preferences
 
         labels = read_description(find_checkpoint(settings.checkpoint)).labels
@@ -138,7 +139,8 @@ def _opinions(address: str, settings: FeedbackSettings) -> tuple[str, list[Prefe
 
 def _reader(judge: str | None, settings: FeedbackSettings) -> tuple[Recognizer | None, list[str]]:
     """Return the judge; or None, and why the one that ships is none for this model. A named one that is none is refused."""
-    from emogen.checkpoint import find_checkpoint, read_description, shipped_folder
+    from emogen.checkpoint.finding import find_checkpoint, shipped_folder
+    from emogen.checkpoint.folder import read_description
     from emogen.recognition.recognizer import load_recognizer
 
     reader = load_recognizer(judge or shipped_folder("recognizer"), settings.device)
@@ -207,7 +209,7 @@ def _measure_preference(found: Preferred[Any]) -> list[_Measured]:
 
 def _measure_emotion(found: Preferred[Any], reader: Recognizer, texts: int, settings: FeedbackSettings) -> _Measured:
     """Return how often the judge finds the emotion that was asked for in texts of the old and of the new model."""
-    from emogen.checkpoint import load
+    from emogen.checkpoint.model import load
     from emogen.models.device import choose_device
     from emogen.recognition.leak import refuse_leaks
 

@@ -21,7 +21,7 @@ from emogen.errors import CheckpointError, DataError, SettingsError
 from emogen.files import read_json, read_text
 
 if TYPE_CHECKING:
-    from emogen.checkpoint import EmotionModel
+    from emogen.checkpoint.model import EmotionModel
     from emogen.decoding.latent import LatentSpace
     from emogen.decoding.texts import Guide
 
@@ -158,7 +158,7 @@ def _refuse_at_once(checkpoint: str | None, emotion: str | None, strength: float
 
 def _load_vae(checkpoint: str | None, device: str) -> _Model:
     """Return the VAE; raise CheckpointError where another kind of model stands there."""
-    from emogen.checkpoint import load
+    from emogen.checkpoint.model import load
     from emogen.decoding.latent import latent_space
 
     found = load(checkpoint, device, whole=True)
@@ -170,7 +170,7 @@ def _guide(model: _Model, named: str | None, device: str) -> Guide | None:
     """Return what chooses among candidates; None for the model itself."""
     if named == _OWN:
         return None
-    from emogen.checkpoint import shipped_folder
+    from emogen.checkpoint.finding import shipped_folder
     from emogen.recognition.recognizer import load_recognizer
 
     recognizer = load_recognizer(named or shipped_folder("recognizer"), device)

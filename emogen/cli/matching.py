@@ -141,7 +141,7 @@ def _context_aim(target: _Asked) -> Aim | None:
 
         weight = _COSINE_WEIGHT if target.context_weight is None else target.context_weight
         return Aim(cosine(load_text_encoder(target.encoder, target.device), target.context), weight)
-    from emogen.checkpoint import load
+    from emogen.checkpoint.model import load
 
     weight = _CONTEXT_WEIGHT if target.context_weight is None else target.context_weight
     return Aim(mutual_information(load(target.checkpoint, target.device), target.context), weight)

@@ -19,7 +19,7 @@ from emogen.errors import SettingsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from emogen.checkpoint import EmotionModel
+    from emogen.checkpoint.model import EmotionModel
     from emogen.decoding.texts import Guide
     from emogen.emotions.labels import Emotion
 
@@ -140,7 +140,7 @@ def _near(model: EmotionModel, text: str, target: _Asked) -> Tensor:
 
 
 def _guide(model: EmotionModel, target: _Asked) -> Guide:
-    from emogen.checkpoint import shipped_folder
+    from emogen.checkpoint.finding import shipped_folder
     from emogen.recognition.recognizer import load_recognizer
 
     return load_recognizer(target.guide or shipped_folder("recognizer"), target.decoding.device).over(model.labels)

@@ -130,7 +130,7 @@ def train_classifier(**options: Any) -> None:
 
 def _outcome(folder: Path) -> str:
     """Describe what a classifier that stands in `folder` is worth."""
-    from emogen.checkpoint import read_confusion, read_description
+    from emogen.checkpoint.folder import read_confusion, read_description
     from emogen.train.run.outcome import describe_classifier
 
     labels = read_description(folder).labels

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.dialogue.match import Fit
 from emogen.emotions.labels import no_emotion
 from emogen.models.likelihood import reply_nll

@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.decoding.continuous import ContinuousBatch, Delta, Request
 from emogen.decoding.params import SamplingParams
 from emogen.decoding.texts import Prompt

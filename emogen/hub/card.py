@@ -13,7 +13,7 @@ from typing import Any
 import huggingface_hub
 from safetensors import safe_open
 
-from emogen.checkpoint import Description, architecture_of, is_for_transformers, read_description
+from emogen.checkpoint.folder import Description, architecture_of, is_for_transformers, read_description
 from emogen.errors import SettingsError
 from emogen.files import read_json, read_text, write_text
 

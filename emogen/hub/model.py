@@ -21,7 +21,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.hub import cached_file
 
-from emogen.checkpoint import HEAD_FILE, read_description, read_head
+from emogen.checkpoint.folder import HEAD_FILE, read_description, read_head
 from emogen.decoding.calibration import CALIBRATION_FILE, read_calibration
 from emogen.decoding.control import Control
 from emogen.decoding.controllers import of_tokens, refuse_unserved

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emogen.checkpoint import architecture_of, read_description
+from emogen.checkpoint.folder import architecture_of, read_description
 from emogen.data.fingerprints import read_fingerprints
 from emogen.errors import CheckpointError
 

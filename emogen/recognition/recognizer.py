@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emogen.checkpoint import load_classifier, shipped_folder
+from emogen.checkpoint.finding import shipped_folder
+from emogen.checkpoint.model import load_classifier
 from emogen.emotions.labels import LabelSet
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.classifier import Classifier, decide_labels, emotion_probabilities

@@ -13,7 +13,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.decoding.control import parse_control
 from emogen.decoding.params import SamplingParams
 from emogen.decoding.postprocessing import PostProcessing, parse_postprocessing

@@ -15,7 +15,7 @@ from typing import cast
 
 import uvicorn
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.feedback import FeedbackStore
 from emogen.errors import EmogenError, Interrupted

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.checkpoint import EmotionModel
+from emogen.checkpoint.model import EmotionModel
 from emogen.decoding.calibration import MOST_SHARPNESS, Calibration
 from emogen.decoding.params import SamplingParams
 from emogen.decoding.texts import Guide

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from emogen.checkpoint import EmotionModel, describe, find_checkpoint, generator_of, load, mark_latest, save_model
+from emogen.checkpoint.finding import find_checkpoint, mark_latest
+from emogen.checkpoint.folder import describe, generator_of, save_model
+from emogen.checkpoint.model import EmotionModel, load
 from emogen.data.batches import Batch
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emogen.checkpoint import load_classifier, read_weights, save_classifier, write_confusion
+from emogen.checkpoint.folder import read_weights, save_classifier, write_confusion
+from emogen.checkpoint.model import load_classifier
 from emogen.data.exchange import Exchange, Reading
 from emogen.data.fingerprints import Fingerprints, fingerprints, read_fingerprints
 from emogen.emotions.labels import LabelSet

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emogen.checkpoint import load, save_head
+from emogen.checkpoint.folder import save_head
+from emogen.checkpoint.model import load
 from emogen.data.batches import batches
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints, write_fingerprints

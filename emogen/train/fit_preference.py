@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emogen.checkpoint import EmotionModel, describe, find_checkpoint, load, mark_latest, save_model
+from emogen.checkpoint.finding import find_checkpoint, mark_latest
+from emogen.checkpoint.folder import describe, save_model
+from emogen.checkpoint.model import EmotionModel, load
 from emogen.data.batches import Limits
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import Fingerprints, fingerprints, read_fingerprints

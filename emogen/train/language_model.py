@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from emogen.checkpoint import EmotionModel, load
+from emogen.checkpoint.model import EmotionModel, load
 from emogen.data.batches import Limits, TokenArrays, batches, token_arrays
 from emogen.data.exchange import Exchange
 from emogen.emotions.labels import LabelSet, no_emotion

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from emogen.checkpoint import load, save_classifier
+from emogen.checkpoint.folder import save_classifier
+from emogen.checkpoint.model import load
 from emogen.data.exchange import Exchange, write_exchanges
 from emogen.data.fingerprints import fingerprint, fingerprints, write_fingerprints
 from emogen.emotions.labels import EKMAN, blend

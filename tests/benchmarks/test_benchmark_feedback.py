@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from emogen.checkpoint import save_classifier
+from emogen.checkpoint.folder import save_classifier
 from emogen.data.fingerprints import fingerprints, write_fingerprints
 from emogen.emotions.labels import EKMAN
 from emogen.evaluate.score import Score

@@ -40,7 +40,7 @@ def test_a_reply_is_equal_where_text_and_tokens_are(load):
 def test_what_is_said_depends_on_seed_and_number_alone(load, tiny_checkpoint):
     from load_talks import talks
 
-    from emogen.checkpoint import load as load_model
+    from emogen.checkpoint.model import load as load_model
 
     model = load_model(tiny_checkpoint)
     few, many, others = talks(model, 2, 3, 1), talks(model, 9, 3, 1), talks(model, 9, 3, 2)

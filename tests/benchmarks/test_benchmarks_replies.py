@@ -14,7 +14,8 @@ import sacrebleu
 from click.testing import CliRunner
 from rouge_score.rouge_scorer import RougeScorer
 
-from emogen.checkpoint import load, save_classifier
+from emogen.checkpoint.folder import save_classifier
+from emogen.checkpoint.model import load
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import fingerprints, write_fingerprints
 from emogen.decoding.control import Control

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from emogen import checkpoint
+from emogen.checkpoint import model as checkpoint
 from emogen.cli import _COMMANDS, decoding, main, sampling
 from emogen.emotions.labels import EKMAN
 from emogen.models.device import Bfloat16Support
@@ -767,7 +767,9 @@ def test_the_model_that_nobody_named_is_said(emogen, tiny_checkpoint, monkeypatc
     """The adapter where its base is at hand; else the small model, with the command that brings the base."""
     monkeypatch.setattr(checkpoint, "CHECKPOINTS", tiny_checkpoint / "none")
     monkeypatch.setattr(checkpoint, "best_shipped", lambda: tiny_checkpoint)
-    monkeypatch.setattr(checkpoint, "shipped_folder", {"default": tiny_checkpoint, checkpoint.ADAPTER: tiny_checkpoint / "none"}.get)
+    monkeypatch.setattr(
+        checkpoint, "shipped_folder", {"default": tiny_checkpoint, checkpoint.ADAPTER: tiny_checkpoint / "none"}.get
+    )
     assert emogen("sample", "--emotion", "joy")[2] == f"emogen: writing with {tiny_checkpoint.name}\n"
     monkeypatch.setattr(checkpoint, "better_than", lambda folder: "emogen pull tiny")
     line = f"emogen: writing with {tiny_checkpoint.name}; for better texts: emogen pull tiny\n"

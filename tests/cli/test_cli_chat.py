@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.cli import chat as chat_module
 from emogen.cli.decoding import on_one_line
 from emogen.dialogue.engine import Engine

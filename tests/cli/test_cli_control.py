@@ -8,8 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from emogen import checkpoint
-from emogen.checkpoint import load, save_classifier
+from emogen.checkpoint import model as checkpoint
+from emogen.checkpoint.folder import save_classifier
+from emogen.checkpoint.model import load
 from emogen.cli import main
 from emogen.decoding.control import parse_control
 from emogen.decoding.postprocessing import parse_postprocessing

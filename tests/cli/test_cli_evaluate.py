@@ -15,7 +15,7 @@ import sacrebleu
 import torch
 from scipy import stats
 
-from emogen.checkpoint import read_confusion, save_classifier, write_confusion
+from emogen.checkpoint.folder import read_confusion, save_classifier, write_confusion
 from emogen.cli import main
 from emogen.data.fingerprints import fingerprints, write_fingerprints
 from emogen.emotions.labels import EKMAN, LabelSet

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from emogen.checkpoint import load, save_classifier
+from emogen.checkpoint.folder import save_classifier
+from emogen.checkpoint.model import load
 from emogen.data.preferences import Preference, write_preferences
 from emogen.dialogue.feedback import FeedbackStore, Opinion
 from emogen.emotions.labels import EKMAN, LabelSet, parse_emotion

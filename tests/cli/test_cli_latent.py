@@ -62,7 +62,7 @@ def test_transfer_of_a_file(emogen, vae, tmp_path):
 
 def test_transfer_by_the_guide_that_ships(emogen, vae, piped):
     """The recogniser that ships knows these labels among others."""
-    from emogen.checkpoint import shipped_folder
+    from emogen.checkpoint.finding import shipped_folder
 
     piped("We won.\n")
     options = ("--samples", 2, "--sentences", 2, "--rounds", 0, "--guide", shipped_folder("recognizer"), "--checkpoint", vae)

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from emogen.checkpoint import load, save_classifier
+from emogen.checkpoint.folder import save_classifier
+from emogen.checkpoint.model import load
 from emogen.dialogue.context_fit import mutual_information
 from emogen.dialogue.policy import read_policy
 from emogen.emotions.labels import LabelSet

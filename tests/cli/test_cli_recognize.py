@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from emogen.checkpoint import save_classifier, shipped_folder
+from emogen.checkpoint.finding import shipped_folder
+from emogen.checkpoint.folder import save_classifier
 from emogen.cli import main
 from emogen.dialogue.state import as_emotion
 from emogen.emotions.labels import LabelSet, no_emotion

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emogen import files
-from emogen.checkpoint import load, read_confusion, read_description
+from emogen.checkpoint.folder import read_confusion, read_description
+from emogen.checkpoint.model import load
 from emogen.cli.reading import read_renames
 from emogen.data.rows import read_rows
 from emogen.decoding.calibration import read_calibration

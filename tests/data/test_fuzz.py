@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from emogen.checkpoint import load, read_confusion, read_description
+from emogen.checkpoint.folder import read_confusion, read_description
+from emogen.checkpoint.model import load
 from emogen.cli.reading import parse_renames, read_renames
 from emogen.data.check import check_file
 from emogen.data.exchange import Reading, read_exchanges

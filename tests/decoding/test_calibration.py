@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.decoding.calibration import Calibration, read_calibration, told_shares, write_calibration
 from emogen.decoding.control import Control
 from emogen.decoding.params import SamplingParams

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.dialogue.context_fit import cosine, mutual_information
 from emogen.emotions.labels import no_emotion
 from emogen.recognition.encoder import TextEncoder

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.decoding.control import Control
 from emogen.decoding.params import SamplingParams
 from emogen.dialogue.engine import Engine

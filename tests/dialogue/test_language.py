@@ -77,7 +77,7 @@ def test_a_message_in_another_script_is_told(scripts, model, text, found):
 
 
 def test_the_models_that_ship_write_english():
-    from emogen.checkpoint import shipped_folder
+    from emogen.checkpoint.finding import shipped_folder
     from emogen.text.tokenizer import load_tokenizer
 
     scripts = WrittenScripts(load_tokenizer(shipped_folder("default") / "tokenizer.model"))

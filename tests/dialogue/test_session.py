@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.decoding.params import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.policy import built_in, write_policy

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import emogen as library
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.data.exchange import Reading
 from emogen.data.preferences import Preference, read_preferences, usable_pairs
 from emogen.dialogue.engine import Engine

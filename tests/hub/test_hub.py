@@ -19,7 +19,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 import emogen.hub
-from emogen.checkpoint import describe, load, save_classifier, save_model, shipped_folder
+from emogen.checkpoint.finding import shipped_folder
+from emogen.checkpoint.folder import describe, save_classifier, save_model
+from emogen.checkpoint.model import load
 from emogen.data.batches import Limits
 from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import LabelSet, parse_emotion

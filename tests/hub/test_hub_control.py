@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import CHATML, save_small_tokenizer
 
-from emogen.checkpoint import describe, load, save_head, save_model
+from emogen.checkpoint.folder import describe, save_head, save_model
+from emogen.checkpoint.model import load
 from emogen.data.batches import Limits
 from emogen.decoding import controllers
 from emogen.decoding.calibration import Calibration, write_calibration

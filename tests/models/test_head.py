@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from emogen.checkpoint import load, read_head, save_head
+from emogen.checkpoint.folder import read_head, save_head
+from emogen.checkpoint.model import load
 from emogen.data.batches import Batch
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import read_fingerprints

@@ -17,8 +17,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from emogen import checkpoint
-from emogen.checkpoint import load
+from emogen.checkpoint import model as checkpoint
+from emogen.checkpoint.model import load
 from emogen.data.exchange import Reading
 from emogen.decoding.control import Control
 from emogen.decoding.params import SamplingParams

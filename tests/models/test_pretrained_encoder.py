@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.data.exchange import Reading
 from emogen.errors import CheckpointError, SettingsError
 from emogen.models.discriminator import Discriminator, DiscriminatorConfig, PretrainedDiscriminator, score

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import emogen
 from emogen import SamplingParams
-from emogen.checkpoint import ADAPTER, best_shipped, shipped_folder
+from emogen.checkpoint.finding import ADAPTER, best_shipped, shipped_folder
 from emogen.errors import CheckpointError, EmogenError
 from emogen.pretrained import bases, pulling
 from emogen.pretrained.bases import KNOWN_BASES, Base, check_base, find_base, locate_base

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from emogen.checkpoint import load_classifier
+from emogen.checkpoint.model import load_classifier
 from emogen.data.exchange import Reading
 from emogen.errors import CheckpointError, DataError
 from emogen.pretrained.loading import Pretrained, load_causal_model, load_encoder

@@ -11,19 +11,10 @@ import safetensors.torch
 import torch
 
 import emogen
-from emogen import checkpoint
-from emogen.checkpoint import (
-    describe,
-    find_checkpoint,
-    load,
-    load_classifier,
-    mark_latest,
-    read_description,
-    read_weights,
-    save_head,
-    save_model,
-    shipped_folder,
-)
+from emogen.checkpoint import model as checkpoint
+from emogen.checkpoint.finding import find_checkpoint, mark_latest, shipped_folder
+from emogen.checkpoint.folder import describe, read_description, read_weights, save_head, save_model
+from emogen.checkpoint.model import load, load_classifier
 from emogen.data.batches import Limits
 from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EKMAN, GOEMOTIONS, LabelSet, parse_emotion

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import TINY
 
-from emogen.checkpoint import load_classifier
+from emogen.checkpoint.model import load_classifier
 from emogen.data.exchange import Exchange, Reading, read_exchanges, write_exchanges
 from emogen.data.fingerprints import fingerprint, write_fingerprints
 from emogen.emotions.labels import EKMAN, EMPATHETIC, GOEMOTIONS, blend

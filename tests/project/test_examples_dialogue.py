@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from test_examples import EXAMPLES, example
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.decoding.params import SamplingParams
 from emogen.dialogue.engine import Engine
 from emogen.errors import SettingsError

@@ -48,7 +48,7 @@ def test_an_unknown_name_is_refused_with_what_python_needs_for_a_suggestion():
 
 PATHS = {
     "emogen.files": ("sha256", "write_text"),
-    "emogen.checkpoint": (
+    "emogen.checkpoint.model": (
         *("find_checkpoint", "load", "load_classifier", "mark_latest", "read_confusion", "read_description", "read_head"),
         *("read_weights", "save_classifier", "save_head", "save_model", "write_confusion"),
     ),
@@ -79,7 +79,7 @@ def test_paths_may_be_strings(module, name):
 
 def test_strings_do_what_paths_do(tmp_path, tiny_checkpoint):
     """A few of them, at work."""
-    from emogen.checkpoint import read_confusion, read_description, write_confusion
+    from emogen.checkpoint.folder import read_confusion, read_description, write_confusion
     from emogen.data.exchange import Exchange, read_exchanges, write_exchanges
     from emogen.data.fingerprints import fingerprints, read_fingerprints, write_fingerprints
     from emogen.dialogue.policy import find_policy, read_policy, write_policy

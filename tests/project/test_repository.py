@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from emogen.checkpoint import load, shipped_folder
+from emogen.checkpoint.finding import shipped_folder
+from emogen.checkpoint.model import load
 from emogen.evaluate import Score
 from emogen.evaluate.report import write_result
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from emogen.checkpoint import describe, load, save_model
+from emogen.checkpoint.folder import describe, save_model
+from emogen.checkpoint.model import load
 from emogen.data.batches import Limits
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import ROWS_FILE, fingerprints, read_fingerprints, write_fingerprints

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from starlette.testclient import TestClient
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.decoding.control import Control
 from emogen.dialogue.engine import Engine
 from emogen.dialogue.feedback import FeedbackStore

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 
 openai = pytest.importorskip("openai")
 

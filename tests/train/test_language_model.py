@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.data.batches import Limits, batches, token_arrays
 from emogen.data.exchange import Exchange
 from emogen.emotions.labels import no_emotion

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from emogen.checkpoint import load
+from emogen.checkpoint.model import load
 from emogen.data.batches import Limits
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import fingerprints, read_fingerprints

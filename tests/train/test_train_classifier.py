@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from emogen.checkpoint import load_classifier
+from emogen.checkpoint.model import load_classifier
 from emogen.data.exchange import Reading
 from emogen.data.fingerprints import fingerprints, read_fingerprints
 from emogen.errors import CheckpointError, DataError, SettingsError, TrainingError

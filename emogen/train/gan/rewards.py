@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from emogen.checkpoint import load_classifier
+from emogen.checkpoint.model import load_classifier
 from emogen.data.batches import Batch
 from emogen.decoding.counter_rng import CounterRNG
 from emogen.decoding.rollout import Reward

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from emogen.checkpoint import CHECKPOINTS
+from emogen.checkpoint.finding import CHECKPOINTS
 from emogen.data.exchange import Columns, Reading
 from emogen.emotions.labels import LabelSet
 from emogen.errors import CheckpointError, EmogenError

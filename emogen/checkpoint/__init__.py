@@ -1,0 +1,1 @@
+"""One folder a model: its files, where it is found, and the model that is loaded from it."""
