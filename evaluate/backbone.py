@@ -999,6 +999,7 @@ class EndlessSampler(LogitsSampler):
         self.sampler = sampler
 
     def choose(self, logits: Tensor, rows: Tensor, number: int) -> Tensor:
+        """See `LogitsSampler.choose`."""
         return self.sampler.choose(logits.index_fill(1, torch.tensor([EOS]), -math.inf), rows, number)
 
 

@@ -39,12 +39,14 @@ from emogen.data.check import split_of
 from emogen.data.exchange import Exchange, Reading, write_exchanges
 from emogen.decoding.params import SamplingParams
 from emogen.errors import CheckpointError, DataError, SettingsError
-from emogen.evaluate.diversity import backward_bleu, commonest, copied, forward_bleu, mean_length, self_bleu, unique
+from emogen.evaluate.diversity import commonest, mean_length, unique
 from emogen.evaluate.fluency import perplexity
 from emogen.evaluate.frontier import Point, axis, draw
 from emogen.evaluate.report import command_of, read_json, write_result
 from emogen.evaluate.score import Score
+from emogen.evaluate.set_bleu import backward_bleu, forward_bleu, self_bleu
 from emogen.evaluate.significance import over_seeds
+from emogen.evaluate.training_overlap import copied
 from emogen.files import sha256, write_text
 from emogen.train.config import Estimator, GanSettings, LmSettings, VaeSettings
 from emogen.train.corpus import open_corpus

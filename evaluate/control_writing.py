@@ -28,12 +28,13 @@ from emogen.checkpoint.model import EmotionModel
 from emogen.decoding.control import parse_control
 from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import LabelSet
-from emogen.evaluate.diversity import distinct_corrected, mean_length, self_bleu
+from emogen.evaluate.diversity import distinct_corrected, mean_length
 from emogen.evaluate.emotion import checked_probabilities, judged_labels
 from emogen.evaluate.fluency import perplexity
 from emogen.evaluate.report import read_json
 from emogen.evaluate.resampling import SumStatistic, Values
 from emogen.evaluate.score import Score, signature
+from emogen.evaluate.set_bleu import self_bleu
 from emogen.files import sha256, write_text
 from emogen.recognition.recognizer import Recognizer
 from emogen.text.words import words

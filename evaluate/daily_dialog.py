@@ -32,9 +32,10 @@ from emogen.decoding.control import Control, parse_control
 from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EKMAN
 from emogen.errors import DataError, SettingsError
+from emogen.evaluate.inputs import Judging, Options, Resources, System
 from emogen.evaluate.report import write_result
 from emogen.evaluate.score import Score
-from emogen.evaluate.suite import Judging, Options, Resources, System, evaluate
+from emogen.evaluate.suite import evaluate
 from emogen.recognition.leak import refuse_leaks
 from emogen.recognition.recognizer import load_recognizer
 

@@ -28,20 +28,14 @@ from emogen.data.fingerprints import fingerprint
 from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EKMAN
 from emogen.errors import CheckpointError, DataError, SettingsError, UndefinedScoreError
+from emogen.evaluate.correction import corrected_accuracy
 from emogen.evaluate.distribution import frechet
-from emogen.evaluate.diversity import (
-    backward_bleu,
-    commonest,
-    distinct_corrected,
-    forward_bleu,
-    mean_length,
-    novelty,
-    self_bleu,
-    unique,
-)
-from emogen.evaluate.emotion import Confusion, confusion, corrected_accuracy, emotion_accuracy, emotion_f1, judged_labels
+from emogen.evaluate.diversity import commonest, distinct_corrected, mean_length, unique
+from emogen.evaluate.emotion import Confusion, confusion, emotion_accuracy, emotion_f1, judged_labels
 from emogen.evaluate.report import command_of, write_result
 from emogen.evaluate.score import Score
+from emogen.evaluate.set_bleu import backward_bleu, forward_bleu, self_bleu
+from emogen.evaluate.training_overlap import novelty
 from emogen.files import sha256
 from emogen.recognition.encoder import TextEncoder, load_text_encoder
 from emogen.recognition.leak import refuse_leaks

@@ -47,11 +47,12 @@ from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EMPATHETIC, TO_EKMAN, Emotion, map_names
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.emotion import emotion_accuracy, emotion_f1, judged_labels
+from emogen.evaluate.inputs import Options, System
 from emogen.evaluate.report import write_result
 from emogen.evaluate.resampling import SumStatistic
 from emogen.evaluate.score import Score
 from emogen.evaluate.significance import holm, paired_bootstrap
-from emogen.evaluate.suite import Evaluation, Options, System, evaluate
+from emogen.evaluate.suite import Evaluation, evaluate
 from emogen.recognition.leak import refuse_leaks
 from emogen.recognition.recognizer import Recognizer, load_recognizer
 

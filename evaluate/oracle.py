@@ -242,6 +242,7 @@ class WarmSampler(LogitsSampler):
         self.draws, self.numbers, self.temperature = draws, numbers, temperature
 
     def choose(self, logits: Tensor, rows: Tensor, number: int) -> Tensor:
+        """See `LogitsSampler.choose`."""
         return inverse_cdf((logits.float() / self.temperature).softmax(-1), self.draws.uniforms(self.numbers[rows], number))
 
 

@@ -21,7 +21,8 @@ from emogen.checkpoint.finding import shipped_folder
 from emogen.cli import run
 from emogen.data.exchange import Exchange
 from emogen.evaluate import Comparison, Report, SumStatistic, as_table, paired_bootstrap
-from emogen.evaluate.suite import Evaluation, Judging, Resources, System, evaluate
+from emogen.evaluate.inputs import Judging, Resources, System
+from emogen.evaluate.suite import Evaluation, evaluate
 from emogen.recognition.leak import refuse_leaks
 
 Write = Callable[[Sequence[str], str], str]

@@ -15,7 +15,8 @@ import click
 import emogen
 from emogen.checkpoint.finding import shipped_folder
 from emogen.cli import run
-from emogen.data.exchange import Columns, Reading
+from emogen.data.columns import Columns
+from emogen.data.exchange import Reading
 from emogen.evaluate import distinct, emotion_accuracy, judged_labels
 from emogen.train.config import LmSettings
 from emogen.train.fit import fit_lm

@@ -16,9 +16,10 @@ from emogen.cli.printing import print_text
 from emogen.cli.reading import reading_options
 from emogen.data.check import Counts, Finding, KindCount, Lengths, Report, Stats, check_file, split_exchanges
 from emogen.data.check import stats as count_file
-from emogen.data.corpora import CORPORA, Corpus, Progress, Roles, corpus_named, locate, resolve
-from emogen.data.corpora import fetch as fetch_corpus
+from emogen.data.corpora import CORPORA, Corpus, Roles, corpus_named, locate, resolve
 from emogen.data.exchange import UNKNOWN_EMOTION, Exchange, Reading, as_json, write_exchanges
+from emogen.data.fetching import Progress
+from emogen.data.fetching import fetch as fetch_corpus
 from emogen.data.repair import FAULTS
 from emogen.errors import DataError
 

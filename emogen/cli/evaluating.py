@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -17,101 +16,33 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 from tqdm import tqdm
 
+from emogen.cli.evaluation_request import Request
+from emogen.cli.evaluation_resources import load_encoding, load_fluency, load_judges, train_reverse
 from emogen.cli.printing import print_text
-from emogen.cli.reading import map_option, parse_renames
+from emogen.cli.reading import map_option
 from emogen.data.outputs import (
     EMOTION_COLUMN,
     FORMATS,
     REFERENCE_COLUMN,
     TEXT_COLUMN,
     Group,
-    OutputColumns,
     Texts,
     open_source,
     read_outputs,
     store,
 )
 from emogen.errors import CheckpointError, DataError, SettingsError
-from emogen.evaluate.emotion import Confusion
 from emogen.evaluate.frontier import Point, axis, draw
+from emogen.evaluate.inputs import Resources, System
 from emogen.evaluate.overlap import Language
 from emogen.evaluate.report import Report, as_json, as_markdown, as_table
 from emogen.evaluate.significance import Comparison
-from emogen.evaluate.suite import (
-    Encoding,
-    Evaluation,
-    Fluency,
-    Judging,
-    Options,
-    Resources,
-    System,
-    compare,
-    evaluate,
-    over_training_seeds,
-    plan_scores,
-)
-from emogen.files import sha256
+from emogen.evaluate.suite import Evaluation, compare, evaluate, over_training_seeds, plan_scores
 
 if TYPE_CHECKING:
-    from emogen.recognition.recognizer import Recognizer
+    pass
 
 Item = TypeVar("Item")
-
-_WEIGHTS = "model.safetensors"
-_HASH = 8
-
-
-@dataclass(frozen=True)
-class Request:
-    """The command's arguments and options, by their names."""
-
-    hyps: tuple[str, ...]
-    references: tuple[str, ...]
-    real: tuple[str, ...]
-    train: tuple[str, ...]
-    judge: tuple[str, ...]
-    guide: tuple[str, ...]
-    allow_leak: bool
-    text_column: str
-    emotion_column: str | None
-    reference_column: str
-    map: tuple[str, ...]
-    format: str | None
-    language: Language
-    lowercase: bool
-    encoder: str | None
-    mauve: bool
-    language_model: str | None
-    reverse: bool
-    lexicon: bool
-    seed_column: str | None
-    pool_seeds: bool
-    compare: tuple[tuple[str, str], ...]
-    frontier: str | None
-    quality: str | None
-    diversity: str
-    sample: int
-    seed: int
-    device: str
-    as_object: bool
-    as_page: bool
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Return all files of texts to score, each once."""
-        return tuple(dict.fromkeys([*self.hyps, *(file for pair in self.compare for file in pair)]))
-
-    @property
-    def options(self) -> Options:
-        """Return how scores are computed."""
-        return Options(self.language, self.lowercase, self.sample, self.seed, self.mauve, self.lexicon)
-
-    @property
-    def columns(self) -> OutputColumns:
-        """Read the emotion where somebody asks for it."""
-        wanted = EMOTION_COLUMN if self.judge or self.lexicon else ""
-        emotion, renames = self.emotion_column or wanted, parse_renames(self.map)
-        return OutputColumns(self.text_column, emotion, self.reference_column, renames, self.seed_column or "", self.pool_seeds)
 
 
 @dataclass(frozen=True)
@@ -222,10 +153,10 @@ def _run(request: Request, folder: Path) -> None:
     means = Resources(
         training=training,
         real=real,
-        judges=_judges(request),
-        encoder=_encoding(request),
-        language_model=_fluency(request),
-        reverse=_train_reverse if request.reverse else None,
+        judges=load_judges(request),
+        encoder=load_encoding(request),
+        language_model=load_fluency(request),
+        reverse=train_reverse if request.reverse else None,
     )
     axes = _axes(request, systems, means)
     found = {named.name: _evaluation(named, means, request) for named in systems}
@@ -296,71 +227,6 @@ def _texts(files: Sequence[str], request: Request, folder: Path) -> Texts | None
     for source in sources:
         next(iter(Texts((source,), request.text_column)))
     return Texts(sources, request.text_column)
-
-
-def _judges(request: Request) -> tuple[Judging, ...]:
-    if not request.judge:
-        return ()
-    from emogen.recognition.recognizer import load_recognizer
-
-    folders = [Path(folder) for folder in request.judge]
-    names = [folder.resolve().name for folder in folders]
-    judges = [
-        _load_judging(load_recognizer(folder, request.device), name if names.count(name) == 1 else str(folder), request)
-        for folder, name in zip(folders, names, strict=True)
-    ]
-    if len({judge.name for judge in judges}) < len(judges):
-        raise SettingsError("--judge names a folder twice: name each judge once")
-    return tuple(judges)
-
-
-def _load_judging(recognizer: Recognizer, name: str, request: Request) -> Judging:
-    from emogen.checkpoint.folder import read_confusion
-    from emogen.recognition.leak import refuse_leaks
-
-    own = read_confusion(recognizer.folder, recognizer.names)
-    labels = recognizer.names.names
-    return Judging(
-        name=name,
-        labels=labels,
-        probabilities=partial(_single_label, recognizer)
-        if recognizer.classifier.config.multi_label
-        else recognizer.probabilities,
-        identity=f"{recognizer.folder.resolve().name}@{sha256(recognizer.folder / _WEIGHTS)[:_HASH]}",
-        leak=refuse_leaks(recognizer.folder, [Path(guide) for guide in request.guide], request.allow_leak),
-        own=None if own is None else Confusion(own, labels),
-    )
-
-
-def _single_label(recognizer: Recognizer, texts: Sequence[str]) -> Any:
-    """Turn the probabilities of a judge that may give several labels into shares that sum to 1; the likeliest stays the likeliest."""
-    rows = recognizer.probabilities(texts)
-    return rows / rows.sum(axis=1, keepdims=True)
-
-
-def _encoding(request: Request) -> Encoding | None:
-    if not request.encoder:
-        return None
-    from emogen.recognition.encoder import load_text_encoder
-
-    encoder = load_text_encoder(request.encoder, request.device)
-    return Encoding(encoder.name, encoder.sentences, encoder.tokens, encoder.both)
-
-
-def _fluency(request: Request) -> Fluency | None:
-    if not request.language_model:
-        return None
-    from emogen.train.language_model import load_language_model
-
-    model = load_language_model(request.language_model, request.device)
-    return Fluency(model.name, model.nll)
-
-
-def _train_reverse(texts: Sequence[str]) -> Fluency:
-    from emogen.train.language_model import train_reverse
-
-    model = train_reverse(texts)
-    return Fluency(model.name, model.nll)
 
 
 def _notes(systems: Sequence[_Named], found: Mapping[str, Evaluation]) -> list[str]:

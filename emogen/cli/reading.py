@@ -12,9 +12,11 @@ from typing import Any
 
 import click
 
-from emogen.data.exchange import Columns, Reading
+from emogen.data.columns import Columns
+from emogen.data.encodings import known_encoding
+from emogen.data.exchange import Reading
 from emogen.data.label_use import Renames
-from emogen.data.rows import FORMATS, QUOTINGS, known_encoding, parse_delimiter
+from emogen.data.rows import FORMATS, QUOTINGS, parse_delimiter
 from emogen.emotions.labels import LABEL_SETS, LabelSet, named_label_set
 from emogen.emotions.names import is_name, normalize_name
 from emogen.errors import DataError, SettingsError, on_one_line

@@ -14,17 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emogen.data.exchange import (
-    UNKNOWN_EMOTION,
-    Exchange,
-    Reading,
-    Split,
-    good_rows,
-    infer_labels,
-    plain_words,
-    read_exchanges,
-    scan,
-)
+from emogen.data.columns import plain_words
+from emogen.data.exchange import UNKNOWN_EMOTION, Exchange, Reading, Split, good_rows, infer_labels, read_exchanges, scan
 from emogen.data.label_use import LabelUse
 from emogen.data.repair import find_faults
 from emogen.data.rows import Problem

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import io
 import json
@@ -10,11 +9,20 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TextIO
 
 from emogen.data.cells import is_missing, name_of_number, parse_flag, parse_number, parse_structure, split_names
+from emogen.data.columns import (
+    NUMBERS_REMEDY,
+    ColumnRoles,
+    Columns,
+    UnfitError,
+    describe_columns,
+    find_roles,
+    plain_words,
+    resolve_roles,
+)
 from emogen.data.label_use import LabelUse, Renames, describe_unknown, find_label, rename
 from emogen.data.repair import fix_text
 from emogen.data.rows import (
@@ -23,16 +31,14 @@ from emogen.data.rows import (
     Row,
     describe_joined_rows,
     detect_layout,
-    find_column,
     read_rows,
     reads_once,
     show_value,
 )
-from emogen.emotions.labels import EKMAN, TO_EKMAN, Emotion, LabelSet, mixture, named_label_set, parse_shares
+from emogen.emotions.labels import EKMAN, Emotion, LabelSet, mixture, named_label_set, parse_shares
 from emogen.emotions.names import is_name, normalize_name
 from emogen.errors import DataError, SettingsError
 from emogen.files import replace_file
-from emogen.text.words import words
 
 Split = Literal["train", "valid", "test", ""]
 _SPLITS = ("train", "valid", "test", "")
@@ -43,18 +49,7 @@ _SPLIT_NAMES = {
 _TURN_MARK = "||"
 _MAX_LABELS = 1000
 UNKNOWN_EMOTION = "unknown emotion"
-_MAX_SHOWN_COLUMNS = 20
-# Of a header there are hardly columns with more words.
-_HEADER_WORDS = 4
-_ALIKE = 0.8
-_KNOWN_NAMES = frozenset((*EKMAN.names, *TO_EKMAN, "anticipation", "trust", "pessimism", "hate", "boredom"))
-_TEXT_NAMES = ("tweet", "sentence", "content", "utterance", "message", "comment", "post", "review", "response", "answer")
 _STRUCTURE = frozenset('[]{}"')
-_NUMBERS_REMEDY = (
-    "where numbers stand for classes, name them with --class-names or --map, or keep them as names, as in --labels 0,1,2; "
-    "a column of measurements holds no emotions"
-)
-_PAIR_COLUMNS = ({"chosen", "rejected"}, {"better", "worse"})
 
 
 @dataclass(frozen=True)
@@ -72,32 +67,6 @@ class Exchange:
     reply: str
     emotion: Emotion
     split: Split = ""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The names under which a file keeps its fields; `a|b` takes the first that is there, "" none.
-
-    A name is found with other upper and lower case too, where it is not there as it is written.
-
-    Attributes:
-        reply: the text that carries the emotion.
-        emotion: its emotion.
-        context: earlier utterances; may be missing.
-        split: train, valid or test; may be missing.
-        emotions: in place of `emotion`, names of columns that hold 0 or 1 each, with commas between them.
-    """
-
-    reply: str = "reply|text"
-    emotion: str = "emotion|label"
-    context: str = "context"
-    split: str = "split"
-    emotions: str = ""
-
-    @property
-    def emotion_names(self) -> tuple[str, ...]:
-        """Return the columns of `emotions`, each the name of an emotion."""
-        return tuple(name.strip() for name in self.emotions.split(",") if name.strip())
 
 
 @dataclass(frozen=True)
@@ -147,15 +116,6 @@ class Reading:
     def layout(self, path: str | Path) -> FileLayout | None:
         """Detect how the file is laid out; None where it can be read only once."""
         return detect_layout(path, self.format, delimiter=self.delimiter, encoding=self.encoding)
-
-
-def plain_words(text: str) -> list[str]:
-    """Return words of a text without marks and emoji, in lower case; every CJK character is one.
-
-    >>> plain_words("(Well, I'm fine.) 我很好！")
-    ['well', "i'm", 'fine', '我', '很', '好']
-    """
-    return [word for word in words(text) if word[0].isalnum()]
 
 
 def read_exchanges(path: str | Path, reading: Reading | None = None, use: LabelUse | None = None) -> Iterator[Exchange]:
@@ -216,7 +176,7 @@ def exchanges_of(
         try:
             if not reading.skip_blank or _has_parts(row, reading, use):
                 yield row.number, _exchange(row, reading, labels, use)
-        except _UnfitError as unfit:
+        except UnfitError as unfit:
             yield Problem(row.number, unfit.kind, str(unfit))
 
 
@@ -233,9 +193,9 @@ def survey_labels(path: str | Path, reading: Reading) -> LabelUse:
         try:
             if reading.skip_blank and not _has_parts(row, reading, use):
                 continue
-            roles = _roles(row, reading.columns)
+            roles = find_roles(row, reading.columns)
             shares = _shares(row, roles, reading)
-        except _UnfitError:
+        except UnfitError:
             continue
         use.add((name for name in shares if parse_number(rename(name, reading.renames)) is None), row.number)
         if len(use.rows) > _MAX_LABELS and reading.labels is None:
@@ -296,32 +256,13 @@ def as_json(exchange: Exchange) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
-class _UnfitError(Exception):
-    """A record that is no exchange."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
-@dataclass(frozen=True)
-class _Roles:
-    """The fields of a record by what they are read as; an optional one that is not there is empty."""
-
-    reply: str
-    emotion: str
-    context: str
-    split: str
-    emotions: tuple[str, ...]
-
-
-class _BlankError(_UnfitError):
+class _BlankError(UnfitError):
     """A record without a text or a label."""
 
 
 def _has_parts(row: Row, reading: Reading, use: LabelUse) -> bool:
     """Tell whether a row has a text and a label, and count it where it has not; a column that is missing is another matter."""
-    roles = _resolve_roles(tuple(row.fields), reading.columns)
+    roles = resolve_roles(tuple(row.fields), reading.columns)
     try:
         if roles.reply:
             _reply(row, roles, reading)
@@ -330,18 +271,18 @@ def _has_parts(row: Row, reading: Reading, use: LabelUse) -> bool:
     except _BlankError:
         use.skipped += 1
         return False
-    except _UnfitError:
+    except UnfitError:
         pass
     return True
 
 
 def _exchange(row: Row, reading: Reading, labels: LabelSet, use: LabelUse) -> Exchange:
-    roles = _roles(row, reading.columns)
+    roles = find_roles(row, reading.columns)
     _refuse_joined_lines(row, roles, reading, labels)
     reply = _reply(row, roles, reading)
     if len(reply) > reading.max_words and (length := len(plain_words(reply))) > reading.max_words:
         message = f"reply has {length} words, more than {reading.max_words}; split it or raise --max-words"
-        raise _UnfitError("too long", message)
+        raise UnfitError("too long", message)
     shares = _shares(row, roles, reading)
     use.add(shares, row.number)
     return Exchange(
@@ -352,16 +293,16 @@ def _exchange(row: Row, reading: Reading, labels: LabelSet, use: LabelUse) -> Ex
     )
 
 
-def _refuse_joined_lines(row: Row, roles: _Roles, reading: Reading, labels: LabelSet) -> None:
+def _refuse_joined_lines(row: Row, roles: ColumnRoles, reading: Reading, labels: LabelSet) -> None:
     """Refuse a row of several lines each of which is a row of its own, down to its emotion."""
     for alone in row.alone:
         try:
             _emotion(_shares(Row(row.number, alone, is_table=True), roles, reading), labels, reading.renames)
-        except _UnfitError:
+        except UnfitError:
             return
     if row.alone:
         problem = describe_joined_rows(row.number - len(row.alone) + 1, row.number)
-        raise _UnfitError(problem.kind, f"{problem.message}, or {problem.option}")
+        raise UnfitError(problem.kind, f"{problem.message}, or {problem.option}")
 
 
 def _optional(row: Row, column: str) -> object:
@@ -372,94 +313,15 @@ def _optional(row: Row, column: str) -> object:
 # ---- columns
 
 
-def _roles(row: Row, columns: Columns) -> _Roles:
-    """Find which field is what; raise _UnfitError where the reply is missing, or one is two things at once."""
-    roles = _resolve_roles(tuple(row.fields), columns)
-    if not roles.reply:
-        raise _UnfitError("no such column", _describe_columns(row, columns, roles))
-    read: dict[str, str] = {}
-    for role, name in (
-        ("reply", roles.reply),
-        *[("emotion", name) for name in roles.emotions or (roles.emotion,)],
-        ("context", roles.context),
-        ("split", roles.split),
-    ):
-        if name and name in read:
-            free = f", or none with --{role}-column ''" if role in ("context", "split") else ""
-            message = f"column {name!r} is read both as {read[name]} and as {role}; name another with --{role}-column{free}"
-            raise _UnfitError("one column read as two", message)
-        read[name] = role
-    return roles
-
-
-@lru_cache(maxsize=256)
-def _resolve_roles(names: tuple[str, ...], columns: Columns) -> _Roles:
-    several = tuple(find_column(names, name) or "" for name in columns.emotion_names)
-    return _Roles(
-        reply=find_column(names, columns.reply) or "",
-        emotion="" if several else find_column(names, columns.emotion) or "",
-        context=find_column(names, columns.context) or "",
-        split=find_column(names, columns.split) or "",
-        emotions=several,
-    )
-
-
-def _describe_columns(row: Row, columns: Columns, roles: _Roles) -> str:
-    """Say which columns are missing, which there are, and what the file may be instead."""
-    names = [str(name) for name in row.fields]
-    several = columns.emotion_names
-    lacking = [columns.reply] if not roles.reply else []
-    lacking += [name for name, found in zip(several, roles.emotions, strict=True) if not found]
-    lacking += [columns.emotion] if not several and not roles.emotion else []
-    wanted = ", nor ".join(" or ".join(repr(part) for part in column.split("|")) for column in lacking)
-    more = f", and {len(names) - _MAX_SHOWN_COLUMNS:,} more" if len(names) > _MAX_SHOWN_COLUMNS else ""
-    found = ", ".join(names[:_MAX_SHOWN_COLUMNS]) + more or "none"
-    return f"no column {wanted}, found {found}; {_column_remedy(row, columns, roles)}"
-
-
-def _column_remedy(row: Row, columns: Columns, roles: _Roles) -> str:
-    names = [str(name) for name in row.fields]
-    if any(pair <= {name.casefold() for name in names} for pair in _PAIR_COLUMNS):
-        return "pairs of a better and a worse reply are read by emogen train-feedback --feedback FILE"
-    flags = _flag_columns(row)
-    known = [name for name in names if name.strip().casefold() in _KNOWN_NAMES]
-    is_text = any(len(plain_words(name)) > _HEADER_WORDS or parse_number(name) is not None for name in names)
-    if row.is_table and not flags and (known or is_text):
-        return "if these are the cells of a row and the file has no header, name its columns, as in --header text,label"
-    options = [] if roles.reply else [f"--reply-column{_likely_name(columns.reply, names)}"]
-    if columns.emotions and "" in roles.emotions:
-        options.append("--emotion-columns")
-    elif flags and not roles.emotion:
-        options.append(f"--emotion-columns {','.join(flags)}")
-    elif not roles.emotion and not roles.emotions:
-        options.append(f"--emotion-column{_likely_name(columns.emotion, names)}")
-    return f"name {'them' if options[1:] else 'it'} with {' and '.join(options)}"
-
-
-def _flag_columns(row: Row) -> list[str]:
-    """Return columns with 0 or 1, from the first that is named as an emotion; empty unless two are so named."""
-    held = [str(name) for name, value in row.fields.items() if parse_flag(value) is not None]
-    known = [place for place, name in enumerate(held) if name.strip().casefold() in _KNOWN_NAMES]
-    return held[known[0] :] if len(known) > 1 else []
-
-
-def _likely_name(wanted: str, names: list[str]) -> str:
-    """Return the column that was probably meant, after a blank; empty if none is alike."""
-    candidates = [*wanted.split("|"), *(_TEXT_NAMES if "text" in wanted else ())]
-    same = [name for name in names if name.strip().casefold() in candidates]
-    alike = same or [name for name in names if difflib.get_close_matches(name.strip().casefold(), candidates, 1, _ALIKE)]
-    return f" {alike[0]}" if alike else ""
-
-
 # ---- cells
 
 
-def _reply(row: Row, roles: _Roles, reading: Reading) -> str:
+def _reply(row: Row, roles: ColumnRoles, reading: Reading) -> str:
     value = row.fields[roles.reply]
     if value is None or (row.is_table and value and is_missing(value)):
         raise _BlankError("empty reply", f"the reply is missing{_format_row(value)}; fill it in, or pass --skip-blank")
     if row.is_table and isinstance(value, str) and not isinstance(parse_structure(value), str | int | float):
-        raise _UnfitError("reply is no text", f"reply {show_value(value)} is a list or table written out; give one text a row")
+        raise UnfitError("reply is no text", f"reply {show_value(value)} is a list or table written out; give one text a row")
     return _text(value, "reply", reading.fix_text)
 
 
@@ -469,12 +331,12 @@ def _format_row(value: object) -> str:
 
 def _text(value: object, what: str, fix: bool = False) -> str:
     if not isinstance(value, str):
-        raise _UnfitError(f"{what} is no text", f"{what} {show_value(value)} is no text")
+        raise UnfitError(f"{what} is no text", f"{what} {show_value(value)} is no text")
     if not value.strip():
         way_out = "; fill it in, or pass --skip-blank" if what == "reply" else ""
         raise _BlankError(f"empty {what}", f"the {what} is empty{way_out}")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise _UnfitError("not UTF-8", f"the {what} holds half of a surrogate pair, which is no character")
+        raise UnfitError("not UTF-8", f"the {what} holds half of a surrogate pair, which is no character")
     return (fix_text(value) if fix else value).strip()
 
 
@@ -483,11 +345,11 @@ def _context(value: object, fix: bool) -> tuple[str, ...]:
         listed = parse_structure(value)
         value = listed if isinstance(listed, list) else [part for part in value.split(_TURN_MARK) if part.strip()]
     if not isinstance(value, list | tuple):
-        raise _UnfitError("context is no text", f"context {show_value(value)} is neither text nor a list of texts")
+        raise UnfitError("context is no text", f"context {show_value(value)} is neither text nor a list of texts")
     return tuple(_text(turn, "context", fix) for turn in value)
 
 
-def _emotion_value(row: Row, roles: _Roles) -> object:
+def _emotion_value(row: Row, roles: ColumnRoles) -> object:
     """Return what the emotion column holds; of several columns with 0 or 1 the names of those with 1."""
     if not roles.emotions:
         return row.fields[roles.emotion]
@@ -496,7 +358,7 @@ def _emotion_value(row: Row, roles: _Roles) -> object:
         flag = parse_flag(row.fields[name])
         if flag is None:
             message = f"column {name!r} holds {show_value(row.fields[name])}; 0 or 1 is expected in each of --emotion-columns"
-            raise _UnfitError("no emotion", message)
+            raise UnfitError("no emotion", message)
         held += [name.strip()] if flag else []
     if not held:
         raise _BlankError(
@@ -510,20 +372,20 @@ def _emotion(given: Mapping[str, float], labels: LabelSet, renames: Renames) -> 
     for name, share in given.items():
         known = find_label(name, labels, renames)
         if known is None and parse_number(name) is not None:
-            raise _UnfitError("no emotion", f"emotion {name:.20} is a number, not a name; {_NUMBERS_REMEDY}")
+            raise UnfitError("no emotion", f"emotion {name:.20} is a number, not a name; {NUMBERS_REMEDY}")
         if known is None:
-            raise _UnfitError(UNKNOWN_EMOTION, describe_unknown(name, labels, renames))
+            raise UnfitError(UNKNOWN_EMOTION, describe_unknown(name, labels, renames))
         shares[known] = shares.get(known, 0.0) + share
     try:
         return mixture(shares, labels)
     except SettingsError as error:
-        raise _UnfitError("no emotion", str(error)) from None
+        raise UnfitError("no emotion", str(error)) from None
 
 
-def _shares(row: Row, roles: _Roles, reading: Reading) -> dict[str, float]:
+def _shares(row: Row, roles: ColumnRoles, reading: Reading) -> dict[str, float]:
     """Return names with their shares, the numbers of classes as the classes' names."""
     if not (roles.emotion or roles.emotions) or "" in roles.emotions:
-        raise _UnfitError("no such column", _describe_columns(row, reading.columns, roles))
+        raise UnfitError("no such column", describe_columns(row, reading.columns, roles))
     shares = _parse_shares(_emotion_value(row, roles))
     if not reading.class_names:
         return shares
@@ -532,7 +394,7 @@ def _shares(row: Row, roles: _Roles, reading: Reading) -> dict[str, float]:
     for name, share in shares.items():
         if parse_number(name) is not None and not (name.isdecimal() and int(name) < len(classes)):
             message = f"emotion {name} is not one of the numbers 0 to {len(classes) - 1} of --class-names"
-            raise _UnfitError("no emotion", message)
+            raise UnfitError("no emotion", message)
         known = classes[int(name)] if parse_number(name) is not None else name
         named[known] = named.get(known, 0.0) + share
     return named
@@ -552,7 +414,7 @@ def _parse_shares(value: object) -> dict[str, float]:
         try:
             shares = parse_shares(found)
         except SettingsError as error:
-            raise _UnfitError("no emotion", str(error)) from None
+            raise UnfitError("no emotion", str(error)) from None
     elif isinstance(found, str):
         shares = _even(split_names(found))
     elif isinstance(found, list):
@@ -563,7 +425,7 @@ def _parse_shares(value: object) -> dict[str, float]:
         shares = _even([_name(found)])
     shares = {normalize_name(name): share for name, share in shares.items()}
     if not shares or not all(is_name(name) and not set(name) & _STRUCTURE for name in shares):
-        raise _UnfitError("no emotion", f"emotion {show_value(value)} is neither a name, a list of names nor a table of shares")
+        raise UnfitError("no emotion", f"emotion {show_value(value)} is neither a name, a list of names nor a table of shares")
     return shares
 
 
@@ -589,5 +451,5 @@ def _number(share: float) -> float:
 def _split(value: object) -> Split:
     name = _SPLIT_NAMES.get(str(value).strip().casefold(), value)
     if name not in _SPLITS:
-        raise _UnfitError("unknown split", f"split {show_value(value)} is not one of train, valid, test")
+        raise UnfitError("unknown split", f"split {show_value(value)} is not one of train, valid, test")
     return name  # type: ignore[return-value]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
+from emogen.data.encodings import guess_encoding, holds_no_utf8, known_encoding, marked_encoding
 from emogen.errors import DataError, SettingsError
 from emogen.files import open_data
 
@@ -27,11 +28,6 @@ _ENDINGS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "cs
 _DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
 _DETECTED = ",;\t|"
 _HEAD = 1 << 16
-_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
-_WIDE_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-_NULL_SHARE = 0.3
-_COMMON_SHARE = 0.9
-_LONGEST_WESTERN_RUN = 2
 _SHOWN = 60
 _BLANKS = re.compile(r"\s*")
 
@@ -153,7 +149,7 @@ def read_lines(path: str | Path) -> Iterator[str | Problem]:
     """
     with _open_source(path) as handle:
         head = handle.peek(_HEAD)
-        for line in _text_lines(handle, _marked_encoding(path, head), head, is_given=False):
+        for line in _text_lines(handle, marked_encoding(path, head), head, is_given=False):
             yield line if isinstance(line, Problem) else line.removesuffix("\n").removesuffix("\r")
 
 
@@ -197,58 +193,6 @@ def parse_delimiter(text: str) -> str:
         names = ", ".join(name for name in _DELIMITERS if name.isalpha())
         raise SettingsError(f"--delimiter {text!r}: allowed is one character that is neither quote nor line end, or {names}")
     return delimiter
-
-
-def known_encoding(name: str) -> str:
-    """Return the usual spelling of an encoding's name; empty stays empty; raise SettingsError."""
-    if not name:
-        return ""
-    try:
-        # Refuses rot13 and the like, which are codecs, but of no text.
-        "a".encode(name)
-        return codecs.lookup(name).name
-    except (LookupError, ValueError):
-        raise SettingsError(
-            f"--encoding {name!r}: unknown; allowed are utf-8, utf-16, gb18030, big5, cp1252 and others"
-        ) from None
-
-
-def guess_encoding(sample: bytes) -> str:
-    """Guess the encoding of bytes that are not UTF-8, of those that occur with English and Chinese; empty without grounds.
-
-    Nearly all characters of a Chinese text are of the first level of GB 2312 (3,755 characters) or Big5 (5,401), or are
-    signs; in a Western text bytes above 127 stand between letters, hardly ever three in a row.
-    """
-    lines = [line for line in sample.splitlines() if not line.isascii()]
-    if any(_decodes(line, "utf-8") for line in lines[:-1]):
-        return ""
-    whole = b"\n".join(lines)
-    runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", whole)]
-    if not runs:
-        return ""
-    for encoding, common, last in (("gb18030", "gb2312", 0xD7), ("big5", "big5", 0xC6)):
-        if max(runs) > 1 and _common_share(whole, encoding, common, last) >= _COMMON_SHARE:
-            return encoding
-    western = sum(run <= _LONGEST_WESTERN_RUN for run in runs) >= _COMMON_SHARE * len(runs)
-    return "cp1252" if western and _decodes(whole, "cp1252") else ""
-
-
-def _common_share(text: bytes, encoding: str, common: str, last: int) -> float:
-    """Return the share of characters above 127 whose first byte in `common` is at most `last`; 0 if `text` does not decode."""
-    try:
-        found = [character for character in codecs.getincrementaldecoder(encoding)().decode(text) if ord(character) > 127]
-    except UnicodeError:
-        return 0.0
-    codes = [character.encode(common, "ignore") for character in found]
-    return sum(bool(code) and code[0] <= last for code in codes) / max(len(found), 1)
-
-
-def _decodes(text: bytes, encoding: str) -> bool:
-    try:
-        text.decode(encoding)
-    except UnicodeError:
-        return False
-    return True
 
 
 # ---- opening
@@ -311,7 +255,7 @@ def _detect(path: str | Path, handle: io.BufferedReader, options: _FileOptions) 
     if chosen not in FORMATS:
         raise DataError(f"{path}: format {chosen!r} is not one of {', '.join(FORMATS)}")
     head = handle.peek(_HEAD)
-    encoding = options.encoding or _marked_encoding(path, head)
+    encoding = options.encoding or marked_encoding(path, head)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix("\ufeff")
     if chosen == "jsonl":
         return FileLayout(chosen, encoding, is_document=_is_document(text)), head
@@ -333,17 +277,6 @@ def _format_of(path: str | Path) -> str:
         allowed = f"{', '.join(_ENDINGS)} (each may be gzipped, .gz)"
         raise DataError(f"{path}: ending {suffix!r} is not one of {allowed}; rename the file or pass --format")
     return _ENDINGS[suffix]
-
-
-def _marked_encoding(path: str | Path, head: bytes) -> str:
-    # The mark of UTF-32 begins with that of UTF-16.
-    for mark, encoding in (*_MARKS.items(), *_WIDE_MARKS.items()):
-        if head.startswith(mark):
-            return encoding
-    for begin, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if len(head) > 3 and head[begin::2].count(0) > _NULL_SHARE * len(head) > 0 and not head[1 - begin :: 2].count(0):
-            raise DataError(f"{path}: looks like {encoding.upper()} without a byte order mark; save the file as UTF-8")
-    return "utf-8"
 
 
 def _is_document(text: str) -> bool:
@@ -386,18 +319,10 @@ def _text_lines(handle: BinaryIO, encoding: str, head: bytes, is_given: bool) ->
             text = raw.decode(encoding)
         except UnicodeDecodeError as error:
             if guess is None and not is_given:
-                guess = guess_encoding(head if _holds_no_utf8(head) else raw)
+                guess = guess_encoding(head if holds_no_utf8(head) else raw)
             yield _undecodable(number, error, encoding, guess or "")
         else:
             yield text if number > 1 else text.removeprefix("\ufeff")
-
-
-def _holds_no_utf8(head: bytes) -> bool:
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeError:
-        return True
-    return False
 
 
 def _undecodable(number: int, error: UnicodeDecodeError, encoding: str, guess: str) -> Problem:

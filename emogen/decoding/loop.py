@@ -126,7 +126,7 @@ def read_prefixes(generator: Generator, prefixes: PromptBatch, condition_shift: 
     Args:
         generator: reads them.
         prefixes: of all rows.
-        shifts: [layers + prefix, rows, width], of all rows.
+        condition_shift: [layers + prefix, rows, width], of all rows.
         capacity: tokens that the decoding state has room for.
 
     Returns:

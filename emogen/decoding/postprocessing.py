@@ -9,28 +9,23 @@ from itertools import groupby
 from os.path import commonprefix
 from typing import NamedTuple
 
+from emogen.decoding.privacy import BLANK, HAN, LETTER, SIGN, WIDE_MARK, apply_until_settled, personal
 from emogen.errors import SettingsError, on_one_line
 from emogen.files import read_text
 
-_HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WIDE_MARK = r"\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
-# A letter or digit, and a letter, of scripts that have blanks between words.
-_SIGN = rf"[^\W{_HAN}]"
-_LETTER = rf"[^\W\d_{_HAN}]"
-_BLANK = r"[^\S\r\n]"
-_BLANKS = rf"(?<!{_BLANK}){_BLANK}++"
+_BLANKS = rf"(?<!{BLANK}){BLANK}++"
 _CLOSERS = r"\"'”’)\]}»」』】）》"
 
 _EMOJI = (
     r"(?:[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff][\ufe0f\u200d\u20e3\U000e0020-\U000e007f]*"
-    rf"|[:;=]['-]?[()DP](?!\w)|<3|\[[{_HAN}]{{1,6}}\])"
+    rf"|[:;=]['-]?[()DP](?!\w)|<3|\[[{HAN}]{{1,6}}\])"
 )
 _MARK = re.compile(
-    rf"(?P<marks>[.!?…。！？｡]++)(?P<closers>[{_CLOSERS}]*+)(?P<signs>(?:{_BLANK}*+{_EMOJI})*+)(?=(?P<next>\s*+\S?))"
+    rf"(?P<marks>[.!?…。！？｡]++)(?P<closers>[{_CLOSERS}]*+)(?P<signs>(?:{BLANK}*+{_EMOJI})*+)(?=(?P<next>\s*+\S?))"
 )
 _SIGNED_OFF = re.compile(rf"(?:{_EMOJI}|[~～])$")
 _LIST_NUMBER = re.compile(r"(?:^|\n)\s*\d{1,3}$")
-_LAST_WORD = re.compile(rf"{_LETTER}+(?:[.'’]{_LETTER}+)*$")
+_LAST_WORD = re.compile(rf"{LETTER}+(?:[.'’]{LETTER}+)*$")
 # A name follows a title and an example follows "e.g.": no sentence ends there.
 _TITLE = re.compile("mr|mrs|ms|mx|messrs|dr|prof|rev|hon|gen|col|capt|lt|sgt|gov|sen|rep|mt|vs|cf|fig|e\\.g|i\\.e|viz|approx")
 # These may end a sentence: they do where no lower-case letter follows.
@@ -45,7 +40,7 @@ def detokenise(text: str) -> str:
     >>> detokenise("I do n't know , he said ( twice ) : 我 不 知道 。")
     "I don't know, he said (twice): 我不知道。"
     """
-    return _apply_until_settled(_join_tokens, text)
+    return apply_until_settled(_join_tokens, text)
 
 
 def fix_spacing(text: str) -> str:
@@ -99,7 +94,7 @@ def repeats(text: str) -> str:
     >>> repeats("Nooooo no no no no! I am sorry. So I am sorry. I am sorry.")
     'Nooo no no no! I am sorry. So I am sorry.'
     """
-    return _apply_until_settled(lambda one: _fewer_sentences(_fewer_phrases(_CHARACTERS.sub(r"\1\1\1", one))), text)
+    return apply_until_settled(lambda one: _fewer_sentences(_fewer_phrases(_CHARACTERS.sub(r"\1\1\1", one))), text)
 
 
 def block(text: str, words: tuple[str, ...]) -> str:
@@ -114,18 +109,7 @@ def block(text: str, words: tuple[str, ...]) -> str:
     '****, damnation! 他**'
     """
     pattern = _compile_words(words)
-    return _apply_until_settled(lambda one: pattern.sub(lambda hit: "*" * len(hit[0]), one), text) if pattern else text
-
-
-def personal(text: str) -> str:
-    """Hide personal data that can be told by its form: [mail], [user], [address], [phone], [number], [name].
-
-    Names are found by what stands in front of them alone (docs/postprocessing.md has the list); dates, years and prices stay.
-
-    >>> personal("My name is Ann Lee, +44 20 7946 0958 or ann@example.com, since 2019-05-01.")
-    'My name is [name], [phone] or [mail], since 2019-05-01.'
-    """
-    return _apply_until_settled(_hide, text)
+    return apply_until_settled(lambda one: pattern.sub(lambda hit: "*" * len(hit[0]), one), text) if pattern else text
 
 
 # Every step that needs no file; "block" is the other one.
@@ -219,13 +203,6 @@ def _read_words(file: str) -> tuple[str, ...]:
     return words
 
 
-def _apply_until_settled(change: Callable[[str], str], text: str) -> str:
-    """Apply a change until it changes nothing; each of those here removes or masks something, so that it ends."""
-    while (changed := change(text)) != text:
-        text = changed
-    return text
-
-
 def _ends(text: str) -> list[re.Match[str]]:
     """Return what finishes sentences: marks, closing quotes and emoji (group `signs` ends behind all of them)."""
     return [found for found in _MARK.finditer(text) if _finishes(text, found)]
@@ -234,7 +211,7 @@ def _ends(text: str) -> list[re.Match[str]]:
 def _finishes(text: str, found: re.Match[str]) -> bool:
     if re.search("[。！？｡]", found["marks"]):
         return True
-    is_glued = not found["signs"] and re.match(rf"[^\s{_HAN}{_WIDE_MARK}]", found["next"])
+    is_glued = not found["signs"] and re.match(rf"[^\s{HAN}{WIDE_MARK}]", found["next"])
     goes_on = found["closers"] and found["next"].strip().islower()
     return not (is_glued or goes_on or (found["marks"] == "." and _is_short_form(text, found)))
 
@@ -270,12 +247,12 @@ def _capitalise(sentence: str) -> str:
     rest = re.split(r"\s", body, maxsplit=1)[0][1:]
     is_mixed = rest != rest.lower() or re.search(r"(?<!\.)[./@_\\=]\w|:/|\d", rest)
     upper = body[:1].upper()
-    if is_mixed or len(upper) != 1 or re.search(f"[{_HAN}{_WIDE_MARK}]", sentence):
+    if is_mixed or len(upper) != 1 or re.search(f"[{HAN}{WIDE_MARK}]", sentence):
         return sentence
     return sentence[: len(sentence) - len(body)] + upper + body[1:]
 
 
-_GLUED = re.compile(rf"(?P<before>{_LETTER})(?P<mark>[!?]++|[,.])(?=(?P<after>{_LETTER})(?P<next>{_LETTER}?))")
+_GLUED = re.compile(rf"(?P<before>{LETTER})(?P<mark>[!?]++|[,.])(?=(?P<after>{LETTER})(?P<next>{LETTER}?))")
 
 
 def _unglue(token: str) -> str:
@@ -298,7 +275,7 @@ _JOINS = tuple(
         (r"-R[RS]B-", ")"),
         (rf"(?<=[a-z]){_BLANKS}(?=n['’]t(?!\w))", ""),
         (rf"(?<=n){_BLANKS}(['’]){_BLANKS}(?=t(?![\w'’]))", r"\1"),
-        (rf"(?<=[a-z]){_BLANKS}(['’]){_BLANK}*+(?=(?:s|m|d|re|ve|ll)(?![\w'’]))", r"\1"),
+        (rf"(?<=[a-z]){_BLANKS}(['’]){BLANK}*+(?=(?:s|m|d|re|ve|ll)(?![\w'’]))", r"\1"),
         (rf"\b(gon|wan){_BLANKS}(?=na\b)", r"\1"),
         (rf"\b(got){_BLANKS}(?=ta\b)", r"\1"),
         (rf"\b(gim|lem){_BLANKS}(?=me\b)", r"\1"),
@@ -308,9 +285,9 @@ _JOINS = tuple(
         (rf"(?<![:;=8'-])([(\[]){_BLANKS}", r"\1"),
         (rf"(?<=\S){_BLANKS}(?=[)\]”])", ""),
         (rf"([“‘]){_BLANKS}", r"\1"),
-        (rf'(?<!\S)"{_BLANK}++([^"\s](?:[^"\n]*[^"\s])?){_BLANK}+"(?![^\s.,!?;:)])', r'"\1"'),
-        (rf"(?<=[{_HAN}“”‘’…—]){_BLANKS}(?=[{_HAN}])|(?<=[{_HAN}]){_BLANKS}(?=[“”‘’…—])", ""),
-        (rf"{_BLANKS}(?=[{_WIDE_MARK}])|(?<=[{_WIDE_MARK}]){_BLANKS}", ""),
+        (rf'(?<!\S)"{BLANK}++([^"\s](?:[^"\n]*[^"\s])?){BLANK}+"(?![^\s.,!?;:)])', r'"\1"'),
+        (rf"(?<=[{HAN}“”‘’…—]){_BLANKS}(?=[{HAN}])|(?<=[{HAN}]){_BLANKS}(?=[“”‘’…—])", ""),
+        (rf"{_BLANKS}(?=[{WIDE_MARK}])|(?<=[{WIDE_MARK}]){_BLANKS}", ""),
     )
 )
 
@@ -322,7 +299,7 @@ def _join_tokens(text: str) -> str:
 
 
 _CHARACTERS = re.compile(r"([^\W\d]{1,2}?|[^\w\s*][\ufe0f\U0001f3fb-\U0001f3ff]?)\1{3,}")
-_WORD = re.compile(rf"[{_HAN}]|{_SIGN}+(?:['’]{_SIGN}+)*")
+_WORD = re.compile(rf"[{HAN}]|{SIGN}+(?:['’]{SIGN}+)*")
 _JOINER = re.compile(r"[\s,，、~～-]*")
 _LONGEST_PHRASE = 8
 
@@ -369,7 +346,7 @@ def _fewer_sentences(text: str) -> str:
         words = _WORD.findall(piece.casefold())
         key = (*words, "?" if end and re.search("[?？]", end["marks"]) else "")
         seen[key] += 1
-        is_short = len(words) <= (4 if re.search(f"[{_HAN}]", piece) else 2)
+        is_short = len(words) <= (4 if re.search(f"[{HAN}]", piece) else 2)
         if not words or seen[key] <= (3 if is_short else 1):
             kept.append(piece)
     fewer = "".join(kept)
@@ -379,7 +356,7 @@ def _fewer_sentences(text: str) -> str:
 @lru_cache(maxsize=16)
 def _compile_words(words: tuple[str, ...]) -> re.Pattern[str] | None:
     """Return what finds any of the words; None if there is nothing to find."""
-    letter = rf"(?:{_SIGN}|[\u0300-\u036f])"
+    letter = rf"(?:{SIGN}|[\u0300-\u036f])"
     borders: dict[tuple[str, str], list[str]] = {}
     for word in {" ".join(word.split()) for word in words if re.search(r"[^\s*]", word)}:
         before = rf"(?<!{letter})" if re.match(letter, word) else ""
@@ -398,134 +375,3 @@ def _any_of(words: list[str]) -> str:
         for start, group in zip(starts, groups, strict=True)
     )
     return f"(?:{'|'.join(branches)})"
-
-
-_LEFT = rf"(?<!{_SIGN})(?<!\d[.-])(?<![$€£¥])"
-_RIGHT = rf"(?!{_SIGN})(?![.-]\d)"
-_END = rf"(?:-\d{{1,5}})?{_RIGHT}"
-_BYTE = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
-_NAME = rf"(?:{_LETTER}\.|{_LETTER}(?:(?:-|['’](?!s\b))?{_LETTER})*+)"
-# The hundred commonest surnames of China, four of two characters, and what nicknames begin with.
-_SURNAME = (
-    "(?:欧阳|诸葛|司马|上官|[王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖田董袁潘于蒋蔡余杜叶程苏魏吕丁任沈"
-    "姚卢姜崔钟谭陆汪范金石廖贾夏韦傅方白邹孟熊秦邱江尹薛闫段雷侯龙史陶黎贺顾毛郝龚邵万钱严覃武戴莫孔向汤小阿])"
-)
-_ADDRESSES = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (rf"(?<!{_SIGN})(?<![.%+-])(?:{_SIGN}|[.%+-])++@(?=(?:{_SIGN}|[.-])*\.{_SIGN})(?:{_SIGN}|[.-])*{_SIGN}", "[mail]"),
-        (rf"(?<!{_SIGN})@(?![我你他她它咱]|大家|所有人)\w++(?:[.@-]++\w++)*", "[user]"),
-        (rf"(?<!{_SIGN})(?<!\.)(?:{_BYTE}\.){{3}}{_BYTE}(?!{_SIGN}|\.\d)", "[address]"),
-    )
-)
-_GAP = r"[ \u00a0\u202f.-]"
-_IBAN = re.compile(rf"(?<!{_SIGN})[A-Za-z]{{2}}\d\d(?:{_GAP}?[A-Za-z0-9]){{11,30}}")
-# As it is printed: groups of four, of which the last may be shorter; or without any gap.
-_IBAN_FORM = re.compile(
-    rf"[A-Z]{{2}}\d\d(?:(?:{_GAP}[A-Z0-9]{{4}}){{2,7}}(?:{_GAP}[A-Z0-9]{{1,4}})?|[A-Z0-9]{{11,30}})(?!{_SIGN})"
-)
-_CARD = re.compile(rf"{_LEFT}\d{{3,}}(?:{_GAP}\d{{3,}})*(?:{_GAP}\d{{1,2}})?{_RIGHT}")
-_YEARS = re.compile(rf"(?:(?:19|20)\d\d{_GAP}){{2}}")
-_AREA_CODE = re.compile(rf"(?<!{_SIGN})(?:\d[ -]?)?\((?!(?:19|20)\d\d\))\d{{2,5}}\)[ -]?\d{{2,5}}(?:[ -]\d{{2,5}})*{_END}")
-_TRUNK = re.compile(rf"{_LEFT}0\d{{1,5}}(?:[ ./-]\d{{2,}})+{_RIGHT}")
-_DATE = re.compile(r"\d\d?([./-])\d\d?\1(?:19|20)?\d\d(?!\d)|0\d(?:[./-]\d\d?)?(?:[./-]| - )(?:19|20)\d\d")
-_LED = re.compile(
-    rf"((?:\b(?i:tel|telephone|phone|mobile|cell|fax|call|dial|ring|text|whatsapp)\b|电话|手机|座机|拨打|传真)"
-    rf"(?:{_BLANK}+(?i:me|us|him|her|them|number|no|is|at|on))*+[.:：是号]*+{_BLANK}*+)"
-    rf"(\(?\d(?:[ ()./-]{{0,2}}\d){{6,14}})(?!\d|{_GAP}\d)"
-)
-
-
-def _iban_end(text: str, found: re.Match[str]) -> int:
-    """Tell where the IBAN ends: at the last word border up to which its check digits hold, else behind what is printed like one.
-
-    Source: ISO 13616, with the check digits of ISO 7064, modulus 97.
-    """
-    for end in range(found.end(), found.start() + 14, -1):
-        if not (text[end : end + 1].isascii() and text[end : end + 1].isalnum()) and text[end - 1].isalnum():
-            signs = re.sub(_GAP, "", text[found.start() : end])
-            if len(signs) >= 15 and int("".join(str(int(sign, 36)) for sign in signs[4:] + signs[:4])) % 97 == 1:
-                return end
-    form = _IBAN_FORM.match(text, found.start())
-    return form.end() if form and sum(map(str.isdigit, form[0])) >= 10 else 0
-
-
-def _hide_card(found: re.Match[str]) -> str:
-    """Return a card has 13 to 19 digits, of which the last is Luhn's check digit (ISO/IEC 7812)."""
-    digits = [int(sign) for sign in found[0] if sign.isdigit()]
-    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
-    is_card = 13 <= len(digits) <= 19 and (sum(doubled) + sum(digits[-1::-2])) % 10 == 0
-    return "[number]" if is_card and not _YEARS.match(found[0]) else found[0]
-
-
-def _hide_phone(found: re.Match[str]) -> str:
-    """Return what has the form of a telephone number and as many digits; a date has fewer, or begins like one."""
-    return "[phone]" if 8 <= sum(map(str.isdigit, found[0])) <= 15 and not _DATE.match(found[0]) else found[0]
-
-
-# In this order: a rule must not find its number inside of a longer one.
-_NUMBERS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    (_CARD, _hide_card),
-    (re.compile(rf"(?:\+|{_LEFT}00)\d(?:[ ()./-]{{0,2}}\d){{6,14}}{_END}"), "[phone]"),
-    (_AREA_CODE, _hide_phone),
-    (_TRUNK, _hide_phone),
-    (_LED, r"\1[phone]"),
-)
-_HIDDEN = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (rf"{_LEFT}(?:86[ -]?)?1[3-9]\d(?:[ -]?\d{{4}}){{2}}{_END}", "[phone]"),
-        (rf"{_LEFT}(?:1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])\d{{3}}[ .-]\d{{4}}{_END}", "[phone]"),
-        (rf"{_LEFT}[2-9]\d\d[2-9]\d{{6}}{_END}", "[phone]"),
-        (rf"{_LEFT}\(?0\d{{1,4}}\)?[ -]?\d{{3,4}}[ -]?\d{{3,4}}{_END}", "[phone]"),
-        (rf"{_LEFT}0\d(?:[ .-]\d\d){{4}}{_END}", "[phone]"),
-        (rf"{_LEFT}(?:8[ -]?)?\d{{3}}[ -]\d{{3}}[ -]\d\d[ -]\d\d{_END}", "[phone]"),
-        (rf"{_LEFT}1[38]00[ -]\d{{3}}[ -]\d{{3}}{_END}|{_LEFT}[6-9]\d{{4}}[ -]\d{{5}}{_END}", "[phone]"),
-        # Ranges such as 500-1000 have this form as well; few telephone numbers end in 00.
-        (rf"{_LEFT}[2-9]\d\d-(?!\d\d00)\d{{4}}{_RIGHT}", "[phone]"),
-        (rf"{_LEFT}\d{{12,}}+[xX]?{_RIGHT}|{_LEFT}\d{{3}}-\d\d-\d{{4}}{_RIGHT}", "[number]"),
-        (rf"{_LEFT}(?!(?:(?:19|20)\d\d[ -]){{3}})\d{{4}}(?:[ -]\d{{4}}){{3}}{_RIGHT}", "[number]"),
-        (rf"{_LEFT}\d{{4}}[ -]\d{{6}}[ -]\d{{5}}{_RIGHT}", "[number]"),
-        (
-            rf"((?:我的名字[叫是]|我名?叫[做作]?)\s*)(?:{_SURNAME}(?:[{_HAN}]{{1,2}}?(?![{_HAN}])|[{_HAN}]{{1,2}}?"
-            rf"(?=[今是来在的从很也和我你住])|[{_HAN}]{{1,2}})|[A-Za-z]+(?: [A-Z][a-z]+)*)",
-            r"\1[name]",
-        ),
-    )
-)
-_MY_NAME = rf"(?i:my{_BLANK}+name(?:['’]s|{_BLANK}+is){_BLANK}+)"
-_I_AM_CALLED = rf"(?i:I(?:['’]m|{_BLANK}+am){_BLANK}+called{_BLANK}+)"
-_TITLED = rf"(?:[Mm]rs?|[Mm]s|Mx|[Dd]r|[Pp]rof)(?:\.{_BLANK}*+|{_BLANK}++)"
-_CAPITALISED = tuple(
-    re.compile(rf"\b({lead})({_NAME}(?:{_BLANK}{_NAME}){{0,2}})") for lead in (_TITLED, _MY_NAME, _I_AM_CALLED)
-)
-# In small letters: one word alone, in front of a mark or the end.
-_SMALL = re.compile(rf"\b({_MY_NAME})(?!(?i:mrs?|ms|mx|dr|prof|not|what)\b){_NAME}(?={_BLANK}*+(?:[,.!?;，。！？\n]|$|and\b))")
-_NO_NAME = re.compile("mrs?|ms|mx|dr|prof|not|what|i", re.IGNORECASE)
-
-
-def _hide(text: str) -> str:
-    for pattern, replacement in _ADDRESSES:
-        text = pattern.sub(replacement, text)
-    pieces, done, start = [], 0, 0
-    while found := _IBAN.search(text, start):
-        end = _iban_end(text, found)
-        if end:
-            pieces += [text[done : found.start()], "[number]"]
-            done = end
-        start = end or found.start() + 1
-    text = "".join([*pieces, text[done:]])
-    for number, hidden in (*_NUMBERS, *_HIDDEN):
-        text = number.sub(hidden, text)
-    for lead in _CAPITALISED:
-        text = lead.sub(_hide_capitalised, text)
-    return _SMALL.sub(r"\1[name]", text)
-
-
-def _hide_capitalised(found: re.Match[str]) -> str:
-    end = 0
-    for word in re.finditer(r"\S+", found[2]):
-        if not word[0][0].isupper() or _NO_NAME.fullmatch(re.split("['’.]", word[0])[0]):
-            break
-        end = word.end()
-    return found[1] + "[name]" * bool(end) + found[2][end:]

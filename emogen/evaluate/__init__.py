@@ -1,22 +1,16 @@
 """Scores of generated text, each with its interval and its signature. Needs neither torch nor transformers."""
 
 from emogen.evaluate.attribution import Attribution, Word, log_odds, shapley_words
+from emogen.evaluate.correction import corrected_accuracy, corrected_shares
 from emogen.evaluate.distribution import frechet, mauve
 from emogen.evaluate.diversity import (
     Lengths,
-    Seen,
-    backward_bleu,
     commonest,
-    copied,
     distinct,
     distinct_corrected,
-    forward_bleu,
     length_distribution,
     mean_length,
     ngram_entropy,
-    novelty,
-    seen_in_training,
-    self_bleu,
     unique,
 )
 from emogen.evaluate.emotion import (
@@ -26,8 +20,6 @@ from emogen.evaluate.emotion import (
     agreement,
     calibration_error,
     confusion,
-    corrected_accuracy,
-    corrected_shares,
     emotion_accuracy,
     emotion_f1,
     judged_labels,
@@ -40,6 +32,7 @@ from emogen.evaluate.overlap import bleu, chrf, rouge, sentence_bleu, sentence_c
 from emogen.evaluate.report import Report, as_json, as_markdown, as_table
 from emogen.evaluate.resampling import CountStatistic, SumStatistic, bootstrap_interval, reservoir
 from emogen.evaluate.score import Score
+from emogen.evaluate.set_bleu import backward_bleu, forward_bleu, self_bleu
 from emogen.evaluate.significance import (
     Comparison,
     SeedSpread,
@@ -50,6 +43,7 @@ from emogen.evaluate.significance import (
     paired_bootstrap,
 )
 from emogen.evaluate.similarity import bertscore, sentence_similarity
+from emogen.evaluate.training_overlap import Seen, copied, novelty, seen_in_training
 from emogen.text.words import words
 
 __all__ = [

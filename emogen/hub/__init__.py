@@ -6,7 +6,8 @@
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from emogen.hub.config import MODEL_TYPE, EmogenConfig
-from emogen.hub.model import EmogenForCausalLM, EmogenTokenizer
+from emogen.hub.model import EmogenForCausalLM
+from emogen.hub.tokenizer import EmogenTokenizer
 
 __all__ = ["EmogenConfig", "EmogenForCausalLM", "EmogenTokenizer"]
 

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import huggingface_hub
 import torch
-from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizer
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.hub import cached_file
 
-from emogen.checkpoint.folder import HEAD_FILE, read_description, read_head
+from emogen.checkpoint.folder import HEAD_FILE, read_head
 from emogen.decoding.calibration import CALIBRATION_FILE, read_calibration
 from emogen.decoding.control import Control
 from emogen.decoding.controllers import of_tokens, refuse_unserved
 from emogen.emotions.labels import Emotion, no_emotion
-from emogen.errors import EmogenError, SettingsError
-from emogen.hub.card import complete_card
+from emogen.errors import SettingsError
 from emogen.hub.config import EmogenConfig
 from emogen.hub.logits_processors import (
     Asked,
@@ -39,34 +33,17 @@ from emogen.hub.logits_processors import (
     refuse_mismatch,
     unpack_steering,
 )
+from emogen.hub.tokenizer import TOKENIZER_FILE
 from emogen.models.generator import Generator, GeneratorConfig
 from emogen.models.head import EmotionHead
-from emogen.pretrained.base_files import first_line
-from emogen.text.tokenizer import BOS, EOS, PAD, TURN, UNKNOWN, load_tokenizer
+from emogen.text.tokenizer import BOS, EOS, PAD, TURN, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-_TOKENIZER_FILE = "tokenizer.model"
 _IGNORED = -100
 _ROOM = 64
-_KEPT_HOME = ("train_state.pt", "log.jsonl", ".*", "*/.*", "warm-start/*", "*.part")
 
-# Content is a text or a list of parts; a message that has none, as one of a refusal or of a call, is left out.
-_CHAT_TEMPLATE = (
-    "{% macro said(message) %}"
-    "{% set content = message['content'] if message['content'] is defined else message['refusal'] %}"
-    "{% if content is string %}{{ content }}{% else %}{% for part in content %}"
-    "{% if part['type'] in ('text', 'refusal') %}{{ part[part['type']] }}"
-    "{% else %}{{ raise_exception('this model reads parts of type text alone, not ' ~ part['type']) }}{% endif %}"
-    "{% endfor %}{% endif %}{% endmacro %}"
-    "{% for message in messages if message['content'] is defined or message['refusal'] is defined %}"
-    "{% if loop.last and message['role'] == 'assistant' and not add_generation_prompt %}"
-    "{{ bos_token + said(message) + eos_token }}"
-    "{% else %}{{ said(message) + '<turn>' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ bos_token }}{% endif %}"
-)
 # Of `generate` of Transformers, which hands them on to every model; what becomes of positions is said by the mask.
 _NOT_FOR_FORWARD = ("tokenizer", "assistant_tokenizer", "position_ids")
 _WAY_OUT = (
@@ -443,11 +420,11 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         if is_main_process:
             folder = Path(save_directory)
             place = self.config.name_or_path
-            if place and not (folder / _TOKENIZER_FILE).exists():
-                found = cached_file(place, _TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, local_files_only=True)
+            if place and not (folder / TOKENIZER_FILE).exists():
+                found = cached_file(place, TOKENIZER_FILE, _raise_exceptions_for_missing_entries=False, local_files_only=True)
                 if found:
                     folder.mkdir(parents=True, exist_ok=True)
-                    load_tokenizer(Path(found)).save(folder / _TOKENIZER_FILE)
+                    load_tokenizer(Path(found)).save(folder / TOKENIZER_FILE)
         super().save_pretrained(save_directory, is_main_process, named, **options)
 
 
@@ -472,154 +449,3 @@ def _refuse_malformed(tokens: Tensor, must_begin: bool) -> None:
     if must_begin and not bool(is_start.any(1).all()):
         row = int((~is_start.any(1)).nonzero()[0])
         raise SettingsError(f"row {row} of input_ids holds no <s>, behind which a reply stands; {_WAY_OUT}")
-
-
-class EmogenTokenizer(PreTrainedTokenizer):
-    """The SentencePiece tokenizer of a checkpoint as a tokenizer of Transformers, with the same ids.
-
-    A text is a context: `tokenizer("Hello.")` is `Hello. TURN BOS`, behind which the model writes its reply; an empty text is
-    BOS alone. A pair is a context and its reply, `context TURN BOS reply EOS`, as a row of training is. Several utterances go
-    through `apply_chat_template`. Special tokens that are written out in a text (`<s>`) are text, unless
-    `add_special_tokens=False` says that the caller has put them there.
-    """
-
-    vocab_files_names = {"vocab_file": _TOKENIZER_FILE}  # noqa: RUF012
-    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
-    padding_side = "left"
-
-    def __init__(self, vocab_file: str, **options: Any) -> None:
-        """Read a `tokenizer.model`; `options` as in Transformers."""
-        self._text = load_tokenizer(Path(vocab_file))
-        names = SentencePieceProcessor(model_file=str(vocab_file))
-        self._pieces = [names.id_to_piece(number) for number in range(self._text.vocabulary)]
-        self._ids = {piece: number for number, piece in enumerate(self._pieces)}
-        special = {"pad_token": PAD, "unk_token": UNKNOWN, "bos_token": BOS, "eos_token": EOS}
-        options = {name: self._pieces[number] for name, number in special.items()} | options
-        options.setdefault("extra_special_tokens", [self._pieces[TURN]])
-        options.setdefault("chat_template", _CHAT_TEMPLATE)
-        super().__init__(**options)  # type: ignore[no-untyped-call]
-
-    @property
-    def vocab_size(self) -> int:
-        """Return the number of ids, special and byte ids included."""
-        return len(self._pieces)
-
-    def get_vocab(self) -> dict[str, int]:
-        """Return ids by piece."""
-        return self._ids | self._added_tokens_encoder
-
-    def _encode_plus(self, text: Any, *arguments: Any, **options: Any) -> Any:
-        if options.get("add_special_tokens", True):
-            options["split_special_tokens"] = True
-        return super()._encode_plus(text, *arguments, **options)
-
-    def tokenize(self, text: str, **options: Any) -> list[str]:  # type: ignore[override]
-        """Tokenize as Transformers does; tokens that were added are found also where special ones are text."""
-        added = [re.escape(token.content) for token in self._added_tokens_decoder.values() if not token.special]
-        parts = re.split(f"({'|'.join(sorted(added, key=len, reverse=True))})", text) if added else [text]
-        pieces: list[str] = []
-        for at, part in enumerate(parts):
-            pieces += [part] if at % 2 else super().tokenize(part, **options)
-        return pieces
-
-    def _tokenize(self, text: str, **_: Any) -> list[str]:
-        return [self._pieces[number] for number in self._text.encode(text)]
-
-    def _convert_token_to_id(self, token: str) -> int:
-        return self._ids.get(token, UNKNOWN)
-
-    def _convert_id_to_token(self, index: int) -> str:
-        return self._pieces[index]
-
-    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """Return the text of pieces; special tokens and added ones stand for themselves."""
-        whole = self._added_tokens_encoder.keys() | set(self.all_special_tokens)
-        runs = groupby(tokens, whole.__contains__)
-        return "".join("".join(run) if apart else self._text.decode(map(self._convert_token_to_id, run)) for apart, run in runs)
-
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """Return tokens beside a text, TURN and BOS, or beside a pair, with EOS."""
-        return 3 if pair else 2
-
-    def truncate_sequences(
-        self, ids: list[int], pair_ids: list[int] | None = None, num_tokens_to_remove: int = 0, *arguments: Any, **options: Any
-    ) -> tuple[list[int], list[int], list[int]]:
-        """Truncate as Transformers does; behind an empty context stands no TURN, so one token more has room."""
-        surplus = num_tokens_to_remove if ids else num_tokens_to_remove - 1
-        shortened: tuple[list[int], list[int], list[int]] = super().truncate_sequences(
-            ids, pair_ids, surplus, *arguments, **options
-        )
-        return shortened
-
-    def build_inputs_with_special_tokens(self, token_ids_0: list[int], token_ids_1: list[int] | None = None) -> list[int]:
-        """Return a context with what stands behind it, and its reply where there is one."""
-        prompt = [*token_ids_0, TURN, BOS] if token_ids_0 else [BOS]
-        return prompt if token_ids_1 is None else [*prompt, *token_ids_1, EOS]
-
-    def get_special_tokens_mask(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
-    ) -> list[int]:
-        """Return 1 for each special token of a row, else 0."""
-        row = token_ids_0 if already_has_special_tokens else self.build_inputs_with_special_tokens(token_ids_0, token_ids_1)
-        return [int(number in self.all_special_ids) for number in row]
-
-    def apply_chat_template(self, conversation: Any, *arguments: Any, **options: Any) -> Any:
-        """Format messages as Transformers does: every message is an utterance, whatever its role; special tokens in messages are text.
-
-        A text, which `tokenize=False` gives, cannot tell them apart.
-        """
-        given = inspect.signature(super().apply_chat_template).bind(conversation, *arguments, **options).arguments
-        if (
-            given.get("tokenize", True)
-            and not given.get("return_assistant_tokens_mask")
-            and "sanitize_control_tokens" not in given
-        ):
-            options["sanitize_control_tokens"] = True
-        return super().apply_chat_template(conversation, *arguments, **options)
-
-    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
-        """Write `tokenizer.model`."""
-        path = Path(save_directory) / (f"{filename_prefix}-{_TOKENIZER_FILE}" if filename_prefix else _TOKENIZER_FILE)
-        self._text.save(path)
-        return (str(path),)
-
-
-def publish(
-    folder: str | PathLike[str],
-    repo: str,
-    *,
-    licence: str | None = None,
-    languages: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    private: bool = False,
-) -> str:
-    """Upload a checkpoint's folder to the Hugging Face hub, once its model card names licence, languages and datasets.
-
-    Args:
-        folder: of a checkpoint, whatever its kind. A missing README.md is written there, from a template and train.json.
-        repo: OWNER/NAME; made where there is none.
-        licence: of the weights, as the hub names it (`cc-by-nc-4.0`). This and the next two go into the card's header, in place
-            of what stands there; empty ones leave it as it is.
-        languages: of the texts, as codes (`en`, `zh`).
-        datasets: that the model was trained on.
-        private: whether others must not see a repository that is made.
-
-    Returns:
-        The address of the repository.
-
-    Raises:
-        CheckpointError: no checkpoint there.
-        SettingsError: a card that does not name all three.
-        EmogenError: the hub refused or cannot be reached.
-    """
-    place = Path(folder)
-    read_description(place)
-    complete_card(place, repo, {"license": licence, "language": list(languages), "datasets": list(datasets)})
-    try:
-        address = huggingface_hub.create_repo(repo, private=private, exist_ok=True)
-        huggingface_hub.upload_folder(repo_id=repo, folder_path=place, ignore_patterns=list(_KEPT_HOME))
-    except Exception as error:
-        raise EmogenError(
-            f"{repo}: cannot be uploaded ({first_line(error)}); check the name, and log in with `hf auth login`"
-        ) from None
-    return str(address)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from emogen.checkpoint import finding
 from emogen.checkpoint import model as checkpoint
 from emogen.cli import _COMMANDS, decoding, main, sampling
 from emogen.emotions.labels import EKMAN
@@ -765,13 +766,11 @@ def test_a_reply_is_a_sample_with_context(emogen, tiny_checkpoint):
 
 def test_the_model_that_nobody_named_is_said(emogen, tiny_checkpoint, monkeypatch):
     """The adapter where its base is at hand; else the small model, with the command that brings the base."""
-    monkeypatch.setattr(checkpoint, "CHECKPOINTS", tiny_checkpoint / "none")
-    monkeypatch.setattr(checkpoint, "best_shipped", lambda: tiny_checkpoint)
-    monkeypatch.setattr(
-        checkpoint, "shipped_folder", {"default": tiny_checkpoint, checkpoint.ADAPTER: tiny_checkpoint / "none"}.get
-    )
+    monkeypatch.setattr(finding, "CHECKPOINTS", tiny_checkpoint / "none")
+    monkeypatch.setattr(finding, "best_shipped", lambda: tiny_checkpoint)
+    monkeypatch.setattr(finding, "shipped_folder", {"default": tiny_checkpoint, finding.ADAPTER: tiny_checkpoint / "none"}.get)
     assert emogen("sample", "--emotion", "joy")[2] == f"emogen: writing with {tiny_checkpoint.name}\n"
-    monkeypatch.setattr(checkpoint, "better_than", lambda folder: "emogen pull tiny")
+    monkeypatch.setattr(finding, "better_than", lambda folder: "emogen pull tiny")
     line = f"emogen: writing with {tiny_checkpoint.name}; for better texts: emogen pull tiny\n"
     assert emogen("reply", "Hello.")[2] == line
 

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from emogen.checkpoint import finding
 from emogen.checkpoint import model as checkpoint
 from emogen.checkpoint.folder import save_classifier
 from emogen.checkpoint.model import load
@@ -213,7 +214,7 @@ def test_rerank_takes_a_guide(emogen, model, guide):
 
 
 def test_the_recogniser_that_ships_is_the_guide_by_default(emogen, model, guide, monkeypatch):
-    monkeypatch.setattr(checkpoint, "shipped", {"recognizer": guide}.__getitem__)
+    monkeypatch.setattr(finding, "shipped_folder", {"recognizer": guide}.__getitem__)
     named = sampled(emogen, model, "--control", "rerank:3", "--guide", guide)
     assert sampled(emogen, model, "--control", "rerank:3") == named
 

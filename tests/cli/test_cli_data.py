@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from emogen.cli.data import data
 from emogen.cli.reading import reading_options
-from emogen.data.exchange import Columns, Reading, read_exchanges
+from emogen.data.columns import Columns
+from emogen.data.exchange import Reading, read_exchanges
 from emogen.emotions.labels import GOEMOTIONS, LabelSet
 from emogen.errors import DataError, SettingsError
 

@@ -440,7 +440,8 @@ def test_python_of_the_guide_runs(code, monkeypatch, capsys):
 
 def test_the_guide_names_every_option_and_every_score():
     from emogen.cli.evaluating import evaluate_command
-    from emogen.evaluate.suite import Options, Resources, System, plan_scores
+    from emogen.evaluate.inputs import Options, Resources, System
+    from emogen.evaluate.suite import plan_scores
 
     assert {name for option in evaluate_command.params for name in option.opts if name.startswith("--")} <= set(
         re.findall(r"--[a-z-]+", GUIDE)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from emogen.data import corpora
-from emogen.data.corpora import CORPORA, Corpus, Source, corpus_named, data_folder, exchanges, fetch, locate, resolve
+from emogen.data import corpora, fetching
+from emogen.data.corpora import CORPORA, Corpus, Source, corpus_named, data_folder, locate, resolve
 from emogen.data.exchange import Exchange, Reading, read_exchanges
+from emogen.data.fetching import exchanges, fetch
 from emogen.emotions.labels import EKMAN, EMPATHETIC, GOEMOTIONS, blend
 from emogen.errors import DataError
 
@@ -287,7 +288,7 @@ def test_a_gzipped_file_that_is_too_large_or_broken_is_told(tmp_path: Path, monk
     with pytest.raises(DataError, match=r"image_coco\.txt\.gz: cannot be read"):
         fetch(corpus_named("image_coco"), from_folder=raw)
     (raw / "image_coco.txt.gz").write_bytes(gzip.compress(b"a boat\n" * 100))
-    monkeypatch.setattr(corpora, "_MAX_MEMBER", 600)
+    monkeypatch.setattr(fetching, "_MAX_MEMBER", 600)
     with pytest.raises(DataError, match=r"image_coco\.txt\.gz: 601 bytes is too large"):
         fetch(corpus_named("image_coco"), from_folder=raw)
 

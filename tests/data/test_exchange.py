@@ -17,17 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emogen.data.exchange import (
-    Columns,
-    Exchange,
-    Problem,
-    Reading,
-    as_json,
-    infer_labels,
-    read_exchanges,
-    scan,
-    write_exchanges,
-)
+from emogen.data.columns import Columns
+from emogen.data.exchange import Exchange, Problem, Reading, as_json, infer_labels, read_exchanges, scan, write_exchanges
 from emogen.emotions.labels import EKMAN, GOEMOTIONS, Emotion, LabelSet, blend, mixture
 from emogen.errors import DataError, EmogenError
 

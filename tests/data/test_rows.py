@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emogen.data.rows import Problem, Row, detect_layout, find_column, guess_encoding, read_lines, read_rows
+from emogen.data.encodings import guess_encoding
+from emogen.data.rows import Problem, Row, detect_layout, find_column, read_lines, read_rows
 from emogen.errors import DataError, SettingsError
 
 CHINESE = "老板今天又让我们加班，真的很累。外面下着大雨，我忘了带伞，只好跑回家。"

@@ -15,10 +15,10 @@ from emogen.decoding.postprocessing import (
     detokenise,
     fix_spacing,
     parse_postprocessing,
-    personal,
     repeats,
     sentence,
 )
+from emogen.decoding.privacy import personal
 from emogen.errors import SettingsError
 
 UNTIMED = settings(deadline=None, max_examples=100)

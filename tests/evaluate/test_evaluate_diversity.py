@@ -16,28 +16,20 @@ from nltk.util import ngrams
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate import commonest, distinct, score, self_bleu, unique, words
 from emogen.evaluate.diversity import (
-    backward_bleu,
-    backward_bleu_tally,
     commonest_pool,
-    copied,
-    copied_tally,
     distinct_corrected,
     distinct_corrected_pool,
     distinct_pool,
-    forward_bleu,
-    forward_bleu_tally,
     length_distribution,
     mean_length,
     mean_length_tally,
     ngram_entropy,
     ngram_entropy_pool,
-    novelty,
-    novelty_tally,
-    seen_in_training,
-    self_bleu_tally,
     unique_pool,
 )
 from emogen.evaluate.resampling import reservoir
+from emogen.evaluate.set_bleu import backward_bleu, backward_bleu_tally, forward_bleu, forward_bleu_tally, self_bleu_tally
+from emogen.evaluate.training_overlap import copied, copied_tally, novelty, novelty_tally, seen_in_training
 
 TEXT = st.lists(st.sampled_from(["a", "b", "c", "我", "爱", "!", "🙂"]), max_size=9).map(" ".join)
 TEXTS = st.lists(TEXT, min_size=2, max_size=7)

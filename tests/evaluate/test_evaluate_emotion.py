@@ -12,6 +12,7 @@ from scipy import stats
 
 from emogen.errors import DataError, UndefinedScoreError
 from emogen.evaluate import bootstrap_interval
+from emogen.evaluate.correction import corrected_accuracy, corrected_shares
 from emogen.evaluate.emotion import (
     Confusion,
     agreement,
@@ -19,8 +20,6 @@ from emogen.evaluate.emotion import (
     calibration_error_tally,
     checked_probabilities,
     confusion,
-    corrected_accuracy,
-    corrected_shares,
     emotion_accuracy,
     emotion_accuracy_tally,
     emotion_f1,

@@ -11,21 +11,12 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.distribution import frechet
-from emogen.evaluate.diversity import distinct, novelty
+from emogen.evaluate.diversity import distinct
 from emogen.evaluate.emotion import Confusion, emotion_accuracy, emotion_f1
+from emogen.evaluate.inputs import Encoding, Fluency, Judging, Options, Resources, System
 from emogen.evaluate.similarity import bertscore
-from emogen.evaluate.suite import (
-    Encoding,
-    Fluency,
-    Judging,
-    Options,
-    Resources,
-    System,
-    compare,
-    evaluate,
-    evaluate_texts,
-    plan_scores,
-)
+from emogen.evaluate.suite import compare, evaluate, evaluate_texts, plan_scores
+from emogen.evaluate.training_overlap import novelty
 
 TEXTS = [f"the {('cat', 'dog', 'old man')[n % 3]} sat on {('a', 'the')[n % 2]} mat {n % 7} times ." for n in range(60)]
 REFERENCES = [[f"the {('cat', 'bird')[n % 2]} sat on the mat {n % 5} times .", "a cat sat ."] for n in range(60)]
@@ -120,8 +111,8 @@ def test_streams_give_what_lists_give():
 
 def test_more_texts_than_a_chunk_are_one_tally(monkeypatch):
     """Equal to the metrics on whole lists, number of texts in the signature included."""
-    monkeypatch.setattr("emogen.evaluate.suite._CHUNK", 7)
-    monkeypatch.setattr("emogen.evaluate.suite._JUDGED_AT_ONCE", 11)
+    monkeypatch.setattr("emogen.evaluate.tasks._CHUNK", 7)
+    monkeypatch.setattr("emogen.evaluate.tasks._JUDGED_AT_ONCE", 11)
     scores = evaluate_texts(TEXTS, target=ASKED, means=Resources(judges=(judge(),)))
     judged = [LABELS[row.argmax()] for row in judge().probabilities(TEXTS)]
     assert scores["emotion_f1"].value == pytest.approx(emotion_f1(ASKED, judged, LABELS).value)

@@ -100,7 +100,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    from emogen.hub.model import EmogenTokenizer
+    from emogen.hub.tokenizer import EmogenTokenizer
 
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
     TOKENIZER.save(path)
@@ -797,7 +797,7 @@ def test_a_missing_card_is_written_from_the_template(tiny_checkpoint, tmp_path, 
     """All that the folder knows of itself, a header that YAML reads, and nothing private goes out."""
     import huggingface_hub
 
-    from emogen.hub.model import publish
+    from emogen.hub.upload import publish
 
     place = Path(shutil.copytree(tiny_checkpoint, tmp_path / "lm"))
     (place / "README.md").unlink()
@@ -823,7 +823,7 @@ def test_the_code_of_a_card_runs(folder, tmp_path, hub, monkeypatch, capsys):
     """On the folder in place of the hub."""
     import huggingface_hub
 
-    from emogen.hub.model import publish
+    from emogen.hub.upload import publish
 
     place = Path(shutil.copytree(folder, tmp_path / "lm"))
     publish(place, "me/lm", **GIVEN)
@@ -839,7 +839,7 @@ def test_a_card_that_stands_there_is_kept(folder, tmp_path, hub):
     """Its text stays; what is given goes into its header."""
     import huggingface_hub
 
-    from emogen.hub.model import publish
+    from emogen.hub.upload import publish
 
     place = Path(shutil.copytree(folder, tmp_path / "lm"))
     card = place / "README.md"
@@ -857,7 +857,7 @@ def test_a_card_that_stands_there_is_kept(folder, tmp_path, hub):
 
 
 def test_a_card_without_licence_goes_nowhere(folder, tmp_path, hub):
-    from emogen.hub.model import publish
+    from emogen.hub.upload import publish
 
     place = Path(shutil.copytree(folder, tmp_path / "lm"))
     with pytest.raises(SettingsError, match=r"README.md: its header names no license, no datasets; write them there, or pass "):
@@ -867,7 +867,7 @@ def test_a_card_without_licence_goes_nowhere(folder, tmp_path, hub):
 
 
 def test_a_classifiers_card(tmp_path, hub):
-    from emogen.hub.model import publish
+    from emogen.hub.upload import publish
 
     save_classifier(tmp_path, LABELS, Classifier(ClassifierConfig(emotions=3)))
     publish(tmp_path, "me/judge", **GIVEN)
@@ -878,7 +878,7 @@ def test_a_classifiers_card(tmp_path, hub):
 def test_a_hub_that_refuses(folder, tmp_path, hub, monkeypatch):
     import huggingface_hub
 
-    from emogen.hub.model import publish
+    from emogen.hub.upload import publish
 
     def refuse(*_, **__):
         raise OSError("no route\nto host")

@@ -17,6 +17,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from emogen.checkpoint import finding
 from emogen.checkpoint import model as checkpoint
 from emogen.checkpoint.model import load
 from emogen.data.exchange import Reading
@@ -361,13 +362,13 @@ def test_another_or_missing_base_is_refused(adapter, tiny_base, tmp_path):
 
 def test_an_adapter_that_ships_is_taken_where_its_base_is_at_hand(adapter, tiny_checkpoint, monkeypatch):
     folders = {"default": tiny_checkpoint, checkpoint.ADAPTER: adapter}
-    monkeypatch.setattr(checkpoint, "shipped", folders.get)
-    assert (checkpoint.best_shipped(), checkpoint.better_than(adapter)) == (adapter, "")
+    monkeypatch.setattr(finding, "shipped_folder", folders.get)
+    assert (finding.best_shipped(), finding.better_than(adapter)) == (adapter, "")
     path = adapter / "config.json"
     content = json.loads(path.read_text())
     content["model"]["adapter"]["base"] = "smollm2"
     path.write_text(json.dumps(content))
-    assert (checkpoint.best_shipped(), checkpoint.better_than(tiny_checkpoint)) == (tiny_checkpoint, "emogen pull smollm2")
+    assert (finding.best_shipped(), finding.better_than(tiny_checkpoint)) == (tiny_checkpoint, "emogen pull smollm2")
 
 
 def test_rows_longer_than_the_base_reads_are_refused(tiny_base, rows_file, tmp_path):

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 import emogen
+from emogen.checkpoint import finding, folder
 from emogen.checkpoint import model as checkpoint
 from emogen.checkpoint.finding import find_checkpoint, mark_latest, shipped_folder
 from emogen.checkpoint.folder import describe, read_description, read_weights, save_head, save_model
@@ -181,7 +182,7 @@ def test_replies_need_an_emotion_each(tiny_checkpoint):
 def test_argument_then_environment_then_latest_then_the_one_that_ships(elsewhere, tiny_checkpoint, monkeypatch):
     names = ("argument", "environment", "checkpoints/mine", "package/checkpoints/default")
     argument, environment, mine, default = (Path(shutil.copytree(tiny_checkpoint, elsewhere / name)) for name in names)
-    monkeypatch.setattr(checkpoint, "shipped", lambda name: elsewhere / "package/checkpoints" / name)
+    monkeypatch.setattr(finding, "shipped_folder", lambda name: elsewhere / "package/checkpoints" / name)
     assert find_checkpoint() == default
     mark_latest(Path("checkpoints/mine"))
     assert find_checkpoint().resolve() == mine
@@ -201,7 +202,7 @@ def test_only_folders_under_checkpoints_become_the_latest(elsewhere):
 
 
 def test_a_model_that_ships_lies_in_the_package_or_beside_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "emogen" / "checkpoint.py"))
+    monkeypatch.setattr(finding, "__file__", str(tmp_path / "emogen" / "checkpoint" / "finding.py"))
     assert shipped_folder("default") == tmp_path / "checkpoints" / "default"
     (tmp_path / "emogen" / "checkpoints" / "default").mkdir(parents=True)
     assert shipped_folder("default") == tmp_path / "emogen" / "checkpoints" / "default"
@@ -244,11 +245,11 @@ def allocation_that_fails():
     ("spoilt", "error", "words"),
     [
         (
-            (checkpoint, "read_bytes"),
+            (folder, "read_bytes"),
             PermissionError(errno.EACCES, "Permission denied"),
             "cannot be opened (Permission denied); ",
         ),
-        ((checkpoint, "read_bytes"), OSError(errno.EIO, "Input/output error"), "cannot be opened (Input/output error); "),
+        ((folder, "read_bytes"), OSError(errno.EIO, "Input/output error"), "cannot be opened (Input/output error); "),
         ((safetensors.torch, "load"), MemoryError(), "there is not enough memory to read its 0 MB"),
         ((safetensors.torch, "load"), torch.OutOfMemoryError("CUDA out of memory"), "there is not enough memory"),
         ((safetensors.torch, "load"), allocation_that_fails(), "there is not enough memory"),

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from emogen.checkpoint.finding import CHECKPOINTS
-from emogen.data.exchange import Columns, Reading
+from emogen.data.columns import Columns
+from emogen.data.exchange import Reading
 from emogen.emotions.labels import LabelSet
 from emogen.errors import CheckpointError, EmogenError
 from emogen.files import read_json, write_text

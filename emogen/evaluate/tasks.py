@@ -1,0 +1,530 @@
+"""The scores that an evaluation can compute, each with what it needs."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import chain, combinations
+
+import numpy as np
+
+from emogen.emotions.labels import LabelSet
+from emogen.errors import DataError, SettingsError, UndefinedScoreError
+from emogen.evaluate import diversity, fluency, overlap, set_bleu, training_overlap
+from emogen.evaluate.correction import corrected_accuracy
+from emogen.evaluate.distribution import frechet, mauve
+from emogen.evaluate.emotion import (
+    Confusion,
+    agreement_tally,
+    confusion,
+    emotion_accuracy_tally,
+    emotion_f1_tally,
+    judged_labels,
+    kappa_tally,
+)
+from emogen.evaluate.inputs import Encoding, Fluency, Judging, Options, Resources, System, Vectors, Watch
+from emogen.evaluate.lexicon import polarity_agreement_tally
+from emogen.evaluate.resampling import CountStatistic, SumStatistic, added_up, reservoir
+from emogen.evaluate.score import Score, align, in_batches, require_items
+from emogen.evaluate.similarity import (
+    Match,
+    best_match,
+    checked_tokens,
+    mean_match_tally,
+    sentence_similarity_tally,
+)
+
+_JUDGED_AT_ONCE = 512
+
+
+_SHOWN_LABELS = 9
+
+
+_SCORED_AT_ONCE = 256
+
+
+_CHUNK = 8192
+
+
+_DISTINCT_SAMPLE = 1000
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A score by its name, and what it was computed from."""
+
+    name: str
+    score: Score
+    basis: SumStatistic | CountStatistic | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An even sample of texts, and how many there were."""
+
+    texts: list[str]
+    seen: int
+
+    @property
+    def mark(self) -> str:
+        """Return what a signature says of the sample; nothing where it holds everything."""
+        return f"|seen:{self.seen}" if self.seen > len(self.texts) else ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some metrics that are computed together.
+
+    Attributes:
+        names: of the scores.
+        run: computes them.
+    """
+
+    names: tuple[str, ...]
+    run: Callable[[], Iterable[Measure]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One system with all that it is scored with, and what is found on the way."""
+
+    system: System
+    means: Resources
+    options: Options
+    watch: Watch
+    notes: list[str] = field(default_factory=list)
+    confusions: dict[str, Confusion] = field(default_factory=dict)
+
+    @property
+    def real(self) -> Iterable[str] | None:
+        """Real texts that belong to no text in particular."""
+        references = self.system.references
+        return self.means.real if self.means.real is not None or references is None else _Flat(references)
+
+    @cached_property
+    def drawn(self) -> Drawn:
+        """Return a sample of the texts."""
+        drawn = Drawn(*self.sample(self.system.texts, "texts"))
+        require_items(drawn.texts, "texts")
+        if drawn.mark:
+            self.notes.append(_sampled_note(f"{self.system.name}: diversity, distribution and fluency", drawn))
+        return drawn
+
+    @cached_property
+    def drawn_real(self) -> Drawn:
+        """Return a sample of the real texts."""
+        drawn = Drawn(*self.sample(self.real or (), "real texts"))
+        require_items(drawn.texts, "real texts")
+        if drawn.mark:
+            self.notes.append(_sampled_note("real texts", drawn))
+        return drawn
+
+    @cached_property
+    def drawn_references(self) -> list[list[str]]:
+        """Return the references of the sampled texts: the same seed and number draw the same places."""
+        listed = map(json.dumps, self.system.references or ())
+        return list(map(json.loads, self.sample(listed, "references")[0]))
+
+    @cached_property
+    def drawn_asked(self) -> list[str]:
+        """Return what was asked for in the sampled texts."""
+        return self.sample(self.system.target or (), "emotions")[0]
+
+    @cached_property
+    def paired(self) -> _Paired:
+        """Return what the encoder says of the sampled texts and their references."""
+        if self.means.encoder is None:
+            raise SettingsError("an encoder is needed to compare texts with references")
+        return _embed_pairs(self, self.means.encoder)
+
+    def sample(self, texts: Iterable[str], what: str) -> tuple[list[str], int]:
+        """Sample as `reservoir` does, watched."""
+        return reservoir(self.watch(texts, what, None), self.options.sample, self.options.seed)
+
+    def watch_texts(self, what: str) -> Iterable[str]:
+        """Return all texts."""
+        return self.watch(self.system.texts, what, self.drawn.seen)
+
+    def measure(self, name: str, basis: SumStatistic | CountStatistic, mark: str = "") -> Measure:
+        """Return the score of a basis whose signature gets a mark."""
+        signed = replace(basis, signature=basis.signature + mark)
+        return Measure(name, signed.score(self.options.seed), signed)
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """All references one after another."""
+
+    references: Iterable[Sequence[str]]
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self.references)
+
+
+def _sampled_note(what: str, drawn: Drawn) -> str:
+    return f"{what}: an even sample of {len(drawn.texts):,} of {drawn.seen:,} texts; --sample changes that"
+
+
+def list_tasks(job: Job) -> list[Task]:
+    """Return the tasks in the order in which the scores are shown."""
+    return [
+        *(_overlap_tasks(job) if job.system.references is not None else []),
+        *_diversity_tasks(job),
+        *_training_tasks(job),
+        *_distribution_tasks(job),
+        *_fluency_tasks(job),
+        *_emotion_tasks(job),
+    ]
+
+
+def run_task(task: Task, notes: list[str]) -> list[Measure]:
+    """Return what a task finds; a note where these texts do not allow its metrics. Mistakes in the data remain errors."""
+    try:
+        return list(task.run())
+    except UndefinedScoreError as reason:
+        notes.append(f"{', '.join(task.names)} left out: {reason}")
+        return []
+
+
+def _overlap_tasks(job: Job) -> list[Task]:
+    language, lowercase = job.options.language, job.options.lowercase
+    references = job.system.references or ()
+
+    def single(name: str, tally: Callable[..., SumStatistic], *more: bool) -> Task:
+        def run() -> Iterator[Measure]:
+            yield job.measure(name, tally(job.watch_texts(name), references, language, *more))
+
+        return Task((name,), run)
+
+    def bleu() -> Iterator[Measure]:
+        job.notes.extend(filter(None, [overlap.tokenisation_note(references, language)]))
+        shown, basis = overlap.bleu_tallies(job.watch_texts("bleu"), references, language, lowercase)
+        if not overlap.has_four_tokens(shown):
+            job.notes.append("bleu: no text has four tokens; it compares the shorter n-grams that there are (eff:yes)")
+            shown = basis
+        yield Measure("bleu", shown.score(job.options.seed), basis)
+
+    def rouge() -> Iterator[Measure]:
+        for name, tally in overlap.rouge_tallies(job.watch_texts("rouge"), references, language=language).items():
+            tokens = 2 if name == "rouge2" else 1
+            if tally.value or overlap.has_ngrams(job.system.texts, references, tokens, language):
+                yield job.measure(name, tally)
+            else:
+                job.notes.append(f"{name} left out: no text and no reference has {'two tokens' if tokens == 2 else 'a token'}")
+
+    return [
+        Task(("bleu",), bleu),
+        single("chrf", overlap.chrf_tally, lowercase),
+        single("ter", overlap.ter_tally),
+        Task(("rouge1", "rouge2", "rougeL"), rouge),
+    ]
+
+
+def _diversity_tasks(job: Job) -> list[Task]:
+    pools: dict[str, Callable[[Sequence[str]], SumStatistic | CountStatistic]] = {
+        "distinct1": partial(diversity.distinct_pool, n=1),
+        "distinct2": partial(diversity.distinct_pool, n=2),
+        "distinct2_corrected": _distinct_corrected,
+        "self_bleu4": partial(set_bleu.self_bleu_tally, order=4),
+        "entropy2": partial(diversity.ngram_entropy_pool, n=2),
+        "unique": diversity.unique_pool,
+        "commonest": diversity.commonest_pool,
+    }
+
+    def single(name: str, basis: Callable[[Sequence[str]], SumStatistic | CountStatistic]) -> Task:
+        def run() -> Iterator[Measure]:
+            found = basis(job.drawn.texts)
+            if isinstance(found, CountStatistic) and not len(found.kinds):
+                raise UndefinedScoreError("no text has enough words")
+            yield job.measure(name, found, job.drawn.mark)
+
+        return Task((name,), run)
+
+    def lengths() -> Iterator[Measure]:
+        chunks = in_batches(job.watch_texts("lengths"), _CHUNK)
+        yield job.measure("mean_length", _join_parts(map(diversity.mean_length_tally, chunks), job.drawn.seen))
+
+    return [*(single(name, basis) for name, basis in pools.items()), Task(("mean_length",), lengths)]
+
+
+def _distinct_corrected(texts: Sequence[str]) -> CountStatistic:
+    try:
+        return diversity.distinct_corrected_pool(texts, 2, _DISTINCT_SAMPLE)
+    except UndefinedScoreError:
+        found = f"{len(texts):,} texts have fewer than {_DISTINCT_SAMPLE:,} pairs of neighbouring words"
+        raise UndefinedScoreError(f"{found}; score more texts") from None
+
+
+def _training_tasks(job: Job) -> list[Task]:
+    training = job.means.training
+    if training is None:
+        return []
+
+    def run() -> Iterator[Measure]:
+        texts, mark = job.drawn.texts, job.drawn.mark
+        seen = training_overlap.seen_in_training(texts, job.watch(training, "training texts", None))
+        yield job.measure("novelty", training_overlap.novelty_tally(texts, seen), mark)
+        yield job.measure("copied", training_overlap.copied_tally(texts, seen), mark)
+
+    return [Task(("novelty", "copied"), run)]
+
+
+def _distribution_tasks(job: Job) -> list[Task]:
+    tasks: list[Task] = []
+    if job.real is not None:
+        tasks.append(Task(("backward_bleu4",), lambda: _backward_bleu(job)))
+    encoder = job.means.encoder
+    if encoder and job.real is not None:
+        tasks.extend(_embedding_tasks(job, encoder))
+    if encoder and job.system.references is not None:
+        tasks.append(Task(("similarity", "bertscore"), lambda: _similarities(job, encoder)))
+    return tasks
+
+
+def _backward_bleu(job: Job) -> Iterator[Measure]:
+    yield job.measure(
+        "backward_bleu4",
+        set_bleu.backward_bleu_tally(job.drawn.texts, job.drawn_real.texts, order=4),
+        job.drawn.mark + job.drawn_real.mark.replace("seen", "seen_references"),
+    )
+
+
+def _embedding_tasks(job: Job, encoder: Encoding) -> list[Task]:
+    embedded: dict[str, Vectors] = {}
+
+    def both() -> tuple[Vectors, Vectors]:
+        if not embedded:
+            paired = job.paired if job.system.references is not None else None
+            embedded["ours"] = paired.own if paired else _embed(job, job.drawn.texts, encoder)
+            known = paired.references if paired and job.means.real is None else {}
+            embedded["real"] = (
+                np.stack([known[text] for text in job.drawn_real.texts])
+                if known
+                else _embed(job, job.drawn_real.texts, encoder)
+            )
+        return embedded["ours"], embedded["real"]
+
+    def mark_sources(name: str, score: Score) -> list[Measure]:
+        mark = job.drawn.mark + job.drawn_real.mark.replace("seen", "seen_real")
+        return [Measure(name, replace(score, signature=score.signature + mark))]
+
+    tasks = [
+        Task(("frechet",), lambda: mark_sources("frechet", frechet(*both(), job.options.seed, encoder.name))),
+    ]
+    if job.options.mauve:
+        tasks.append(Task(("mauve",), lambda: mark_sources("mauve", mauve(*both(), encoder=encoder.name))))
+    return tasks
+
+
+def _embed(job: Job, texts: Sequence[str], encoder: Encoding) -> Vectors:
+    batches = in_batches(job.watch(texts, "embeddings", len(texts)), _SCORED_AT_ONCE)
+    return np.concatenate([np.asarray(encoder.sentences(batch), dtype=np.float64) for batch in batches])
+
+
+def _similarities(job: Job, encoder: Encoding) -> Iterator[Measure]:
+    similarity = sentence_similarity_tally(job.paired.own, job.paired.nearest, encoder.name)
+    yield job.measure("similarity", similarity, f"|best:cosine{job.drawn.mark}")
+    yield job.measure("bertscore", mean_match_tally(job.paired.matches, encoder.name), job.drawn.mark)
+
+
+_PAIR = ("texts", "lists of references")
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """What an encoder says of texts and their references.
+
+    Attributes:
+        own: [texts, width], sentence vectors of the texts.
+        nearest: [texts, width], those of the reference nearest to each.
+        matches: of each text's tokens with those of its best reference.
+        references: sentence vectors of the references that stand for real texts.
+    """
+
+    own: Vectors
+    nearest: Vectors
+    matches: list[Match]
+    references: Mapping[str, Vectors]
+
+
+def _embed_pairs(job: Job, encoder: Encoding) -> _Paired:
+    """Read every text and every reference once."""
+    texts, listed = job.drawn.texts, job.drawn_references
+    wanted = frozenset(job.drawn_real.texts) if job.means.real is None else frozenset()
+    own, nearest = [], []
+    matches: list[Match] = []
+    kept: dict[str, Vectors] = {}
+    pairs = job.watch(list(align(texts, listed, _PAIR)), "embeddings", len(texts))
+    for batch in in_batches(pairs, 64):
+        named = [text for pair in batch for text in (pair[0], *pair[1])]
+        sentences, tokens = encoder.read(named)
+        if not len(sentences) == len(tokens) == len(named):
+            found = f"{len(sentences)} sentence vectors and the tokens of {len(tokens)} texts"
+            raise DataError(f"the encoder {encoder.name} gave {found} for {len(named)} texts; it must give one each")
+        kept.update((text, vector) for text, vector in zip(named, sentences, strict=True) if text in wanted)
+        read = zip(sentences, map(checked_tokens, tokens, map(repr, named)), strict=True)
+        for _, references in batch:
+            (vector, words), others = next(read), [next(read) for _ in references]
+            own.append(vector)
+            nearest.append(max((other for other, _ in others), key=partial(_cosine, vector)))
+            matches.append(best_match(words, (other for _, other in others)))
+    left = list(wanted - kept.keys())
+    kept.update(zip(left, _embed(job, left, encoder), strict=True) if left else ())
+    return _Paired(np.array(own), np.array(nearest), matches, kept)
+
+
+def _cosine(one: Vectors, other: Vectors) -> float:
+    return float(one @ other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), sys.float_info.min)
+
+
+def _fluency_tasks(job: Job) -> list[Task]:
+    tasks: list[Task] = []
+    model, reverse = job.means.language_model, job.means.reverse
+    if model:
+        names = ("perplexity", "nats_per_character", "nats_per_sentence")
+        tasks.append(Task(names, lambda: _perplexities(job, model)))
+    if reverse and job.real is not None:
+        tasks.append(Task(("reverse_perplexity",), lambda: _measure_reverse(job, reverse)))
+    return tasks
+
+
+def _perplexities(job: Job, model: Fluency) -> Iterator[Measure]:
+    texts, mark = job.drawn.texts, job.drawn.mark
+    nats = _nats(job, texts, model)
+    yield job.measure("perplexity", fluency.perplexity_tally(texts, nats, model.name), mark)
+    yield job.measure("nats_per_character", fluency.nats_per_character_tally(texts, nats, model.name), mark)
+    yield job.measure("nats_per_sentence", fluency.nats_per_sentence_tally(texts, nats, model.name), mark)
+
+
+def _nats(job: Job, texts: Sequence[str], model: Fluency) -> Vectors:
+    batches = in_batches(job.watch(texts, "log-likelihoods", len(texts)), _SCORED_AT_ONCE)
+    return np.concatenate([np.asarray(model.nats(batch), dtype=np.float64) for batch in batches])
+
+
+def _measure_reverse(job: Job, train: Callable[[Sequence[str]], Fluency]) -> Iterator[Measure]:
+    real = job.drawn_real.texts
+    model = train(job.drawn.texts)
+    tally = fluency.reverse_perplexity_tally(real, _nats(job, real, model), model.name)
+    mark = f"|trained_on:{len(job.drawn.texts)}{job.drawn.mark}{job.drawn_real.mark.replace('seen', 'seen_real')}"
+    yield job.measure("reverse_perplexity", tally, mark)
+
+
+def _emotion_tasks(job: Job) -> list[Task]:
+    tasks: list[Task] = []
+    if job.system.target is not None and job.means.judges:
+        tasks.append(Task(tuple(_judged_names(job.means.judges)), lambda: _measure_judges(job)))
+    if job.system.target is not None and job.options.lexicon:
+        tasks.append(Task(("polarity_agreement",), lambda: _polarity(job)))
+    return tasks
+
+
+def _suffix(judge: Judging, judges: Sequence[Judging]) -> str:
+    return f":{judge.name}" if len(judges) > 1 else ""
+
+
+def _judged_names(judges: Sequence[Judging]) -> Iterator[str]:
+    for judge in judges:
+        suffix = _suffix(judge, judges)
+        yield from (f"emotion_accuracy{suffix}", f"emotion_f1{suffix}")
+        if judge.own:
+            yield f"emotion_accuracy_corrected{suffix}"
+    for pair in combinations(judges, 2):
+        yield from (f"{name}{_of_pair(pair, judges)}" for name in ("agreement", "kappa"))
+
+
+def _of_pair(pair: tuple[Judging, Judging], judges: Sequence[Judging]) -> str:
+    return f":{pair[0].name}+{pair[1].name}" if len(judges) > 2 else ""
+
+
+def label_for(judge: Judging, target: str) -> str | None:
+    """Return the judge's label that is meant by what was asked for; None where it has none."""
+    return target if target in judge.labels else LabelSet(judge.labels).find(target)
+
+
+def describe_unknown(judge: Judging, unknown: Mapping[str, list[int]], where: Callable[[int], str]) -> str:
+    """Say which emotions asked for a judge does not know, and where the first of them stands."""
+    (label, numbers), *others = unknown.items()
+    texts = f" ({len(numbers):,} texts)" if len(numbers) > 1 else ""
+    more = "".join(f", nor is {name!r} ({len(places):,})" for name, places in others[:_SHOWN_LABELS])
+    return (
+        f"{where(numbers[0])}: emotion {label!r}{texts} is no label of judge {judge.name}: {', '.join(judge.labels)}"
+        f"{LabelSet(judge.labels).suggestion(label)}{more}; rename it (--map {label}=LABEL) or take another judge"
+    )
+
+
+def _measure_judges(job: Job) -> Iterator[Measure]:
+    judges = job.means.judges
+    target, verdicts = _verdicts(job)
+    for judge, judged in zip(judges, verdicts, strict=True):
+        yield from _of_judge(job, judge, target, judged)
+    for (one, first), (other, second) in combinations(zip(judges, verdicts, strict=True), 2):
+        suffix, mark = _of_pair((one, other), judges), f"|judges:{one.identity},{other.identity}"
+        yield job.measure(f"agreement{suffix}", agreement_tally(first, second), mark)
+        yield job.measure(f"kappa{suffix}", kappa_tally(first, second), mark)
+
+
+def _verdicts(job: Job) -> tuple[list[str], list[list[str]]]:
+    """Return the label asked for in each text, and for each judge its labels: 8 bytes each, since equal labels are one string."""
+    target: list[str] = []
+    verdicts: list[list[str]] = [[] for _ in job.means.judges]
+    pairs = align(job.watch_texts("judging"), job.system.target or (), ("texts", "emotions asked for"))
+    for batch in in_batches(pairs, _JUDGED_AT_ONCE):
+        for judge, judged in zip(job.means.judges, verdicts, strict=True):
+            judged.extend(_labels(job, judge, [text for text, _ in batch], len(target)))
+        target.extend(sys.intern(label) for _, label in batch)
+    return target, verdicts
+
+
+def _labels(job: Job, judge: Judging, texts: Sequence[str], start: int) -> list[str]:
+    """Return the judge's label of each text; what is wrong with its answer is told with the place of the batch."""
+    try:
+        probabilities = judge.probabilities(texts)
+        if len(probabilities) != len(texts):
+            raise DataError(f"{len(probabilities)} rows of probabilities for {len(texts)} texts")
+        return judged_labels(probabilities, judge.labels)
+    except DataError as error:
+        raise DataError(f"judge {judge.name}, texts from {job.system.where(start)} on: {error}") from None
+
+
+def _of_judge(job: Job, judge: Judging, target: Sequence[str], judged: Sequence[str]) -> Iterator[Measure]:
+    suffix, mark = _suffix(judge, job.means.judges), f"|judge:{judge.identity}|leak:{judge.leak}"
+    # Known since `_require_known_labels`.
+    own = {name: label_for(judge, name) or name for name in dict.fromkeys(target)}
+    changed = ", ".join(f"{name!r} as {label!r}" for name, label in own.items() if name != label)
+    if changed:
+        job.notes.append(f"{job.system.name}: for judge {judge.name}, what was asked for is read {changed}")
+    target = [own[name] for name in target]
+    job.confusions[judge.name] = confusion(target, judged, judge.labels)
+    yield job.measure(f"emotion_accuracy{suffix}", emotion_accuracy_tally(target, judged), mark)
+    chunks = (slice(start, start + _CHUNK) for start in range(0, len(target), _CHUNK))
+    tallies = (emotion_f1_tally(target[chunk], judged[chunk], judge.labels) for chunk in chunks)
+    yield job.measure(f"emotion_f1{suffix}", _join_parts(tallies, len(target)), mark)
+    if judge.own:
+        yield from _measure_corrected(job, judge.own, f"emotion_accuracy_corrected{suffix}", target, judged, mark)
+
+
+def _measure_corrected(
+    job: Job, own: Confusion, name: str, target: Sequence[str], judged: Sequence[str], mark: str
+) -> Iterator[Measure]:
+    try:
+        score = corrected_accuracy(target, judged, own, job.options.seed)
+    except UndefinedScoreError as reason:
+        job.notes.append(f"{name} left out: {reason}")
+    else:
+        yield Measure(name, replace(score, signature=score.signature + mark))
+
+
+def _polarity(job: Job) -> Iterator[Measure]:
+    yield job.measure("polarity_agreement", polarity_agreement_tally(job.drawn_asked, job.drawn.texts), job.drawn.mark)
+
+
+def _join_parts(tallies: Iterable[SumStatistic], texts: int) -> SumStatistic:
+    """Return one tally from those of parts, in bounded memory; each part is small enough that its blocks are single texts."""
+    parts = iter(tallies)
+    first = next(parts)
+    sums = added_up(chain(first.sums, chain.from_iterable(part.sums for part in parts)))
+    return replace(first, sums=sums, signature=re.sub(r"\|texts:\d+", f"|texts:{texts}", first.signature))
