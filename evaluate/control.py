@@ -40,13 +40,16 @@ from typing import Any
 
 import click
 import conditional
+import conditional_data
+import conditional_plan
 import control_calibration
 import control_checks
 import control_choice
 import control_speed
 import control_texts
 import torch
-from conditional import CLASSIFIER, LM, Classifiers, Task, changed, option, several
+from conditional import changed, option, several
+from conditional_plan import CLASSIFIER, LM, Classifiers, Task
 from control_choice import CONTROLS, Choice, chosen, systems
 from control_speed import Race, raced, rates
 from control_writing import Bench, Setting, head_code
@@ -110,9 +113,9 @@ class Plan:
     allow_leak: bool
 
     @property
-    def rows(self) -> conditional.Plan:
+    def rows(self) -> conditional_plan.Plan:
         """Return the same for `conditional.py`, which divides the rows and trains."""
-        return conditional.Plan(
+        return conditional_plan.Plan(
             work=self.work,
             task=("texts",),
             texts=self.corpus,
@@ -120,7 +123,7 @@ class Plan:
             arm=("mle",),
             seed=tuple(range(self.models)),
             lm=self.lm,
-            gan=conditional.GAN,
+            gan=conditional_plan.GAN,
             emotion_weight=0.0,
             start=None,
             guide=self.guide,
@@ -234,7 +237,7 @@ def refuse_kin(plan: Plan) -> None:
 
 def prepared(plan: Plan) -> Bench:
     """Return the bench, with all models trained that are missing."""
-    classifiers, (task,) = conditional.prepared(plan.rows)
+    classifiers, (task,) = conditional_data.prepared(plan.rows)
     ready, work = task.ready, plan.work / "control"
     second = trained(plan.work / f"second-{stem(plan.second.backbone)}", ready.judge, ready.reading, plan.second)
     starts = [headed(task, seed, plan, work / "models") for seed in range(plan.models)]

@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import backbone
+import backbone_plan
+import backbone_prompt
+import backbone_texts
 import click
 import emotion_text
 import numpy as np
@@ -113,56 +115,58 @@ def prompt_rows(bench: Bench, base: str, choice: Choice, dev: int) -> tuple[Rows
     First the form of the prompt with the most texts that the guide finds right, at .85; then, as for the controllers, the
     coldest temperature at which the texts are as various as plain's, or the warmest of all.
     """
-    plan = backbone_plan(bench, base, 0.85)
-    authors, asks = backbone.prompt_authors(plan), asks_of(bench.labels, dev)
+    plan = base_plan(bench, base, 0.85)
+    authors, asks = backbone_texts.prompt_authors(plan), asks_of(bench.labels, dev)
     tried = {name: guided(bench, prompted(author, DEV_SEED, asks, plan), asks) for name, author in authors.items()}
     form = max(tried, key=tried.__getitem__)
     looks = {}
     for temperature in PROMPT_TEMPERATURES:
-        plan = backbone_plan(bench, base, temperature)
-        looks[temperature] = diversity(bench, prompted(backbone.prompt_authors(plan)[form], DEV_SEED + 1, asks, plan))
+        plan = base_plan(bench, base, temperature)
+        looks[temperature] = diversity(bench, prompted(backbone_texts.prompt_authors(plan)[form], DEV_SEED + 1, asks, plan))
         if looks[temperature] >= choice.floor:
             break
-    author = backbone.prompt_authors(plan)[form]
+    author = backbone_texts.prompt_authors(plan)[form]
     rows = [prompt_row(bench, author, seed, plan) for seed in bench.models]
     return rows, {"form": form, "guide_accuracy": tried, "distinct2_corrected": looks, "base": plan.base.revision}
 
 
-def backbone_plan(bench: Bench, base: str, temperature: float) -> backbone.Plan:
+def base_plan(bench: Bench, base: str, temperature: float) -> backbone_plan.Plan:
     """Return what `backbone.py` needs to write with the base alone; the rest of its plan is left open."""
-    blank: dict[str, Any] = {field.name: Path() for field in fields(backbone.Plan)}
+    blank: dict[str, Any] = {field.name: Path() for field in fields(backbone_plan.Plan)}
     sizes = {"batch": PROMPT_BATCH, "temperature": temperature, "top_p": PROMPT_TOP_P, "max_tokens": 33}
-    return backbone.Plan(**blank | sizes | {"base": find_base(base), "work": bench.work / "prompted"})
+    return backbone_plan.Plan(**blank | sizes | {"base": find_base(base), "work": bench.work / "prompted"})
 
 
-def prompted(author: backbone.Author, seed: int, asks: Sequence[Ask], plan: backbone.Plan) -> list[str]:
+def prompted(author: backbone_plan.Author, seed: int, asks: Sequence[Ask], plan: backbone_plan.Plan) -> list[str]:
     """Return what the base writes; kept."""
-    return backbone.in_order(backbone.written(author, seed, [backbone.Ask(ask.emotion) for ask in asks], plan))
+    return backbone_texts.in_order(backbone_texts.written(author, seed, [backbone_plan.Ask(ask.emotion) for ask in asks], plan))
 
 
-def prompt_row(bench: Bench, author: backbone.Author, seed: int, plan: backbone.Plan) -> dict[str, object]:
+def prompt_row(bench: Bench, author: backbone_plan.Author, seed: int, plan: backbone_plan.Plan) -> dict[str, object]:
     """Return the row of one seed; its tokens are those of the base."""
-    asks = [backbone.Ask(ask.emotion) for ask in bench.asks]
-    rounds = backbone.written(author, seed, asks, plan)
-    texts = backbone.in_order(rounds)
-    shown = copied(texts, (reply for pairs in backbone.EXAMPLES.values() for _, reply in pairs))
+    asks = [backbone_plan.Ask(ask.emotion) for ask in bench.asks]
+    rounds = backbone_texts.written(author, seed, asks, plan)
+    texts = backbone_texts.in_order(rounds)
+    shown = copied(texts, (reply for pairs in backbone_plan.EXAMPLES.values() for _, reply in pairs))
     speed = prompt_speed(bench, rounds, plan)
     facts = {"tokens_per_second": speed, "is_operating": True, "top_p": plan.top_p, "copied_examples": shown}
     return row_of(bench, Setting("prompt", "none", 0.0, plan.temperature), seed) | facts | figures(bench, texts, bench.asks)
 
 
-def prompt_speed(bench: Bench, rounds: Sequence[backbone.Round], plan: backbone.Plan) -> float:
+def prompt_speed(bench: Bench, rounds: Sequence[backbone_plan.Round], plan: backbone_plan.Plan) -> float:
     """Return tokens a second while the texts were written, the reading of the prompt included."""
     key = [plan.base.revision, [[found.seconds, list(found.texts)] for found in rounds]]
     rate: float = kept(
-        bench.work / "speed", key, lambda: backbone.tokens_per_second(rounds, plan.batch, backbone.causal(plan.base))
+        bench.work / "speed",
+        key,
+        lambda: backbone_texts.tokens_per_second(rounds, plan.batch, backbone_prompt.causal(plan.base)),
     )
     return rate
 
 
 def is_promptable(labels: LabelSet) -> bool:
     """Tell whether there are examples of every emotion."""
-    return set(labels.names) <= set(backbone.EXAMPLES)
+    return set(labels.names) <= set(backbone_plan.EXAMPLES)
 
 
 # ---- frontiers
@@ -189,7 +193,7 @@ class Measured:
 
     def place(self, chosen: Mask) -> Place:
         """Return the point of the texts that are marked."""
-        accuracy = backbone.mean_recall(self.hits[chosen].sum(0))
+        accuracy = backbone_texts.mean_recall(self.hits[chosen].sum(0))
         return float(accuracy), self.distinct(chosen), -float(self.nats[chosen].sum() / self.units[chosen].sum())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import emotion_text
 import numpy as np
-from backbone import mean_recall
+from backbone_texts import mean_recall
 from emotion_text import Ready
 from numpy.typing import NDArray
 

@@ -22,16 +22,14 @@ the result file were trained by (rows of the classifier: `reply_speakers.py`)
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 
 import click
 import numpy as np
-from nltk.tokenize.treebank import TreebankWordTokenizer
+from empathetic_choice import REPEATED, chosen, most_useful, utilities_of
+from empathetic_trials import Trial, as_published, read_trials, restored
 from numpy.typing import NDArray
 from reply_memory import Remembered, Turn, remember, remembered
 from reply_samples import drawn
@@ -41,8 +39,7 @@ from emogen.checkpoint.model import EmotionModel
 from emogen.cli import run
 from emogen.data.corpora import resolve
 from emogen.data.exchange import Reading, read_exchanges
-from emogen.data.rows import Problem, Row, read_rows
-from emogen.decoding.minimum_risk import expected_utilities, least_risk
+from emogen.data.rows import Problem, read_rows
 from emogen.decoding.params import SamplingParams
 from emogen.emotions.labels import EMPATHETIC, TO_EKMAN, Emotion, map_names
 from emogen.errors import DataError, SettingsError
@@ -60,38 +57,6 @@ RESULT = Path("evaluate/results/empathetic_replies.json")
 COMPARED = ("bleu", "rougeL")
 FEELINGS = ("speaker", "recognised")
 NEIGHBOURS = "neighbours"
-REPEATED = 0.01
-# Of the samples as references; they resemble one another, and what that gains them is given to remembered replies as well.
-OWN = 0.1
-REMEMBERED = 0.011
-
-# The authors' expansions, in their order; an apostrophe that is left goes with the tokenizer (she 's, should n't).
-EXPANSIONS = {
-    "it's": "it is", "don't": "do not", "doesn't": "does not", "didn't": "did not", "you'd": "you would",
-    "you're": "you are", "you'll": "you will", "i'm": "i am", "they're": "they are", "that's": "that is",
-    "what's": "what is", "couldn't": "could not", "i've": "i have", "we've": "we have", "can't": "cannot",
-    "i'd": "i would", "aren't": "are not", "isn't": "is not", "wasn't": "was not", "weren't": "were not",
-    "won't": "will not", "there's": "there is", "there're": "there are",
-}  # fmt: skip
-TOKENIZER = TreebankWordTokenizer()
-QUOTES = {"``", "''", '"'}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One context of the test set.
-
-    Attributes:
-        context: earlier utterances, tokenised, oldest first; the last one is the speaker's.
-        reference: the listener's reply, tokenised.
-        feeling: what the speaker feels, one of 32.
-        published: the published systems' replies by name.
-    """
-
-    context: tuple[str, ...]
-    reference: str
-    feeling: str
-    published: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -236,24 +201,6 @@ def main(
     write_result(out, command(outputs, ours, theirs, readers, judge, speakers, decoding), data, rows, extra)
 
 
-@lru_cache(maxsize=1 << 18)
-def as_published(text: str) -> str:
-    """Return a text in the form of the published replies and references: lower-cased, contractions expanded, tokens between blanks.
-
-    The authors' list of contractions, then NLTK's Treebank tokenizer on each sentence; double quotes go. Of the 5,244 test
-    replies whose original is known 99.7% come out letter for letter; the rest are quirks of single quotes and of full stops
-    after abbreviations (sentences are parted here by a full stop, and not by the Punkt model, which is a download).
-
-    >>> as_published("It's OK.  She's sad, isn't she?")
-    "it is ok . she 's sad , is not she ?"
-    """
-    text = text.replace("’", "'").lower()
-    for short, long in EXPANSIONS.items():
-        text = text.replace(short, long)
-    tokens = (token for sentence in re.split(r"(?<=[.!?])\s+", text) for token in TOKENIZER.tokenize(sentence))
-    return " ".join(token for token in tokens if token not in QUOTES)
-
-
 def named(values: Sequence[str]) -> dict[str, Path]:
     """Return paths by name from `NAME=PATH` or `PATH`, whose name is then its own without endings."""
     found: dict[str, Path] = {}
@@ -282,50 +229,6 @@ def refuse_shared_names(names: Sequence[str]) -> None:
     for place, name in enumerate(names):
         if name in names[:place]:
             raise SettingsError(f"two systems are called {name!r}: write NAME=PATH to give one another name")
-
-
-def read_trials(path: Path) -> list[Trial]:
-    """Return the rows of the file with the published replies; raise DataError where one is no trial or names other systems."""
-    found: list[Trial] = []
-    for read in read_rows(path):
-        if isinstance(read, Problem):
-            raise DataError(f"{path}:{read.number}: {read.message}")
-        found.append(trial(f"{path}:{read.number}", read))
-        if found[-1].published.keys() != found[0].published.keys():
-            raise DataError(f"{path}:{read.number}: has outputs of other systems than the first row: one of each is needed")
-    if not found:
-        raise DataError(f"{path}: holds no rows; one test reply a line is expected")
-    return found
-
-
-def trial(place: str, read: Row) -> Trial:
-    """Return one row, checked."""
-    context, reference, feeling, outputs = (read.fields.get(key) for key in ("context", "reference", "emotion", "outputs"))
-    if not (isinstance(context, list) and context and isinstance(reference, str) and isinstance(outputs, dict) and outputs):
-        raise DataError(f"{place}: expected are context (a list), reference (a text), emotion and outputs (texts by system)")
-    if not all(isinstance(text, str) for text in (*context, *outputs.values())):
-        raise DataError(f"{place}: an utterance of context or outputs is no text")
-    if not isinstance(feeling, str) or feeling not in EMPATHETIC:
-        raise DataError(f"{place}: emotion {feeling!r} is not one of {', '.join(EMPATHETIC.names)}")
-    return Trial(tuple(context), reference, feeling, outputs)
-
-
-def restored(trials: Sequence[Trial], corpus: str) -> tuple[list[tuple[str, ...]], float]:
-    """Return the contexts as people wrote them, and the share of utterances found; one that is not in the corpus stays tokenised.
-
-    The file with the published replies has lost capitals, contractions and quotes, which other models were trained with.
-    """
-    path, reading = resolve(corpus, Reading())
-    tests = (row for row in read_exchanges(path, reading) if row.split == "test")
-    known = {letters(as_published(text)): text for row in tests for text in (*row.context, row.reply)}
-    contexts = [tuple(known.get(letters(text), text) for text in each.context) for each in trials]
-    utterances = [text for each in trials for text in each.context]
-    return contexts, sum(letters(text) in known for text in utterances) / len(utterances)
-
-
-def letters(text: str) -> str:
-    """Return letters and digits alone, by which two spellings of an utterance are known for one."""
-    return "".join(filter(str.isalnum, text))
 
 
 def human(trials: Sequence[Trial]) -> Entry:
@@ -397,49 +300,6 @@ def written(
             conditioning = {"case": case, **facts} if case else facts
             yield Entry(name, seed, list(map(as_published, texts)), {**conditioning, **judged(judging, emotions, texts)})
         click.echo(f"{name}: training {training}, seed {seed} of {decoding.seeds}", err=True)
-
-
-def chosen(samples: Sequence[Sequence[str]], memories: Sequence[Remembered], candidates: int) -> Mapping[str, Sequence[str]]:
-    """Return the replies of each way to choose: the first sample, by minimum Bayes risk, and that with similar conversations."""
-    found: dict[str, Sequence[str]] = {"": [texts[0] for texts in samples]}
-    if candidates > 1:
-        found[f"mbr:{candidates}"] = [texts[least_risk(list(map(as_published, texts)))] for texts in samples]
-    if memories:
-        valued = [utilities_of(memory, own) for memory, own in zip(memories, samples, strict=True)]
-        found[f"mbr:{candidates}, neighbours"] = most_useful(valued, 0.0)
-        found[f"mbr:{candidates}, neighbours, few repeats"] = most_useful(valued, REPEATED)
-    return found
-
-
-def utilities_of(memory: Remembered, samples: Sequence[str]) -> dict[str, float]:
-    """Return the expected utility of each candidate: the samples, and the replies of similar conversations.
-
-    The references are the replies of the most similar ones, and the samples. Utilities are of texts in the references' form.
-    """
-    texts = list(dict.fromkeys([*memory.candidates, *samples]))
-    references = [*memory.references, *samples]
-    theirs = (1 - OWN) / sum(memory.weights)
-    weights = [theirs * weight for weight in memory.weights] + [OWN / len(samples) for _ in samples]
-    found = expected_utilities(list(map(as_published, texts)), list(map(as_published, references)), weights)
-    if samples:
-        found += REMEMBERED * np.isin(texts, memory.candidates)
-    return dict(zip(texts, found.tolist(), strict=True))
-
-
-def most_useful(valued: Sequence[Mapping[str, float]], repeated: float) -> list[str]:
-    """For each context the candidate with the highest expected utility.
-
-    Args:
-        valued: candidates and their utilities, of each context.
-        repeated: what a reply loses for each time that it was given to a context before, in their order.
-    """
-    given: Counter[str] = Counter()
-    found = []
-    for values in valued:
-        best = max(values, key=lambda text: values[text] - repeated * given[as_published(text)])
-        given[as_published(best)] += 1
-        found.append(best)
-    return found
 
 
 def target(model: EmotionModel, trials: Sequence[Trial], choice: str, recognised: Sequence[str] = ()) -> list[Emotion]:

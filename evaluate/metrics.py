@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from empathetic_replies import read_trials
+from empathetic_trials import read_trials
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from emogen.cli import run

@@ -26,6 +26,14 @@ from emogen.pretrained.bases import find_base
 from emogen.recognition.recognizer import load_recognizer
 from emogen.train.loops.mle import held_out_nll
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "evaluate"))
+
+import backbone_heldout
+import backbone_plan
+import backbone_prompt
+import backbone_speed
+import backbone_texts
+
 WORDS = (
     "<end>",
     "<unknown>",
@@ -129,7 +137,9 @@ def test_examples_in_docstrings():
 
 
 def test_every_system_writes_and_is_scored(options, corpora, tiny_checkpoint, monkeypatch):
-    monkeypatch.setattr(backbone, "forms_for", lambda tokenizer: {"turns": backbone.as_turns, "list": backbone.as_list})
+    monkeypatch.setattr(
+        backbone, "forms_for", lambda tokenizer: {"turns": backbone_prompt.as_turns, "list": backbone_prompt.as_list}
+    )
     content = run(options, corpora / "backbone.json", "--parts", "texts", "--before", tiny_checkpoint)
     rows = content["rows"]
     writers = [(name, seed) for name in ("prompt", "adapter", "default", "default_before") for seed in (0, 1)]
@@ -150,38 +160,44 @@ def test_every_system_writes_and_is_scored(options, corpora, tiny_checkpoint, mo
 
 
 def test_samples_are_written_once(options, base_folder):
-    target, plan = [backbone.Ask("joy", "hello " * number) for number in range(20)], plan_of(options, base_folder)
+    target, plan = [backbone_plan.Ask("joy", "hello " * number) for number in range(20)], plan_of(options, base_folder)
     calls = []
 
     def write(part, seed):
         calls.append((len(part), seed))
         return ["" if ask.context.count("hello") == 3 else str(ask.context.count("hello")) for ask in part]
 
-    author = backbone.Author("so and so", "first", write)
-    texts = backbone.in_order(backbone.written(author, 2, target, plan))
+    author = backbone_plan.Author("so and so", "first", write)
+    texts = backbone_texts.in_order(backbone_texts.written(author, 2, target, plan))
     assert texts == [str(number) if number != 3 else "." for number in range(20)]
     assert calls == [(8, 200_000), (8, 200_001), (4, 200_002)]
-    assert backbone.in_order(backbone.written(author, 2, target, plan)) == texts
+    assert backbone_texts.in_order(backbone_texts.written(author, 2, target, plan)) == texts
     assert len(calls) == 3
     others = [replace(plan, temperature=0.9), replace(plan, max_tokens=7)]
-    found = [*(backbone.written(author, 2, target, other) for other in others), backbone.written(author, 2, target[1:], plan)]
-    found += [backbone.written(replace(author, identity="second"), 2, target, plan), backbone.written(author, 1, target, plan)]
+    found = [
+        *(backbone_texts.written(author, 2, target, other) for other in others),
+        backbone_texts.written(author, 2, target[1:], plan),
+    ]
+    found += [
+        backbone_texts.written(replace(author, identity="second"), 2, target, plan),
+        backbone_texts.written(author, 1, target, plan),
+    ]
     assert len(calls) == 3 * (1 + len(found))
 
 
 def test_a_rate_is_the_median_of_full_batches(corpora, base_folder):
     """Three full batches of 2, 3 and 9 tokens and their ends in a second each; the rest does not count."""
-    base = backbone.causal(find_base(str(base_folder)))
+    base = backbone_prompt.causal(find_base(str(base_folder)))
     texts = (("we won", ""), ("so", "we won"), ("we " * 4, "no " * 5))
-    rounds = [backbone.Round([0, 1], pair, 1.0) for pair in texts] + [backbone.Round([6], ["so " * 50], 1.0)]
-    assert backbone.tokens_per_second(rounds, 2, base) == 5
+    rounds = [backbone_plan.Round([0, 1], pair, 1.0) for pair in texts] + [backbone_plan.Round([6], ["so " * 50], 1.0)]
+    assert backbone_texts.tokens_per_second(rounds, 2, base) == 5
 
 
 def test_parts_join_in_one_file(options, corpora, base_folder, monkeypatch):
     out = corpora / "backbone.json"
     before = run(options, out, "--parts", "heldout")
     row = {"system": "speed", "case": "ready", "seed": 1, "seconds": 2.5}
-    monkeypatch.setattr(backbone, "speed_part", lambda plan: backbone.Found([row], {"note": "quick"}))
+    monkeypatch.setattr(backbone, "speed_part", lambda plan: backbone_plan.Found([row], {"note": "quick"}))
     for _ in range(2):
         content = run(options, out, "--parts", "speed", "--runs", "2")
         assert content["rows"] == [*before["rows"], {"part": "speed", **row}]
@@ -223,22 +239,22 @@ def test_no_row_ends_before_its_fixed_number_of_tokens(options, corpora, tiny_ch
     clock = iter(range(1000))
     monkeypatch.setattr(backbone.time, "perf_counter", lambda: next(clock))
     plan = plan_of(options, base_folder)
-    target = [backbone.Ask("joy"), backbone.Ask("fear", "hello friend"), backbone.Ask("anger", "no")]
-    own = backbone.own_speed(load(tiny_checkpoint), target, plan, 5)
-    base = backbone.base_speed(backbone.causal(plan.base).pretrained, target, plan, 5)
+    target = [backbone_plan.Ask("joy"), backbone_plan.Ask("fear", "hello friend"), backbone_plan.Ask("anger", "no")]
+    own = backbone_speed.own_speed(load(tiny_checkpoint), target, plan, 5)
+    base = backbone_speed.base_speed(backbone_prompt.causal(plan.base).pretrained, target, plan, 5)
     assert [timed(seed) for timed in (own, base) for seed in range(3)] == [15.0] * 6
-    assert backbone.own_speed(load(tiny_checkpoint), target, plan, 0)(0) <= 3 * plan.max_tokens
+    assert backbone_speed.own_speed(load(tiny_checkpoint), target, plan, 0)(0) <= 3 * plan.max_tokens
 
 
 def plan_of(options, base_folder):
     context = backbone.main.make_context("backbone", [str(argument) for argument in options])
     given = {name: value for name, value in context.params.items() if name not in ("parts", "out", "base")}
-    return backbone.Plan(base=find_base(str(base_folder)), **given)
+    return backbone_plan.Plan(base=find_base(str(base_folder)), **given)
 
 
 def test_likelihood_of_replies_is_that_of_a_plain_loop(corpora, base_folder):
     """Token by token, each with all before it and nothing else, in whichever batch."""
-    base = backbone.causal(find_base(str(base_folder))).pretrained
+    base = backbone_prompt.causal(find_base(str(base_folder))).pretrained
     rows = [([2, 3], [4, 0]), ([5], [6, 7, 8, 0]), ([9, 10, 11, 12, 13], [0])]
     expected = []
     for before, reply in rows:
@@ -247,7 +263,7 @@ def test_likelihood_of_replies_is_that_of_a_plain_loop(corpora, base_folder):
             scores = base.model(input_ids=torch.tensor([[*before, *reply[:at]]])).logits[0, -1].double()
             total -= float(scores.log_softmax(-1)[token].detach())
         expected.append(total)
-    np.testing.assert_allclose(backbone.reply_nats(base, rows), expected, rtol=1e-5)
+    np.testing.assert_allclose(backbone_heldout.reply_nats(base, rows), expected, rtol=1e-5)
 
 
 def test_likelihood_under_the_adapter_is_held_out_nll(tiny_checkpoint, tmp_path):
@@ -259,18 +275,18 @@ def test_likelihood_under_the_adapter_is_held_out_nll(tiny_checkpoint, tmp_path)
     rows = [Exchange((f"How was day {at}?",) * (at % 2), f"Day {at} was great, we won.", nothing, "train") for at in range(20)]
     arrays = token_arrays("rows", lambda: rows, adapter.tokenizer, adapter.labels, adapter.description.limits, tmp_path)
     found = held_out_nll(adapter.generator, [next(batches(arrays["train"], 20, 0))])["nll_reply"]
-    assert backbone.adapter_nats(adapter, rows).mean() == pytest.approx(found, rel=1e-5)
+    assert backbone_heldout.adapter_nats(adapter, rows).mean() == pytest.approx(found, rel=1e-5)
 
 
 def test_both_models_read_a_context_that_fits(tiny_checkpoint):
     adapter = load(tiny_checkpoint)
     utterance = "we won today and it was great. " * 3
-    found = backbone.newest([utterance, "How was day 3?", "Great."], adapter)
+    found = backbone_heldout.newest([utterance, "How was day 3?", "Great."], adapter)
     assert found[-1] == "Great."
-    assert backbone.fits(found, adapter)
-    (end,) = backbone.newest([utterance * 9], adapter)
+    assert backbone_heldout.fits(found, adapter)
+    (end,) = backbone_heldout.newest([utterance * 9], adapter)
     assert (utterance * 9).split()[-len(end.split()) :] == end.split()
-    assert backbone.fits((end,), adapter)
+    assert backbone_heldout.fits((end,), adapter)
 
 
 def test_accuracy_is_the_mean_over_emotions():
@@ -278,19 +294,19 @@ def test_accuracy_is_the_mean_over_emotions():
     sums = np.zeros(14)
     for name, hits, texts in (("joy", 1, 2), ("fear", 1, 1)):
         sums[EKMAN.position(name)], sums[7 + EKMAN.position(name)] = hits, texts
-    assert backbone.mean_recall(sums) == 0.75
-    assert backbone.by_emotion(["joy", "joy", "fear"], ["joy", "fear", "fear"]) == {"fear": 1.0, "joy": 0.5}
+    assert backbone_texts.mean_recall(sums) == 0.75
+    assert backbone_texts.by_emotion(["joy", "joy", "fear"], ["joy", "fear", "fear"]) == {"fear": 1.0, "joy": 0.5}
 
 
 def test_perplexity_is_a_token():
-    score = backbone.perplexity(np.array([3.0, 6.0]) * math.log(20), [3, 6], "uniform over 20 tokens")
+    score = backbone_texts.perplexity(np.array([3.0, 6.0]) * math.log(20), [3, 6], "uniform over 20 tokens")
     assert score.value == pytest.approx(20)
 
 
 def test_real_rows_are_test_rows_first_and_half_replies():
     rows = [row for corpus in ("goemotions", "dailydialog") for row in corpus_rows(corpus) if row.split != "train"]
     for each, expected in ((4, {"test reply": 2, "test alone": 2}), (9, {"test reply": 4, "test alone": 4, "valid": 1})):
-        found = backbone.real_rows(rows, each)
+        found = backbone_texts.real_rows(rows, each)
         assert Counter(row.emotion.name for row in found) == dict.fromkeys(EKMAN.names, each)
         kinds = Counter(kind for row in found for kind in ("valid" * (row.split == "valid"), kind_of(row)) if kind)
         assert {kind: kinds[kind] for kind in expected} == {kind: 7 * count for kind, count in expected.items()}
@@ -301,24 +317,24 @@ def kind_of(row):
 
 
 def test_texts_of_the_judge_are_no_real_texts(options, corpora, base_folder):
-    found = backbone.unseen_real(plan_of([*options, "--samples", "100"], base_folder))
+    found = backbone_texts.unseen_real(plan_of([*options, "--samples", "100"], base_folder))
     assert len(found) == 2 * 2 * 7 * 4 - 1
     assert fingerprint("goemotions joy test 0") not in {fingerprint(row.reply) for row in found}
 
 
 def test_asks_are_half_replies_to_test_contexts(options, classifiers):
-    found = backbone.asks("test", 6, load_recognizer(classifiers[1]))
+    found = backbone_texts.asks("test", 6, load_recognizer(classifiers[1]))
     assert Counter(ask.emotion for ask in found) == dict.fromkeys(EKMAN.names, 6)
     assert Counter(bool(ask.context) for ask in found) == {True: 21, False: 21}
     assert all(ask.context.split()[-1] == "test" and " test " in ask.reference for ask in found if ask.context)
-    assert found == backbone.asks("test", 6, load_recognizer(classifiers[1]))
+    assert found == backbone_texts.asks("test", 6, load_recognizer(classifiers[1]))
 
 
 @pytest.mark.parametrize("form", ["turns", "requests", "system", "fields", "list"])
 def test_a_prompt_holds_emotion_examples_and_context(base_folder, corpora, form):
-    tokenizer = backbone.causal(find_base(str(base_folder))).pretrained.tokenizer
-    render = backbone.forms_for(tokenizer)[form]
-    examples = [backbone.Example(*pair) for pair in backbone.EXAMPLES["fear"][:3]]
+    tokenizer = backbone_prompt.causal(find_base(str(base_folder))).pretrained.tokenizer
+    render = backbone_prompt.forms_for(tokenizer)[form]
+    examples = [backbone_plan.Example(*pair) for pair in backbone_plan.EXAMPLES["fear"][:3]]
     for context in ("", "We leave at noon."):
         prompt = render(tokenizer, "fear", examples, context)
         assert "fear" in prompt
@@ -327,7 +343,7 @@ def test_a_prompt_holds_emotion_examples_and_context(base_folder, corpora, form)
         assert context in prompt
         assert not prompt.endswith(" ")
     tokenizer.chat_template = None
-    assert list(backbone.forms_for(tokenizer)) == ["fields", "list"]
+    assert list(backbone_prompt.forms_for(tokenizer)) == ["fields", "list"]
 
 
 def test_an_answer_is_a_line_without_its_quotation_marks(base_folder, corpora):
@@ -335,7 +351,7 @@ def test_an_answer_is_a_line_without_its_quotation_marks(base_folder, corpora):
         def decode(self, ids, skip_special_tokens):
             return "".join(map(chr, ids))
 
-    assert backbone.answer(list(map(ord, ' "So  happy!"\nJoy:')), Letters()) == "So happy!"
+    assert backbone_prompt.answer(list(map(ord, ' "So  happy!"\nJoy:')), Letters()) == "So happy!"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,11 @@ from emogen.data.fingerprints import fingerprint, read_fingerprints
 from emogen.errors import CheckpointError, SettingsError
 from emogen.evaluate.score import Score
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "evaluate"))
+
+import conditional_plan
+import conditional_summary
+
 TOP = Path(__file__).parents[2]
 LINES = {
     "happy": "we won the game number {} today and the whole street sang with us until late",
@@ -150,7 +155,7 @@ def test_what_stands_there_is_used_again_and_nothing_else(conditional, corpora, 
 
 
 def test_the_judge_learns_nothing_that_a_given_start_has_learnt(conditional, corpora):
-    whole = conditional.replace(conditional.LM, width=16, steps=2, reply_tokens=64)
+    whole = conditional.replace(conditional_plan.LM, width=16, steps=2, reply_tokens=64)
     opened = conditional.open_corpus([str(corpora / "texts.jsonl")], conditional.Reading())
     rows = [row for row in opened.exchanges() if row.split == "train"]
     conditional.write_exchanges(corpora / "some.jsonl", rows[:40])
@@ -205,7 +210,7 @@ def test_beyond_the_start_by_hand(conditional):
     start = [row("mle", 0.6, 0.4, 0.8), row("mle", 1.0, 0.8, 0.4)]
     arm = [row("adversarial", 0.6, 0.5, 0.9), row("adversarial", 1.0, 0.7, 0.6), row("adversarial", 1.4, 0.9, 0.3)]
     real = {"corpus": "texts", "system": "real", "seed": 0}
-    rows = conditional.with_differences([real, *start, *arm])
+    rows = conditional_summary.with_differences([real, *start, *arm])
     assert rows[0] == real
     beyond = {row.get("temperature"): row.get("beyond_emotion_accuracy") for row in rows if row["system"] == "adversarial"}
     assert beyond[0.6] == pytest.approx(0.9 - 0.7)
@@ -220,7 +225,7 @@ def test_a_colder_start_is_not_beyond_itself(conditional):
     """Points of the start's own line: judged right more often, but less various."""
     start = [row("mle", 0.6, 0.4, 0.8), row("mle", 1.0, 0.8, 0.4)]
     colder = [row("adversarial", 0.6, 0.45, 0.75), row("adversarial", 1.0, 0.6, 0.6)]
-    rows = conditional.with_differences([*start, *colder])
+    rows = conditional_summary.with_differences([*start, *colder])
     found = [row["beyond_emotion_accuracy"] for row in rows if row["system"] == "adversarial"]
     assert found == pytest.approx([0, 0, 0])
 
@@ -229,19 +234,19 @@ def test_each_seed_is_beside_its_own_start(conditional):
     starts = [row("mle", t, d, q + seed, seed) for seed in (0, 1) for t, d, q in ((0.6, 0.4, 0.8), (1.0, 0.8, 0.4))]
     arms = [row("adversarial", 1.0, 0.6, 0.7 + seed, seed) for seed in (0, 1)]
     arms += [row("adversarial", 0.6, 0.5, 0.8 + seed, seed) for seed in (0, 1)]
-    summed = conditional.summary(conditional.with_differences([*starts, *arms]))
+    summed = conditional_summary.summary(conditional_summary.with_differences([*starts, *arms]))
     assert [entry["temperature"] for entry in summed] == [1.0, 0.6, None]
     assert {(entry["mean"], entry["deviation"], entry["is_beyond"]) for entry in summed} == {(0.1, 0.0, True)}
 
 
 def test_curves_without_common_diversity_have_no_difference(conditional):
-    near, far = (conditional.Curve(np.array(ends), np.array([1.0, 0.5])) for ends in ([0.1, 0.2], [0.3, 0.4]))
-    assert conditional.mean_difference(near, far) is None
+    near, far = (conditional_summary.Curve(np.array(ends), np.array([1.0, 0.5])) for ends in ([0.1, 0.2], [0.3, 0.4]))
+    assert conditional_summary.mean_difference(near, far) is None
 
 
 def test_two_deviations_are_needed_in_all_seeds(conditional):
     """Standard deviation of 1, 2, 3 is 1 and the mean 2: not more than two of it."""
-    assert conditional.over_seeds([1.0, 2.0, 3.0]) == {"seeds": 3, "mean": 2, "deviation": 1, "is_beyond": False}
-    assert conditional.over_seeds([1.1, 2.1, 3.1])["is_beyond"]
-    assert not conditional.over_seeds([1.1, 1.1, None])["is_beyond"]
-    assert conditional.over_seeds([None]) == {"seeds": 0, "mean": None, "deviation": None, "is_beyond": False}
+    assert conditional_summary.over_seeds([1.0, 2.0, 3.0]) == {"seeds": 3, "mean": 2, "deviation": 1, "is_beyond": False}
+    assert conditional_summary.over_seeds([1.1, 2.1, 3.1])["is_beyond"]
+    assert not conditional_summary.over_seeds([1.1, 1.1, None])["is_beyond"]
+    assert conditional_summary.over_seeds([None]) == {"seeds": 0, "mean": None, "deviation": None, "is_beyond": False}

@@ -17,6 +17,7 @@ from emogen.emotions.labels import LabelSet, mixture
 sys.path.insert(0, str(Path(__file__).parents[2] / "evaluate"))
 
 import latent
+import latent_transfer
 
 LABELS = LabelSet(("anger", "joy", "sadness"))
 
@@ -40,13 +41,13 @@ def both_or_neither(first, second):
     return np.array([float(("dog" in one) == ("dog" in other)) for one, other in zip(first, second, strict=True)])
 
 
-JUDGING = latent.Judging(Fake(), latent.Similarity("fake", both_or_neither), Fake())
+JUDGING = latent_transfer.Judging(Fake(), latent_transfer.Similarity("fake", both_or_neither), Fake())
 PHRASES = {"anger": "Angry! {}"}
 
 
 def test_other_emotions_take_turns():
     rows = [Exchange((), f"text {number}", mixture({"joy": 1.0}, LABELS), "test") for number in range(5)]
-    found = latent.trials(rows, LABELS.names)
+    found = latent_transfer.trials(rows, LABELS.names)
     assert [trial.emotion for trial in found] == ["anger", "sadness", "anger", "sadness", "anger"]
     assert [trial.source for trial in found] == [row.reply for row in rows]
 
@@ -55,12 +56,12 @@ def test_figures_of_a_text():
     """Right or wrong, similarity, and e to the nats a word that the output has beyond the source; never above 1."""
     sources = ["joy dog", "joy dog", "joy dog", "joy odd dog"]
     texts = ["anger dog", "joy dog", "anger cat", "anger dog"]
-    found = latent.per_text(sources, texts, ["anger"] * 4, JUDGING)
+    found = latent_transfer.per_text(sources, texts, ["anger"] * 4, JUDGING)
     assert found["emotion_accuracy"].tolist() == [1, 0, 1, 1]
     assert found["similarity"].tolist() == [1, 1, 0, 1]
     assert found["fluency"].tolist() == [1, 1, 1, 1]
     assert found["product"].tolist() == [1, 0, 0, 1]
-    assert latent.per_text(["joy x"], ["anger odd"], ["anger"], JUDGING)["fluency"][0] == pytest.approx(math.exp(-10))
+    assert latent_transfer.per_text(["joy x"], ["anger odd"], ["anger"], JUDGING)["fluency"][0] == pytest.approx(math.exp(-10))
 
 
 def test_baselines_and_differences(tmp_path, monkeypatch):
@@ -73,7 +74,7 @@ def test_baselines_and_differences(tmp_path, monkeypatch):
     monkeypatch.setattr(latent, "transfer", lambda *_: iter(made))
     guide = SimpleNamespace(over=lambda labels: None)
     options = TransferOptions(seed=3)
-    rows_made = latent.transfer_rows(space, rows, guide, JUDGING, PHRASES, options, tmp_path / "texts")
+    rows_made = latent_transfer.transfer_rows(space, rows, guide, JUDGING, PHRASES, options, tmp_path / "texts")
     found = {row["system"]: row for row in rows_made}
     assert list(found) == ["copy", "phrase", "transfer"]
     assert found["copy"]["product"].value == 0
@@ -84,7 +85,7 @@ def test_baselines_and_differences(tmp_path, monkeypatch):
 
 def test_similarity_in_any_language():
     """ChrF of sacrebleu, as a share."""
-    found = latent.similarity_by("chrf").of(["太好了", "I love dogs"], ["太好了", "I hate dogs"])
+    found = latent_transfer.similarity_by("chrf").of(["太好了", "I love dogs"], ["太好了", "I hate dogs"])
     assert found.tolist() == pytest.approx([1.0, sacrebleu.sentence_chrf("I hate dogs", ["I love dogs"]).score / 100])
 
 
