@@ -14,7 +14,7 @@ import click
 
 from emogen.cli import run
 from emogen.data.check import split_of
-from emogen.files import parse_json, read_text, replacing
+from emogen.files import parse_json, read_text, replace_file
 
 HERE = Path(__file__).parent
 DATA = HERE.parent.parent / "emogen" / "data"
@@ -92,7 +92,7 @@ def split(group: dict[str, object]) -> str:
 
 def write(path: Path, rows: list[dict[str, object]]) -> None:
     """Write the same bytes for the same rows, whenever it is done."""
-    with replacing(path) as beside, beside.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
+    with replace_file(path) as beside, beside.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed:
         packed.write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
 
 

@@ -48,7 +48,7 @@ def fix_spacing(text: str) -> str:
 
     A run of blanks with a line break in it becomes one line break. Tokens with `/`, `@`, `=` or `www.` are left alone.
 
-    >>> spacing(" Wait!What  is on example.com?  ")
+    >>> fix_spacing(" Wait!What  is on example.com?  ")
     'Wait! What is on example.com?'
     """
     single = re.sub(r"\s+", lambda run: "\n" if re.search(r"[\r\n]", run[0]) else " ", text.strip())

@@ -57,7 +57,7 @@ class LabelSet:
     def find_spelling(self, name: str) -> str | None:
         """Find the label that has this name in some spelling; None where there is none, or more than one.
 
-        >>> EKMAN.spelled("JOY"), EKMAN.spelled("happy")
+        >>> EKMAN.find_spelling("JOY"), EKMAN.find_spelling("happy")
         ('joy', None)
         """
         return name if name in self._positions else self._by_fold.get(fold_name(name))

@@ -135,7 +135,7 @@ def fitted_strengths(judged: Judged, labels: LabelSet) -> tuple[tuple[float, ...
 def straighten(measured: Vector) -> Vector:
     """Tell where on an even grid from 0 to 1 the measured curve, made monotone, has gone each even share of its way.
 
-    >>> straightened(np.array([0.0, 0.8, 1.0]))
+    >>> straighten(np.array([0.0, 0.8, 1.0]))
     array([0.    , 0.3125, 1.    ])
     """
     grid = np.linspace(0, 1, len(measured))

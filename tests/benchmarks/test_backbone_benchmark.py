@@ -121,7 +121,7 @@ def corpora(tmp_path, monkeypatch):
 @pytest.fixture
 def options(corpora, base_folder, classifiers, tiny_checkpoint, monkeypatch):
     """What the benchmark is called with; a guide is sure of anything here."""
-    monkeypatch.setattr(backbone, "SURE", 0.0)
+    monkeypatch.setattr(backbone_texts, "SURE", 0.0)
     judge, guide = classifiers
     folders = {"base": base_folder, "adapter": tiny_checkpoint, "default": tiny_checkpoint, "judge": judge, "guide": guide}
     return [*(part for name, folder in folders.items() for part in (f"--{name}", folder)), "--work", corpora / "work", *SMALL]
@@ -221,7 +221,7 @@ def test_held_out_replies_have_a_row_for_each_format(options, corpora):
 
 
 def test_speed_has_waits_and_pairs(options, corpora, monkeypatch):
-    monkeypatch.setattr(backbone, "to_first_line", lambda arguments: float(len(arguments)))
+    monkeypatch.setattr(backbone_speed, "to_first_line", lambda arguments: float(len(arguments)))
     rows = run(options, corpora / "backbone.json", "--parts", "speed", "--runs", "1", "--fixed", "3")["rows"]
     assert [row["seconds"] for row in rows[:2]] == [3.0, 9.0]
     # Beside the adapter the base in float32, and in bfloat16 where the processor is faster in it.
@@ -237,7 +237,7 @@ def test_speed_has_waits_and_pairs(options, corpora, monkeypatch):
 def test_no_row_ends_before_its_fixed_number_of_tokens(options, corpora, tiny_checkpoint, base_folder, monkeypatch):
     """Time is a second here, so that a rate is a number of tokens."""
     clock = iter(range(1000))
-    monkeypatch.setattr(backbone.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(backbone_speed.time, "perf_counter", lambda: next(clock))
     plan = plan_of(options, base_folder)
     target = [backbone_plan.Ask("joy"), backbone_plan.Ask("fear", "hello friend"), backbone_plan.Ask("anger", "no")]
     own = backbone_speed.own_speed(load(tiny_checkpoint), target, plan, 5)

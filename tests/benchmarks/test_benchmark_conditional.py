@@ -16,6 +16,7 @@ from emogen.evaluate.score import Score
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "evaluate"))
 
+import conditional_data
 import conditional_plan
 import conditional_summary
 
@@ -92,7 +93,7 @@ def learnt(path):
 
 
 def test_doctests(conditional):
-    tried = doctest.testmod(conditional)
+    tried = doctest.testmod(conditional_summary)
     assert tried.attempted >= 5
     assert not tried.failed
 
@@ -156,9 +157,9 @@ def test_what_stands_there_is_used_again_and_nothing_else(conditional, corpora, 
 
 def test_the_judge_learns_nothing_that_a_given_start_has_learnt(conditional, corpora):
     whole = conditional.replace(conditional_plan.LM, width=16, steps=2, reply_tokens=64)
-    opened = conditional.open_corpus([str(corpora / "texts.jsonl")], conditional.Reading())
+    opened = conditional_data.open_corpus([str(corpora / "texts.jsonl")], conditional_data.Reading())
     rows = [row for row in opened.exchanges() if row.split == "train"]
-    conditional.write_exchanges(corpora / "some.jsonl", rows[:40])
+    conditional_data.write_exchanges(corpora / "some.jsonl", rows[:40])
     start = conditional.fit_lm(
         [str(corpora / "some.jsonl")], opened.parts[0][1], conditional.replace(whole, out=str(corpora / "start"))
     )

@@ -71,7 +71,7 @@ def test_baselines_and_differences(tmp_path, monkeypatch):
         labels=LABELS, limits=SimpleNamespace(reply_tokens=9), tokenizer=SimpleNamespace(encode=lambda text: text.split())
     )
     made = [SimpleNamespace(text="anger dog"), SimpleNamespace(text="joy dog")]
-    monkeypatch.setattr(latent, "transfer", lambda *_: iter(made))
+    monkeypatch.setattr(latent_transfer, "transfer", lambda *_: iter(made))
     guide = SimpleNamespace(over=lambda labels: None)
     options = TransferOptions(seed=3)
     rows_made = latent_transfer.transfer_rows(space, rows, guide, JUDGING, PHRASES, options, tmp_path / "texts")

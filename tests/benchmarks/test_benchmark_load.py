@@ -25,7 +25,7 @@ def test_a_reply_is_equal_where_text_and_tokens_are(load):
     from load_client import Heard
     from load_talks import Answered
 
-    tally, expected = load.SumStatistic(), Answered("well", 3)
+    tally, expected = load.Tally(), Answered("well", 3)
     for heard in (
         Heard(200, "well", 3, first=0.5),
         Heard(200, "well", 4),

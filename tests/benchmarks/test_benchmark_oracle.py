@@ -13,6 +13,11 @@ import torch
 from emogen.errors import DataError
 from emogen.text.tokenizer import BOS, EOS, SPECIAL
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "evaluate"))
+
+import oracle_sequences
+import oracle_summary
+
 TOP = Path(__file__).parents[2]
 
 
@@ -68,15 +73,15 @@ def oracle_file(tmp_path):
 def test_the_oracle_scores_as_seqgans_own_formulas_do(oracle_file):
     sequences = np.random.default_rng(1).integers(WORDS, size=(7, 5))
     expected = [[numpy_log_probs(seqgan_arrays(), row)[place, word] for place, word in enumerate(row)] for row in sequences]
-    found = benchmark.oracle_nll(benchmark.load_oracle(oracle_file), torch.from_numpy(sequences))
+    found = oracle_sequences.oracle_nll(oracle_sequences.load_oracle(oracle_file), torch.from_numpy(sequences))
     assert found == pytest.approx(-np.mean(expected), abs=1e-5)
 
 
 def test_the_oracles_own_samples_cost_its_entropy(oracle_file):
-    samples = benchmark.drawn(benchmark.load_oracle(oracle_file), 3000, 5, key=3)
+    samples = oracle_sequences.drawn(oracle_sequences.load_oracle(oracle_file), 3000, 5, key=3)
     log_probs = np.array([numpy_log_probs(seqgan_arrays(), row) for row in samples[:400].tolist()])
     entropy = -(np.exp(log_probs) * log_probs).sum(-1).mean()
-    assert benchmark.oracle_nll(benchmark.load_oracle(oracle_file), samples) == pytest.approx(entropy, abs=0.03)
+    assert oracle_sequences.oracle_nll(oracle_sequences.load_oracle(oracle_file), samples) == pytest.approx(entropy, abs=0.03)
 
 
 def test_an_oracle_file_that_lacks_a_gate_is_refused(tmp_path):
@@ -84,12 +89,12 @@ def test_an_oracle_file_that_lacks_a_gate_is_refused(tmp_path):
     del arrays["Uog"]
     np.savez(tmp_path / "broken.npz", **arrays)
     with pytest.raises(DataError, match="Uog"):
-        benchmark.load_oracle(tmp_path / "broken.npz")
+        oracle_sequences.load_oracle(tmp_path / "broken.npz")
 
 
 def test_sequences_differ_between_splits_and_not_between_calls():
-    oracle = benchmark.own_oracle(5, WORDS, WIDTH)
-    first, again = (benchmark.sequences_of(oracle, 6, rows=30, held_out=30) for _ in range(2))
+    oracle = oracle_sequences.own_oracle(5, WORDS, WIDTH)
+    first, again = (oracle_sequences.sequences_of(oracle, 6, rows=30, held_out=30) for _ in range(2))
     assert first.train.shape == (30, 7)
     assert (first.train[:, 0] == BOS).all()
     assert first.train[:, 1:].min() >= SPECIAL
@@ -99,15 +104,15 @@ def test_sequences_differ_between_splits_and_not_between_calls():
 
 
 def test_the_generator_writes_full_length_and_scores_what_it_wrote():
-    generator = benchmark.fresh_generator(WORDS, seed=0)
-    written = benchmark.sampled(generator, 600, 8, temperature=0.7, key=1)
+    generator = oracle_sequences.fresh_generator(WORDS, seed=0)
+    written = oracle_sequences.sampled(generator, 600, 8, temperature=0.7, key=1)
     assert written.shape == (600, 9)
     assert written[:, 1:].min() >= SPECIAL
     assert EOS not in written
     with torch.no_grad():
-        scores = generator.logits(generator(written[:, :-1], benchmark.as_batch(written).emotion))[:, :, SPECIAL:] / 0.7
+        scores = generator.logits(generator(written[:, :-1], oracle_sequences.as_batch(written).emotion))[:, :, SPECIAL:] / 0.7
     entropy = torch.distributions.Categorical(logits=scores).entropy().mean()
-    assert float(benchmark.token_nlls(generator, written, 0.7).mean()) == pytest.approx(float(entropy), abs=0.05)
+    assert float(oracle_sequences.token_nlls(generator, written, 0.7).mean()) == pytest.approx(float(entropy), abs=0.05)
 
 
 def curve(system, seed, points, length=20):
@@ -129,10 +134,10 @@ def curve(system, seed, points, length=20):
 def test_the_summary_interpolates_along_the_cooling_side():
     rows = curve("mle", 0, [(0.5, 8.0, 8.0), (1.0, 7.5, 9.5), (0.8, 7.6, 9.0), (1.2, 7.9, 10.0)])
     # Halfway between 7.6 and 8.0; the hot side, which has 7.8 too, does not count.
-    assert benchmark.reached(rows, 7.8) == pytest.approx(8.5)
-    assert benchmark.reached(rows, 7.5) == pytest.approx(9.5)
-    assert benchmark.reached(rows, 8.1) is None
-    assert benchmark.reached(rows, 7.8, "distinct2") == pytest.approx(0.325)
+    assert oracle_summary.reached(rows, 7.8) == pytest.approx(8.5)
+    assert oracle_summary.reached(rows, 7.5) == pytest.approx(9.5)
+    assert oracle_summary.reached(rows, 8.1) is None
+    assert oracle_summary.reached(rows, 7.8, "distinct2") == pytest.approx(0.325)
 
 
 def test_the_summary_compares_means_in_deviations():
@@ -141,7 +146,7 @@ def test_the_summary_compares_means_in_deviations():
         rows += curve("mle", seed, [(1.0, 7.5, 9.5), (0.5, 7.9, 8.5 + lower)])
         rows += curve("dense", seed, [(1.0, 7.5, 9.0), (0.5, 7.9, 8.0 + lower)])
         rows += curve("gumbel", seed, [(1.0, 7.9, 9.0), (0.5, 8.9, 8.0)])
-    mle, dense, gumbel = benchmark.summary(rows, above=0.4)
+    mle, dense, gumbel = oracle_summary.summary(rows, above=0.4)
     assert mle["nll_heldout"] == pytest.approx(7.9)
     assert (mle["nll_oracle"], mle["below_mle"]) == (pytest.approx(8.6), 0)
     assert dense["below_mle"] == pytest.approx(0.5)
@@ -150,7 +155,7 @@ def test_the_summary_compares_means_in_deviations():
     assert mle["above_dense_in_deviations"] == pytest.approx(5.0)
     assert (dense["entropy"], dense["distinct2"]) == (pytest.approx(0.5), pytest.approx(0.25))
     assert (gumbel["system"], gumbel["reached"]) == ("gumbel", 3)
-    assert [entry["reached"] for entry in benchmark.summary(rows, above=0.2)] == [3, 3, 0]
+    assert [entry["reached"] for entry in oracle_summary.summary(rows, above=0.2)] == [3, 3, 0]
 
 
 SMALL = ["--rows", 40, "--epochs", 1, "--steps", 1, "--sampled", 12, "--length", 4, "--seeds", 1]
@@ -196,8 +201,8 @@ def test_each_ablation_changes_dense_and_no_two_alike():
 
 
 def test_a_model_is_the_same_when_made_and_when_found(tmp_path, oracle_file):
-    oracle = benchmark.load_oracle(oracle_file)
-    data = benchmark.sequences_of(oracle, 4, rows=40, held_out=10)
+    oracle = oracle_sequences.load_oracle(oracle_file)
+    data = oracle_sequences.sequences_of(oracle, 4, rows=40, held_out=10)
     fit = replace(benchmark.Fit(), epochs=1, dropout=0.5)
     study = benchmark.Study(oracle, "tiny", 4, data, tmp_path, fit, steps=1)
     made, found = benchmark.fitted(study, 0), benchmark.fitted(study, 0)

@@ -179,7 +179,7 @@ def test_samples_are_drawn_once_and_chosen_in_each_way(tmp_path, outputs, writte
     assert cases == [(way, training, seed) for training in (0, 1) for seed in (0, 1) for way in ways]
     assert [row["case"] for row in content["rows"] if row["system"] == "neighbours"] == ["mbr, few repeats"]
     assert "--candidates 3 --neighbours" in content["command"]
-    monkeypatch.setattr(empathetic.drawn.__globals__["Checkpoint"], "replies", None)
+    monkeypatch.setattr(empathetic.drawn.__globals__["EmotionModel"], "replies", None)
     again, _ = run(empathetic, tmp_path, "--outputs", outputs, "--corpus", with_feelings, *options, *more)
     assert again["rows"] == content["rows"]
 

@@ -259,7 +259,7 @@ def test_each_family_of_emotions_has_its_own_colour(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
 
     def painted(text, labels, strength=1.0):
-        return chat_module._painted("x", parse_emotion(text, labels, strength), terminal)
+        return chat_module._paint("x", parse_emotion(text, labels, strength), terminal)
 
     assert len({painted(name, EKMAN) for name in EKMAN.names}) == len(EKMAN)
     assert painted("grief", GOEMOTIONS) == painted("sadness=0.6,joy=0.4", EKMAN) == painted("sadness", EKMAN)

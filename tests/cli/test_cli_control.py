@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from emogen.checkpoint import finding
+from emogen.checkpoint import folder as checkpoint_folder
 from emogen.checkpoint import model as checkpoint
 from emogen.checkpoint.folder import save_classifier
 from emogen.checkpoint.model import load
@@ -39,7 +40,7 @@ def model(tiny_checkpoint, folder):
     copied = shutil.copytree(tiny_checkpoint, folder / "lm")
     found = load(copied)
     found.model.inject.weight.data.normal_()
-    checkpoint.save_model(copied, found.description, found.model)
+    checkpoint_folder.save_model(copied, found.description, found.model)
     return copied
 
 
