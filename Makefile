@@ -11,21 +11,24 @@ PLAIN = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 # Two workers with a thread each: what most tests do is too small for more.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test test-plain test-lowest lint lock release clean
+.PHONY: help demo test test-plain test-lowest lint lock release clean
 
-demo: .venv/demo
+help: ## say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+demo: .venv/demo ## train the starter corpus' models for some minutes, and show them beside people
 	$(BIN)/python examples/demo.py
 
-test: lint
+test: lint ## ruff, mypy, import-linter, pytest
 	$(PYTEST)
 
-test-plain: .venv/installed
+test-plain: .venv/installed ## what computes, as on a processor with AVX2 alone
 	$(PLAIN) $(PYTEST) $(NUMERIC)
 
-test-lowest: build/lowest
+test-lowest: build/lowest ## the server with the lowest versions of its packages
 	PYTHONPATH=build/lowest $(PYTEST) -W ignore::DeprecationWarning $(SERVER)
 
-lint: .venv/installed
+lint: .venv/installed ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -36,12 +39,12 @@ build/lowest: .venv/installed lowest.txt
 	touch $@
 
 # What leaves this folder: packages, a list of what they are made of (CycloneDX), and a look for known faults in that. Needs the network.
-release: build/release
+release: build/release ## packages, list of parts, audit; needs the network
 	$(RELEASE)/python -m build --outdir dist
 	$(RELEASE)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.json
 	$(RELEASE)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
-lock: build/release
+lock: build/release ## requirements.lock anew
 	$(RELEASE)/uv pip compile --quiet pyproject.toml --extra serve --extra feedback --extra gguf --constraint constraints.txt \
 	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file build/lock
 	(head -1 requirements.lock; cat build/lock) > build/requirements.lock && mv build/requirements.lock requirements.lock
@@ -61,5 +64,5 @@ build/release: release.txt
 	$(INSTALL) ".[test]"
 	touch $@
 
-clean:
+clean: ## remove what was made here
 	rm -rf .venv build dist *.egg-info

@@ -1,8 +1,8 @@
 """Measure how the code is written: sizes, names, docstrings, import circles.
 
-    python evaluate/house.py [FOLDER] [--out house.json]
+    python evaluate/house.py [FOLDER] [--tree]
 
-What is measured is the target that the project set itself for its own code (docs/style.md).
+What is measured are the targets that the project set itself for its own code (docs/style.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from statistics import median, quantiles
 import click
 
 from emogen.cli import run
+from emogen.files import read_text, write_text
 
+TREE_BEGINS, TREE_ENDS = "<!-- tree -->", "<!-- end -->"
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 ROOT = Path(__file__).parents[1]
 PARTICIPLE = re.compile(
@@ -120,8 +122,14 @@ class House:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=ROOT)
-def main(folder: Path) -> None:
+@click.option("--tree", is_flag=True, help="Write what each file says of itself into docs/architecture.md instead.")
+def main(folder: Path, tree: bool) -> None:
     """Print the figures of the package and the benchmarks under FOLDER."""
+    if tree:
+        page = folder / "docs" / "architecture.md"
+        before, _, rest = read_text(page).partition(TREE_BEGINS)
+        write_text(page, f"{before}{TREE_BEGINS}\n{describe_tree(folder)}{TREE_ENDS}{rest.partition(TREE_ENDS)[2]}")
+        return
     house = measure_house(folder)
     for name in House.__dataclass_fields__:
         value = getattr(house, name)
@@ -151,6 +159,22 @@ def measure_house(folder: Path) -> House:
         files_over_500=sum(text.count("\n") > 500 for text in texts.values()),
         lines_over_100=sum(len(line) > 100 for line in lines) / len(lines),
     )
+
+
+def describe_tree(folder: Path) -> str:
+    """Return a code block with each file of the package and the first sentence of its docstring."""
+    lines = ["```", "emogen/"]
+    for path in sorted(
+        (folder / "emogen").rglob("*.py"), key=lambda path: (path.parent.as_posix(), path.name != "__init__.py", path.name)
+    ):
+        place = path.relative_to(folder / "emogen")
+        said = (ast.get_docstring(ast.parse(read_text(path))) or "").split("\n\n")[0].replace("\n", " ")
+        indent = "  " * len(place.parts)
+        if place.name == "__init__.py" and len(place.parts) > 1:
+            lines.append(f"{indent[2:]}{'/'.join(place.parent.parts) + '/':<{28 - len(indent)}} {said}")
+        elif place.name != "__init__.py":
+            lines.append(f"{indent}{place.name:<{26 - len(indent)}} {said}")
+    return "\n".join([*lines, "```", ""])
 
 
 def count_lines(function: Function) -> int:
