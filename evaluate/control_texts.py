@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 
 from emogen.emotions.labels import LabelSet
 from emogen.evaluate import copied
-from emogen.evaluate.diversity import distinct_corrected_pool
+from emogen.evaluate.diversity import distinct_corrected
 from emogen.evaluate.frontier import Point, axis, dominated_volume, draw
 from emogen.evaluate.resampling import Values, half_sample_interval
 from emogen.evaluate.score import Score, signature
@@ -205,7 +205,7 @@ def measured(bench: Bench, texts: Sequence[str], asks: Sequence[Ask]) -> Measure
     places = with_perplexity(asks, bench.perplexity_each)
     costs[places] = nats(bench, [texts[place] for place in places])
     units[places] = [len(words(texts[place])) + 1 for place in places]
-    return Measured(hits, distinct_corrected_pool(texts, 2, emotion_text.PAIRS).among(), costs, units)
+    return Measured(hits, distinct_corrected.statistic(texts, 2, emotion_text.PAIRS).among(), costs, units)
 
 
 def together(bench: Bench, setting: Setting) -> Measured:
@@ -215,7 +215,7 @@ def together(bench: Bench, setting: Setting) -> Measured:
     ]
     texts = [text for seed, folder in bench.models.items() for text in written(bench, folder, setting, bench.asks, seed)]
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("hits", "nats", "units")}
-    return Measured(distinct=distinct_corrected_pool(texts, 2, emotion_text.PAIRS).among(), **joined)
+    return Measured(distinct=distinct_corrected.statistic(texts, 2, emotion_text.PAIRS).among(), **joined)
 
 
 def volumes(

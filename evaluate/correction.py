@@ -56,7 +56,7 @@ def main(corpus: str, judge: Path, texts: int, concentration: float, seeds: int,
             gold, found = shifted(*test, recognizer.names.names, texts, concentration, random)
             target = claimed(gold, recognizer.names.names, right, random)
             truth = float(np.mean([one == other for one, other in zip(target, gold, strict=True)]))
-            scores = {"plain": emotion_accuracy(target, found, seed)}
+            scores = {"plain": emotion_accuracy.statistic(target, found).score(seed)}
             try:
                 scores["corrected"] = corrected_accuracy(target, found, matrix, seed)
             except UndefinedScoreError as reason:

@@ -184,7 +184,7 @@ def _measure_preference(found: Preferred[Any]) -> list[_Measured]:
 
     Of single opinions the gains alone can be compared, of every good reply with every bad one.
     """
-    from emogen.evaluate.preference import preference_tally
+    from emogen.evaluate.preference import preference
 
     if _rates(found):
         gains = (found.after - found.before)[0]
@@ -193,12 +193,12 @@ def _measure_preference(found: Preferred[Any]) -> list[_Measured]:
         owners = [found.held_out[better].context for better in good for _ in bad]
         if not margins:
             return []
-        nothing = preference_tally([0.0] * len(margins), owners)
-        return [_Measured("reward_preference", nothing, preference_tally(margins, owners))]
+        nothing = preference.statistic([0.0] * len(margins), owners)
+        return [_Measured("reward_preference", nothing, preference.statistic(margins, owners))]
     owners = [pair.context for pair in found.held_out]
 
     def tally(better_and_worse: Any) -> SumStatistic:
-        return preference_tally((better_and_worse[0] - better_and_worse[1]).tolist(), owners)
+        return preference.statistic((better_and_worse[0] - better_and_worse[1]).tolist(), owners)
 
     gained = found.after - found.before
     return [
@@ -225,13 +225,13 @@ def _accuracy(
     model: EmotionModel, judge: Recognizer, held_out: Sequence[Preference | Rating], texts: int, seed: int, leak: str
 ) -> SumStatistic:
     """Of `texts` replies of each emotion, to the contexts of held-out pairs in turn."""
-    from emogen.evaluate.emotion import emotion_accuracy_tally, judged_labels
+    from emogen.evaluate.emotion import emotion_accuracy, judged_labels
 
     contexts = list(dict.fromkeys(pair.context for pair in held_out))
     target = [name for name in model.labels.names for _ in range(texts)]
     replies = model.replies([contexts[place % len(contexts)] for place in range(len(target))], target, seed=seed)
     judged = judged_labels(judge.probabilities([reply.text for reply in replies]), judge.names.names)
-    tally = emotion_accuracy_tally(target, judged)
+    tally = emotion_accuracy.statistic(target, judged)
     return replace(tally, signature=f"{tally.signature}|judge:{judge.folder.name}|leak:{leak}")
 
 

@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from emogen.errors import SettingsError, UndefinedScoreError
+from emogen.evaluate.metric import Metric
 from emogen.evaluate.resampling import Counts, CountStatistic, SumStatistic, Values, mean_tally, pool
-from emogen.evaluate.score import Score, require_items, signature
+from emogen.evaluate.score import require_items, signature
 from emogen.text.words import WORDS_VERSION, words
 
 METHOD1_EPSILON = 0.1
 
 
-def distinct(texts: Sequence[str], n: int, seed: int = 0) -> Score:
+@Metric
+def distinct(texts: Sequence[str], n: int) -> CountStatistic:
     """Return the share of different n-grams among all n-grams, pooled over the texts.
 
     It falls as the texts grow in number or length: compare it at equal numbers only, or use `distinct_corrected`. The interval
@@ -29,7 +31,6 @@ def distinct(texts: Sequence[str], n: int, seed: int = 0) -> Score:
     Args:
         texts: at least one; a text shorter than `n` words adds nothing.
         n: words in an n-gram, 1 or more; words are those of `emogen.text.words`.
-        seed: of the half-samples.
 
     Returns:
         From 0 to 1; 0 if no text has `n` words.
@@ -40,16 +41,12 @@ def distinct(texts: Sequence[str], n: int, seed: int = 0) -> Score:
 
     Source: Li et al. 2016, A diversity-promoting objective function for neural conversation models.
     """
-    return distinct_pool(texts, n).score(seed)
-
-
-def distinct_pool(texts: Sequence[str], n: int) -> CountStatistic:
-    """Return the pool behind `distinct`; arguments and errors as there."""
     fields = {"n": n, "words": WORDS_VERSION, "texts": len(texts)}
     return _ngram_pool(texts, n, _share_of_kinds, signature("distinct", fields))
 
 
-def distinct_corrected(texts: Sequence[str], n: int, sample: int = 1000, seed: int = 0) -> Score:
+@Metric
+def distinct_corrected(texts: Sequence[str], n: int, sample: int = 1000) -> CountStatistic:
     """Return distinct-n corrected for the amount of text: its expected value in `sample` n-grams drawn from all of them.
 
     With N n-grams in all, c_k of them of kind k, and draws without replacement, the value is exactly
@@ -62,7 +59,6 @@ def distinct_corrected(texts: Sequence[str], n: int, sample: int = 1000, seed: i
         texts: at least one, with at least `sample` n-grams together; a text shorter than `n` words adds nothing.
         n: words in an n-gram, 1 or more.
         sample: n-grams drawn, 1 or more.
-        seed: of the half-samples.
 
     Returns:
         From 1 / sample to 1.
@@ -75,11 +71,6 @@ def distinct_corrected(texts: Sequence[str], n: int, sample: int = 1000, seed: i
     Source: rarefaction, Hurlbert 1971, The nonconcept of species diversity; on words HD-D, McCarthy & Jarvis 2007, vocd: a
     theoretical and empirical evaluation.
     """
-    return distinct_corrected_pool(texts, n, sample).score(seed)
-
-
-def distinct_corrected_pool(texts: Sequence[str], n: int, sample: int = 1000) -> CountStatistic:
-    """Return the pool behind `distinct_corrected`; arguments and errors as there. Fewer than `sample` n-grams are taken whole."""
     if sample < 1:
         raise SettingsError(f"sample is {sample}: pass a number of n-grams of at least 1")
     fields = {"n": n, "sample": sample, "words": WORDS_VERSION, "texts": len(texts)}
@@ -91,7 +82,8 @@ def distinct_corrected_pool(texts: Sequence[str], n: int, sample: int = 1000) ->
     return pooled
 
 
-def ngram_entropy(texts: Sequence[str], n: int, seed: int = 0) -> Score:
+@Metric
+def ngram_entropy(texts: Sequence[str], n: int) -> CountStatistic:
     """Return the entropy of the n-grams' relative frequencies, pooled over the texts.
 
     The frequencies are those of the sample, so the value lies below the entropy of the generator, by about
@@ -102,7 +94,6 @@ def ngram_entropy(texts: Sequence[str], n: int, seed: int = 0) -> Score:
     Args:
         texts: at least one; a text shorter than `n` words adds nothing.
         n: words in an n-gram, 1 or more.
-        seed: of the half-samples.
 
     Returns:
         Nats, 0 or more; 0 if no text has `n` words.
@@ -114,17 +105,13 @@ def ngram_entropy(texts: Sequence[str], n: int, seed: int = 0) -> Score:
     Source: Ent-n of Zhang et al. 2018, Generating informative and diverse conversational responses via adversarial information
     maximization.
     """
-    return ngram_entropy_pool(texts, n).score(seed)
-
-
-def ngram_entropy_pool(texts: Sequence[str], n: int) -> CountStatistic:
-    """Return the pool behind `ngram_entropy`; arguments and errors as there."""
     fields = {"n": n, "words": WORDS_VERSION, "texts": len(texts)}
     pooled = _ngram_pool(texts, n, _entropy, signature("ngram_entropy", fields))
     return replace(pooled, bounds=(0.0, math.log(max(1, len(pooled.kinds)))))
 
 
-def unique(texts: Sequence[str], seed: int = 0) -> Score:
+@Metric
+def unique(texts: Sequence[str]) -> CountStatistic:
     """Return the share of different texts among all texts, compared character by character.
 
     The interval comes from half-samples without replacement, as that of `distinct`.
@@ -135,15 +122,11 @@ def unique(texts: Sequence[str], seed: int = 0) -> Score:
     Raises:
         DataError: if there is no text.
     """
-    return unique_pool(texts).score(seed)
-
-
-def unique_pool(texts: Sequence[str]) -> CountStatistic:
-    """Return the pool behind `unique`; arguments and errors as there."""
     return pool(([text] for text in texts), _share_of_kinds, signature("unique", {"texts": len(texts)}))
 
 
-def commonest(texts: Sequence[str], seed: int = 0) -> Score:
+@Metric
+def commonest(texts: Sequence[str]) -> CountStatistic:
     """Return the share of the most frequent text among all texts: near 1 when a generator has collapsed.
 
     The interval comes from half-samples without replacement, as that of `distinct`.
@@ -154,11 +137,6 @@ def commonest(texts: Sequence[str], seed: int = 0) -> Score:
     Raises:
         DataError: if there is no text.
     """
-    return commonest_pool(texts).score(seed)
-
-
-def commonest_pool(texts: Sequence[str]) -> CountStatistic:
-    """Return the pool behind `commonest`; arguments and errors as there."""
     return pool(([text] for text in texts), _share_of_commonest, signature("commonest", {"texts": len(texts)}))
 
 
@@ -195,17 +173,13 @@ def length_distribution(texts: Sequence[str]) -> Lengths:
     return Lengths(float(lengths.mean()), float(lengths.std()), (low, lower, middle, upper, high), characters)
 
 
-def mean_length(texts: Sequence[str], seed: int = 0) -> Score:
+@Metric
+def mean_length(texts: Sequence[str]) -> SumStatistic:
     """Return the mean number of words in a text, with a bootstrap interval; a blank text has 0.
 
     Raises:
         DataError: if there is no text.
     """
-    return mean_length_tally(texts).score(seed)
-
-
-def mean_length_tally(texts: Sequence[str]) -> SumStatistic:
-    """Return the tally behind `mean_length`; arguments and errors as there."""
     require_items(texts, "texts")
     fields = {"words": WORDS_VERSION, "texts": len(texts)}
     return mean_tally((float(len(words(text))) for text in texts), signature("mean_length", fields))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.errors import DataError
+from emogen.evaluate.metric import Metric
 from emogen.evaluate.resampling import (
     SumStatistic,
     Values,
@@ -63,7 +64,8 @@ def checked_probabilities(probabilities: NDArray[Any], labels: Sequence[str]) ->
     return given
 
 
-def emotion_accuracy(target: Sequence[str], judged: Sequence[str], seed: int = 0) -> Score:
+@Metric
+def emotion_accuracy(target: Sequence[str], judged: Sequence[str]) -> SumStatistic:
     """Return the share of texts whose judged emotion is the one asked for, with a bootstrap interval.
 
     A judge that is often wrong lowers it however good the texts are: see `corrected_accuracy`.
@@ -71,7 +73,6 @@ def emotion_accuracy(target: Sequence[str], judged: Sequence[str], seed: int = 0
     Args:
         target: the label each text was to express.
         judged: the label the judge gave it.
-        seed: of the bootstrap.
 
     Returns:
         From 0 to 1.
@@ -79,16 +80,12 @@ def emotion_accuracy(target: Sequence[str], judged: Sequence[str], seed: int = 0
     Raises:
         DataError: if the lists differ in length or are empty.
     """
-    return emotion_accuracy_tally(target, judged).score(seed)
-
-
-def emotion_accuracy_tally(target: Sequence[str], judged: Sequence[str]) -> SumStatistic:
-    """Return `emotion_accuracy` before its interval; a block of sums is hits and texts."""
     require_pairs(target, judged, ("asked labels", "judged labels"))
     return mean_tally(_hits(target, judged), signature("emotion_accuracy", {"texts": len(target)}))
 
 
-def emotion_f1(target: Sequence[str], judged: Sequence[str], labels: Sequence[str], seed: int = 0) -> Score:
+@Metric
+def emotion_f1(target: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> SumStatistic:
     """Return the mean over the labels of F1 = 2 hits / (asked + judged), with a bootstrap interval.
 
     A label neither asked for nor judged, in the data or in one resample, has no F1 and is left out of the mean.
@@ -97,7 +94,6 @@ def emotion_f1(target: Sequence[str], judged: Sequence[str], labels: Sequence[st
         target: the label each text was to express.
         judged: the label the judge gave it.
         labels: the labels allowed in both.
-        seed: of the bootstrap.
 
     Returns:
         From 0 to 1.
@@ -107,17 +103,13 @@ def emotion_f1(target: Sequence[str], judged: Sequence[str], labels: Sequence[st
 
     Source: the averaged F1 of Opitz & Burst 2019, Macro F1 and Macro F1.
     """
-    return emotion_f1_tally(target, judged, labels).score(seed)
-
-
-def emotion_f1_tally(target: Sequence[str], judged: Sequence[str], labels: Sequence[str]) -> SumStatistic:
-    """Return `emotion_f1` before its interval; a block of sums is the hits of each label, then its asked plus judged."""
     pairs = _placed_pairs(target, judged, labels)
     fields = {"average": "macro", "labels": len(labels), "texts": len(target)}
     return SumStatistic(added_up(_f1_rows(pairs, len(labels))), _f1_of_occurring, signature("emotion_f1", fields))
 
 
-def multilabel_f1(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str], seed: int = 0) -> Score:
+@Metric
+def multilabel_f1(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str]) -> SumStatistic:
     """Return the mean over all labels of F1 = 2 hits / (gold + found), where a text may have several labels or none.
 
     A label neither in `gold` nor in `found` has F1 0 and stays in the mean, as in scikit-learn's
@@ -128,7 +120,6 @@ def multilabel_f1(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str]
         gold: [texts, labels], whether the text has the label; booleans, or 0 and 1.
         found: the same shape, whether the judge found it.
         labels: names of the columns.
-        seed: of the bootstrap.
 
     Returns:
         From 0 to 1.
@@ -136,11 +127,6 @@ def multilabel_f1(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str]
     Raises:
         DataError: if the arrays differ in shape, are empty, do not fit the labels or hold other numbers.
     """
-    return multilabel_f1_tally(gold, found, labels).score(seed)
-
-
-def multilabel_f1_tally(gold: NDArray[Any], found: NDArray[Any], labels: Sequence[str]) -> SumStatistic:
-    """Return `multilabel_f1` before its interval; a block of sums is the hits of each label, then its gold plus found."""
     require_pairs(gold, found, ("rows of gold labels", "rows of found labels"))
     wanted, given = _marks(gold, labels, "gold"), _marks(found, labels, "found")
     rows = (np.concatenate([own & other, own + other]) for own, other in zip(wanted, given, strict=True))
@@ -186,7 +172,8 @@ def confusion(target: Sequence[str], judged: Sequence[str], labels: Sequence[str
     return Confusion(counts, tuple(labels))
 
 
-def calibration_error(probabilities: NDArray[Any], gold: Sequence[str], labels: Sequence[str], seed: int = 0) -> Score:
+@Metric
+def calibration_error(probabilities: NDArray[Any], gold: Sequence[str], labels: Sequence[str]) -> SumStatistic:
     """Return expected calibration error of the likeliest label: mean distance of its probability from how often it is right.
 
     Texts are binned by that probability, 15 bins of equal width, upper ends included. The estimate is biased upward, since
@@ -198,7 +185,6 @@ def calibration_error(probabilities: NDArray[Any], gold: Sequence[str], labels: 
         probabilities: [texts, labels].
         gold: the true label of each text.
         labels: of the columns.
-        seed: of the bootstrap.
 
     Returns:
         From 0 to 1.
@@ -208,11 +194,6 @@ def calibration_error(probabilities: NDArray[Any], gold: Sequence[str], labels: 
 
     Source: Guo et al. 2017, On calibration of modern neural networks.
     """
-    return calibration_error_tally(probabilities, gold, labels).score(seed)
-
-
-def calibration_error_tally(probabilities: NDArray[Any], gold: Sequence[str], labels: Sequence[str]) -> SumStatistic:
-    """Return `calibration_error` before its interval; a block of sums is hits less confidence in each bin, then the texts."""
     given = checked_probabilities(probabilities, labels)
     require_pairs(given, gold, ("rows of probabilities", "gold labels"))
     confidence = given.max(axis=1)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.errors import DataError
+from emogen.evaluate.metric import Metric
 from emogen.evaluate.resampling import SumStatistic, Values, added_up
-from emogen.evaluate.score import Score, align, in_batches, signature
+from emogen.evaluate.score import align, in_batches, signature
 from emogen.text.words import WORDS_VERSION, words
 
 LanguageModel = Callable[[Sequence[str]], Sequence[float] | NDArray[Any]]
@@ -27,7 +28,8 @@ _BELOW_ZERO = -1e-3
 _MOST_EXPONENT = 709.0
 
 
-def perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32, seed: int = 0) -> Score:
+@Metric
+def perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
     """Return the perplexity a word, exp(nats of all texts / words of all texts), with a bootstrap interval over the texts.
 
     The words are those of `emogen.text.words` (a Chinese character is one) and one end a text, whatever the model's tokens are.
@@ -38,7 +40,6 @@ def perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 3
             for a list of texts.
         model: name of the language model, for the signature.
         batch_size: how many texts `nats` gets at a time, if it is a callable.
-        seed: of the bootstrap.
 
     Returns:
         1 or more, lower is more expected; e^709 also beyond 709 nats a word.
@@ -50,15 +51,11 @@ def perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 3
     >>> round(perplexity(["a b", "c"], [3 * np.log(50), 2 * np.log(50)], "uniform over 50 words").value, 9)
     50.0
     """
-    return perplexity_tally(texts, nats, model, batch_size).score(seed)
-
-
-def perplexity_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
-    """Return the tally behind `perplexity`; arguments and errors as there."""
     return _perplexity_tally("perplexity", texts, nats, model, batch_size)
 
 
-def reverse_perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32, seed: int = 0) -> Score:
+@Metric
+def reverse_perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
     """Return the perplexity a word of real text under a language model that was trained on a generator's samples.
 
     It rises both when the samples are broken and when they leave out part of what people write. It depends on the number of
@@ -69,21 +66,16 @@ def reverse_perplexity(texts: Iterable[str], nats: Nats, model: str, batch_size:
         nats: as for `perplexity`, under the model trained on the samples.
         model: which model it is and on what it was trained, for the signature.
         batch_size: as for `perplexity`.
-        seed: of the bootstrap.
 
     Returns, errors: as for `perplexity`.
 
     Source: Zhao et al. 2018, Adversarially regularized autoencoders.
     """
-    return reverse_perplexity_tally(texts, nats, model, batch_size).score(seed)
-
-
-def reverse_perplexity_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
-    """Return the tally behind `reverse_perplexity`; arguments and errors as there."""
     return _perplexity_tally("reverse_perplexity", texts, nats, model, batch_size)
 
 
-def nats_per_character(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32, seed: int = 0) -> Score:
+@Metric
+def nats_per_character(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
     """Return nats of all texts / characters of all texts, with a bootstrap interval over the texts.
 
     Characters are Unicode code points as given, and one end a text. Divided by ln 2 = 0.6931 it is bits per character.
@@ -93,16 +85,12 @@ def nats_per_character(texts: Iterable[str], nats: Nats, model: str, batch_size:
     Returns:
         0 or more, lower is more expected.
     """
-    return nats_per_character_tally(texts, nats, model, batch_size).score(seed)
-
-
-def nats_per_character_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
-    """Return the tally behind `nats_per_character`; arguments and errors as there."""
     fields = {"model": model, "unit": "character+end"}
     return _tally("nats_per_character", fields, _sums(texts, nats, batch_size, _characters), _ratio)
 
 
-def nats_per_sentence(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32, seed: int = 0) -> Score:
+@Metric
+def nats_per_sentence(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
     """Return the mean over the texts of their nats, with a bootstrap interval.
 
     It compares models on the same texts, not texts of different lengths.
@@ -112,11 +100,6 @@ def nats_per_sentence(texts: Iterable[str], nats: Nats, model: str, batch_size: 
     Returns:
         0 or more, lower is more expected.
     """
-    return nats_per_sentence_tally(texts, nats, model, batch_size).score(seed)
-
-
-def nats_per_sentence_tally(texts: Iterable[str], nats: Nats, model: str, batch_size: int = 32) -> SumStatistic:
-    """Return the tally behind `nats_per_sentence`; arguments and errors as there."""
     fields = {"model": model, "unit": "text"}
     return _tally("nats_per_sentence", fields, _sums(texts, nats, batch_size, lambda _text: 1), _ratio)
 

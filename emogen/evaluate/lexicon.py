@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from emogen.emotions.labels import EKMAN
 from emogen.errors import SettingsError, UndefinedScoreError
 from emogen.evaluate.emotion import Judge, judged_labels
+from emogen.evaluate.metric import Metric
 from emogen.evaluate.resampling import SumStatistic, mean_tally
-from emogen.evaluate.score import Score, require_pairs, signature
+from emogen.evaluate.score import require_pairs, signature
 from emogen.text.words import language_of, unspaced_script
 
 POLARITIES = ("negative", "neutral", "positive")
@@ -77,7 +78,8 @@ def polarity(label: str) -> str | None:
     return EKMAN_POLARITY[family]
 
 
-def polarity_agreement(labels: Sequence[str], texts: Sequence[str], seed: int = 0) -> Score:
+@Metric
+def polarity_agreement(labels: Sequence[str], texts: Sequence[str]) -> SumStatistic:
     """Return the share of texts in which VADER finds the polarity of their label, over the texts whose label has one.
 
     A high share says that the words are of the right kind, not that the emotion is right; a low one may be VADER's failing:
@@ -87,7 +89,6 @@ def polarity_agreement(labels: Sequence[str], texts: Sequence[str], seed: int = 
     Args:
         labels: asked for or judged, one for each text; those without a polarity (surprise) are left out with their text.
         texts: English.
-        seed: of the bootstrap.
 
     Returns:
         From 0 to 1; the signature says how many texts had a polarity and how many not.
@@ -97,11 +98,6 @@ def polarity_agreement(labels: Sequence[str], texts: Sequence[str], seed: int = 
         UndefinedScoreError: if a label has no known polarity, none is left, or the texts are Chinese.
         SettingsError: if the package is not installed.
     """
-    return polarity_agreement_tally(labels, texts).score(seed)
-
-
-def polarity_agreement_tally(labels: Sequence[str], texts: Sequence[str]) -> SumStatistic:
-    """Return `polarity_agreement` before its interval; a block of sums is hits and texts."""
     require_pairs(labels, texts, ("labels", "texts"))
     if language_of(texts) == "zh":
         raise UndefinedScoreError("the texts are Chinese and the lexicon is English: it would find every text neutral")

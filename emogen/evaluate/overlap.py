@@ -1,6 +1,6 @@
 """Overlap of texts with references: BLEU, chrF and TER by sacrebleu, ROUGE by rouge-score.
 
-Each metric has three forms. `bleu` gives the corpus `Score`; `bleu_tally` the same before its interval, for comparisons; both
+Each metric has three forms. `bleu` gives the corpus `Score`; `bleu.statistic` the same before its interval, for comparisons; both
 read lists or streams once, in memory that does not grow with their length. `sentence_bleu` gives one value a pair.
 
 In all of them the references are one list for each hypothesis, and the lists may differ in length. Texts may be empty.
@@ -21,15 +21,16 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from rouge_score.tokenize import tokenize
-from sacrebleu.metrics.base import Metric
+from sacrebleu.metrics.base import Metric as SacreMetric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
 from sacrebleu.tokenizers.tokenizer_char import TokenizerChar
 
 from emogen.errors import DataError, SettingsError
+from emogen.evaluate.metric import Metric
 from emogen.evaluate.resampling import SumStatistic, Values, added_up
-from emogen.evaluate.score import Score, require_items, require_pairs, signature
+from emogen.evaluate.score import Signature, require_items, require_pairs, signature
 from emogen.text.words import WORDS_VERSION, language_of, unspaced_script, words
 
 Language = Literal["en", "zh", "char", "auto"]
@@ -42,14 +43,14 @@ _LISTS_THAT_DECIDE = 1000
 _BLEU_TOKENIZERS = {"en": "13a", "zh": "zh", "char": "char"}
 
 
+@Metric
 def bleu(
     hypotheses: Iterable[str],
     references: Iterable[Sequence[str]],
     language: Language = "auto",
     lowercase: bool = False,
     effective_order: bool = False,
-    seed: int = 0,
-) -> Score:
+) -> SumStatistic:
     """Return corpus BLEU of sacrebleu, with a bootstrap interval over the pairs.
 
     As sacrebleu defines it, a corpus in which no hypothesis has four tokens scores 0, even if each equals its reference;
@@ -62,7 +63,6 @@ def bleu(
             (everything by characters); `auto` goes by the script.
         lowercase: compare without regard to case.
         effective_order: leave out the n-gram orders for which all hypotheses are too short.
-        seed: of the 1000 resamples.
 
     Returns:
         BLEU from 0 to 100, equal to `sacrebleu.corpus_bleu`; the signature is sacrebleu's.
@@ -73,17 +73,6 @@ def bleu(
 
     Source: Papineni et al. 2002; Post 2018 (sacrebleu); Koehn 2004 (bootstrap of BLEU).
     """
-    return bleu_tally(hypotheses, references, language, lowercase, effective_order).score(seed)
-
-
-def bleu_tally(
-    hypotheses: Iterable[str],
-    references: Iterable[Sequence[str]],
-    language: Language = "auto",
-    lowercase: bool = False,
-    effective_order: bool = False,
-) -> SumStatistic:
-    """Return what `bleu` is computed from; same arguments and errors."""
     settled, pairs = _settle_language(hypotheses, references, language, _language_of)
     return _tally("bleu", _bleu_metric(settled, lowercase, effective_order), pairs)
 
@@ -101,7 +90,7 @@ def bleu_tallies(
     settled, pairs = _settle_language(hypotheses, references, language, _language_of)
     plain = _tally("bleu", _bleu_metric(settled, lowercase, effective_order=False), pairs)
     values = _metric_of_sums(_bleu_metric(settled, lowercase, effective_order=True))
-    return plain, SumStatistic(plain.sums, values, plain.signature.replace("|eff:no|", "|eff:yes|"))
+    return plain, SumStatistic(plain.sums, values, Signature(plain.signature).with_fields({"eff": "yes"}))
 
 
 def has_four_tokens(tally: SumStatistic) -> bool:
@@ -123,13 +112,13 @@ def sentence_bleu(
     return _sentence_values(_bleu_metric(settled, lowercase, effective_order=True), pairs)
 
 
+@Metric
 def chrf(
     hypotheses: Iterable[str],
     references: Iterable[Sequence[str]],
     language: Language = "auto",
     lowercase: bool = False,
-    seed: int = 0,
-) -> Score:
+) -> SumStatistic:
     """Return corpus chrF2 of sacrebleu (characters up to order 6, no words), with a bootstrap interval over the pairs.
 
     Of several references the one with the best chrF counts. Two empty texts score 0.
@@ -139,7 +128,6 @@ def chrf(
         references: one list of references for each hypothesis.
         language: of no effect on characters; checked as in the other metrics.
         lowercase: compare without regard to case.
-        seed: of the 1000 resamples.
 
     Returns:
         chrF from 0 to 100, equal to `sacrebleu.corpus_chrf`; the signature is sacrebleu's.
@@ -150,16 +138,6 @@ def chrf(
 
     Source: Popović 2015, chrF: character n-gram F-score for automatic MT evaluation.
     """
-    return chrf_tally(hypotheses, references, language, lowercase).score(seed)
-
-
-def chrf_tally(
-    hypotheses: Iterable[str],
-    references: Iterable[Sequence[str]],
-    language: Language = "auto",
-    lowercase: bool = False,
-) -> SumStatistic:
-    """Return what `chrf` is computed from; same arguments and errors."""
     _check_language(language)
     return _tally(f"chrf|beta:{CHRF.BETA}", CHRF(lowercase=lowercase), _pairs(hypotheses, references))
 
@@ -175,13 +153,13 @@ def sentence_chrf(
     return _sentence_values(CHRF(lowercase=lowercase), _pairs(hypotheses, references))
 
 
+@Metric
 def ter(
     hypotheses: Iterable[str],
     references: Iterable[Sequence[str]],
     language: Language = "auto",
     lowercase: bool = True,
-    seed: int = 0,
-) -> Score:
+) -> SumStatistic:
     """Return corpus translation edit rate of sacrebleu, with a bootstrap interval over the pairs: lower is better.
 
     Of several references the one with the fewest edits counts, over their mean length. The search for shifted words takes
@@ -194,7 +172,6 @@ def ter(
             `asian_support`, which part Han characters and punctuation (the second has no effect without the first);
             `char` takes every character for a word, as sacrebleu's tokenizer `char` does for BLEU; `auto` goes by the script.
         lowercase: compare without regard to case, sacrebleu's default for TER.
-        seed: of the 1000 resamples.
 
     Returns:
         Edits per 100 words of reference, from 0 to above 100, equal to `sacrebleu.corpus_ter`; the signature is
@@ -206,16 +183,6 @@ def ter(
 
     Source: Snover et al. 2006, A study of translation edit rate with targeted human annotation.
     """
-    return ter_tally(hypotheses, references, language, lowercase).score(seed)
-
-
-def ter_tally(
-    hypotheses: Iterable[str],
-    references: Iterable[Sequence[str]],
-    language: Language = "auto",
-    lowercase: bool = True,
-) -> SumStatistic:
-    """Return what `ter` is computed from; same arguments and errors."""
     settled, pairs = _settle_language(hypotheses, references, language, _language_of)
     tally = _tally("ter", _ter_metric(settled, lowercase), _part_characters(pairs, settled))
     return replace(tally, signature=f"{tally.signature}|tok:char") if settled == "char" else tally
@@ -232,13 +199,13 @@ def sentence_ter(
     return _sentence_values(_ter_metric(settled, lowercase), _part_characters(pairs, settled))
 
 
+@Metric
 def rouge(
     hypotheses: Iterable[str],
     references: Iterable[Sequence[str]],
     kind: RougeKind,
     language: Language = "auto",
-    seed: int = 0,
-) -> Score:
+) -> SumStatistic:
     """Return the mean F-measure of rouge-score over the pairs, without stemming, with a bootstrap interval.
 
     Of several references the one with the best F-measure counts (rouge-score's `score_multi`). `rougeLsum` takes each line
@@ -252,7 +219,6 @@ def rouge(
         language: `en` takes rouge-score's own tokens, which are runs of a-z and 0-9 and nothing else; `zh` and `char` those of
             `emogen.text.words`, which suit every script and keep emoji and punctuation; `auto` takes rouge-score's, unless
             they would lose most words and symbols of the references (Han characters, Cyrillic words, emoji).
-        seed: of the 1000 resamples.
 
     Returns:
         From 0 to 1. The signature's `tok` is `default` for rouge-score's tokens, else `words-` and the version of ours.
@@ -263,16 +229,6 @@ def rouge(
 
     Source: Lin 2004, ROUGE: a package for automatic evaluation of summaries.
     """
-    return rouge_tally(hypotheses, references, kind, language).score(seed)
-
-
-def rouge_tally(
-    hypotheses: Iterable[str],
-    references: Iterable[Sequence[str]],
-    kind: RougeKind,
-    language: Language = "auto",
-) -> SumStatistic:
-    """Return what `rouge` is computed from; same arguments and errors."""
     return rouge_tallies(hypotheses, references, [kind], language)[kind]
 
 
@@ -409,21 +365,21 @@ def _ter_metric(language: _Settled, lowercase: bool) -> TER:
     return TER(normalized=chinese, asian_support=chinese, case_sensitive=not lowercase)
 
 
-def _tally(name: str, metric: Metric, pairs: Iterable[_Pair]) -> SumStatistic:
+def _tally(name: str, metric: SacreMetric, pairs: Iterable[_Pair]) -> SumStatistic:
     numbers: set[int] = set()
     sums = added_up(_statistics(metric, _noting_numbers(pairs, numbers)))
     metric.num_refs = numbers.pop() if len(numbers) == 1 else -1
     return SumStatistic(sums, _metric_of_sums(metric), f"{name}|{metric.get_signature()}")
 
 
-def _statistics(metric: Metric, pairs: Iterable[_Pair]) -> Iterator[list[float]]:
+def _statistics(metric: SacreMetric, pairs: Iterable[_Pair]) -> Iterator[list[float]]:
     """Yield one row of sums a pair, in sacrebleu's columns."""
     for hypothesis, listed in pairs:
         # Protected, but the only way to them: sacrebleu's own significance tests read them from outside as well.
         yield metric._extract_corpus_statistics([hypothesis], [[text] for text in listed])[0]
 
 
-def _metric_of_sums(metric: Metric) -> Callable[[Values], Values]:
+def _metric_of_sums(metric: SacreMetric) -> Callable[[Values], Values]:
     def values(sums: Values) -> Values:
         rows = sums.reshape(-1, sums.shape[-1]).tolist()
         return np.array([metric._compute_score_from_stats(row).score for row in rows]).reshape(sums.shape[:-1])
@@ -431,7 +387,7 @@ def _metric_of_sums(metric: Metric) -> Callable[[Values], Values]:
     return values
 
 
-def _sentence_values(metric: Metric, pairs: Iterable[_Pair]) -> NDArray[np.float64]:
+def _sentence_values(metric: SacreMetric, pairs: Iterable[_Pair]) -> NDArray[np.float64]:
     return np.array([metric.sentence_score(hypothesis, listed).score for hypothesis, listed in pairs], dtype=np.float64)
 
 

@@ -7,18 +7,19 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from emogen.errors import DataError
+from emogen.evaluate.metric import Metric
 from emogen.evaluate.resampling import SumStatistic, Values, added_up
-from emogen.evaluate.score import Score, require_items, require_pairs, signature
+from emogen.evaluate.score import require_items, require_pairs, signature
 
 
-def preference(margins: Sequence[float], owners: Sequence[Hashable] | None = None, seed: int = 0) -> Score:
+@Metric
+def preference(margins: Sequence[float], owners: Sequence[Hashable] | None = None) -> SumStatistic:
     """Return the share of pairs with a margin above 0, those without one counting half, with a bootstrap interval.
 
     Args:
         margins: of each pair how much the one is preferred to the other; below 0 the other is.
         owners: what each pair belongs to, such as its context: pairs of one owner are not independent and are drawn together.
             By default each pair is its own.
-        seed: of the bootstrap.
 
     Returns:
         From 0 to 1; 0.5 where nothing is preferred.
@@ -26,11 +27,6 @@ def preference(margins: Sequence[float], owners: Sequence[Hashable] | None = Non
     Raises:
         DataError: if there is no pair, a margin is not finite, or there is not one owner for each pair.
     """
-    return preference_tally(margins, owners).score(seed)
-
-
-def preference_tally(margins: Sequence[float], owners: Sequence[Hashable] | None = None) -> SumStatistic:
-    """`preference` before its interval; a block of sums is an owner's pairs preferred, and its pairs."""
     require_items(margins, "pairs")
     owned = range(len(margins)) if owners is None else owners
     require_pairs(margins, owned, ("margins", "owners"))

@@ -1,5 +1,7 @@
 """A metric's value with its interval and its signature, and the checks and walks over the items that metrics share."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -38,14 +40,45 @@ def toolkit_version() -> str:
         return "dev"
 
 
-def signature(name: str, fields: Mapping[str, object]) -> str:
-    """Return how a score was computed, in sacrebleu's form.
+class Signature(str):
+    """How a score was computed, in sacrebleu's form `name|key:value|...`: a text whose fields can be read and set.
+
+    >>> found = Signature.of("distinct", {"n": 2, "texts": 500})
+    >>> found
+    'distinct|n:2|texts:500'
+    >>> found.with_fields({"texts": 600}).fields
+    {'n': '2', 'texts': '600'}
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, name: str, fields: Mapping[str, object]) -> Signature:
+        """Write the signature of a metric of that name."""
+        return cls("|".join([name, *(f"{key}:{value}" for key, value in fields.items())]))
+
+    @property
+    def name(self) -> str:
+        """Return the metric's name."""
+        return self.partition("|")[0]
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Return the fields by name, in their order."""
+        return dict(field.split(":", 1) for field in self.split("|")[1:])
+
+    def with_fields(self, changed: Mapping[str, object]) -> Signature:
+        """Return it with some fields set anew, in their places; new ones stand at the end."""
+        return Signature.of(self.name, self.fields | changed)
+
+
+def signature(name: str, fields: Mapping[str, object]) -> Signature:
+    """Return how a score was computed, with the version of the toolkit.
 
     >>> signature("distinct", {"n": 2, "texts": 500}).rpartition("|version:")[0]
     'distinct|n:2|texts:500'
     """
-    pairs = [f"{key}:{value}" for key, value in fields.items()]
-    return "|".join([name, *pairs, f"version:{toolkit_version()}"])
+    return Signature.of(name, {**fields, "version": toolkit_version()})
 
 
 def require_items(items: Sized, name: str) -> None:

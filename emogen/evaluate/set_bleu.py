@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from emogen.errors import UndefinedScoreError
 from emogen.evaluate.diversity import METHOD1_EPSILON, check_order
+from emogen.evaluate.metric import Metric
 from emogen.evaluate.resampling import Counts, SumStatistic, Values, mean_tally
-from emogen.evaluate.score import Score, require_items, signature
+from emogen.evaluate.score import require_items, signature
 from emogen.text.words import WORDS_VERSION, words
 
 
-def self_bleu(texts: Sequence[str], order: int = 4, seed: int = 0) -> Score:
+@Metric
+def self_bleu(texts: Sequence[str], order: int = 4) -> SumStatistic:
     """Return the mean sentence BLEU of each text against all the others: high when the texts are alike.
 
     Equals NLTK's `sentence_bleu` with uniform weights and `SmoothingFunction().method1`, the others as references, but takes a
@@ -28,7 +30,6 @@ def self_bleu(texts: Sequence[str], order: int = 4, seed: int = 0) -> Score:
     Args:
         texts: at least two; an empty text scores 0.
         order: longest n-gram, 1 or more; words are those of `emogen.text.words`.
-        seed: of the bootstrap.
 
     Returns:
         From 0 to 1.
@@ -39,11 +40,6 @@ def self_bleu(texts: Sequence[str], order: int = 4, seed: int = 0) -> Score:
 
     Source: Zhu et al. 2018, Texygen; Chen & Cherry 2014 for the smoothing.
     """
-    return self_bleu_tally(texts, order).score(seed)
-
-
-def self_bleu_tally(texts: Sequence[str], order: int = 4) -> SumStatistic:
-    """Return the tally behind `self_bleu`; arguments and errors as there."""
     check_order("order", order)
     if len(texts) < 2:
         raise UndefinedScoreError(f"self-BLEU compares texts with each other and got {len(texts)}: pass at least two")
@@ -56,7 +52,8 @@ def self_bleu_tally(texts: Sequence[str], order: int = 4) -> SumStatistic:
     return mean_tally(values, signature("self_bleu", fields))
 
 
-def forward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4, seed: int = 0) -> Score:
+@Metric
+def forward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4) -> SumStatistic:
     """Return the mean sentence BLEU of each text against all the references at once: Texygen's "BLEU", a measure of quality.
 
     Equals NLTK's `sentence_bleu` with uniform weights and `SmoothingFunction().method1`, in the time of a few sorts of all
@@ -68,7 +65,6 @@ def forward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4
         texts: generated, at least one; an empty text scores 0.
         references: real, at least one; none belongs to any one text.
         order: longest n-gram, 1 or more; words are those of `emogen.text.words`.
-        seed: of the bootstrap.
 
     Returns:
         From 0 to 1.
@@ -79,16 +75,12 @@ def forward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4
 
     Source: Zhu et al. 2018, Texygen; Chen & Cherry 2014 for the smoothing.
     """
-    return forward_bleu_tally(texts, references, order).score(seed)
-
-
-def forward_bleu_tally(texts: Sequence[str], references: Sequence[str], order: int = 4) -> SumStatistic:
-    """Return the tally behind `forward_bleu`; arguments and errors as there."""
     signed = signature("forward_bleu", _bleu_fields(texts, references, order))
     return mean_tally(_bleu_against_all(texts, references, order), signed)
 
 
-def backward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4, seed: int = 0) -> Score:
+@Metric
+def backward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4) -> SumStatistic:
     """Return the mean sentence BLEU of each reference against all the texts at once: how much of the real text is covered.
 
     `forward_bleu` with the roles swapped. It grows with the number of texts: compare at equal numbers only. The interval is a
@@ -98,7 +90,6 @@ def backward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 
         texts: generated, at least one.
         references: real, at least one; an empty one scores 0.
         order: longest n-gram, 1 or more; words are those of `emogen.text.words`.
-        seed: of the bootstrap.
 
     Returns:
         From 0 to 1.
@@ -109,11 +100,6 @@ def backward_bleu(texts: Sequence[str], references: Sequence[str], order: int = 
 
     Source: Shi et al. 2018, Toward diverse text generation with inverse reinforcement learning.
     """
-    return backward_bleu_tally(texts, references, order).score(seed)
-
-
-def backward_bleu_tally(texts: Sequence[str], references: Sequence[str], order: int = 4) -> SumStatistic:
-    """Return the tally behind `backward_bleu`, an item a reference; arguments and errors as there."""
     signed = signature("backward_bleu", _bleu_fields(texts, references, order))
     return mean_tally(_bleu_against_all(references, texts, order), signed)
 

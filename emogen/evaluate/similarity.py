@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emogen.errors import DataError
+from emogen.evaluate.metric import Metric
 from emogen.evaluate.resampling import SumStatistic, mean_tally
-from emogen.evaluate.score import Score, align, in_batches, signature
+from emogen.evaluate.score import align, in_batches, signature
 
 Vectors = NDArray[np.float64]
 Encoder = Callable[[Sequence[str]], Sequence[NDArray[Any]]]
@@ -31,14 +32,10 @@ class Match:
     f1: float
 
 
+@Metric
 def bertscore(
-    hypotheses: Iterable[str],
-    references: Iterable[Sequence[str]],
-    encode: Encoder,
-    encoder: str,
-    batch_size: int = 64,
-    seed: int = 0,
-) -> Score:
+    hypotheses: Iterable[str], references: Iterable[Sequence[str]], encode: Encoder, encoder: str, batch_size: int = 64
+) -> SumStatistic:
     """Return the mean F1 of greedy token matching between each hypothesis and its best reference, with a bootstrap interval.
 
     Without idf weights and without rescaling to a baseline. Each pair is scored as `token_matches` says.
@@ -49,7 +46,6 @@ def bertscore(
         encode: from texts to the token vectors [tokens, width] of each; special tokens should be left out, as in the source.
         encoder: its name, with layer and version where there are several, for the signature.
         batch_size: how many pairs are in memory at a time, and how many texts `encode` gets at most.
-        seed: of the bootstrap.
 
     Returns:
         From 0 (no common direction) to 1 (the same tokens); real encoders rarely go below 0.3.
@@ -61,13 +57,6 @@ def bertscore(
 
     Source: Zhang et al. 2020, BERTScore: evaluating text generation with BERT.
     """
-    return bertscore_tally(hypotheses, references, encode, encoder, batch_size).score(seed)
-
-
-def bertscore_tally(
-    hypotheses: Iterable[str], references: Iterable[Sequence[str]], encode: Encoder, encoder: str, batch_size: int = 64
-) -> SumStatistic:
-    """Return the tally behind `bertscore`; arguments and errors as there."""
     return mean_match_tally(token_matches(hypotheses, references, encode, batch_size), encoder)
 
 
@@ -120,16 +109,14 @@ def greedy_match(hypothesis: NDArray[Any], reference: NDArray[Any]) -> Match:
     return Match(precision, recall, 2 * precision * recall / (precision + recall) if min(precision, recall) > 0 else 0.0)
 
 
-def sentence_similarity(
-    generated: Iterable[NDArray[Any]], source: Iterable[NDArray[Any]], encoder: str, seed: int = 0
-) -> Score:
+@Metric
+def sentence_similarity(generated: Iterable[NDArray[Any]], source: Iterable[NDArray[Any]], encoder: str) -> SumStatistic:
     """Return the mean cosine between the sentence embeddings of pairs, with a bootstrap interval: is the content preserved?
 
     Args:
         generated: [pairs, width], or one embedding [width] after the other.
         source: of the texts that each was made from, or is to be compared with; the same shape.
         encoder: name of what made the embeddings, for the signature.
-        seed: of the bootstrap.
 
     Returns:
         From -1 to 1 (the same direction in every pair); an embedding of zeros counts as 0.
@@ -137,11 +124,6 @@ def sentence_similarity(
     Raises:
         DataError: if there is no pair, one side ends before the other, two widths differ or a value is not finite.
     """
-    return sentence_similarity_tally(generated, source, encoder).score(seed)
-
-
-def sentence_similarity_tally(generated: Iterable[NDArray[Any]], source: Iterable[NDArray[Any]], encoder: str) -> SumStatistic:
-    """Return the tally behind `sentence_similarity`; arguments and errors as there."""
     pairs = align(generated, source, ("generated embeddings", "source embeddings"))
     cosines = (_cosine(*pair, number) for number, pair in enumerate(pairs))
     return _mean("sentence_similarity", cosines, {"encoder": encoder})

@@ -9,8 +9,7 @@ texts; whatever must hold texts in memory takes an even sample of `Options.sampl
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +21,7 @@ from emogen.evaluate.emotion import (
 )
 from emogen.evaluate.inputs import Options, Resources, System, Watch, watch_nothing
 from emogen.evaluate.resampling import CountStatistic, SumStatistic
-from emogen.evaluate.score import Score
+from emogen.evaluate.score import Score, Signature
 from emogen.evaluate.significance import Comparison, approximate_randomisation, compare_seeds, over_seeds
 from emogen.evaluate.tasks import Job, Measure, describe_unknown, label_for, list_tasks, run_task
 
@@ -169,17 +168,14 @@ def over_training_seeds(runs: Sequence[Evaluation]) -> Evaluation:
 def _seed_score(values: Sequence[float], signatures: Sequence[str]) -> Score:
     """Return the mean over seeds; numbers in which the runs' signatures differ are said to vary."""
     spread = over_seeds(values)
-    signed = (
-        signatures[0]
-        if len(set(signatures)) == 1
-        else re.sub(r"\b(\w+):\d+(?=\||$)", _vary_signature(signatures), signatures[0])
-    )
-    return Score(spread.mean, spread.low, spread.high, f"{signed}|training_seeds:{spread.seeds}|interval:t")
-
-
-def _vary_signature(signatures: Sequence[str]) -> Callable[[re.Match[str]], str]:
-    common = set.intersection(*(set(signature.split("|")) for signature in signatures))
-    return lambda field: field[0] if field[0] in common else f"{field[1]}:var"
+    first, *others = map(Signature, signatures)
+    varying = {
+        name: "var"
+        for name, value in first.fields.items()
+        if value.isdigit() and any(other.fields.get(name) != value for other in others)
+    }
+    signed = first.with_fields({**varying, "training_seeds": spread.seeds, "interval": "t"})
+    return Score(spread.mean, spread.low, spread.high, signed)
 
 
 def compare(

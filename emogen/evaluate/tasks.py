@@ -21,13 +21,13 @@ from emogen.evaluate.emotion import (
     Confusion,
     agreement_tally,
     confusion,
-    emotion_accuracy_tally,
-    emotion_f1_tally,
+    emotion_accuracy,
+    emotion_f1,
     judged_labels,
     kappa_tally,
 )
 from emogen.evaluate.inputs import Encoding, Fluency, Judging, Options, Resources, System, Vectors, Watch
-from emogen.evaluate.lexicon import polarity_agreement_tally
+from emogen.evaluate.lexicon import polarity_agreement
 from emogen.evaluate.resampling import CountStatistic, SumStatistic, added_up, reservoir
 from emogen.evaluate.score import Score, align, in_batches, require_items
 from emogen.evaluate.similarity import (
@@ -35,7 +35,7 @@ from emogen.evaluate.similarity import (
     best_match,
     checked_tokens,
     mean_match_tally,
-    sentence_similarity_tally,
+    sentence_similarity,
 )
 
 _JUDGED_AT_ONCE = 512
@@ -218,21 +218,21 @@ def _overlap_tasks(job: Job) -> list[Task]:
 
     return [
         Task(("bleu",), bleu),
-        single("chrf", overlap.chrf_tally, lowercase),
-        single("ter", overlap.ter_tally),
+        single("chrf", overlap.chrf.statistic, lowercase),
+        single("ter", overlap.ter.statistic),
         Task(("rouge1", "rouge2", "rougeL"), rouge),
     ]
 
 
 def _diversity_tasks(job: Job) -> list[Task]:
     pools: dict[str, Callable[[Sequence[str]], SumStatistic | CountStatistic]] = {
-        "distinct1": partial(diversity.distinct_pool, n=1),
-        "distinct2": partial(diversity.distinct_pool, n=2),
+        "distinct1": partial(diversity.distinct.statistic, n=1),
+        "distinct2": partial(diversity.distinct.statistic, n=2),
         "distinct2_corrected": _distinct_corrected,
-        "self_bleu4": partial(set_bleu.self_bleu_tally, order=4),
-        "entropy2": partial(diversity.ngram_entropy_pool, n=2),
-        "unique": diversity.unique_pool,
-        "commonest": diversity.commonest_pool,
+        "self_bleu4": partial(set_bleu.self_bleu.statistic, order=4),
+        "entropy2": partial(diversity.ngram_entropy.statistic, n=2),
+        "unique": diversity.unique.statistic,
+        "commonest": diversity.commonest.statistic,
     }
 
     def single(name: str, basis: Callable[[Sequence[str]], SumStatistic | CountStatistic]) -> Task:
@@ -246,14 +246,14 @@ def _diversity_tasks(job: Job) -> list[Task]:
 
     def lengths() -> Iterator[Measure]:
         chunks = in_batches(job.watch_texts("lengths"), _CHUNK)
-        yield job.measure("mean_length", _join_parts(map(diversity.mean_length_tally, chunks), job.drawn.seen))
+        yield job.measure("mean_length", _join_parts(map(diversity.mean_length.statistic, chunks), job.drawn.seen))
 
     return [*(single(name, basis) for name, basis in pools.items()), Task(("mean_length",), lengths)]
 
 
 def _distinct_corrected(texts: Sequence[str]) -> CountStatistic:
     try:
-        return diversity.distinct_corrected_pool(texts, 2, _DISTINCT_SAMPLE)
+        return diversity.distinct_corrected.statistic(texts, 2, _DISTINCT_SAMPLE)
     except UndefinedScoreError:
         found = f"{len(texts):,} texts have fewer than {_DISTINCT_SAMPLE:,} pairs of neighbouring words"
         raise UndefinedScoreError(f"{found}; score more texts") from None
@@ -288,7 +288,7 @@ def _distribution_tasks(job: Job) -> list[Task]:
 def _backward_bleu(job: Job) -> Iterator[Measure]:
     yield job.measure(
         "backward_bleu4",
-        set_bleu.backward_bleu_tally(job.drawn.texts, job.drawn_real.texts, order=4),
+        set_bleu.backward_bleu.statistic(job.drawn.texts, job.drawn_real.texts, order=4),
         job.drawn.mark + job.drawn_real.mark.replace("seen", "seen_references"),
     )
 
@@ -326,7 +326,7 @@ def _embed(job: Job, texts: Sequence[str], encoder: Encoding) -> Vectors:
 
 
 def _similarities(job: Job, encoder: Encoding) -> Iterator[Measure]:
-    similarity = sentence_similarity_tally(job.paired.own, job.paired.nearest, encoder.name)
+    similarity = sentence_similarity.statistic(job.paired.own, job.paired.nearest, encoder.name)
     yield job.measure("similarity", similarity, f"|best:cosine{job.drawn.mark}")
     yield job.measure("bertscore", mean_match_tally(job.paired.matches, encoder.name), job.drawn.mark)
 
@@ -395,9 +395,9 @@ def _fluency_tasks(job: Job) -> list[Task]:
 def _perplexities(job: Job, model: Fluency) -> Iterator[Measure]:
     texts, mark = job.drawn.texts, job.drawn.mark
     nats = _nats(job, texts, model)
-    yield job.measure("perplexity", fluency.perplexity_tally(texts, nats, model.name), mark)
-    yield job.measure("nats_per_character", fluency.nats_per_character_tally(texts, nats, model.name), mark)
-    yield job.measure("nats_per_sentence", fluency.nats_per_sentence_tally(texts, nats, model.name), mark)
+    yield job.measure("perplexity", fluency.perplexity.statistic(texts, nats, model.name), mark)
+    yield job.measure("nats_per_character", fluency.nats_per_character.statistic(texts, nats, model.name), mark)
+    yield job.measure("nats_per_sentence", fluency.nats_per_sentence.statistic(texts, nats, model.name), mark)
 
 
 def _nats(job: Job, texts: Sequence[str], model: Fluency) -> Vectors:
@@ -408,7 +408,7 @@ def _nats(job: Job, texts: Sequence[str], model: Fluency) -> Vectors:
 def _measure_reverse(job: Job, train: Callable[[Sequence[str]], Fluency]) -> Iterator[Measure]:
     real = job.drawn_real.texts
     model = train(job.drawn.texts)
-    tally = fluency.reverse_perplexity_tally(real, _nats(job, real, model), model.name)
+    tally = fluency.reverse_perplexity.statistic(real, _nats(job, real, model), model.name)
     mark = f"|trained_on:{len(job.drawn.texts)}{job.drawn.mark}{job.drawn_real.mark.replace('seen', 'seen_real')}"
     yield job.measure("reverse_perplexity", tally, mark)
 
@@ -499,9 +499,9 @@ def _of_judge(job: Job, judge: Judging, target: Sequence[str], judged: Sequence[
         job.notes.append(f"{job.system.name}: for judge {judge.name}, what was asked for is read {changed}")
     target = [own[name] for name in target]
     job.confusions[judge.name] = confusion(target, judged, judge.labels)
-    yield job.measure(f"emotion_accuracy{suffix}", emotion_accuracy_tally(target, judged), mark)
+    yield job.measure(f"emotion_accuracy{suffix}", emotion_accuracy.statistic(target, judged), mark)
     chunks = (slice(start, start + _CHUNK) for start in range(0, len(target), _CHUNK))
-    tallies = (emotion_f1_tally(target[chunk], judged[chunk], judge.labels) for chunk in chunks)
+    tallies = (emotion_f1.statistic(target[chunk], judged[chunk], judge.labels) for chunk in chunks)
     yield job.measure(f"emotion_f1{suffix}", _join_parts(tallies, len(target)), mark)
     if judge.own:
         yield from _measure_corrected(job, judge.own, f"emotion_accuracy_corrected{suffix}", target, judged, mark)
@@ -519,7 +519,7 @@ def _measure_corrected(
 
 
 def _polarity(job: Job) -> Iterator[Measure]:
-    yield job.measure("polarity_agreement", polarity_agreement_tally(job.drawn_asked, job.drawn.texts), job.drawn.mark)
+    yield job.measure("polarity_agreement", polarity_agreement.statistic(job.drawn_asked, job.drawn.texts), job.drawn.mark)
 
 
 def _join_parts(tallies: Iterable[SumStatistic], texts: int) -> SumStatistic:

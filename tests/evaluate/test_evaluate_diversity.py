@@ -14,21 +14,18 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from nltk.util import ngrams
 
 from emogen.errors import DataError, SettingsError
-from emogen.evaluate import commonest, distinct, score, self_bleu, unique, words
+from emogen.evaluate import score, words
 from emogen.evaluate.diversity import (
-    commonest_pool,
+    commonest,
+    distinct,
     distinct_corrected,
-    distinct_corrected_pool,
-    distinct_pool,
     length_distribution,
     mean_length,
-    mean_length_tally,
     ngram_entropy,
-    ngram_entropy_pool,
-    unique_pool,
+    unique,
 )
 from emogen.evaluate.resampling import reservoir
-from emogen.evaluate.set_bleu import backward_bleu, backward_bleu_tally, forward_bleu, forward_bleu_tally, self_bleu_tally
+from emogen.evaluate.set_bleu import backward_bleu, forward_bleu, self_bleu
 from emogen.evaluate.training_overlap import copied, copied_tally, novelty, novelty_tally, seen_in_training
 
 TEXT = st.lists(st.sampled_from(["a", "b", "c", "我", "爱", "!", "🙂"]), max_size=9).map(" ".join)
@@ -145,7 +142,7 @@ def test_distinct_corrected_of_a_large_pool_equals_exact_integers():
     drawn = math.comb(total, sample)
     expected = sum(1 - math.comb(total - count, sample) / drawn for count in counts) / sample
     texts = [word * count for word, count in zip(["我", "爱", "你", "们"], counts, strict=True)]
-    assert distinct_corrected_pool(texts, 1).value == pytest.approx(expected, abs=1e-15, rel=1e-12)
+    assert distinct_corrected.statistic(texts, 1).value == pytest.approx(expected, abs=1e-15, rel=1e-12)
 
 
 @UNTIMED
@@ -171,7 +168,7 @@ def test_distinct_corrected_does_not_drift_with_the_number_of_texts():
     texts = zipf_texts(5000)
     raw, corrected = (
         [form(texts[:size]).value for size in (500, 5000)]
-        for form in (lambda given: distinct_pool(given, 2), lambda given: distinct_corrected_pool(given, 2))
+        for form in (lambda given: distinct.statistic(given, 2), lambda given: distinct_corrected.statistic(given, 2))
     )
     assert raw[1] < 0.67 * raw[0]
     assert corrected[1] == pytest.approx(corrected[0], rel=0.05)
@@ -179,7 +176,7 @@ def test_distinct_corrected_does_not_drift_with_the_number_of_texts():
 
 def test_interval_of_distinct_corrected_has_the_width_of_its_sampling_error():
     """The spread over 60 independent sets of texts, known to some 10%, as is the interval."""
-    values = [distinct_corrected_pool(zipf_texts(300, seed), 1, 500).value for seed in range(60)]
+    values = [distinct_corrected.statistic(zipf_texts(300, seed), 1, 500).value for seed in range(60)]
     widths = [found.high - found.low for found in (distinct_corrected(zipf_texts(300, seed), 1, 500) for seed in range(3))]
     assert statistics.mean(widths) == pytest.approx(2 * 1.96 * statistics.stdev(values), rel=0.35)
 
@@ -263,7 +260,7 @@ def test_self_bleu_of_300_texts_equals_nltk():
     """Many lengths, and counts above 1 in many texts."""
     draw = np.random.default_rng(1)
     texts = [" ".join(draw.choice(list("abcdefghij"), draw.integers(0, 15))) for _ in range(300)]
-    assert self_bleu_tally(texts).value == pytest.approx(by_nltk(texts), abs=1e-9)
+    assert self_bleu.statistic(texts).value == pytest.approx(by_nltk(texts), abs=1e-9)
 
 
 @UNTIMED
@@ -347,17 +344,17 @@ def test_mean_length_has_the_standard_error_of_a_mean():
 
 
 FORMS = [
-    (lambda texts: distinct(texts, 2), lambda texts: distinct_pool(texts, 2)),
-    (unique, unique_pool),
-    (commonest, commonest_pool),
-    (self_bleu, self_bleu_tally),
-    (lambda texts: forward_bleu(texts, ["a b", "c"]), lambda texts: forward_bleu_tally(texts, ["a b", "c"])),
-    (lambda texts: backward_bleu(texts, ["a b", "c"]), lambda texts: backward_bleu_tally(texts, ["a b", "c"])),
+    (lambda texts: distinct(texts, 2), lambda texts: distinct.statistic(texts, 2)),
+    (unique, unique.statistic),
+    (commonest, commonest.statistic),
+    (self_bleu, self_bleu.statistic),
+    (lambda texts: forward_bleu(texts, ["a b", "c"]), lambda texts: forward_bleu.statistic(texts, ["a b", "c"])),
+    (lambda texts: backward_bleu(texts, ["a b", "c"]), lambda texts: backward_bleu.statistic(texts, ["a b", "c"])),
     (lambda texts: novelty(texts, ["a b"], 2), lambda texts: novelty_tally(texts, seen_in_training(texts, ["a b"], 2))),
     (lambda texts: copied(texts, ["a b"]), lambda texts: copied_tally(texts, seen_in_training(texts, ["a b"]))),
-    (mean_length, mean_length_tally),
+    (mean_length, mean_length.statistic),
 ]
-CORRECTED = (lambda texts: distinct_corrected(texts, 1, 2), lambda texts: distinct_corrected_pool(texts, 1, 2))
+CORRECTED = (lambda texts: distinct_corrected(texts, 1, 2), lambda texts: distinct_corrected.statistic(texts, 1, 2))
 
 
 @pytest.mark.parametrize(("metric", "form"), [*FORMS, CORRECTED])
@@ -370,7 +367,7 @@ def test_forms_score_as_their_metrics(metric, form):
 def test_ngram_entropy_pool_has_the_value_and_signature_of_ngram_entropy():
     """Not its interval, which a pool holds within 0 and 1."""
     texts = ["a b c", "a b d"]
-    pooled, found = ngram_entropy_pool(texts, 2), ngram_entropy(texts, 2)
+    pooled, found = ngram_entropy.statistic(texts, 2), ngram_entropy(texts, 2)
     assert (pooled.value, f"{pooled.signature}|seed:0") == (found.value, found.signature)
 
 
@@ -379,7 +376,7 @@ def test_ngram_entropy_pool_has_the_value_and_signature_of_ngram_entropy():
 def test_order_of_texts_does_not_matter(texts, random):
     """All are functions of the set with repetition."""
     mixed = random.sample(texts, len(texts))
-    for form in [form for _metric, form in FORMS] + [lambda given: ngram_entropy_pool(given, 2)]:
+    for form in [form for _metric, form in FORMS] + [lambda given: ngram_entropy.statistic(given, 2)]:
         assert form(mixed).value == pytest.approx(form(texts).value)
 
 
@@ -387,11 +384,15 @@ def test_order_of_texts_does_not_matter(texts, random):
 @given(TEXTS, st.integers(0, 3))
 def test_interval_is_about_the_value_and_of_the_seed(texts, seed):
     """And within the scale."""
-    for metric in (lambda given, seed: distinct(given, 1, seed), unique, commonest):
+    for metric in (
+        lambda given, seed: distinct.statistic(given, 1).score(seed),
+        lambda given, seed: unique.statistic(given).score(seed),
+        lambda given, seed: commonest.statistic(given).score(seed),
+    ):
         found = metric(texts, seed)
         assert 0 <= found.low <= found.value <= found.high <= 1
         assert found == metric(texts, seed)
-    assert self_bleu(texts, seed=seed) == self_bleu(texts, seed=seed)
+    assert self_bleu.statistic(texts).score(seed) == self_bleu.statistic(texts).score(seed)
 
 
 @pytest.mark.parametrize("items", [400, 401])
@@ -421,7 +422,7 @@ def test_signatures_say_how(monkeypatch):
         "distinct|n:2|words:v2|texts:2|version:dev|seed:0": distinct(texts, 2),
         "distinct_corrected|n:1|sample:2|words:v2|texts:2|version:dev|seed:0": distinct_corrected(texts, 1, 2),
         "ngram_entropy|n:2|words:v2|texts:2|version:dev|seed:0": ngram_entropy(texts, 2),
-        "unique|texts:2|version:dev|seed:1": unique(texts, seed=1),
+        "unique|texts:2|version:dev|seed:1": unique.statistic(texts).score(1),
         "commonest|texts:2|version:dev|seed:0": commonest(texts),
         f"self_bleu|{options}|version:dev|bs:1000|seed:0": self_bleu(texts, order=3),
         f"forward_bleu|{options}|references:1|version:dev|bs:1000|seed:0": forward_bleu(texts, ["a"], order=3),

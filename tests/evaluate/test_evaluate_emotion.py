@@ -17,17 +17,13 @@ from emogen.evaluate.emotion import (
     Confusion,
     agreement,
     calibration_error,
-    calibration_error_tally,
     checked_probabilities,
     confusion,
     emotion_accuracy,
-    emotion_accuracy_tally,
     emotion_f1,
-    emotion_f1_tally,
     judged_labels,
     kappa_tally,
     multilabel_f1,
-    multilabel_f1_tally,
 )
 from emogen.evaluate.resampling import wilson_interval
 
@@ -41,7 +37,7 @@ FEW = settings(deadline=None, max_examples=15)
 
 def test_accuracy_by_hand():
     """Three of four, with sacrebleu's form of signature."""
-    found = emotion_accuracy(["joy", "joy", "anger", "喜悦"], ["joy", "anger", "anger", "喜悦"], seed=5)
+    found = emotion_accuracy.statistic(["joy", "joy", "anger", "喜悦"], ["joy", "anger", "anger", "喜悦"]).score(5)
     assert found.value == 3 / 4
     assert found.signature.startswith("emotion_accuracy|texts:4|version:")
     assert found.signature.endswith("|bs:1000|seed:5")
@@ -62,7 +58,7 @@ def test_f1_equals_nltk(pairs):
     target, judged = zip(*pairs, strict=True)
     matrix = ConfusionMatrix(target, judged)
     measures = [matrix.f_measure(label) for label in {*target, *judged}]
-    assert emotion_f1_tally(target, judged, LABELS).value == pytest.approx(np.mean(measures))
+    assert emotion_f1.statistic(target, judged, LABELS).value == pytest.approx(np.mean(measures))
 
 
 @FEW
@@ -92,11 +88,11 @@ def test_order_of_texts_and_of_labels_does_not_matter(pairs, random):
     """Both are functions of the confusion matrix."""
     target, judged = zip(*pairs, strict=True)
     mixed_asked, mixed_judged = zip(*random.sample(pairs, len(pairs)), strict=True)
-    assert emotion_accuracy_tally(mixed_asked, mixed_judged).value == pytest.approx(
-        emotion_accuracy_tally(target, judged).value
+    assert emotion_accuracy.statistic(mixed_asked, mixed_judged).value == pytest.approx(
+        emotion_accuracy.statistic(target, judged).value
     )
-    mixed = emotion_f1_tally(mixed_asked, mixed_judged, LABELS[::-1])
-    assert mixed.value == pytest.approx(emotion_f1_tally(target, judged, LABELS).value)
+    mixed = emotion_f1.statistic(mixed_asked, mixed_judged, LABELS[::-1])
+    assert mixed.value == pytest.approx(emotion_f1.statistic(target, judged, LABELS).value)
 
 
 def test_interval_of_accuracy_is_that_of_a_binomial_share():
@@ -152,7 +148,7 @@ def test_multilabel_f1_equals_scikit_learn(rows):
     reference = pytest.importorskip("sklearn.metrics")
     gold, found = np.moveaxis(np.array(rows, dtype=bool), -1, 0)
     expected = reference.f1_score(gold.astype(int), found.astype(int), average="macro", zero_division=0)
-    assert multilabel_f1_tally(gold, found, LABELS[:3]).value == pytest.approx(expected)
+    assert multilabel_f1.statistic(gold, found, LABELS[:3]).value == pytest.approx(expected)
 
 
 @UNTIMED
@@ -162,7 +158,7 @@ def test_multilabel_f1_of_single_labels_is_emotion_f1(pairs):
     target, judged = zip(*pairs, strict=True)
     labels = sorted({*target, *judged})
     marks = [np.array([[given == label for label in labels] for given in side]) for side in (target, judged)]
-    assert multilabel_f1_tally(*marks, labels).value == pytest.approx(emotion_f1_tally(target, judged, labels).value)
+    assert multilabel_f1.statistic(*marks, labels).value == pytest.approx(emotion_f1.statistic(target, judged, labels).value)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +237,7 @@ def test_calibration_error_equals_the_published_loop(texts):
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     rows = np.stack([confidence, 1 - confidence], axis=1)
-    assert calibration_error_tally(rows, gold, ["anger", "joy"]).value == pytest.approx(expected)
+    assert calibration_error.statistic(rows, gold, ["anger", "joy"]).value == pytest.approx(expected)
 
 
 def test_calibration_error_of_a_calibrated_judge_falls_with_the_texts():
@@ -251,7 +247,7 @@ def test_calibration_error_of_a_calibrated_judge_falls_with_the_texts():
         confidence = random.uniform(0.5, 1, texts)
         gold = np.where(random.random(texts) < confidence, "anger", "joy").tolist()
         rows = np.stack([confidence, 1 - confidence], axis=1)
-        assert 0 < calibration_error_tally(rows, gold, ["anger", "joy"]).value < most
+        assert 0 < calibration_error.statistic(rows, gold, ["anger", "joy"]).value < most
 
 
 def test_calibration_refuses_gold_that_does_not_fit():
@@ -319,10 +315,10 @@ def simulated(seed, held_out, texts, right=0.8, concentration=2.0):
 def test_corrected_accuracy_is_within_3_points_where_counting_is_not(seed):
     """At 1,000 held-out texts a label and 5,000 judged ones, where one standard error is 1.3 points."""
     target, true, judged, tried = simulated(seed, held_out=1000, texts=5000)
-    truth = emotion_accuracy_tally(target, true).value
+    truth = emotion_accuracy.statistic(target, true).value
     found = corrected_accuracy(target, judged, tried)
     assert abs(found.value - truth) < 0.03
-    assert abs(emotion_accuracy_tally(target, judged).value - truth) > 0.15
+    assert abs(emotion_accuracy.statistic(target, judged).value - truth) > 0.15
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
@@ -331,7 +327,7 @@ def test_interval_of_corrected_accuracy_holds_the_truth():
     held = 0
     for seed in range(12):
         target, true, judged, tried = simulated(seed, held_out=200, texts=1000)
-        truth = emotion_accuracy_tally(target, true).value
+        truth = emotion_accuracy.statistic(target, true).value
         found = corrected_accuracy(target, judged, tried, seed)
         held += found.low <= truth <= found.high
     assert held >= 10

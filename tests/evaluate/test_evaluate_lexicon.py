@@ -8,7 +8,7 @@ import pytest
 from emogen.emotions.labels import EKMAN, TO_EKMAN
 from emogen.errors import DataError, SettingsError
 from emogen.evaluate.emotion import judged_labels
-from emogen.evaluate.lexicon import EKMAN_POLARITY, POLARITIES, polarity, polarity_agreement, polarity_agreement_tally, vader
+from emogen.evaluate.lexicon import EKMAN_POLARITY, POLARITIES, polarity, polarity_agreement, vader
 
 GLAD, SAD, PLAIN = "What a wonderful, happy day!", "I hate this horrible mess.", "The table stands by the wall."
 
@@ -44,7 +44,7 @@ def test_agreement_by_hand(lexicon):
     assert found.value == 3 / 4
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert found.signature.startswith("polarity_agreement|lexicon:vader|threshold:0.05|texts:4|left_out:1|version:")
-    assert polarity_agreement_tally(["sadness", "joy"], [GLAD, SAD]).value == 0
+    assert polarity_agreement.statistic(["sadness", "joy"], [GLAD, SAD]).value == 0
 
 
 def test_every_known_label_has_a_polarity_or_none():

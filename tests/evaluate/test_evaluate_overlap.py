@@ -6,6 +6,7 @@ import sys
 import weakref
 from importlib.metadata import version
 from itertools import zip_longest
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,8 @@ def theirs(name, language="en", lowercase=None, **options):
 
 
 def ours(form, name):
-    """`bleu_tally` from "{}_tally" and "bleu"."""
-    return getattr(overlap, form.format(name))
+    """`bleu.statistic` from "{}.statistic" and "bleu"."""
+    return attrgetter(form.format(name))(overlap)
 
 
 class Words:
@@ -101,7 +102,7 @@ def test_500_pairs_equal_sacrebleu(name, language, lowercase):
     hypotheses, references = varied_pairs(language)
     expected = theirs(name, language, lowercase).corpus_score(hypotheses, transposed(references)).score
     assert 1 < expected < 200
-    assert ours("{}_tally", name)(hypotheses, references, lowercase=lowercase).value == pytest.approx(expected, abs=1e-9)
+    assert ours("{}.statistic", name)(hypotheses, references, lowercase=lowercase).value == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf", "ter"])
@@ -141,7 +142,7 @@ def test_any_texts_equal_sacrebleu(pairs, lowercase):
     """Random token salads, with as many references as they like."""
     hypotheses, references = zip(*pairs, strict=True)
     for name in ("bleu", "chrf", "ter"):
-        tally = ours("{}_tally", name)(hypotheses, references, language="zh", lowercase=lowercase)
+        tally = ours("{}.statistic", name)(hypotheses, references, language="zh", lowercase=lowercase)
         expected = theirs(name, "zh", lowercase).corpus_score(hypotheses, transposed(references)).score
         assert tally.value == pytest.approx(expected, abs=1e-9)
 
@@ -171,10 +172,10 @@ def test_several_kinds_of_rouge_in_one_reading():
     hypotheses, references = varied_pairs("en", 60)
     tallies = rouge_tallies(iter(hypotheses), iter(references), KINDS)
     for kind in KINDS:
-        alone = overlap.rouge_tally(hypotheses, references, kind)
+        alone = overlap.rouge.statistic(hypotheses, references, kind)
         np.testing.assert_array_equal(tallies[kind].sums, alone.sums)
         assert tallies[kind].signature == alone.signature
-        assert tallies[kind].score(seed=5) == rouge(hypotheses, references, kind, seed=5)
+        assert tallies[kind].score(seed=5) == rouge.statistic(hypotheses, references, kind).score(5)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,7 @@ def test_one_word_hypotheses():
 def test_metric_of_any_sums_is_that_of_the_chosen_pairs(name):
     """Sums [2, 3, columns] of six choices of pairs, as resampling makes them, against sacrebleu on those pairs."""
     hypotheses, references = varied_pairs("en", 40)
-    tally = ours("{}_tally", name)(hypotheses, references)
+    tally = ours("{}.statistic", name)(hypotheses, references)
     choices = np.random.default_rng(1).integers(40, size=(2, 3, 40))
     values = tally.metric(tally.sums[choices].sum(axis=2))
     assert values.shape == (2, 3)
@@ -311,9 +312,9 @@ def test_interval_of_one_sentence_is_its_value():
 
 def test_interval_depends_on_the_seed_alone():
     """Same seed, same interval."""
-    assert bleu(*ENGLISH, seed=3) == bleu(*ENGLISH, seed=3)
+    assert bleu.statistic(*ENGLISH).score(3) == bleu.statistic(*ENGLISH).score(3)
     hypotheses, references = ENGLISH[0] * 10, ENGLISH[1] * 10
-    assert bleu(hypotheses, references, seed=3).low != bleu(hypotheses, references, seed=4).low
+    assert bleu.statistic(hypotheses, references).score(3).low != bleu.statistic(hypotheses, references).score(4).low
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf", "ter"])
@@ -324,7 +325,7 @@ def test_signature_is_that_of_sacrebleu(name, lowercase, pairs):
     metric = theirs(name, lowercase=lowercase)
     metric.corpus_score(pairs[0], transposed(pairs[1]))
     start = {"bleu": "bleu", "chrf": "chrf|beta:2", "ter": "ter"}[name]
-    score = ours("{}", name)(*pairs, lowercase=lowercase, seed=7)
+    score = ours("{}.statistic", name)(*pairs, lowercase=lowercase).score(7)
     assert score.signature == f"{start}|{metric.get_signature()}|bs:1000|seed:7"
 
 
@@ -332,7 +333,7 @@ def test_signature_of_rouge():
     """All that changes a value, and the version of rouge-score."""
     end = f"rouge_score:{version('rouge-score')}|version:"
     assert rouge(*ENGLISH, "rouge1").signature.startswith(f"rouge1|nrefs:var|best:fmeasure|tok:default|stem:no|{end}")
-    signature = rouge(["a"], [["我们", "b"]], "rougeLsum", seed=2).signature
+    signature = rouge.statistic(["a"], [["我们", "b"]], "rougeLsum").score(2).signature
     assert signature.startswith(f"rougeLsum|nrefs:2|best:fmeasure|tok:words-v2|stem:no|sentences:lines|{end}")
     assert signature.endswith("|bs:1000|seed:2")
 
@@ -344,7 +345,7 @@ class Watched(str):
 @pytest.mark.parametrize(
     ("values", "language", "most_living"),
     [
-        (overlap.chrf_tally, "auto", 5),
+        (overlap.chrf.statistic, "auto", 5),
         (rouge_tallies, "auto", 1005),
         (rouge_tallies, "en", 5),
     ],
@@ -376,8 +377,8 @@ def test_streams_score_as_lists():
 def test_first_thousand_references_decide():
     """So that a stream can be scored without a second reading."""
     late = ["x"] * 1001, [["an English text"]] * 1000 + [["我" * 10_000]]
-    assert "|tok:13a|" in overlap.bleu_tally(*late).signature
-    assert "|tok:zh|" in overlap.bleu_tally(late[0][1:], late[1][1:]).signature
+    assert "|tok:13a|" in overlap.bleu.statistic(*late).signature
+    assert "|tok:zh|" in overlap.bleu.statistic(late[0][1:], late[1][1:]).signature
 
 
 @pytest.mark.parametrize(
@@ -403,7 +404,7 @@ def test_pairs_that_do_not_fit_are_refused(hypotheses, references, message):
 @pytest.mark.parametrize("name", ["bleu", "chrf", "ter"])
 def test_every_form_refuses_what_is_no_pair(name):
     """And so does ROUGE."""
-    for form in ("{}", "{}_tally", "sentence_{}"):
+    for form in ("{}", "{}.statistic", "sentence_{}"):
         with pytest.raises(DataError, match="no hypotheses"):
             ours(form, name)([], [])
         with pytest.raises(SettingsError, match="'fr' is not one of auto, char, en, zh"):
@@ -414,7 +415,7 @@ def test_every_form_refuses_what_is_no_pair(name):
 
 def test_unknown_kind_of_rouge_is_refused():
     """The message names the kinds there are."""
-    for form in (rouge, overlap.rouge_tally, overlap.sentence_rouge):
+    for form in (rouge, overlap.rouge.statistic, overlap.sentence_rouge):
         with pytest.raises(SettingsError, match="'rouge3' is not one of rouge1, rouge2, rougeL, rougeLsum"):
             form(["a"], [["a"]], "rouge3")
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from emogen.errors import DataError
-from emogen.evaluate.preference import preference, preference_tally
+from emogen.evaluate.preference import preference
 
 
 def test_share_with_ties_counting_half():
@@ -36,7 +36,7 @@ def test_interval_is_about_that_of_a_binomial_share():
 
 
 def test_signature_says_how_many_pairs_and_groups():
-    assert "pairs:3|groups:2" in preference_tally([1.0, 1.0, -1.0], ["a", "a", "b"]).signature
+    assert "pairs:3|groups:2" in preference.statistic([1.0, 1.0, -1.0], ["a", "a", "b"]).signature
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from emogen.errors import DataError, SettingsError
-from emogen.evaluate.similarity import bertscore, bertscore_tally, greedy_match, sentence_similarity, token_matches
+from emogen.evaluate.similarity import bertscore, greedy_match, sentence_similarity, token_matches
 
 WIDTH = 3
 LETTERS = "abcde"
@@ -111,7 +111,7 @@ def test_zero_vector_has_the_cosine_0():
 
 
 def test_signatures_name_the_encoder():
-    signed = bertscore(["a", "b"], [["a"], ["b"]], one_hot, "letters@1", seed=3).signature
+    signed = bertscore.statistic(["a", "b"], [["a"], ["b"]], one_hot, "letters@1").score(3).signature
     assert signed.startswith("bertscore|encoder:letters@1|idf:no|rescale:no|texts:2|version:")
     assert signed.endswith("|bs:1000|seed:3")
     found = sentence_similarity(np.eye(3), np.eye(3), "MiniLM")
@@ -123,7 +123,7 @@ def test_interval_of_mean_f1_is_that_of_a_share():
     hypotheses, references = ["a"] * 100, [["a"]] * 80 + [["b"]] * 20
     found = bertscore(hypotheses, references, one_hot, "letters")
     assert (found.value, found.low, found.high) == pytest.approx((0.8, 0.72, 0.87), abs=0.0101)
-    assert found == bertscore_tally(hypotheses, references, one_hot, "letters").score()
+    assert found == bertscore.statistic(hypotheses, references, one_hot, "letters").score()
 
 
 @pytest.mark.parametrize(

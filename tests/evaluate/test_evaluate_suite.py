@@ -198,7 +198,7 @@ def test_real_texts_take_the_place_of_references():
 
 def test_diversity_and_novelty_are_those_of_the_modules():
     scores = evaluate_texts(TEXTS, means=Resources(training=TEXTS[:9]), options=Options(seed=3))
-    assert scores["distinct2"] == distinct(TEXTS, 2, seed=3)
+    assert scores["distinct2"] == distinct.statistic(TEXTS, 2).score(3)
     assert scores["novelty"] == novelty(TEXTS, TEXTS[:9], seed=3)
 
 
