@@ -98,7 +98,9 @@ def resolve(settings: type[T], given: Mapping[str, object], *files: Mapping[str,
 
 
 def read_settings(path: str | Path, settings: type, table: str) -> dict[str, object]:
-    """Return the settings in a TOML file: its top level, or the table of that name where it has one; a table `map` is for `--map`.
+    """Return the settings in a TOML file: its top level, or the table of that name where it has one.
+
+    A table `map` is for `--map`.
 
     Raises:
         SettingsError: unreadable, a key that is no setting, or a value of another type.

@@ -143,7 +143,10 @@ def feeling(emotion: str) -> str:
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, conditioning: str, shown: Sequence[tuple[str, str]], said: str) -> str:
-    """Return a dialogue in the model's chat format, up to where its next answer begins; without `conditioning` with its own system message."""
+    """Return a dialogue in the model's chat format, up to where its next answer begins.
+
+    Without `conditioning` with its own system message.
+    """
     turns = [{"role": "system", "content": conditioning}] * bool(conditioning)
     for user, assistant in shown:
         turns += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]

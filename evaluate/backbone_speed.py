@@ -95,7 +95,10 @@ def to_first_line(arguments: Sequence[str]) -> float:
 
 
 def raced(contenders: Mapping[str, Timed], plan: Plan) -> Iterator[Mapping[str, object]]:
-    """Yield each in turn, run after run; the first run is not counted. `ratio` is to the fastest of the others in the same run."""
+    """Yield each in turn, run after run.
+
+    The first run is not counted. `ratio` is to the fastest of the others in the same run.
+    """
     runs = [{name: timed(seed) for name, timed in contenders.items()} for seed in range(plan.runs + 1)][1:]
     for name in contenders:
         ratio = statistics.median(run[name] / max(rate for other, rate in run.items() if other != name) for run in runs)
@@ -104,7 +107,10 @@ def raced(contenders: Mapping[str, Timed], plan: Plan) -> Iterator[Mapping[str, 
 
 
 def own_speed(model: EmotionModel, target: Sequence[Ask], plan: Plan, fixed: int) -> Timed:
-    """Return the token loop of a checkpoint with an emotion for each row; with `fixed` tokens each, else up to the plan's limit."""
+    """Return the token loop of a checkpoint with an emotion for each row.
+
+    With `fixed` tokens each, else up to the plan's limit.
+    """
     limits, generator = model.description.limits, model.generator
     read = [model.tokenizer.prefix([ask.context] if ask.context else [], limits.context_tokens) for ask in target]
     emotions = torch.tensor([model.emotion(ask.emotion).condition for ask in target])

@@ -78,7 +78,10 @@ def leading(row: Exchange) -> str:
 
 
 def real_rows(rows: Sequence[Exchange], each: int) -> list[Exchange]:
-    """Return `each` rows of every emotion, or all there are: test rows, half of them replies if there are so many, then valid rows."""
+    """Return `each` rows of every emotion, or all there are.
+
+    Test rows, half of them replies if there are so many, then valid rows.
+    """
     draw, found, half = random.Random(0), [], each // 2
     for name in EKMAN.names:
         own = [row for row in rows if leading(row) == name]
@@ -234,7 +237,10 @@ def scored(texts: Sequence[str], target: Sequence[Ask], base: CausalModel, judgi
 
 
 def accuracy(target: Sequence[str], judged: Sequence[str], judging: Judging) -> Score:
-    """Return the share of texts judged to have the emotion asked for, the mean over the emotions that were asked for, 0 to 1."""
+    """Return the share of texts judged to have the emotion asked for, the mean over the emotions that were asked for.
+
+    0 to 1.
+    """
     wanted = np.array([[one == name for name in EKMAN.names] for one in target], dtype=np.float64)
     hits = wanted * np.array([[one == other] for one, other in zip(target, judged, strict=True)])
     fields = {"average": "macro", "judge": judging.judge.folder.name, "leak": judging.leak, "texts": len(target)}
@@ -284,7 +290,10 @@ def overlap(texts: Sequence[str], target: Sequence[Ask]) -> dict[str, object]:
 
 
 def best_prompt(plan: Plan, guide: Recognizer) -> tuple[Author, dict[str, float]]:
-    """Return the base with the prompt whose texts on valid contexts the guide judges right most often; and that figure for each."""
+    """Return the base with the prompt whose texts on valid contexts the guide judges right most often.
+
+    And that figure for each.
+    """
     target, authors, tried = asks("valid", plan.dev, guide), prompt_authors(plan), {}
     for name, author in authors.items():
         texts = in_order(written(replace(author, system=f"dev {name}"), 0, target, plan))

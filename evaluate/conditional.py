@@ -282,7 +282,10 @@ def task_rows(
 
 
 def written(model: Model, plan: Plan) -> list[list[str]]:
-    """Return what a model writes at each temperature to the test's contexts and emotions; kept in a file beside it, and used again."""
+    """Return what a model writes at each temperature to the test's contexts and emotions.
+
+    Kept in a file beside it, and used again.
+    """
     test = model.task.ready.test
     target = [(row.context, row.emotion.name) for row in test]
     key = [sha256(model.folder / "model.safetensors"), model.seed, plan.temperature, target]

@@ -58,7 +58,10 @@ def stem(corpus: str) -> str:
 
 
 def quartered(parts: Mapping[str, Sequence[Exchange]]) -> dict[str, list[Exchange]]:
-    """Return `divided` with the judge's half divided once more, by another hash of the words: a part of it becomes the guide's."""
+    """Return `divided` with the judge's half divided once more, by another hash of the words.
+
+    A part of it becomes the guide's.
+    """
     found = {name: list(rows) for name, rows in parts.items()} | {"guide": [], "judge": []}
     for row in parts["judge"]:
         share = split_of(" ".join(words(row.reply)), (0.5, 0.5, 0.0), seed=1)

@@ -48,7 +48,9 @@ def value(score: object) -> float:
 
 
 def mean_difference(own: Curve, start: Curve) -> float | None:
-    """Return the mean of own quality less the start's over the diversities that both lines reach; None where they have none in common.
+    """Return the mean of own quality less the start's over the diversities that both lines reach.
+
+    None where they have none in common.
 
     Both are straight between their points, so the trapezoids over all points are exact.
 
@@ -97,7 +99,10 @@ def note(row: dict[str, object], quality: str, difference: float | None) -> None
 
 
 def summary(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """Return the mean and deviation over the seeds of each difference, at each temperature and over the whole curve (no temperature)."""
+    """Return the mean and deviation over the seeds of each difference.
+
+    At each temperature and over the whole curve (no temperature).
+    """
     groups: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
     for row in rows:
         if row["system"] in ARMS[1:]:

@@ -1,6 +1,7 @@
 """The parts `strength` and `mixtures` of `control.py`: does the judged emotion follow what is asked for?
 
-Measured are a checkpoint that the guide has calibrated (`calibrate_model`) and the same without its calibration (`uncalibrated`),
+Measured are a checkpoint that the guide has calibrated (`calibrate_model`) and the same without its calibration
+(`uncalibrated`),
 under one control at one temperature. `strength`: each emotion is asked for at 11 strengths from 0 to 1; `target_probability`
 is the judge's mean probability of it, and `spearman` its rank correlation with the asked strength. `mixtures`: each pair of
 emotions is asked for with three shares; of a text that is asked to be a at .25 and b at .75 the judged share of a is p(a) /

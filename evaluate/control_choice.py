@@ -183,7 +183,10 @@ def warmest_right(looks: Sequence[Look], accuracy: float) -> Look:
 
 
 def coldest_various(setting: Setting, ladder: Sequence[float], least: float, look: Callable[[Setting], Look]) -> Look:
-    """Return the coldest of the temperatures whose distinct-2 is at least that, by halving, since it rises; else the warmest."""
+    """Return the coldest of the temperatures whose distinct-2 is at least that, by halving, since it rises.
+
+    Else the warmest.
+    """
     low, high = 0, len(ladder) - 1
     found = {}
     while low < high:

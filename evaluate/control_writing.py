@@ -229,7 +229,10 @@ def with_perplexity(asks: Sequence[Ask], each: int) -> list[int]:
 
 
 def accuracy_tally(target: Sequence[str], judged: Sequence[str], labels: LabelSet, about: Mapping[str, object]) -> SumStatistic:
-    """Return the share of texts with the emotion that was asked for, the mean over the emotions; `about` goes into the signature."""
+    """Return the share of texts with the emotion that was asked for, the mean over the emotions.
+
+    `about` goes into the signature.
+    """
     wanted = np.array([[one == name for name in labels.names] for one in target], dtype=np.float64)
     hits = wanted * np.array([[one == other] for one, other in zip(target, judged, strict=True)])
     fields = {"average": "macro", **about, "texts": len(target)}

@@ -192,7 +192,10 @@ def test_set(rows: Sequence[Exchange], limit: int, each: int, language: Language
 
 
 def written(model: EmotionModel, found: TestSet, decoding: Decoding, control: Control, seed: int) -> list[str]:
-    """Return one reply to each context, with the emotion of the real one; raise SettingsError where the model does not know it."""
+    """Return one reply to each context, with the emotion of the real one.
+
+    Raise SettingsError where the model does not know it.
+    """
     emotions = [model.emotion(row.emotion.name) for row in found.rows]
     most = model.default_sampling.max_tokens
     sampling = SamplingParams(temperature=decoding.temperature, top_p=decoding.top_p, control=control, max_tokens=most)
@@ -201,7 +204,9 @@ def written(model: EmotionModel, found: TestSet, decoding: Decoding, control: Co
 
 
 def closed_up(text: str) -> str:
-    """Return a text without the corpus's blanks about apostrophes and before marks: contexts, replies and references are all so.
+    """Return a text without the corpus's blanks about apostrophes and before marks.
+
+    Contexts, replies and references are all so.
 
     >>> closed_up("Say , Jim , isn ’ t it late ?")
     "Say, Jim, isn't it late?"

@@ -22,7 +22,10 @@ REMEMBERED = 0.011
 
 
 def chosen(samples: Sequence[Sequence[str]], memories: Sequence[Remembered], candidates: int) -> Mapping[str, Sequence[str]]:
-    """Return the replies of each way to choose: the first sample, by minimum Bayes risk, and that with similar conversations."""
+    """Return the replies of each way to choose.
+
+    The first sample, by minimum Bayes risk, and that with similar conversations.
+    """
     found: dict[str, Sequence[str]] = {"": [texts[0] for texts in samples]}
     if candidates > 1:
         found[f"mbr:{candidates}"] = [texts[least_risk(list(map(as_published, texts)))] for texts in samples]

@@ -51,7 +51,9 @@ class Trial:
 
 @lru_cache(maxsize=1 << 18)
 def as_published(text: str) -> str:
-    """Return a text in the form of the published replies and references: lower-cased, contractions expanded, tokens between blanks.
+    """Return a text in the form of the published replies and references.
+
+    Lower-cased, contractions expanded, tokens between blanks.
 
     The authors' list of contractions, then NLTK's Treebank tokenizer on each sentence; double quotes go. Of the 5,244 test
     replies whose original is known 99.7% come out letter for letter; the rest are quirks of single quotes and of full stops
@@ -94,7 +96,9 @@ def trial(place: str, read: Row) -> Trial:
 
 
 def restored(trials: Sequence[Trial], corpus: str) -> tuple[list[tuple[str, ...]], float]:
-    """Return the contexts as people wrote them, and the share of utterances found; one that is not in the corpus stays tokenised.
+    """Return the contexts as people wrote them, and the share of utterances found.
+
+    One that is not in the corpus stays tokenised.
 
     The file with the published replies has lost capitals, contractions and quotes, which other models were trained with.
     """

@@ -283,7 +283,9 @@ def test_batches(loaded: EmotionModel, corpus: str, rows: int) -> Iterator[Batch
 
 
 def with_ratios(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """Return the rows with what the targets are stated in: KL by its target, and importance-weighted by the language model's NLL.
+    """Return the rows with what the targets are stated in.
+
+    KL by its target, and importance-weighted by the language model's NLL.
 
     >>> with_ratios([{"nll_reply": 80.0}, {"target_rate": 5.0, "kl": 5.5, "iw_nll": 81.0}])[1]["iw_ratio"]
     1.0125

@@ -114,7 +114,10 @@ async def _equality(
 
 
 async def _first_token(server: Server, sessions: int, rounds: int, seed: int) -> list[dict[str, object]]:
-    """Return seconds to the first text of replies with and without guidance, in rounds that take turns; the first pair warms up."""
+    """Return seconds to the first text of replies with and without guidance, in rounds that take turns.
+
+    The first pair warms up.
+    """
     found: dict[str, list[float]] = {control: [] for control in CONTROLS}
     rates: dict[str, list[float]] = {control: [] for control in CONTROLS}
     for number in range(rounds + 1):

@@ -249,7 +249,10 @@ def measured(study: Study, system: str, seed: int, generator: Generator) -> Iter
 
 
 def measured_once(study: Study, system: str, seed: int, config: GanConfig | None) -> list[Row]:
-    """Return the rows of a system and seed, from the file beside its model if they stand there; config None is maximum likelihood."""
+    """Return the rows of a system and seed, from the file beside its model if they stand there.
+
+    Config None is maximum likelihood.
+    """
     path = study.path(system, seed, config and study.settings(config)).with_suffix(f".{study.sampled}.json")
     if not path.exists():
         generator = fitted(study, seed) if config is None else adversarial(study, system, config, seed)

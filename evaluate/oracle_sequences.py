@@ -201,7 +201,10 @@ def sampled(generator: Generator, rows: int, length: int, temperature: float, ke
 
 @torch.no_grad()
 def token_nlls(generator: Generator, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return negative log-likelihood of each word of sequences under the generator at that temperature, [rows, length], nats."""
+    """Return negative log-likelihood of each word of sequences under the generator at that temperature, [rows, length].
+
+    Nats.
+    """
     generator.eval()
     parts = []
     for rows in torch.split(tokens, CHUNK):

@@ -91,7 +91,10 @@ def whole_processes(checkpoint: str, steps: int, runs: int) -> Iterator[Row]:
 
 
 def timed(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[float, str]:
-    """Return seconds of a whole command, and what it made: its standard output, or the SHA-256 of the weights that it trained."""
+    """Return seconds of a whole command, and what it made.
+
+    Its standard output, or the SHA-256 of the weights that it trained.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model"
@@ -106,7 +109,10 @@ def timed(arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[float
 
 
 def decoding(model: EmotionModel, runs: int) -> Iterator[Row]:
-    """Yield seconds of texts that are written at once, by the number of threads; the shortest, which a busy machine spoils least."""
+    """Yield seconds of texts that are written at once, by the number of threads.
+
+    The shortest, which a busy machine spoils least.
+    """
     # After emogen, which has set how threads wait.
     import torch
 

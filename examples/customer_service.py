@@ -75,9 +75,8 @@ def converse(recognizer: Recognizer, model: EmotionModel, answer: Answer) -> Tra
         target = policy.answer(states[-1].emotion)
         said.append(line)
         said.append(answer(said, target))
-        click.echo(
-            f"customer: {line}\n  feels {describe_emotion(states[-1].emotion)}\n  soothed by {describe_emotion(target)}\nwe: {said[-1]}\n"
-        )
+        felt, shown = describe_emotion(states[-1].emotion), describe_emotion(target)
+        click.echo(f"customer: {line}\n  feels {felt}\n  soothed by {shown}\nwe: {said[-1]}\n")
     return trajectory([state.emotion for state in states])
 
 

@@ -96,7 +96,10 @@ def make(work: Path, writer: Path, judge: Path, count: int, seed: int) -> None:
 
 
 def asks(exchanges: Iterable[Exchange], seed: int) -> Iterator[Exchange]:
-    """Yield contexts and emotions to write for, without end: one emotion after another, without a context and with one in turn."""
+    """Yield contexts and emotions to write for, without end.
+
+    One emotion after another, without a context and with one in turn.
+    """
     contexts: dict[str, list[Exchange]] = {name: [] for name in EKMAN.names}
     for exchange in exchanges:
         if exchange.split == "train" and exchange.context:
@@ -128,7 +131,10 @@ def fresh(exchanges: Iterable[Exchange], taken: Fingerprints) -> Iterator[Exchan
 
 
 def is_generators(exchange: Exchange, judged: set[int]) -> bool:
-    """Tell whether a row is held out, or the judge was trained neither on it nor on one that differs in spaces or signs alone."""
+    """Tell whether a row is held out.
+
+    Or the judge was trained neither on it nor on one that differs in spaces or signs alone.
+    """
     return exchange.split != "train" or (share_of(exchange.reply) >= JUDGE_SHARE and fingerprint(exchange.reply) not in judged)
 
 

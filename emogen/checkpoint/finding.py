@@ -25,7 +25,10 @@ ADAPTER = "smollm2-emotion"
 
 
 def _matching_base(adapter: AdapterConfig, folder: Path) -> Base:
-    """Return the base of the revision that an adapter was trained on; raise CheckpointError where it is not at hand, or another."""
+    """Return the base of the revision that an adapter was trained on.
+
+    Raise CheckpointError where it is not at hand, or another.
+    """
     base = find_base(adapter.base)
     if base.revision != adapter.revision:
         raise CheckpointError(
@@ -70,7 +73,10 @@ def best_shipped() -> Path:
 
 
 def better_than(folder: Path) -> str:
-    """Return the command that makes a better model than the one in `folder` usable; empty where there is none, or none is needed."""
+    """Return the command that makes a better model than the one in `folder` usable.
+
+    Empty where there is none, or none is needed.
+    """
     adapter = shipped_folder(ADAPTER)
     if folder != shipped_folder("default") or not (adapter / "config.json").is_file() or _has_base(adapter):
         return ""

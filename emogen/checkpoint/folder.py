@@ -289,7 +289,10 @@ def read_head(folder: str | Path, generator: Generator) -> EmotionHead | None:
 
 
 def merge_updates(generator: Generator, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors but the low-rank updates, which are added to the weights of a generator that does not keep them apart."""
+    """Return the tensors but the low-rank updates.
+
+    Which are added to the weights of a generator that does not keep them apart.
+    """
     backbone = generator.backbone
     if not isinstance(backbone, PretrainedBackbone) or not generator.config.adapter or backbone.is_adapted:
         return dict(tensors)

@@ -132,7 +132,10 @@ class EmotionModel:
         guide: Guide | None = None,
         latent: Tensor | None = None,
     ) -> list[Sample]:
-        """Return replies to many contexts at once, each with its emotion, `n` to each; arguments and errors as in `iter_replies`."""
+        """Return replies to many contexts at once, each with its emotion, `n` to each.
+
+        Arguments and errors as in `iter_replies`.
+        """
         return list(self.iter_replies(contexts, emotions, n, sampling, seed, guide, latent))
 
     def iter_replies(
@@ -207,7 +210,10 @@ class EmotionModel:
     def prompts(
         self, contexts: Sequence[str | Sequence[str]], emotions: Sequence[str | Emotion | None], control: Control
     ) -> list[Prompt]:
-        """Return what the decoder takes: contexts in tokens, emotions as asked for and as the model is told them under `control`."""
+        """Return what the decoder takes.
+
+        Contexts in tokens, emotions as asked for and as the model is told them under `control`.
+        """
         if len(contexts) != len(emotions):
             raise SettingsError(f"{len(contexts)} contexts for {len(emotions)} emotions; give one for each")
         turns = ([context] if isinstance(context, str) else context for context in contexts)
@@ -339,5 +345,8 @@ def load_classifier(folder: str | Path, device: str | torch.device = "cpu") -> t
 
 
 def faster_than(model: EmotionModel) -> str:
-    """Return the option that names a faster model: the small one that ships, where `model` has a pretrained backbone; else empty."""
+    """Return the option that names a faster model: the small one that ships, where `model` has a pretrained backbone.
+
+    Else empty.
+    """
     return f"--checkpoint {os.path.relpath(shipped_folder('default'))}" if model.generator.config.adapter else ""

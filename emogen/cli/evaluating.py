@@ -230,7 +230,10 @@ def _texts(files: Sequence[str], request: Request, folder: Path) -> Texts | None
 
 
 def _notes(systems: Sequence[_Named], found: Mapping[str, Evaluation]) -> list[str]:
-    """Return what is to be said of the systems, each note once, behind the names of those that it is of where there are several."""
+    """Return what is to be said of the systems, each note once, behind the names of those that it is of.
+
+    This holds where there are several.
+    """
     concerned: dict[str, list[str]] = {}
     for named in systems:
         empty = sum(group.empty for group in named.groups)

@@ -58,7 +58,10 @@ def _load_judging(recognizer: Recognizer, name: str, request: Request) -> Judgin
 
 
 def _single_label(recognizer: Recognizer, texts: Sequence[str]) -> Any:
-    """Turn the probabilities of a judge that may give several labels into shares that sum to 1; the likeliest stays the likeliest."""
+    """Turn the probabilities of a judge that may give several labels into shares that sum to 1.
+
+    The likeliest stays the likeliest.
+    """
     rows = recognizer.probabilities(texts)
     return rows / rows.sum(axis=1, keepdims=True)
 

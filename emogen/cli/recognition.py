@@ -69,7 +69,9 @@ def recognize(
 
 
 def _rows(source: str, column: str) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield the text itself; or the lines of a file or of standard input, blank ones too, so that output lines stay beside them.
+    """Yield the text itself.
+
+    Or the lines of a file or of standard input, blank ones too, so that output lines stay beside them.
 
     The rows of a file come with their other columns.
     """

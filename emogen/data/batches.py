@@ -207,7 +207,9 @@ def batches(
 def ahead(
     items: Iterator[Item], prepare: Callable[[Item], Item], started: Callable[[], object] | None = None
 ) -> Iterator[Item]:
-    """Yield the items, each prepared in a thread while the one before it is used; the thread ends when nothing more is asked for.
+    """Yield the items, each prepared in a thread while the one before it is used.
+
+    The thread ends when nothing more is asked for.
 
     Args:
         items: taken in the thread, one after another.
@@ -231,7 +233,9 @@ def ahead(
 def batch_rows(
     lengths: NDArray[np.integer], size: int, seed: int, start: int = 0, least: int = 1
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the row numbers of batches without end, from batch `start` on; every epoch in the order that `epoch_order` gives it.
+    """Yield the row numbers of batches without end, from batch `start` on.
+
+    Every epoch in the order that `epoch_order` gives it.
 
     What is left of an epoch is given up where it is fewer than `least` rows; there must be that many rows in all.
     """
@@ -244,7 +248,10 @@ def batch_rows(
 
 
 def epoch_order(lengths: NDArray[np.integer], size: int, random: np.random.Generator) -> list[NDArray[np.int64]]:
-    """Return the row numbers of an epoch's batches: shuffled, sorted by length within pools of 50 batches, cut, and shuffled again."""
+    """Return the row numbers of an epoch's batches.
+
+    Shuffled, sorted by length within pools of 50 batches, cut, and shuffled again.
+    """
     rows = random.permutation(len(lengths))
     pools = [rows[at : at + _POOL * size] for at in range(0, len(rows), _POOL * size)]
     ordered = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])

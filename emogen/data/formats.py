@@ -117,7 +117,10 @@ def _pair_lines(files: Files, first: str, second: str) -> Iterator[tuple[int, st
 
 
 def parse_goemotions(files: Files) -> Iterator[Dialogue]:
-    """Yield GoEmotions: `text TAB label numbers TAB id`, CSV-quoted as pandas writes it, the numbers being lines of emotions.txt."""
+    """Yield GoEmotions: `text TAB label numbers TAB id`, CSV-quoted as pandas writes it.
+
+    The numbers being lines of emotions.txt.
+    """
     names = [line.strip() for line in _lines(files, "emotions.txt")]
     for split, name in _splits("train.tsv", "dev.tsv", "test.tsv"):
         for where, line in _number_lines(files, name):
@@ -303,7 +306,10 @@ _DAIR_NAMES = ("sadness", "joy", "love", "anger", "fear", "surprise")
 
 
 def parse_smp2020(files: Files) -> Iterator[Dialogue]:
-    """Yield SMP2020-EWECT: JSON lists of records with content and label, general posts (usual) and posts on COVID-19 (virus)."""
+    """Yield SMP2020-EWECT: JSON lists of records with content and label.
+
+    General posts (usual) and posts on COVID-19 (virus).
+    """
     for split, stem in _splits("train", "eval_labeled", "test_labeled"):
         for topic in ("usual", "virus"):
             name = f"{topic}_{stem}.txt"
@@ -332,7 +338,10 @@ def _fields(record: object, names: tuple[str, ...], where: str) -> tuple[str, ..
 
 
 def parse_mr(files: Files) -> Iterator[Dialogue]:
-    """Yield sentence polarity 1.0: one sentence a line in rt-polarity.pos and rt-polarity.neg; the split is a hash of the place."""
+    """Yield sentence polarity 1.0: one sentence a line in rt-polarity.pos and rt-polarity.neg.
+
+    The split is a hash of the place.
+    """
     for ending, emotion in (("pos", "positive"), ("neg", "negative")):
         for number, line in enumerate(_lines_of(_western(files, f"rt-polarity.{ending}"))):
             yield Dialogue(_placed_split(f"mr-{ending}-{number}"), (Turn(line, (emotion,)),))

@@ -140,7 +140,8 @@ class ContinuousBatch:
         )
         if len(conditioning.labels) != known:
             raise SettingsError(
-                f"emotion {conditioning} is over {len(conditioning.labels)} labels, {self._writer.name} has {known}; take its own"
+                f"emotion {conditioning} is over {len(conditioning.labels)} labels, {self._writer.name} has {known}; "
+                "take its own"
             )
         if not prompt.tokens:
             raise SettingsError("a prompt without tokens; begin it with `Tokenizer.prefix`, which gives one token at least")

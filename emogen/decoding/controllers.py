@@ -238,7 +238,10 @@ class ControlledSampler:
         return torch.where(counts, tokens[row_index], EOS), log_probs[row_index]
 
     def _count_labels(self) -> Tensor:
-        """Tell which labels count, [asked, labels]; none where one alone is left, since its probability is 1 whatever is written."""
+        """Tell which labels count, [asked, labels].
+
+        None where one alone is left, since its probability is 1 whatever is written.
+        """
         left = (self.weights.bayes[:, None] != 0) & (self.log_likelihoods > _GONE)
         return left & (left.sum(1, keepdim=True) > 1)
 
@@ -271,7 +274,10 @@ class ControlledSampler:
         return moved, Labels(torch.bmm(mixture[:, None], scores[:, 1:]).squeeze(1), scores[:, 1:].softmax(-1))
 
     def _steer_hidden(self, states: Tensor, roles: Sequence[int], owners: Tensor) -> Tensor:
-        """Return the state [rows, width] whose scores are what guidance, expert and head ask for: scores are linear in the state."""
+        """Return the state [rows, width] whose scores are what guidance, expert and head ask for.
+
+        Scores are linear in the state.
+        """
         weights, target = self.weights, states[:, 0].float()
         moved = target if self.head is None else self.head.steer_hidden(target, weights.head[owners])
         for role, weight in ((_NONE, weights.guidance), (_NEUTRAL, weights.expert)):

@@ -164,7 +164,9 @@ def interpolate(
     emotion: Emotion | None = None,
     sampling: SamplingParams | None = None,
 ) -> list[Sample]:
-    """Return the texts on the straight line from one text to another; the ends as the decoder gives them back (Bowman et al. 2016).
+    """Return the texts on the straight line from one text to another.
+
+    The ends as the decoder gives them back (Bowman et al. 2016).
 
     Args:
         space: of a VAE.

@@ -78,7 +78,10 @@ def _counts(texts: Sequence[Sequence[str]], n: int, positions: Mapping[tuple[str
 
 
 def _sum_shared(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return sums over the n-grams of the smaller of two counts, [ours, theirs]: one product of 0 and 1 for each height of a count."""
+    """Return sums over the n-grams of the smaller of two counts, [ours, theirs].
+
+    One product of 0 and 1 for each height of a count.
+    """
     highest = int(min(ours.max(initial=0), theirs.max(initial=0)))
     found = np.zeros((len(ours), len(theirs)), np.float32)
     for height in range(1, highest + 1):

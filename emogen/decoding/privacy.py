@@ -106,7 +106,9 @@ _LED = re.compile(
 
 
 def _iban_end(text: str, found: re.Match[str]) -> int:
-    """Tell where the IBAN ends: at the last word border up to which its check digits hold, else behind what is printed like one.
+    """Tell where the IBAN ends.
+
+    At the last word border up to which its check digits hold, else behind what is printed like one.
 
     Source: ISO 13616, with the check digits of ISO 7064, modulus 97.
     """

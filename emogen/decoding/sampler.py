@@ -123,7 +123,10 @@ def build_sampler(params: SamplingParams, uniforms: Tensor) -> LogitsSampler:
 
 
 def looks(number: int, device: torch.device) -> bool:
-    """Tell whether a token loop looks which rows have ended after its step `number`: on a GPU, which then has to wait, seldom."""
+    """Tell whether a token loop looks which rows have ended after its step `number`.
+
+    On a GPU, which then has to wait, seldom.
+    """
     return device.type == "cpu" or number % _LOOK_AGAIN == _LOOK_AGAIN - 1
 
 
@@ -188,7 +191,10 @@ def filtered_draw(logits: Tensor, params: SamplingParams, uniforms: Tensor) -> T
 
 
 def _passes(weights: Tensor, ids: Tensor, params: SamplingParams) -> Tensor:
-    """Tell which tokens [rows] are among those that top-p and min-p leave; the highest of the weights [rows, vocabulary] are 1."""
+    """Tell which tokens [rows] are among those that top-p and min-p leave.
+
+    The highest of the weights [rows, vocabulary] are 1.
+    """
     own = weights.gather(1, ids[:, None])
     likelier = torch.where(weights > own, weights, 0.0).sum(-1)
     return (likelier < params.top_p * weights.sum(-1)) & (own.squeeze(1) >= params.min_p)
@@ -207,7 +213,10 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
 
 
 def _nucleus(logits: Tensor, share: float) -> Tensor:
-    """Filter by top-p; only as many of the likeliest tokens are sorted as hold the share in every row, since sorting all is slow."""
+    """Filter by top-p; only as many of the likeliest tokens are sorted as hold the share in every row.
+
+    Since sorting all is slow.
+    """
     probabilities = logits.softmax(-1)
     width = min(_NUCLEUS, logits.shape[-1])
     while True:

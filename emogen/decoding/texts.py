@@ -160,7 +160,10 @@ def stream(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingP
 
 
 def stream_steps(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[tuple[int, str, bool]]:
-    """Stream as `stream` does, a step of each reply at a time: its number, a piece that may be empty, and whether it has ended."""
+    """Stream as `stream` does, a step of each reply at a time.
+
+    Its number, a piece that may be empty, and whether it has ended.
+    """
     rows = streamed_rows(writer, prompts, sampling)
     if not rows:
         return
@@ -215,10 +218,10 @@ def _rows(writer: TextGenerator, prompts: Sequence[Prompt], sampling: SamplingPa
     target = [replace(prompt, control=prompt.control or sampling.control) for prompt in prompts]
     if target:
         refuse_unserved([prompt.control or Control() for prompt in target], writer.head, writer.guide is not None, writer.name)
-        longest = max(len(prompt.tokens) for prompt in target)
-        if longest + sampling.max_tokens > writer.generator.backbone.longest:
+        longest, most = max(len(prompt.tokens) for prompt in target), writer.generator.backbone.longest
+        if longest + sampling.max_tokens > most:
             raise SettingsError(
-                f"--max-tokens {sampling.max_tokens} behind {longest} tokens of context: the model reads {writer.generator.backbone.longest}; lower it"
+                f"--max-tokens {sampling.max_tokens} behind {longest} tokens of context: the model reads {most}; lower it"
             )
     numbered = [(prompt, number) for prompt in target for number in range(sampling.n)]
     return [

@@ -164,7 +164,10 @@ def plain_sentences(space: LatentSpace, emotion: Emotion, options: TransferOptio
 
 
 def own_guide(space: LatentSpace) -> Guide:
-    """Return probabilities of the labels from the decoder's likelihoods of a text under each, with the prior's mean for a latent."""
+    """Return probabilities of the labels from the decoder's likelihoods of a text under each.
+
+    With the prior's mean for a latent.
+    """
 
     def probabilities(texts: Sequence[str]) -> NDArray[np.float64]:
         alone = [mixture({name: 1.0}, space.labels) for name in space.labels.names]
@@ -181,7 +184,9 @@ def _usual(space: LatentSpace, emotion: Emotion) -> Tensor:
 
 
 def kept(source: str, text: str) -> float:
-    """Return the share of letters in words that both texts have: twice those in common, by all there are (Dice); 0 where there is none.
+    """Return the share of letters in words that both texts have: twice those in common, by all there are (Dice).
+
+    0 where there is none.
 
     >>> kept("I love dogs", "I hate dogs")
     0.5555555555555556
@@ -293,7 +298,9 @@ def _a_word(space: LatentSpace, texts: Sequence[str], condition: Tensor) -> NDAr
 
 
 def _gap(text: str, draw: random.Random) -> _Gap:
-    """Return a place in a text: a sentence in front, one behind where one ends, or up to three words instead of, or between, others.
+    """Return a place in a text.
+
+    A sentence in front, one behind where one ends, or up to three words instead of, or between, others.
 
     Marks at which sentences end are not words, and stay.
     """

@@ -52,13 +52,16 @@ class WrittenScripts:
             return ""
         written = " and ".join(map(_show_script, self.names))
         return (
-            f"the message is in {_show_script(foreign[0])}, but this model reads and writes {written} alone: its reply will not fit; "
-            "write in its language, or use a model that was trained on yours"
+            f"the message is in {_show_script(foreign[0])}, but this model reads and writes {written} alone: its reply "
+            "will not fit; write in its language, or use a model that was trained on yours"
         )
 
 
 def _scripts_of(text: str) -> list[str]:
-    """Return the script of each letter, as the first word of its Unicode name; letters of odd shapes are those that they stand for."""
+    """Return the script of each letter, as the first word of its Unicode name.
+
+    Letters of odd shapes are those that they stand for.
+    """
     letters = filter(str.isalpha, unicodedata.normalize("NFKC", text))
     return [name.partition(" ")[0] for letter in letters if (name := unicodedata.name(letter, ""))]
 

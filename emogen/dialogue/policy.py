@@ -49,7 +49,9 @@ class Policy:
         return self.rows[0].labels
 
     def answer(self, felt: Emotion) -> Emotion:
-        """Return the emotion to answer with: the rows, mixed as the user's feelings are, each as strong as the feeling times the row.
+        """Return the emotion to answer with.
+
+        The rows, mixed as the user's feelings are, each as strong as the feeling times the row.
 
         Args:
             felt: by the user in the last turn, or by now (`EmotionState.emotion`), over `user`.

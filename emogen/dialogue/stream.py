@@ -40,7 +40,10 @@ class ReplyStream:
 
     @property
     def ended(self) -> Ended | None:
-        """Return by what it ended: its end token, the limit of its length, a cancellation, or a failure; None while it is written."""
+        """Return by what it ended: its end token, the limit of its length, a cancellation, or a failure.
+
+        None while it is written.
+        """
         return self._ended
 
     def cancel(self) -> None:
@@ -103,7 +106,10 @@ class ReplyStream:
         self._wake()
 
     def end(self, ended: Ended, error: Exception | None = None) -> bool:
-        """Take its end from who writes it, and for readers the error that made it fail; return False where it had ended before."""
+        """Take its end from who writes it, and for readers the error that made it fail.
+
+        Return False where it had ended before.
+        """
         with self._changed:
             if self._ended is not None:
                 return False

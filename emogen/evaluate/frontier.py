@@ -159,7 +159,9 @@ def hypervolume(points: Sequence[Point], reference: tuple[float, float], quality
 
 
 def dominated_volume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Return the volume of all places that some point equals or beats on every axis and that beat the reference: any number of axes.
+    """Return the volume of all places that some point equals or beats on every axis and that beat the reference.
+
+    Any number of axes.
 
     Args:
         points: each with one number an axis, more being better on all; dominated ones add nothing, nor do those that are not
@@ -186,7 +188,10 @@ def dominated_volume(points: Sequence[Sequence[float]], reference: Sequence[floa
 
 
 def _slice_volume(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
-    """Return the volume of points that all beat the reference: slabs along the first axis, each as wide as the points beyond it."""
+    """Return the volume of points that all beat the reference.
+
+    Slabs along the first axis, each as wide as the points beyond it.
+    """
     if len(reference) == 1:
         return max((point[0] - reference[0] for point in points), default=0.0)
     ordered = sorted(points, reverse=True)

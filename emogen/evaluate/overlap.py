@@ -1,6 +1,7 @@
 """Overlap of texts with references: BLEU, chrF and TER by sacrebleu, ROUGE by rouge-score.
 
-Each metric has three forms. `bleu` gives the corpus `Score`; `bleu.statistic` the same before its interval, for comparisons; both
+Each metric has three forms. `bleu` gives the corpus `Score`; `bleu.statistic` the same before its interval, for
+comparisons; both
 read lists or streams once, in memory that does not grow with their length. `sentence_bleu` gives one value a pair.
 
 In all of them the references are one list for each hypothesis, and the lists may differ in length. Texts may be empty.

@@ -168,7 +168,10 @@ def read_json(path: str | Path) -> Any:
 
 
 def command_of(script: str, context: click.Context) -> str:
-    """Return how a benchmark of that name was called, quoted for a shell, without --out; of absolute paths the last two parts."""
+    """Return how a benchmark of that name was called, quoted for a shell, without --out.
+
+    Of absolute paths the last two parts.
+    """
     parts = [f"python evaluate/{script}.py"]
     for option in context.command.params:
         name = option.name or ""
@@ -219,7 +222,10 @@ def _score_rows(report: Report) -> _Rows:
 
 
 def _within(rows: _Rows, width: int) -> list[_Rows]:
-    """Return the table in as many parts of its columns as fit the width, each behind the first column and at least one column wide."""
+    """Return the table in as many parts of its columns as fit the width.
+
+    Each behind the first column and at least one column wide.
+    """
     widths = [max(_width(_one_line(cell)) for cell in column) for column in zip(*rows, strict=True)]
     parts: list[list[int]] = [[]]
     for column in range(1, len(widths)):

@@ -1,6 +1,7 @@
 """The resampling behind intervals and tests, and the two forms of metric that it knows.
 
-A `SumStatistic` is a metric of sums over the items (BLEU, accuracy, any mean): bootstrapped. A `CountStatistic` is a metric of how often things
+A `SumStatistic` is a metric of sums over the items (BLEU, accuracy, any mean): bootstrapped. A `CountStatistic` is a
+metric of how often things
 occur in all texts together (distinct n-grams): halved, since the duplicates of a bootstrap would bias it.
 """
 

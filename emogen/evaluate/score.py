@@ -69,7 +69,7 @@ class Signature(str):
 
     def with_fields(self, changed: Mapping[str, object]) -> Signature:
         """Return it with some fields set anew, in their places; new ones stand at the end."""
-        return Signature.of(self.name, self.fields | changed)
+        return Signature.of(self.name, {**self.fields, **changed})
 
 
 def signature(name: str, fields: Mapping[str, object]) -> Signature:

@@ -132,7 +132,10 @@ class _Counted(NamedTuple):
 
 
 def _count_ngrams(texts: _Numbered, order: int) -> Iterator[_Counted]:
-    """Yield the n-grams of orders 1 to `order`; those of an order are numbered as pairs of one a word shorter and a last word."""
+    """Yield the n-grams of orders 1 to `order`.
+
+    Those of an order are numbered as pairs of one a word shorter and a last word.
+    """
     ids, lengths = texts
     owners = np.repeat(np.arange(len(lengths)), lengths)
     left = np.cumsum(lengths)[owners] - np.arange(len(ids))

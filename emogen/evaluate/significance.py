@@ -116,15 +116,18 @@ def approximate_randomisation(first: Measured, second: Measured, seed: int = 0, 
 
     If the systems are alike, a swap changes nothing but chance, whatever the metric: there is no assumption about its
     distribution. p = (hits + 1) / (trials + 1), so it is never below 1 / (trials + 1). Where items are kept in blocks (see
-    `added_up`) a block is swapped as one. The interval of the difference is that of the paired bootstrap (for a `SumStatistic`) or of
+    `added_up`) a block is swapped as one. The interval of the difference is that of the paired bootstrap (for a
+    `SumStatistic`) or of
     the same half-samples of both systems (for a `CountStatistic`).
 
     Args:
         first: a metric of the first system's texts.
-        second: the same metric of the second system's texts for the same items, in the same order. The hashes in a `CountStatistic`
+        second: the same metric of the second system's texts for the same items, in the same order. The hashes in a
+            `CountStatistic`
             must come from the same process.
         seed: of the swaps and of the interval.
-        trials: how many times all items are swapped or left; if None, 10,000 for a `SumStatistic` and 1,000 for a `CountStatistic`, which takes
+        trials: how many times all items are swapped or left; if None, 10,000 for a `SumStatistic` and 1,000 for a
+            `CountStatistic`, which takes
             some twenty times as long for each.
 
     Raises:
@@ -202,7 +205,9 @@ def compare_seeds(first: Sequence[float], second: Sequence[float], metric: str, 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values raised for the number of tests, so that calling those up to .05 real errs in at most 5% of all such families.
+    """Return p-values raised for the number of tests.
+
+    So that calling those up to .05 real errs in at most 5% of all such families.
 
     Args:
         p_values: of every test that was looked at, in any order; none gives none.

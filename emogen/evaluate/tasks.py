@@ -468,7 +468,10 @@ def _measure_judges(job: Job) -> Iterator[Measure]:
 
 
 def _verdicts(job: Job) -> tuple[list[str], list[list[str]]]:
-    """Return the label asked for in each text, and for each judge its labels: 8 bytes each, since equal labels are one string."""
+    """Return the label asked for in each text, and for each judge its labels.
+
+    8 bytes each, since equal labels are one string.
+    """
     target: list[str] = []
     verdicts: list[list[str]] = [[] for _ in job.means.judges]
     pairs = align(job.watch_texts("judging"), job.system.target or (), ("texts", "emotions asked for"))

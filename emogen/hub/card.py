@@ -69,7 +69,10 @@ def complete_card(folder: str | Path, repo: str, given: Mapping[str, Any]) -> No
 
 
 def filled_card(folder: str | Path, repo: str, header: Mapping[str, Any]) -> str:
-    """Return the template with what config.json, train.json and log.jsonl say, and the header's license, language and datasets."""
+    """Return the template with what config.json, train.json and log.jsonl say.
+
+    The header's license, language and datasets.
+    """
     folder = Path(folder)
     template = Template((resources.files("emogen") / "model_card.md").read_text(encoding="utf-8"))
     path = folder / "train.json"

@@ -89,7 +89,9 @@ def control_of(control: str | Control) -> Control:
 
 
 def guide_logits(target: Tensor, none: Tensor | None, neutral: Tensor | None, weights: Weights) -> Tensor:
-    """Return what guidance and expert make of scores, or of the states that scores are linear in; `controllers` has the formulas.
+    """Return what guidance and expert make of scores, or of the states that scores are linear in.
+
+    `controllers` has the formulas.
 
     Args:
         target: [rows, size], with the emotion.
@@ -127,7 +129,8 @@ class Beside:
         mask: [companions, time], 0 for padding.
         row_index: [companions], the row that each stands beside.
         role: [companions], a label, or the number of labels for no emotion.
-        positions: [rows, labels + 1], whose scores serve as those of a role, companions counted behind the rows; a row's own where
+        positions: [rows, labels + 1], whose scores serve as those of a role, companions counted behind the rows; a
+            row's own where
             it has no companion of that role.
         prompt: tokens of the rows' own prompts, padding included.
     """
@@ -279,7 +282,10 @@ class EmotionLogitsProcessor(LogitsProcessor):
         self._mask = torch.cat([self._mask, torch.ones_like(added)], 1)
 
     def _sources(self, before: Tensor) -> Tensor:
-        """Return [rows], where the text of each stood in the step before; rows of one text and emotion stand in for each other."""
+        """Return [rows], where the text of each stood in the step before.
+
+        Rows of one text and emotion stand in for each other.
+        """
         if torch.equal(before, self._texts):
             return torch.arange(len(before), device=before.device)
         same = (self.condition[:, None] == self.condition).all(-1)
@@ -354,7 +360,10 @@ class Steering:
 
 
 def pack_steering(emotions: Sequence[Emotion], control: Control, device: torch.device) -> Tensor:
-    """Return the weights of rows as one tensor [rows, 3 + 2 labels], which `generate` repeats for beams as it does any tensor."""
+    """Return the weights of rows as one tensor [rows, 3 + 2 labels].
+
+    Which `generate` repeats for beams as it does any tensor.
+    """
     weights = weights_of(emotions, [control] * len(emotions), device)
     return torch.cat([torch.stack([weights.guidance, weights.expert, weights.bayes], 1), weights.head, weights.mixture], 1)
 

@@ -133,7 +133,8 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
             past_key_values: what an earlier call with `use_cache` gave.
             use_cache: whether to give what the next call needs.
             logits_to_keep: only so many places at the end of the rows; 0 for all.
-            steering: [rows, 3 + 2 labels], from `hub_control.pack_steering`: moves the scores; then only the last place's are given.
+            steering: [rows, 3 + 2 labels], from `hub_control.pack_steering`: moves the scores; then only the last
+                place's are given.
             head: of this model, where `steering` asks for it.
 
         Returns:
@@ -321,7 +322,10 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
     def _begin(
         self, tokens: Tensor, mask: Tensor, condition: Tensor, remember: bool, alone: bool
     ) -> tuple[Tensor, Memory | None]:
-        """Return states [rows, time, width], or only the last place's where they suffice and come with the memory; the memory then."""
+        """Return states [rows, time, width], or only the last place's where they suffice and come with the memory.
+
+        The memory then.
+        """
         if not remember:
             return self._states(tokens, mask, condition), None
         last, memory = self._read(tokens, mask, condition)
@@ -412,7 +416,10 @@ class EmogenForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-un
         state_dict: dict[str, Tensor] | None = None,
         **options: Any,
     ) -> None:
-        """Save as Transformers does, but so that `emogen.load` reads the folder, too: weights by the generator's names, and the tokenizer."""
+        """Save as Transformers does, but so that `emogen.load` reads the folder, too.
+
+        Weights by the generator's names, and the tokenizer.
+        """
         named = state_dict
         if not getattr(self, "_hf_peft_config_loaded", False):
             whole = self.state_dict() if state_dict is None else state_dict

@@ -128,7 +128,9 @@ class EmogenTokenizer(PreTrainedTokenizer):
         return [int(number in self.all_special_ids) for number in row]
 
     def apply_chat_template(self, conversation: Any, *arguments: Any, **options: Any) -> Any:
-        """Format messages as Transformers does: every message is an utterance, whatever its role; special tokens in messages are text.
+        """Format messages as Transformers does: every message is an utterance, whatever its role.
+
+        Special tokens in messages are text.
 
         A text, which `tokenize=False` gives, cannot tell them apart.
         """

@@ -283,7 +283,10 @@ def _pieces_of(word: str, buckets: int) -> list[int]:
 
 
 def _pad(vectors: Tensor, texts: Sequence[Pieces]) -> tuple[Tensor, Tensor]:
-    """Return vectors [groups, width] as [texts, time, width], zero behind a text's end, and where there is one [texts, time]."""
+    """Return vectors [groups, width] as [texts, time, width], zero behind a text's end, and.
+
+    This holds where there is one [texts, time].
+    """
     lengths = [len(text.sizes) for text in texts]
     present = _present(lengths, vectors.device)
     stream = vectors.new_zeros(*present.shape, vectors.shape[1])
@@ -297,7 +300,10 @@ def _present(lengths: Sequence[int], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def emotion_scores(classifier: Classifier, texts: Sequence[Pieces]) -> Tensor:
-    """Return scores [texts, emotions] in eval mode, on the CPU; the mode is left as it was. Texts of similar length go together."""
+    """Return scores [texts, emotions] in eval mode, on the CPU.
+
+    The mode is left as it was. Texts of similar length go together.
+    """
     training = classifier.training
     classifier.eval()
     order = sorted(range(len(texts)), key=lambda at: len(texts[at].ids))

@@ -70,7 +70,8 @@ class GeneratorConfig:
 class Backbone(Protocol):
     """What turns embedded tokens into states: whole sequences in training, one token a row in decoding.
 
-    A decoding state is one tensor whose axis 2 runs over the rows. Of `condition_shift` [layers + prefix, rows, width] the first enter
+    A decoding state is one tensor whose axis 2 runs over the rows. Of `condition_shift` [layers + prefix, rows,
+    width] the first enter
     the layers; the rest, which a pretrained backbone alone has, stand in front of the row.
     """
 
@@ -115,7 +116,10 @@ class LstmBackbone(nn.Module):
         self.layers = nn.ModuleList(nn.LSTM(config.width, config.width, batch_first=True) for _ in range(config.layers))
 
     def train(self, mode: bool = True) -> LstmBackbone:
-        """Switch modes as any module does, but the LSTMs stay in training mode: cuDNN has no backward for others, and they drop nothing."""
+        """Switch modes as any module does, but the LSTMs stay in training mode.
+
+        CuDNN has no backward for others, and they drop nothing.
+        """
         super().train(mode)
         self.layers.train()
         return self
@@ -301,7 +305,10 @@ class Generator(nn.Module):
         return scores[: states.shape[:-1].numel()].view(*states.shape[:-1], -1)
 
     def condition_shift(self, condition: Tensor) -> Tensor:
-        """Return what the condition adds to embeddings and layers, then its soft prefix, [1 + layers + prefix, batch, width]."""
+        """Return what the condition adds to embeddings and layers, then its soft prefix, [1 + layers + prefix, batch.
+
+        Width].
+        """
         added: Tensor = self.inject(condition)
         return added.view(len(condition), -1, self.config.width).transpose(0, 1)
 

@@ -18,7 +18,10 @@ class Gaussian:
     log_variance: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Return the point that standard normal `noise` [..., latent] is mapped to (reparametrisation; Kingma & Welling 2014)."""
+        """Return the point that standard normal `noise` [..., latent] is mapped to (reparametrisation.
+
+        Kingma & Welling 2014).
+        """
         return self.mean + noise * (0.5 * self.log_variance).exp()
 
     def log_density(self, point: Tensor) -> Tensor:
@@ -96,7 +99,9 @@ def active_units(means: Tensor, threshold: float = 0.01) -> int:
 
 
 def mutual_information(posterior: Gaussian, points: Tensor) -> Tensor:
-    """Return the mutual information of text and latent under the encoder, in nats, by a minibatch estimate of the aggregate posterior.
+    """Return the mutual information of text and latent under the encoder, in nats.
+
+    By a minibatch estimate of the aggregate posterior.
 
     Args:
         posterior: [rows, latent].
@@ -196,7 +201,9 @@ def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantages: Tens
 def preference_loss(
     better: Tensor, worse: Tensor, better_before: Tensor, worse_before: Tensor, beta: float, smoothing: float = 0.0
 ) -> Tensor:
-    """Return the loss of a model that should find the better of two replies likelier than before, and the worse one less likely.
+    """Return the loss of a model that should find the better of two replies likelier than before.
+
+    The worse one less likely.
 
     Args:
         better: [pairs], log probability of the better reply under the model in training, in nats.

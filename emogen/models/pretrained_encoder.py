@@ -177,7 +177,10 @@ class PretrainedReader(nn.Module):
 
 
 def pretrained_weights(module: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of pretrained encoders inside `module`; they know much already, and want smaller steps than the rest."""
+    """Return the weights of pretrained encoders inside `module`.
+
+    They know much already, and want smaller steps than the rest.
+    """
     readers = [part for part in module.modules() if isinstance(part, PretrainedReader)]
     return [weight for reader in readers for weight in reader.encoder.parameters()]
 

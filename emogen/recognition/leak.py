@@ -56,7 +56,9 @@ def find_leak(judge: str | Path, guide: str | Path) -> Leak:
 
 
 def refuse_leaks(judge: str | Path, guides: str | Path | Sequence[str | Path], allowed: bool = False) -> str:
-    """Return what the signature of a judged score says about leaks: `none`, `unchecked` (no guide is named), or which are allowed.
+    """Return what the signature of a judged score says about leaks.
+
+    `none`, `unchecked` (no guide is named), or which are allowed.
 
     Args:
         judge: the judge's checkpoint.

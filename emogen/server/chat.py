@@ -241,7 +241,10 @@ class Chat:
 
     @property
     def _most_tokens(self) -> int:
-        """Return how many tokens a reply may have: as many as may be asked for, and as the model reads behind the longest context."""
+        """Return how many tokens a reply may have.
+
+        As many as may be asked for, and as the model reads behind the longest context.
+        """
         model = self._engine.model
         room = model.generator.backbone.longest - model.description.limits.context_tokens - 1
         return min(self._settings.most_tokens, max(1, room))

@@ -85,7 +85,9 @@ class Choice:
 
 
 async def merge_choices(choices: Sequence[Choice], deadline: float) -> AsyncGenerator[tuple[Choice, str | None], None]:
-    """Return the pieces of all replies as they come; None behind the last of each. What is not written when it is closed is cancelled.
+    """Return the pieces of all replies as they come.
+
+    None behind the last of each. What is not written when it is closed is cancelled.
 
     Args:
         choices: the replies.

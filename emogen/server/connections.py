@@ -132,7 +132,10 @@ class Connection(H11Protocol):
 
     @property
     def is_stuck(self) -> bool:
-        """Tell whether the client reads nothing of what waits to be sent, be it that the connection is to be closed behind it."""
+        """Tell whether the client reads nothing of what waits to be sent.
+
+        Be it that the connection is to be closed behind it.
+        """
         return self.flow is not None and (self.flow.write_paused or self.transport.is_closing())
 
     @property

@@ -52,7 +52,10 @@ class Metrics:
             self._feedback.labels(verdict).inc()
 
     def as_text(self) -> bytes:
-        """Return the figures in Prometheus' own format; made at most once a second, since it costs more than most answers do."""
+        """Return the figures in Prometheus' own format.
+
+        Made at most once a second, since it costs more than most answers do.
+        """
         now = self._clock()
         if now - self._made >= 1:
             self._text, self._made = bytes(generate_latest(self._registry)), now

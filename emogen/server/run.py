@@ -74,7 +74,8 @@ def _serve(settings: ServerSettings) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
-        # Filters of a logger do not see what its children log, so that they stand at each of those that an attacker can make speak.
+        # Filters of a logger do not see what its children log, so that they stand at each of those that an attacker can
+        # make speak.
         for name in ("asyncio", "uvicorn.error"):
             logging.getLogger(name).addFilter(OnceAMinute(time.monotonic))
         logging.getLogger("emogen").setLevel(logging.DEBUG if settings.debug else logging.INFO)

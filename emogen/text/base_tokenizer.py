@@ -89,7 +89,10 @@ class PretrainedTokenizer:
         return tuple(sorted(SPECIAL + place for place in added | set(self._base.all_special_ids)))
 
     def encode(self, text: str) -> list[int]:
-        """Return ids of `text`; marks of the base that are written out in it are plain text. Raises DataError as in `check_text`."""
+        """Return ids of `text`; marks of the base that are written out in it are plain text.
+
+        Raises DataError as in `check_text`.
+        """
         check_text(text)
         ids = self._base.encode(text, add_special_tokens=False, split_special_tokens=True)
         return [SPECIAL + place for place in ids]
@@ -121,7 +124,9 @@ class PretrainedTokenizer:
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> TurnFormat | None:
-    """Return the marks of the tokenizer's chat template, found by rendering a dialogue; None where it has none that can be told apart.
+    """Return the marks of the tokenizer's chat template, found by rendering a dialogue.
+
+    None where it has none that can be told apart.
 
     The system prompt that some templates put in front is left out: a soft prefix takes its place.
     """

@@ -153,7 +153,10 @@ def _joint_labels(found: Sequence[LabelSet]) -> LabelSet:
 
 
 def _training_texts(exchanges: Iterable[Exchange], seed: int) -> list[str]:
-    """Return replies and the last utterance before each, of training rows; beyond half a million an even sample (Vitter 1985)."""
+    """Return replies and the last utterance before each, of training rows.
+
+    Beyond half a million an even sample (Vitter 1985).
+    """
     texts = (text for exchange in exchanges if exchange.split == "train" for text in (*exchange.context[-1:], exchange.reply))
     kept = list(islice(texts, _TOKENIZER_LINES))
     draw = random.Random(seed)

@@ -294,7 +294,10 @@ def _generator_config(settings: LmSettings | VaeSettings, data: TokenizedCorpus,
 
 
 def _warm_start(files: Sequence[str], reading: Reading, warm: VaeSettings, folder: Path, order: dict[str, Any]) -> Path:
-    """Return the VAE that adversarial training starts from where no other model is named; its run may have been begun before."""
+    """Return the VAE that adversarial training starts from where no other model is named.
+
+    Its run may have been begun before.
+    """
     inside = folder / WARM_START
     if read_train_file(inside).get("finished", False):
         return inside
@@ -353,7 +356,10 @@ def _discriminator(
 
 
 def _reader(folder: str, start: EmotionModel) -> Generator:
-    """Return a language model that stands in `folder`; raise SettingsError where it reads other rows than the model at the start."""
+    """Return a language model that stands in `folder`.
+
+    Raise SettingsError where it reads other rows than the model at the start.
+    """
     found = load(folder, start.generator.bias.device, trainable=True)
     same = found.tokenizer.fingerprint == start.tokenizer.fingerprint and found.labels == start.labels
     if not same or found.generator.config.latent or start.generator.config.latent:

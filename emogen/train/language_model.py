@@ -49,7 +49,9 @@ class CausalModel:
 
     @torch.inference_mode()
     def nll(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return negative log-likelihood of each text and its end token, [texts], in nats; a text's first token follows a begin token.
+        """Return negative log-likelihood of each text and its end token, [texts], in nats.
+
+        A text's first token follows a begin token.
 
         A text of more than 512 tokens, or of more than the model can read, is cut.
         """

@@ -138,7 +138,7 @@ def test_examples_in_docstrings():
 
 def test_every_system_writes_and_is_scored(options, corpora, tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(
-        backbone, "forms_for", lambda tokenizer: {"turns": backbone_prompt.as_turns, "list": backbone_prompt.as_list}
+        backbone_texts, "forms_for", lambda tokenizer: {"turns": backbone_prompt.as_turns, "list": backbone_prompt.as_list}
     )
     content = run(options, corpora / "backbone.json", "--parts", "texts", "--before", tiny_checkpoint)
     rows = content["rows"]

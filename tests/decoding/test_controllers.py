@@ -22,7 +22,7 @@ from emogen.decoding.controllers import (
 from emogen.decoding.loop import PromptBatch, generate
 from emogen.decoding.params import SamplingParams
 from emogen.decoding.random_streams import fold_in, row_uniforms
-from emogen.decoding.sampler import build_sampler, filtered, inverse_cdf
+from emogen.decoding.sampler import build_sampler, filter_logits, inverse_cdf
 from emogen.decoding.texts import Prompt, TextGenerator, sample
 from emogen.emotions.labels import EKMAN, Emotion, LabelSet, mixture, no_emotion
 from emogen.errors import SettingsError
@@ -174,7 +174,7 @@ def test_tokens_and_their_log_probabilities_follow_the_formula(backbone, control
         taken = scores.log_softmax(-1)[times, reply]
         torch.testing.assert_close(found.log_probs[row, start : len(tokens)], taken, atol=2e-4, rtol=1e-4)
         if temperature:
-            kept = filtered(scores / temperature, SamplingParams()).softmax(-1)
+            kept = filter_logits(scores / temperature, SamplingParams()).softmax(-1)
             expected = inverse_cdf(kept, uniforms[row, : len(reply)])
         else:
             expected = scores.argmax(-1)

@@ -233,7 +233,10 @@ def test_figures_of_a_step_belong_to_its_batch():
     figures = train(vae, batch, VaeConfig(precision="float32", emotion_dropout=0.0), 1)
     assert figures["kl"] == pytest.approx(float(kl), rel=1e-5)
     assert figures["active_units"] == active_units(before.mean)
-    assert set(figures) == {"reconstruction", "kl", "active_units", "mutual_information", "rate_weight"}
+    assert set(figures) == {
+        *("reconstruction", "kl", "active_units", "mutual_information", "rate_weight"),
+        *("loss", "learning_rate", "gradient_norm"),
+    }
 
 
 def test_importance_weighting_is_no_worse_than_the_bound():

@@ -48,12 +48,15 @@ def test_an_unknown_name_is_refused_with_what_python_needs_for_a_suggestion():
 
 PATHS = {
     "emogen.files": ("sha256", "write_text"),
-    "emogen.checkpoint.model": (
-        *("find_checkpoint", "load", "load_classifier", "mark_latest", "read_confusion", "read_description", "read_head"),
-        *("read_weights", "save_classifier", "save_head", "save_model", "write_confusion"),
+    "emogen.checkpoint.finding": ("find_checkpoint", "mark_latest"),
+    "emogen.checkpoint.folder": (
+        *("read_confusion", "read_description", "read_head", "read_weights"),
+        *("save_classifier", "save_head", "save_model", "write_confusion"),
     ),
+    "emogen.checkpoint.model": ("load", "load_classifier"),
     "emogen.data.check": ("check_file", "stats"),
-    "emogen.data.corpora": ("fetch", "locate"),
+    "emogen.data.corpora": ("locate",),
+    "emogen.data.fetching": ("fetch",),
     "emogen.data.exchange": ("infer_labels", "read_exchanges", "read_rows", "write_exchanges"),
     "emogen.data.fingerprints": ("read_fingerprints", "write_fingerprints"),
     "emogen.data.preferences": ("read_preferences", "write_preferences"),

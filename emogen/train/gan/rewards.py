@@ -63,7 +63,9 @@ def load_guide(folder: str | Path, labels: LabelSet, tokenizer: Tokenizer, devic
 
 
 def relative_reward(discriminator: AnyDiscriminator, real: Batch, config: GanConfig, draws: CounterRNG) -> Reward:
-    """Return the reward of a generated row: the probability that the discriminator prefers it to the real reply of its condition.
+    """Return the reward of a generated row.
+
+    The probability that the discriminator prefers it to the real reply of its condition.
 
     Args:
         discriminator: in whatever mode.
@@ -82,7 +84,10 @@ def relative_reward(discriminator: AnyDiscriminator, real: Batch, config: GanCon
 
 
 def ablate_reward(rewards: Tensor, config: GanConfig, draws: CounterRNG) -> Tensor:
-    """Return rewards [rows, ...] as they are, or of a control that can teach nothing: all 1, or dealt out to other rows at random."""
+    """Return rewards [rows, ...] as they are, or of a control that can teach nothing.
+
+    All 1, or dealt out to other rows at random.
+    """
     if config.reward == "constant":
         return torch.ones_like(rewards)
     if config.reward == "shuffled":

@@ -124,7 +124,10 @@ def gather_experience(models: Adversaries, real: Batch, replies: Replies, config
 def _score_replies(
     models: Adversaries, real: Batch, replies: Replies, config: GanConfig, draws: CounterRNG
 ) -> tuple[Tensor, Tensor]:
-    """Return the discriminator's part: returns [rows, time - 1], and what whole replies are worth, [rows]; none with `gumbel`."""
+    """Return the discriminator's part: returns [rows, time - 1], and what whole replies are worth, [rows].
+
+    None with `gumbel`.
+    """
     tokens, mask = replies.generated.tokens, replies.mask
     if config.estimator == "gumbel":
         return torch.zeros(mask.shape, device=tokens.device), torch.empty(0)
@@ -181,7 +184,9 @@ def policy_loss(
 
 
 def place_terms(models: Adversaries, replies: Replies, config: GanConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute for each place in the mask: log probability of the token, KL from the reference, entropy of generator and of reference.
+    """Compute for each place in the mask.
+
+    Log probability of the token, KL from the reference, entropy of generator and of reference.
 
     Scores of the vocabulary are computed for `config.chunk` places at once, and once more for the gradient.
     """

@@ -99,7 +99,10 @@ def generator_loss(
     state: TrainState,
     old: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Return the whole loss of the generator; `old`, the second of what is returned and the figures are those of `policy_loss`."""
+    """Return the whole loss of the generator.
+
+    `old`, the second of what is returned and the figures are those of `policy_loss`.
+    """
     loss, old, figures = policy_loss(models, replies, experience, config, old)
     if config.estimator == "gumbel":
         loss = loss + config.discriminator_reward * _relaxed_loss(models, real, replies, config, state)

@@ -52,7 +52,7 @@ def anneal(first: float, final: float, progress: float) -> float:
 
     Source: Nie, Narodytska & Patel 2019 (RelGAN), section 3.3, the exponential policy; theirs begins at 1.
 
-    >>> [round(annealed(1.0, 0.01, progress), 6) for progress in (0.0, 0.5, 1.0)]
+    >>> [round(anneal(1.0, 0.01, progress), 6) for progress in (0.0, 0.5, 1.0)]
     [1.0, 0.1, 0.01]
     """
     return first * math.exp(progress * math.log(final / first))
@@ -138,7 +138,8 @@ def perturbed_scores(probabilities: Tensor, taken: Tensor, exponentials: Tensor)
 class _Noise:
     """Exponential random numbers [places, vocabulary] that depend on key, row and place, whatever is drawn beside them.
 
-    Places and ids have a number each from `CounterRNG`; the two are mixed in 32 bits, as that is done for each id at each place.
+    Places and ids have a number each from `CounterRNG`; the two are mixed in 32 bits, as that is done for each id at
+    each place.
     """
 
     def __init__(self, draws: CounterRNG, mask: Tensor, number: int, vocabulary: int) -> None:
@@ -203,7 +204,10 @@ def _word_slopes(discriminator: Discriminator, real: Batch, tokens: Tensor, chun
 
 
 def _score_slopes(generator: Generator, states: Tensor, words: _Words, relaxation: Relaxation) -> tuple[Tensor, list[Tensor]]:
-    """Return slopes by the states and by the parameters in `_head`; no more than a chunk of places has its scores held at once."""
+    """Return slopes by the states and by the parameters in `_head`.
+
+    No more than a chunk of places has its scores held at once.
+    """
     head = _head(generator)
     by_state, by_head = torch.empty_like(states), [torch.zeros_like(parameter) for parameter in head]
     for first in range(0, len(states), relaxation.chunk):

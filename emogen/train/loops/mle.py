@@ -50,7 +50,10 @@ def with_no_latent(generator: Generator, emotion: Tensor) -> Tensor:
 
 
 def drop_emotion(batch: Batch, share: float, random: torch.Generator) -> Batch:
-    """Return the batch with about `share` of its rows asking for no emotion; drawn for the whole batch, whoever has its rows."""
+    """Return the batch with about `share` of its rows asking for no emotion.
+
+    Drawn for the whole batch, whoever has its rows.
+    """
     dropped = batch.own(torch.rand(batch.whole, generator=random)) < share
     nothing = torch.zeros_like(batch.emotion)
     nothing[:, -1] = 1.0

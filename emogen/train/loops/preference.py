@@ -269,7 +269,10 @@ def _log_probabilities(generator: Generator, rows: Batch, precision: Precision) 
 
 
 def held_out_preference(generator: Generator, rows: PairRows, before: Tensor, config: PreferenceConfig) -> dict[str, float]:
-    """Measure on held-out pairs `loss`, `margin` (nats), and `preferred`, the share whose better reply has gained on the worse one."""
+    """Measure on held-out pairs `loss`, `margin` (nats).
+
+    `preferred`, the share whose better reply has gained on the worse one.
+    """
     now = pair_log_probabilities(generator, rows, config.precision)
     margins = (now - before)[0] - (now - before)[1]
     loss = preference_loss(now[0], now[1], before[0], before[1], config.beta, config.smoothing)

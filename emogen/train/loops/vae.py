@@ -100,7 +100,10 @@ def rate_weight(rate: float, config: VaeConfig, progress: float, figures: Mutabl
 
 
 def rate_goal(config: VaeConfig, progress: float) -> float:
-    """Return the rate to be held now, nats a row: six times the target in the autoencoder part, then down to it by equal ratios."""
+    """Return the rate to be held now, nats a row.
+
+    Six times the target in the autoencoder part, then down to it by equal ratios.
+    """
     return float(config.target_rate * _LOOSE ** (1 - annealing_share(config, progress)))
 
 

@@ -51,7 +51,9 @@ def resumable_folder(out: str | None, command: str) -> Path:
 
 
 def read_train_file(folder: Path) -> dict[str, Any]:
-    """Return what train.json says about a checkpoint: settings, hashes of its data, steps and figures; empty where it is missing.
+    """Return what train.json says about a checkpoint: settings, hashes of its data, steps and figures.
+
+    Empty where it is missing.
 
     Raises:
         CheckpointError: it is there and cannot be read.

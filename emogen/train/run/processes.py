@@ -81,7 +81,10 @@ def joint(value: Tensor) -> Tensor:
 
 
 def joint_mean(mean: Tensor, count: int) -> Tensor:
-    """Return the mean over the items of all processes, from the `mean` over the `count` that are here; gradient as of `joint`."""
+    """Return the mean over the items of all processes, from the `mean` over the `count` that are here.
+
+    Gradient as of `joint`.
+    """
     if world() == 1:
         return mean
     return joint(mean * count if count else torch.zeros_like(mean)) / total(torch.tensor(count, device=mean.device))
