@@ -75,8 +75,8 @@ def converse(recognizer: Recognizer, model: EmotionModel, answer: Answer) -> Tra
         target = policy.answer(states[-1].emotion)
         said.append(line)
         said.append(answer(said, target))
-        felt, shown = describe_emotion(states[-1].emotion), describe_emotion(target)
-        click.echo(f"customer: {line}\n  feels {felt}\n  soothed by {shown}\nwe: {said[-1]}\n")
+        seen, shown = describe_emotion(states[-1].emotion), describe_emotion(target)
+        click.echo(f"customer: {line}\n  feels {seen}\n  soothed by {shown}\nwe: {said[-1]}\n")
     return trajectory([state.emotion for state in states])
 
 
