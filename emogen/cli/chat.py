@@ -61,7 +61,7 @@ _WITHOUT_A_VALUE = frozenset(name for name, value, _ in _COMMANDS if not value)
 @click.command("chat")
 @click.option(
     "--emotion",
-    help="Of the replies: joy, a mixture joy=0.7,fear=0.3, none, or auto: what the policy answers.  [default: auto]",
+    help="Emotion of the replies: joy, a mixture joy=0.7,fear=0.3, none, or auto: what the policy answers.  [default: auto]",
 )
 @click.option(
     "--policy",

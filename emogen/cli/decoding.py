@@ -74,7 +74,7 @@ _OPTIONS = (
         default=None,
         help="Folder of a model  [default: $EMOGEN_CHECKPOINT, checkpoints/latest, the best that ships and can be loaded]",
     ),
-    click.option("--strength", type=float, default=1.0, show_default=True, help="Of the emotion, 0 to 1."),
+    click.option("--strength", type=float, default=1.0, show_default=True, help="Strength of the emotion, 0 to 1."),
     click.option(
         "--temperature",
         type=float,

@@ -77,16 +77,24 @@ class _Named:
 @click.option("--language", type=click.Choice(get_args(Language)), default="auto", show_default=True, help="auto: by script.")
 @click.option("--lowercase", is_flag=True, help="BLEU and chrF without regard to case.")
 @click.option("--encoder", metavar="hf:NAME", help="Name or folder: frechet, similarity, bertscore.")
-@click.option("--mauve", is_flag=True, help="With --encoder and real texts; takes minutes.")
+@click.option("--mauve", is_flag=True, help="Compute MAUVE, with --encoder and real texts; it takes minutes.")
 @click.option("--language-model", metavar="NAME", help="hf:NAME-OR-FOLDER, or a checkpoint's folder: perplexity.")
 @click.option("--reverse", is_flag=True, help="Train a small model on the texts, test it on real ones; takes minutes.")
 @click.option("--lexicon", is_flag=True, help="Compare the polarity asked for with VADER's.")
 @click.option("--compare", nargs=2, multiple=True, metavar="A B", help="Test two files on the same items.")
 @click.option("--frontier", metavar="OUT", help="Draw quality against diversity into OUT.png and OUT.svg.")
-@click.option("--quality", metavar="METRIC", help="Of the frontier.  [default: emotion_accuracy, else bleu]")
-@click.option("--diversity", metavar="METRIC", default="distinct2_corrected", show_default=True, help="Of the frontier.")
+@click.option(
+    "--quality", metavar="METRIC", help="Metric on the frontier's quality axis.  [default: emotion_accuracy, else bleu]"
+)
+@click.option(
+    "--diversity",
+    metavar="METRIC",
+    default="distinct2_corrected",
+    show_default=True,
+    help="Metric on the frontier's diversity axis.",
+)
 @click.option("--sample", type=click.IntRange(min=1), default=100_000, show_default=True, help="Most texts held in memory.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of samples, intervals and tests.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of samples, intervals and tests.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--json", "as_object", is_flag=True, help="One JSON object.")
 @click.option("--markdown", "as_page", is_flag=True, help="A page with tables, and how each score was computed.")

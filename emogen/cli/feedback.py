@@ -40,7 +40,13 @@ _store = store_option("Where opinions are stored: an SQLite file, or an address 
 @click.command("train-feedback")
 @store_option("Where opinions are stored (a file or an address of SQLAlchemy), or pairs (.jsonl).")
 @click.option("--judge", metavar="DIR", help="Classifier that judges the emotion.  [default: the one that ships]")
-@click.option("--texts", type=click.IntRange(0), default=30, show_default=True, help="Of each emotion, to be judged; 0: none.")
+@click.option(
+    "--texts",
+    type=click.IntRange(0),
+    default=30,
+    show_default=True,
+    help="Texts of each emotion that are written and judged; 0 writes none.",
+)
 @click.option("--resume", "resuming", is_flag=True, help="Go on with the run in --out, or the newest one.")
 @click.option("--json", "as_object", is_flag=True, help="One JSON object in place of the table.")
 @settings_options(FeedbackSettings)

@@ -31,7 +31,7 @@ _WAY_OUT = "make a VAE with emogen train-vae FILES, then pass --checkpoint FOLDE
 _SEEDS = click.IntRange(0, (1 << 32) - 1)
 _OPTIONS = (
     click.option("--checkpoint", default=None, help="Folder of a VAE  [default: $EMOGEN_CHECKPOINT, checkpoints/latest]"),
-    click.option("--strength", type=float, default=1.0, show_default=True, help="Of the emotion, 0 to 1."),
+    click.option("--strength", type=float, default=1.0, show_default=True, help="Strength of the emotion, 0 to 1."),
     click.option("--seed", type=_SEEDS, default=0, show_default=True, help="The same seed gives the same texts."),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto."),
     click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
@@ -54,10 +54,15 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command("transfer")
 @click.argument("source", metavar="[FILE|-]", default="-")
-@click.option("--emotion", required=True, help="Of what is written: joy, or a mixture joy=0.7,surprise=0.3.")
+@click.option("--emotion", required=True, help="Emotion of what is written: joy, or a mixture joy=0.7,surprise=0.3.")
 @click.option("--samples", default=TransferOptions.samples, show_default=True, help="Candidates from the line's latent.")
-@click.option("--sentences", default=TransferOptions.sentences, show_default=True, help="Of the emotion, put beside the line.")
-@click.option("--rounds", default=TransferOptions.rounds, show_default=True, help="In which the best candidates are edited.")
+@click.option(
+    "--sentences",
+    default=TransferOptions.sentences,
+    show_default=True,
+    help="Number of sentences of the target emotion to try as templates.",
+)
+@click.option("--rounds", default=TransferOptions.rounds, show_default=True, help="Rounds of edits of the best candidates.")
 @click.option("--keep", default=TransferOptions.keep, show_default=True, help="Weight of the words that are kept.")
 @click.option(
     "--guide",
@@ -99,7 +104,7 @@ def transfer(
 @click.argument("first")
 @click.argument("second")
 @click.option("--steps", type=click.IntRange(2, 1000), default=7, show_default=True, help="Texts, both ends among them.")
-@click.option("--emotion", default=None, help="Of all of them: joy, or a mixture.  [default: none]")
+@click.option("--emotion", default=None, help="Emotion of all of them: joy, or a mixture.  [default: none]")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
 @_with_options
 def interpolate(

@@ -49,12 +49,14 @@ class _Asked:
 @click.command("match")
 @click.argument("source", metavar="CANDIDATES")
 @click.option("--context", multiple=True, help="What is replied to; given several times: a dialogue, oldest first.")
-@click.option("--emotion", help="Of the reply: joy, or a mixture joy=0.7,surprise=0.3.")
-@click.option("--strength", type=float, default=1.0, show_default=True, help="Of --emotion, 0 to 1.")
+@click.option("--emotion", help="Emotion of the reply: joy, or a mixture joy=0.7,surprise=0.3.")
+@click.option("--strength", type=float, default=1.0, show_default=True, help="Strength of --emotion, 0 to 1.")
 @click.option("--policy", metavar="NAME|FILE", help="Finds the reply's emotion: mirror, soothe, cheer, neutral, or a file.")
-@click.option("--decay", type=float, default=0.5, show_default=True, help="With --policy: what stays of earlier turns.")
+@click.option(
+    "--decay", type=float, default=0.5, show_default=True, help="Share of earlier turns' emotion that stays, with --policy."
+)
 @click.option("-n", "--n", "count", type=click.IntRange(min=1), default=3, show_default=True, help="How many replies.")
-@click.option("--emotion-weight", type=float, default=1.0, show_default=True, help="Of the fit to the emotion.")
+@click.option("--emotion-weight", type=float, default=1.0, show_default=True, help="Weight of the fit to the emotion.")
 @click.option(
     "--context-weight",
     type=float,

@@ -53,7 +53,7 @@ def show(name: str | None, user: str, reply: str, as_json: bool) -> None:
 @policy.command("learn")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The policy's file, .json or .toml.")
-@click.option("--name", default="learnt", show_default=True, help="Of the policy.")
+@click.option("--name", default="learnt", show_default=True, help="Name of the policy.")
 @click.option(
     "--emotion-of",
     type=click.Choice(("nobody", "reply", "user")),

@@ -65,7 +65,9 @@ def reading_options(command: Command) -> Command:
         default="",
         help="Between the cells of a table: a character, or tab, comma, semicolon, pipe.  [default: detected]",
     )
-    @click.option("--encoding", metavar="NAME", default="", help="Of the file, such as gb18030 or cp1252.  [default: utf-8]")
+    @click.option(
+        "--encoding", metavar="NAME", default="", help="Encoding of the file, such as gb18030 or cp1252.  [default: utf-8]"
+    )
     @click.option("--header", metavar="NAMES", default="", help="Names of the columns of a table without a header line.")
     @click.option(
         "--quoting",

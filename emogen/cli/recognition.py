@@ -41,8 +41,10 @@ recognizer_option = click.option(
     help="Folder of a classifier  [default: $EMOGEN_CLASSIFIER, the one that ships]",
 )
 @click.option("--explain", is_flag=True, help="Say what each word adds to the label's log odds (Shapley values).")
-@click.option("--text-column", default=_TEXT_COLUMNS, show_default=True, help="Of a JSONL, CSV or TSV file.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the word orders of --explain.")
+@click.option(
+    "--text-column", default=_TEXT_COLUMNS, show_default=True, help="Column of a JSONL, CSV or TSV file that holds the text."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the word orders of --explain.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with all probabilities.")
 def recognize(

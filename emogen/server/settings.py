@@ -34,9 +34,7 @@ class ServerSettings:
 
     checkpoint: str = setting("", "Folder of a model  [default: checkpoints/latest, the best that ships and can be loaded]")
     recognizer: str = setting("", "Folder of a classifier, or none  [default: $EMOGEN_CLASSIFIER, the one that ships]")
-    policy: str = setting(
-        "none", "Where a request names no emotion: none is asked for, or mirror, soothe, cheer, neutral, a file."
-    )
+    policy: str = setting("none", "Policy for requests that name no emotion: none, mirror, soothe, cheer, neutral, or a file.")
     device: str = setting("cpu", "cpu, cuda or auto.")
     full_precision: bool = setting(True, "A pretrained backbone in float32: then no reply depends on those beside it.")
     host: str = setting(
@@ -51,18 +49,22 @@ class ServerSettings:
     api_key_file: str = setting("", "File with a key a line.")
     allow_unauthenticated: bool = setting(False, "Let other machines in without a key.")
     cors: str = setting("", "Origins of web pages that may call, with commas between, or *.")
-    requests_a_minute: int = setting(0, "For each key, or each address where there are no keys; 0 is without limit.")
+    requests_a_minute: int = setting(
+        0, "Requests a minute for each key, or each address where there are no keys; 0 is without limit."
+    )
     max_batch_size: int = setting(64, "Replies that are written at once.")
     max_queue: int = setting(256, "Replies that may wait; more are refused.")
     most_choices: int = setting(8, "Replies to one request.")
     most_messages: int = setting(256, "Messages, or texts to recognise, of one request.")
-    most_characters: int = setting(20_000, "Of all messages together.")
-    most_bytes: int = setting(1_000_000, "Of a request's body.")
-    most_tokens: int = setting(256, "Of a reply; a request that asks for more gets so many.")
-    reply_timeout: float = setting(60.0, "That writing a reply may take.")
-    body_seconds: float = setting(10.0, "That sending a request's head or body may take, or reading nothing of an answer.")
-    shutdown_timeout: float = setting(20.0, "That replies have to be finished when the server is stopped.")
-    feedback: str = setting("", "Where opinions are stored: an SQLite file, or a database's address as SQLAlchemy writes it.")
+    most_characters: int = setting(20_000, "Most characters of all messages of a request.")
+    most_bytes: int = setting(1_000_000, "Most bytes of a request's body.")
+    most_tokens: int = setting(256, "Most tokens of a reply; a request that asks for more gets so many.")
+    reply_timeout: float = setting(60.0, "Seconds that writing a reply may take.")
+    body_seconds: float = setting(
+        10.0, "Seconds that a client may take to send a request's head or body, or read nothing of an answer."
+    )
+    shutdown_timeout: float = setting(20.0, "Seconds that replies have to be finished when the server is stopped.")
+    feedback: str = setting("", "Store of opinions: an SQLite file, or a database's address as SQLAlchemy writes it.")
     most_connections: int = setting(1000, "Open connections; never more than the process may have files.")
     most_remembered: int = setting(4096, "Newest replies that an opinion can name by their id alone.")
     debug: bool = setting(False, "Write errors in their own words into the log; they may hold what users say.")

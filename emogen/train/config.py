@@ -32,7 +32,7 @@ class MleConfig:
     """Maximum-likelihood training. Dropping the emotion makes guidance possible later (Ho & Salimans 2022)."""
 
     learning_rate: float = setting(2e-3, "Learning rate at its peak.")
-    weight_decay: float = setting(0.01, "Of matrices (AdamW).")
+    weight_decay: float = setting(0.01, "Weight decay of matrices (AdamW).")
     emotion_dropout: float = setting(0.1, "Share of rows that are told no emotion.")
     precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
 
@@ -51,7 +51,7 @@ class VaeConfig(MleConfig):
     rate_floor: float = setting(0.5, "Part of the target below which, shared out evenly, no dimension is pushed.")
     autoencoder_share: float = setting(0.2, "Part of the run at six times the target, nearly an autoencoder.")
     annealing_share: float = setting(0.2, "Part of the run after that over which the rate falls to its target.")
-    adversary_weight: float = setting(0.1, "Of the emotion adversary on the latent; 0 turns it off.")
+    adversary_weight: float = setting(0.1, "Weight of the emotion adversary on the latent; 0 turns it off.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,28 +69,28 @@ class GanConfig:
     the discriminator (RelGAN). What stands at 0, `no` or `none` is off.
     """
 
-    estimator: Estimator = setting("rollout", "How the generator learns from the discriminator.")
-    learning_rate: float = setting(1e-4, "Of the generator, at its peak.")
+    estimator: Estimator = setting("rollout", "Estimator by which the generator learns from the discriminator.")
+    learning_rate: float = setting(1e-4, "Learning rate of the generator at its peak.")
     discriminator_rate: float = setting(3e-4, "Learning rate of the discriminator.")
     samples: int = setting(4, "Replies a condition; the others are each one's baseline, so at least 2.")
     rollouts: int = setting(4, "Completions of each prefix (rollout); 0 gives a reply's reward to each of its tokens.")
-    potential: Literal["probability", "log-odds"] = setting("probability", "Whose rise is a token's reward (dense).")
-    discount: float = setting(1.0, "Of later rewards (dense).")
+    potential: Literal["probability", "log-odds"] = setting("probability", "Potential used for reward shaping (dense).")
+    discount: float = setting(1.0, "Discount of later rewards (dense).")
     max_tokens: int = setting(24, "Longest reply in adversarial training, its end token included.")
     warmup_steps: int = setting(200, "Discriminator updates before the generator's first.")
     generator_updates: int = setting(1, "Generator updates on the same samples.")
     reward: Literal["discriminator", "constant", "shuffled"] = setting(
-        "discriminator", "What replies are worth; the other two are controls that can teach nothing."
+        "discriminator", "Reward of replies; constant and shuffled are controls that can teach nothing."
     )
     discriminator_reward: float = setting(1.0, "Weight of the discriminator's part in what a reply is worth.")
     emotion_reward: float = setting(0.0, "Weight of the guide's probability of the emotion that was asked for.")
-    baseline: Literal["leave-one-out", "none"] = setting("leave-one-out", "What is taken off a return.")
+    baseline: Literal["leave-one-out", "none"] = setting("leave-one-out", "Baseline subtracted from returns.")
     scale_advantages: Literal["yes", "no"] = setting("no", "Divide advantages by their deviation in the batch.")
-    clip: float = setting(0.2, "How far the probability ratio may move (PPO).")
-    kl_weight: float = setting(0.05, "Of the divergence from the starting model, nats a token.")
+    clip: float = setting(0.2, "Clipping range of the probability ratio (PPO).")
+    kl_weight: float = setting(0.05, "Weight of the KL divergence from the starting model, nats a token.")
     entropy_floor: float = setting(0.8, "Share of the starting model's entropy below which entropy is rewarded.")
-    entropy_weight: float = setting(0.1, "Of what lacks to that floor.")
-    mle_weight: float = setting(0.0, "Of the negative log-likelihood of the real replies, nats a token.")
+    entropy_weight: float = setting(0.1, "Penalty weight when entropy falls below the floor.")
+    mle_weight: float = setting(0.0, "Weight of the negative log-likelihood of real replies, nats a token.")
     accuracy_floor: float = setting(0.6, "Below this pairwise accuracy the discriminator gets more updates.")
     accuracy_ceiling: float = setting(0.85, "Above this pairwise accuracy the discriminator waits; 1 for never.")
     discriminator_updates: int = setting(1, "Discriminator updates a step below the floor.")
@@ -98,8 +98,8 @@ class GanConfig:
         0.5, "Share of the first replies' distinct-2 below which they count as collapsed; 0 for never."
     )
     posterior_share: float = setting(0.5, "Share of latents drawn from the posterior of the real reply (a VAE's decoder).")
-    gumbel_temperature: float = setting(1.0, "Of the relaxation, at first (gumbel).")
-    gumbel_final: float = setting(0.2, "Of the relaxation, at the end (gumbel).")
+    gumbel_temperature: float = setting(1.0, "Temperature of the relaxation at the start (gumbel).")
+    gumbel_final: float = setting(0.2, "Temperature of the relaxation at the end (gumbel).")
     precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
     chunk: int = setting(4096, "Rollouts, scores and places computed at once; lower it where memory is short.")
 
@@ -132,8 +132,8 @@ class RunConfig:
     validate_every: int = setting(500, "Updates between looks at the held-out rows.")
     patience: int = setting(0, "Stop after so many looks without a better one; 0 never.")
     save_every: int = setting(500, "Updates between saved states.")
-    seed: int = setting(0, "Of weights, order, dropout and draws.")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute.")
+    seed: int = setting(0, "Seed of weights, order, dropout and sampling.")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Device to compute on.")
     precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch.")
 
@@ -166,11 +166,11 @@ class ModelConfig:
     """What a generator is made of: sizes of one that is trained from scratch, or what is trained on a pretrained one."""
 
     backbone: str = setting("lstm", "lstm, transformer, or hf:NAME-OR-FOLDER[:FILE.gguf], a pretrained language model.")
-    width: int = setting(256, "Of embeddings and states (not hf).")
-    layers: int = setting(1, "Of the backbone (not hf).")
-    heads: int = setting(4, "Of attention (not hf).")
+    width: int = setting(256, "Hidden size (not hf).")
+    layers: int = setting(1, "Layers of the backbone (not hf).")
+    heads: int = setting(4, "Attention heads (not hf).")
     dropout: float = setting(0.2, "Share of states dropped in training (not hf).")
-    lora_rank: int = setting(16, "Of the low-rank updates of an hf backbone; 0 trains all its weights.")
+    lora_rank: int = setting(16, "Rank of the low-rank updates of an hf backbone; 0 trains all its weights.")
     soft_prefix: int = setting(4, "Soft tokens by which the emotion stands in front of an hf backbone's rows.")
     pretrained_rate: float = setting(5e-4, "Learning rate at its peak in place of --learning-rate, where the backbone is hf.")
 
@@ -208,7 +208,9 @@ class VaeSettings(VaeConfig, ModelConfig, GeneratorRun):
 
     init: str | None = setting(None, "Language model or VAE to begin with; its sizes, limits, labels and vocabulary stay.")
     latent: int = setting(32, "Dimensions of the latent.")
-    prior: Literal["standard", "emotion"] = setting("standard", "Of the latent: the standard normal, or one for each emotion.")
+    prior: Literal["standard", "emotion"] = setting(
+        "standard", "Prior of the latent: the standard normal, or one for each emotion."
+    )
     encoder: str = setting("", "hf:NAME-OR-FOLDER, a pretrained encoder; without it one of our own.")
     encoder_layers: int = setting(2, "Transformer blocks of the encoder (not hf).")
     encoder_rate: float = setting(5e-5, "Learning rate of an hf encoder's own weights, at its peak.")
@@ -234,10 +236,10 @@ class GanSettings(GanConfig, GeneratorRun):
         "", "hf:NAME-OR-FOLDER, a pretrained encoder (rollout), or lm:FOLDER[,FOLDER], language models; else one of our own."
     )
     encoder_rate: float = setting(5e-5, "Learning rate of those models' weights; the rest follows --discriminator-rate.")
-    discriminator_width: int = setting(128, "Of the states of our own discriminator.")
-    discriminator_layers: int = setting(2, "Of its Transformer blocks.")
-    discriminator_heads: int = setting(4, "Of its attention.")
-    discriminator_dropout: float = setting(0.2, "Of its states, in training.")
+    discriminator_width: int = setting(128, "Hidden size of our own discriminator.")
+    discriminator_layers: int = setting(2, "Transformer blocks of our own discriminator.")
+    discriminator_heads: int = setting(4, "Attention heads of our own discriminator.")
+    discriminator_dropout: float = setting(0.2, "Dropout of our own discriminator.")
     compile: Literal["yes", "no"] = setting("no", "Compile the pass of one token; pays on CUDA in long runs.")
 
     def __post_init__(self) -> None:
@@ -283,10 +285,10 @@ class HeadSettings(HeadConfig):
     checkpoint: str | None = setting(None, "Folder of the generator or VAE; by default as for `emogen sample`.")
     steps: int = setting(1500, "Updates.")
     batch_size: int = setting(64, "Rows an update.")
-    rank: int = setting(32, "Of the head's bilinear form.")
+    rank: int = setting(32, "Rank of the head's bilinear form.")
     allow_worse: Literal["yes", "no"] = setting("no", "Keep a head that finds held-out emotions no better than chance.")
-    seed: int = setting(0, "Of weights, order and what the generator is told.")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute.")
+    seed: int = setting(0, "Seed of weights, order and conditioning.")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Device to compute on.")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch.")
 
     def __post_init__(self) -> None:
@@ -304,11 +306,11 @@ class CalibrationSettings:
     checkpoint: str | None = setting(None, "Folder of the generator or VAE; by default as for `emogen sample`.")
     guide: str | None = setting(None, "Classifier that measures: its folder; by default the recogniser that ships.")
     control: str | None = setting(None, "Controllers that will be on, as for `emogen sample`; by default the model's own.")
-    temperature: float | None = setting(None, "Of sampling; by default the model's own.")
+    temperature: float | None = setting(None, "Sampling temperature; by default the model's own.")
     texts: int = setting(100, "Texts at each strength and share.")
     allow_worse: Literal["yes", "no"] = setting("no", "Keep what makes held-out strengths or mixtures no truer.")
-    seed: int = setting(0, "Of the texts.")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute.")
+    seed: int = setting(0, "Seed of the texts.")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Device to compute on.")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch.")
 
     def __post_init__(self) -> None:
@@ -323,7 +325,7 @@ class PreferenceConfig:
 
     learning_rate: float = setting(1.5e-4, "Learning rate at its peak.")
     beta: float = setting(0.1, "The smaller, the further the model may go from where it was.")
-    likelihood_weight: float = setting(0.5, "Of the better reply's own negative log-likelihood, nats a token.")
+    likelihood_weight: float = setting(0.5, "Weight of the better reply's own negative log-likelihood, nats a token.")
     smoothing: float = setting(0.0, "Share of the pairs that are taken to be the wrong way round.")
     precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
 
@@ -348,7 +350,7 @@ class FeedbackSettings(PreferenceConfig, RunConfig):
     unconditional_share: float = setting(
         0.1, "Share of the pairs that are also trained under no emotion, for the sake of guidance."
     )
-    min_pairs: int = setting(20, "With fewer pairs, or single opinions, nothing is trained.")
+    min_pairs: int = setting(20, "Fewest pairs, or single opinions, that are trained on.")
     loss: Literal["auto", "dpo", "kto"] = setting("auto", "dpo takes pairs, kto single opinions, auto pairs if there are some.")
 
     def __post_init__(self) -> None:
@@ -365,7 +367,7 @@ class ClassifierTraining:
     """Training of a classifier."""
 
     learning_rate: float = setting(1e-3, "Learning rate at its peak.")
-    weight_decay: float = setting(0.01, "Of matrices (AdamW).")
+    weight_decay: float = setting(0.01, "Weight decay of matrices (AdamW).")
     balance: float = setting(0.5, "Power of a label's inverse frequency that weighs it; 0 for none.")
     label_smoothing: float = setting(0.0, "Share of each target that is spread over all labels.")
     precision: Precision = setting("auto", "bf16 where the device is faster in it (auto), always, or never.")
@@ -391,11 +393,11 @@ class ClassifierSettings(ClassifierTraining, RunConfig):
     patience: int = setting(3, "Stop after so many looks without a better one; 0 never.")
     multi_label: Literal["auto", "yes", "no"] = setting("auto", "Several labels a text; auto goes by the training rows.")
     buckets: int = setting(0, "N-grams and pieces of words are hashed to so many ids (not hf).")
-    width: int = setting(0, "Of embeddings and states (not hf).")
+    width: int = setting(0, "Hidden size (not hf).")
     order: int = setting(2, "Longest n-gram of words (Chinese: of characters) that has a vector of its own (not hf).")
-    layers: int = setting(2, "Of the transformer.")
-    heads: int = setting(4, "Of the transformer's attention.")
-    filters: int = setting(128, "Of each of the cnn's kernel sizes 1 to 4.")
+    layers: int = setting(2, "Layers of the transformer.")
+    heads: int = setting(4, "Attention heads of the transformer.")
+    filters: int = setting(128, "Filters of each of the cnn's kernel sizes, 1 to 4.")
     dropout: float = setting(-1.0, "Share of features dropped in training; -1 for the backbone's own.")
     max_tokens: int = setting(128, "A longer text is cut.")
 
