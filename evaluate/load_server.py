@@ -70,7 +70,7 @@ class Server:
         return False
 
     async def stop(self, number: int) -> int:
-        """Return ends it by a signal; give its exit status."""
+        """End it by a signal; return its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
         return await self.process.wait()
