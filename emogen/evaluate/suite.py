@@ -20,10 +20,11 @@ from emogen.evaluate.emotion import (
     Confusion,
 )
 from emogen.evaluate.inputs import Options, Resources, System, Watch, watch_nothing
+from emogen.evaluate.job import Job, Measure
 from emogen.evaluate.resampling import CountStatistic, SumStatistic
 from emogen.evaluate.score import Score, Signature
 from emogen.evaluate.significance import Comparison, approximate_randomisation, compare_seeds, over_seeds
-from emogen.evaluate.tasks import Job, Measure, describe_unknown, label_for, list_tasks, run_task
+from emogen.evaluate.tasks import describe_unknown, label_for, list_tasks, run_task
 
 # Above this a test cannot find any difference, and says so.
 _NOTED_P = 0.05

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from itertools import chain, combinations
 
 import numpy as np
 
 from emogen.emotions.labels import LabelSet
-from emogen.errors import DataError, SettingsError, UndefinedScoreError
+from emogen.errors import DataError, UndefinedScoreError
 from emogen.evaluate import diversity, fluency, overlap, set_bleu, training_overlap
 from emogen.evaluate.correction import corrected_accuracy
 from emogen.evaluate.distribution import frechet, mauve
@@ -26,14 +25,12 @@ from emogen.evaluate.emotion import (
     judged_labels,
     kappa_tally,
 )
-from emogen.evaluate.inputs import Encoding, Fluency, Judging, Options, Resources, System, Vectors, Watch
+from emogen.evaluate.inputs import Encoding, Fluency, Judging, Vectors
+from emogen.evaluate.job import Job, Measure, Task, compute_nats, embed
 from emogen.evaluate.lexicon import polarity_agreement
-from emogen.evaluate.resampling import CountStatistic, SumStatistic, added_up, reservoir
-from emogen.evaluate.score import Score, align, in_batches, require_items
+from emogen.evaluate.resampling import CountStatistic, SumStatistic, added_up
+from emogen.evaluate.score import Score, align, in_batches
 from emogen.evaluate.similarity import (
-    Match,
-    best_match,
-    checked_tokens,
     mean_match_tally,
     sentence_similarity,
 )
@@ -44,129 +41,10 @@ _JUDGED_AT_ONCE = 512
 _SHOWN_LABELS = 9
 
 
-_SCORED_AT_ONCE = 256
-
-
 _CHUNK = 8192
 
 
 _DISTINCT_SAMPLE = 1000
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A score by its name, and what it was computed from."""
-
-    name: str
-    score: Score
-    basis: SumStatistic | CountStatistic | None = None
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """An even sample of texts, and how many there were."""
-
-    texts: list[str]
-    seen: int
-
-    @property
-    def mark(self) -> str:
-        """Return what a signature says of the sample; nothing where it holds everything."""
-        return f"|seen:{self.seen}" if self.seen > len(self.texts) else ""
-
-
-@dataclass(frozen=True)
-class Task:
-    """Some metrics that are computed together.
-
-    Attributes:
-        names: of the scores.
-        run: computes them.
-    """
-
-    names: tuple[str, ...]
-    run: Callable[[], Iterable[Measure]]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One system with all that it is scored with, and what is found on the way."""
-
-    system: System
-    means: Resources
-    options: Options
-    watch: Watch
-    notes: list[str] = field(default_factory=list)
-    confusions: dict[str, Confusion] = field(default_factory=dict)
-
-    @property
-    def real(self) -> Iterable[str] | None:
-        """Real texts that belong to no text in particular."""
-        references = self.system.references
-        return self.means.real if self.means.real is not None or references is None else _Flat(references)
-
-    @cached_property
-    def drawn(self) -> Drawn:
-        """Return a sample of the texts."""
-        drawn = Drawn(*self.sample(self.system.texts, "texts"))
-        require_items(drawn.texts, "texts")
-        if drawn.mark:
-            self.notes.append(_sampled_note(f"{self.system.name}: diversity, distribution and fluency", drawn))
-        return drawn
-
-    @cached_property
-    def drawn_real(self) -> Drawn:
-        """Return a sample of the real texts."""
-        drawn = Drawn(*self.sample(self.real or (), "real texts"))
-        require_items(drawn.texts, "real texts")
-        if drawn.mark:
-            self.notes.append(_sampled_note("real texts", drawn))
-        return drawn
-
-    @cached_property
-    def drawn_references(self) -> list[list[str]]:
-        """Return the references of the sampled texts: the same seed and number draw the same places."""
-        listed = map(json.dumps, self.system.references or ())
-        return list(map(json.loads, self.sample(listed, "references")[0]))
-
-    @cached_property
-    def drawn_asked(self) -> list[str]:
-        """Return what was asked for in the sampled texts."""
-        return self.sample(self.system.target or (), "emotions")[0]
-
-    @cached_property
-    def paired(self) -> _Paired:
-        """Return what the encoder says of the sampled texts and their references."""
-        if self.means.encoder is None:
-            raise SettingsError("an encoder is needed to compare texts with references")
-        return _embed_pairs(self, self.means.encoder)
-
-    def sample(self, texts: Iterable[str], what: str) -> tuple[list[str], int]:
-        """Sample as `reservoir` does, watched."""
-        return reservoir(self.watch(texts, what, None), self.options.sample, self.options.seed)
-
-    def watch_texts(self, what: str) -> Iterable[str]:
-        """Return all texts."""
-        return self.watch(self.system.texts, what, self.drawn.seen)
-
-    def measure(self, name: str, basis: SumStatistic | CountStatistic, mark: str = "") -> Measure:
-        """Return the score of a basis whose signature gets a mark."""
-        signed = replace(basis, signature=basis.signature + mark)
-        return Measure(name, signed.score(self.options.seed), signed)
-
-
-@dataclass(frozen=True)
-class _Flat:
-    """All references one after another."""
-
-    references: Iterable[Sequence[str]]
-
-    def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(self.references)
-
-
-def _sampled_note(what: str, drawn: Drawn) -> str:
-    return f"{what}: an even sample of {len(drawn.texts):,} of {drawn.seen:,} texts; --sample changes that"
 
 
 def list_tasks(job: Job) -> list[Task]:
@@ -299,12 +177,10 @@ def _embedding_tasks(job: Job, encoder: Encoding) -> list[Task]:
     def both() -> tuple[Vectors, Vectors]:
         if not embedded:
             paired = job.paired if job.system.references is not None else None
-            embedded["ours"] = paired.own if paired else _embed(job, job.drawn.texts, encoder)
+            embedded["ours"] = paired.own if paired else embed(job, job.drawn.texts, encoder)
             known = paired.references if paired and job.means.real is None else {}
             embedded["real"] = (
-                np.stack([known[text] for text in job.drawn_real.texts])
-                if known
-                else _embed(job, job.drawn_real.texts, encoder)
+                np.stack([known[text] for text in job.drawn_real.texts]) if known else embed(job, job.drawn_real.texts, encoder)
             )
         return embedded["ours"], embedded["real"]
 
@@ -320,65 +196,10 @@ def _embedding_tasks(job: Job, encoder: Encoding) -> list[Task]:
     return tasks
 
 
-def _embed(job: Job, texts: Sequence[str], encoder: Encoding) -> Vectors:
-    batches = in_batches(job.watch(texts, "embeddings", len(texts)), _SCORED_AT_ONCE)
-    return np.concatenate([np.asarray(encoder.sentences(batch), dtype=np.float64) for batch in batches])
-
-
 def _similarities(job: Job, encoder: Encoding) -> Iterator[Measure]:
     similarity = sentence_similarity.statistic(job.paired.own, job.paired.nearest, encoder.name)
     yield job.measure("similarity", similarity, f"|best:cosine{job.drawn.mark}")
     yield job.measure("bertscore", mean_match_tally(job.paired.matches, encoder.name), job.drawn.mark)
-
-
-_PAIR = ("texts", "lists of references")
-
-
-@dataclass(frozen=True)
-class _Paired:
-    """What an encoder says of texts and their references.
-
-    Attributes:
-        own: [texts, width], sentence vectors of the texts.
-        nearest: [texts, width], those of the reference nearest to each.
-        matches: of each text's tokens with those of its best reference.
-        references: sentence vectors of the references that stand for real texts.
-    """
-
-    own: Vectors
-    nearest: Vectors
-    matches: list[Match]
-    references: Mapping[str, Vectors]
-
-
-def _embed_pairs(job: Job, encoder: Encoding) -> _Paired:
-    """Read every text and every reference once."""
-    texts, listed = job.drawn.texts, job.drawn_references
-    wanted = frozenset(job.drawn_real.texts) if job.means.real is None else frozenset()
-    own, nearest = [], []
-    matches: list[Match] = []
-    kept: dict[str, Vectors] = {}
-    pairs = job.watch(list(align(texts, listed, _PAIR)), "embeddings", len(texts))
-    for batch in in_batches(pairs, 64):
-        named = [text for pair in batch for text in (pair[0], *pair[1])]
-        sentences, tokens = encoder.read(named)
-        if not len(sentences) == len(tokens) == len(named):
-            found = f"{len(sentences)} sentence vectors and the tokens of {len(tokens)} texts"
-            raise DataError(f"the encoder {encoder.name} gave {found} for {len(named)} texts; it must give one each")
-        kept.update((text, vector) for text, vector in zip(named, sentences, strict=True) if text in wanted)
-        read = zip(sentences, map(checked_tokens, tokens, map(repr, named)), strict=True)
-        for _, references in batch:
-            (vector, words), others = next(read), [next(read) for _ in references]
-            own.append(vector)
-            nearest.append(max((other for other, _ in others), key=partial(_cosine, vector)))
-            matches.append(best_match(words, (other for _, other in others)))
-    left = list(wanted - kept.keys())
-    kept.update(zip(left, _embed(job, left, encoder), strict=True) if left else ())
-    return _Paired(np.array(own), np.array(nearest), matches, kept)
-
-
-def _cosine(one: Vectors, other: Vectors) -> float:
-    return float(one @ other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), sys.float_info.min)
 
 
 def _fluency_tasks(job: Job) -> list[Task]:
@@ -394,21 +215,16 @@ def _fluency_tasks(job: Job) -> list[Task]:
 
 def _perplexities(job: Job, model: Fluency) -> Iterator[Measure]:
     texts, mark = job.drawn.texts, job.drawn.mark
-    nats = _nats(job, texts, model)
+    nats = compute_nats(job, texts, model)
     yield job.measure("perplexity", fluency.perplexity.statistic(texts, nats, model.name), mark)
     yield job.measure("nats_per_character", fluency.nats_per_character.statistic(texts, nats, model.name), mark)
     yield job.measure("nats_per_sentence", fluency.nats_per_sentence.statistic(texts, nats, model.name), mark)
 
 
-def _nats(job: Job, texts: Sequence[str], model: Fluency) -> Vectors:
-    batches = in_batches(job.watch(texts, "log-likelihoods", len(texts)), _SCORED_AT_ONCE)
-    return np.concatenate([np.asarray(model.nats(batch), dtype=np.float64) for batch in batches])
-
-
 def _measure_reverse(job: Job, train: Callable[[Sequence[str]], Fluency]) -> Iterator[Measure]:
     real = job.drawn_real.texts
     model = train(job.drawn.texts)
-    tally = fluency.reverse_perplexity.statistic(real, _nats(job, real, model), model.name)
+    tally = fluency.reverse_perplexity.statistic(real, compute_nats(job, real, model), model.name)
     mark = f"|trained_on:{len(job.drawn.texts)}{job.drawn.mark}{job.drawn_real.mark.replace('seen', 'seen_real')}"
     yield job.measure("reverse_perplexity", tally, mark)
 
